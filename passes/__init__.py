@@ -1,0 +1,1 @@
+"""Compiler passes: canonicalize, find the blocks, follow the token axis, plan, rewrite, prove."""

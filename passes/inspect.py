@@ -1,0 +1,169 @@
+"""What a model offers: its blocks, its token axis, what follows the last block, and every refusal with its reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+
+from tokenrt.passes.blocks import Refusal, Structure
+from tokenrt.passes.flow import Marks
+from tokenrt.passes.model import ModelLike, opset
+from tokenrt.passes.prepare import Prepared, ShapeOption, prepare
+from tokenrt.passes.shapes import describe
+
+POOLS = {
+    "ReduceMean": "mean",
+    "ReduceSum": "sum",
+    "ReduceMax": "max",
+    "GlobalAveragePool": "mean",
+    "GlobalMaxPool": "max",
+}
+
+
+@dataclass(frozen=True)
+class BlockRow:
+    """One block as inspect shows it. width: channels of one head; sites: the places a reduction can sit."""
+
+    index: int
+    heads: int
+    width: int
+    tokens: int
+    attention: str
+    masks: int
+    sites: tuple[str, ...]
+    stream: str
+
+
+@dataclass(frozen=True)
+class TokenAxis:
+    """One tensor that counts tokens, and on which axes."""
+
+    tensor: str
+    shape: str
+    axes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The answer of `tokenrt inspect`."""
+
+    opset: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tokens: int
+    protected: int
+    channels: int
+    blocks: tuple[BlockRow, ...]
+    follows: tuple[str, ...]
+    token_axes: tuple[TokenAxis, ...]
+    refusals: tuple[Refusal, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "opset": self.opset,
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            "tokens": self.tokens,
+            "protected": self.protected,
+            "channels": self.channels,
+            "blocks": [{**block.__dict__, "sites": list(block.sites)} for block in self.blocks],
+            "follows": list(self.follows),
+            "token_axes": [{**axis.__dict__, "axes": list(axis.axes)} for axis in self.token_axes],
+            "refusals": [refusal.as_dict() for refusal in self.refusals],
+        }
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+
+        title = f"{len(self.blocks)} blocks, {self.tokens} tokens ({self.protected} protected), {self.channels} channels"
+        table = Table(title=title)
+        for name in ("block", "heads", "head width", "tokens", "attention", "masks"):
+            table.add_column(name, justify="right" if name not in ("attention",) else "left")
+        table.add_column("sites")
+        for row in self.blocks:
+            table.add_row(
+                *map(str, (row.index, row.heads, row.width, row.tokens)),
+                row.attention,
+                str(row.masks),
+                ", ".join(row.sites),
+            )
+        lines = [f"input {text}" for text in self.inputs] + [f"output {text}" for text in self.outputs]
+        lines += [f"after the last block: {text}" for text in self.follows]
+        lines.append(f"token axis: {len(self.token_axes)} tensors count tokens (listed with --json)")
+        lines += [f"refused: {refusal.where}: {refusal.reason}" for refusal in self.refusals]
+        parts: list[Any] = [table] if self.blocks else ["no transformer block can be reduced"]
+        return Group(*parts, *(escape(line) for line in lines))
+
+
+def inspect(model: ModelLike, *, shape: ShapeOption = None) -> Inspection:
+    """Analyse a model without changing it. Raises: ModelError, ShapeError, UnsupportedError."""
+    prepared = prepare(model, shape)
+    structure, shapes = prepared.structure, prepared.shapes
+    return Inspection(
+        opset=opset(prepared.model),
+        inputs=tuple(_signature(value, prepared) for value in prepared.model.graph.inputs),
+        outputs=tuple(_signature(value, prepared) for value in prepared.model.graph.outputs),
+        tokens=structure.tokens,
+        protected=structure.protect,
+        channels=shapes.of(structure.blocks[0].entry)[-1] if structure.blocks else 0,
+        blocks=tuple(
+            BlockRow(
+                index=block.index,
+                heads=block.core.heads,
+                width=block.core.width,
+                tokens=block.core.keys,
+                attention="Attention node" if block.core.fused else "softmax",
+                masks=len(block.core.masks),
+                sites=("after-attention", "after-block") if block.attended is not None else ("after-block",),
+                stream=str(block.output.name),
+            )
+            for block in structure.blocks
+        ),
+        follows=_follows(structure),
+        token_axes=tuple(
+            TokenAxis(str(value.name), describe(shapes.of(value)), tuple(mark.axis for mark in marks))
+            for value, marks in structure.flow.marks.items()
+            if marks
+        ),
+        refusals=structure.refusals,
+    )
+
+
+def _signature(value: ir.Value, prepared: Prepared) -> str:
+    kind = value.dtype.numpy().name if value.dtype is not None else "unknown"
+    dims = describe(prepared.shapes.of(value)) if prepared.shapes.known(value) else "[?]"
+    return f"{value.name} {dims} {kind}"
+
+
+def _follows(structure: Structure) -> tuple[str, ...]:
+    """How the model uses the tokens behind the last block."""
+    found: list[str] = []
+    for node, marks in structure.flow.inputs.items():
+        if node in structure.body:
+            continue
+        outputs = [structure.flow.marks.get(value, ()) for value in node.outputs]
+        text = _use(node, marks, outputs)
+        if text:
+            found.append(text)
+    for blocked in structure.flow.blocked:
+        if blocked.node is None:
+            found.append(f"{blocked.reason}: tokens are restored for it")
+        elif blocked.node not in structure.body and blocked.kind == "grid":
+            found.append(f"dense head, restored before {blocked.describe()}")
+        elif blocked.node not in structure.body:
+            found.append(f"stops at {blocked.describe()}")
+    return tuple(dict.fromkeys(found))
+
+
+def _use(node: ir.Node, marks: tuple[Marks, ...], outputs: list[Marks]) -> str | None:
+    if node.op_type in ("Gather", "Slice", "Split") and marks[0] and not all(outputs):
+        return f"protected tokens read by {node.op_type} node {node.name!r}"
+    if node.op_type in POOLS and len(outputs[0]) < len(marks[0]):
+        return f"{POOLS[node.op_type]} pooling at {node.op_type} node {node.name!r}"
+    if node.op_type in ("MatMul", "Attention") and len(marks) > 1 and marks[1] and not outputs[0]:
+        return f"attention pooling at {node.op_type} node {node.name!r}"
+    return None

@@ -1,0 +1,139 @@
+"""Choose the form the reduction nodes take: standard operators, bare nodes, or what a target wants."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import onnx_ir as ir
+
+from tokenrt.errors import TokenrtError
+from tokenrt.passes.legalize import DOMAIN, Accepts, Change, inline, label, legalize, rows
+from tokenrt.passes.model import ModelLike, load, save
+
+
+class Wishes(Protocol):
+    """The part of a target that lowering reads."""
+
+    @property
+    def name(self) -> str: ...
+
+    def accepts(self) -> Accepts: ...
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """The pass; exactly one field is set."""
+
+    inline: bool = False
+    plugin: bool = False
+    target: str | None = None
+
+    def spec(self) -> str:
+        form = "inline" if self.inline else "plugin" if self.plugin else f"target={self.target}"
+        return f"lower{{{form}}}"
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The lowered model and what was changed in it."""
+
+    model: ir.Model
+    changes: tuple[Change, ...]
+    form: str = ""
+    output: Path | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "form": self.form,
+            "output": None if self.output is None else str(self.output),
+            "changes": [change.as_dict() for change in self.changes],
+        }
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.text import Text
+
+        where = "" if self.output is None else f" -> {self.output}"
+        told = Text(f"{self.form}{where}: {len(self.changes)} node{'s' * (len(self.changes) != 1)} changed")
+        return Group(told, rows(self.changes)) if self.changes else told
+
+
+def lower(
+    model: ModelLike,
+    *,
+    inline: bool = False,
+    plugin: bool = False,
+    target: str | Wishes | None = None,
+    output: str | os.PathLike[str] | None = None,
+) -> Lowered:
+    """Lower a copy of `model`, and write it where `output` says.
+
+    inline: only standard operators are left. plugin: the nodes of domain tokenrt lose their bodies, so only
+    runtimes with the plugin library take the model. target: what that target does not take is replaced.
+
+    Raises: TokenrtError unless exactly one of the three is given; UnsupportedError naming what cannot be
+    lowered.
+    """
+    if sum((inline, plugin, target is not None)) != 1:
+        raise TokenrtError("lower takes exactly one of inline, plugin and target")
+    wishes = _wishes(target) if target is not None else None
+    lowering = Lowering(inline, plugin, None if wishes is None else wishes.name)
+    copy = load(model)
+    if wishes is not None:
+        changes = legalize(copy, wishes.accepts())
+    elif inline:
+        changes = _inline(copy)
+    else:
+        changes = _bare(copy)
+    made_by = copy.metadata_props.get("tokenrt.passes")
+    copy.metadata_props["tokenrt.passes"] = "; ".join(filter(None, (made_by, lowering.spec())))
+    return Lowered(copy, changes, lowering.spec(), None if output is None else save(copy, output))
+
+
+@contextmanager
+def on_disk(model: ModelLike) -> Iterator[Path]:
+    """A file that holds the model: its own, or a temporary one for a model that is an object."""
+    if not isinstance(model, ir.Model):
+        yield Path(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="tokenrt-") as folder:
+        path = save(model, Path(folder) / "model.onnx")
+        del model
+        yield path
+
+
+def _inline(model: ir.Model) -> tuple[Change, ...]:
+    return tuple(inline(model, reason="only standard operators were asked for"))
+
+
+def _bare(model: ir.Model) -> tuple[Change, ...]:
+    dropped = {identifier for identifier in model.functions if identifier[0] == DOMAIN}
+    changes = tuple(
+        Change(
+            label(node),
+            f"{node.domain}.{node.op_type}",
+            "left without a body",
+            "only runtimes with the tokenrt plugin library take it",
+        )
+        for node in model.graph.all_nodes()
+        if node.op_identifier() in dropped
+    )
+    for identifier in dropped:
+        del model.functions[identifier]
+    return changes
+
+
+def _wishes(target: str | Wishes) -> Wishes:
+    if not isinstance(target, str):
+        return target
+    # The one look upwards: naming a target is a convenience of the public call, what it accepts is data.
+    from tokenrt.targets import load as load_target
+
+    wishes: Wishes = load_target(target)
+    return wishes

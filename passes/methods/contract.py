@@ -1,0 +1,143 @@
+"""What a method is: how tap, score, assign and combine are filled, written once for every backend.
+
+A method receives `op`, which runs an operator by name. With the NumPy backend the call computes in float64;
+with the graph backend the call appends a node. So the same few lines are the reference and the rewrite.
+
+Shape letters: B batch, N tokens in, K tokens out, H heads, D head width, C channels, P protected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from tokenrt.errors import MethodError
+
+Value = Any
+"""A NumPy array, or a value of the graph being built; a method never looks inside."""
+
+
+class Ops(Protocol):
+    """Runs an operator: standard ONNX names (opset 13 semantics) and the operators of domain `tokenrt`.
+
+    Inputs are values, Python numbers, lists or NumPy arrays (constants: int64 or float32). The result is one
+    value, or a tuple where the operator has several outputs. `CastLike` works at every opset: a backend that
+    knows the types writes a Cast or nothing. A number given for a list attribute of a tokenrt operator
+    becomes a list of one; the `type` of TokenCombine is filled in.
+    """
+
+    def __call__(self, name: str, *inputs: Value, **attributes: Any) -> Any: ...
+
+    def constant(self, array: Any) -> Value:
+        """Return a constant as a value."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The constants of one place of reduction, all known when the graph is written."""
+
+    tokens: int
+    keep: int
+    protect: int
+    heads: int
+    width: int
+    block: int = 0
+    blocks: int = 1
+    class_token: bool = True
+    initial: int | None = None
+
+    @property
+    def removed(self) -> int:
+        return self.tokens - self.keep
+
+
+@runtime_checkable
+class Taps(Protocol):
+    """What a method may read at a site; every tap but `tokens` is float32 and built only when asked for."""
+
+    @property
+    def tokens(self) -> Value:
+        """[B,N,C] residual stream, in the model's own type."""
+
+    @property
+    def size(self) -> Value | None:
+        """[B,N,1] float32: original tokens each token stands for; None while all are one."""
+
+    def metric(self) -> Value:
+        """[B,N,D] keys averaged over heads."""
+
+    def class_attention(self) -> Value:
+        """[B,N] attention of the class token (row 0), averaged over heads."""
+
+    def received_attention(self) -> Value:
+        """[B,N] attention each token receives, averaged over heads and queries."""
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What comes out of a site.
+
+    tokens [B,K,C] in their own type; size [B,K,1] float32 or None (all one); position [B,K] int64: the input
+    token whose place (rotary table, position bias) each output takes; assign [B,N] int64: the output each
+    input token went to, -1 when dropped. Where the choice does not depend on the input, position is [1,K] and
+    assign [1,N], both constants.
+    """
+
+    tokens: Value
+    size: Value | None
+    position: Value
+    assign: Value
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods; a subclass is a frozen dataclass; its fields are options (`--set name=value`)."""
+
+    name: ClassVar[str]
+    family: ClassVar[str]
+    summary: ClassVar[str]
+    paper: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
+    merges: ClassVar[bool] = False
+    drops: ClassVar[bool] = False
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        """Reduce N tokens to K at one site; the caller has checked fewest(N, P) <= K < N."""
+        raise NotImplementedError
+
+    def fewest(self, tokens: int, protect: int) -> int:
+        """The smallest K this method can leave of N tokens in one step."""
+        return protect + 1
+
+    def after_keeping(self, kept: int, protect: int) -> int:
+        """K when `kept` unprotected tokens stay (a method that adds a token counts it here)."""
+        return protect + kept
+
+    def options(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any]) -> Method:
+        """Make the method from `--set` pairs; strings are read as the field's type. Raises MethodError."""
+        known = {field.name: field for field in fields(cls)}
+        values: dict[str, Any] = {}
+        for key, raw in options.items():
+            if key not in known:
+                has = ", ".join(known) or "none"
+                raise MethodError(f"method {cls.name!r} has no option {key!r}; its options: {has}")
+            values[key] = _read(cls.name, key, raw, type(known[key].default))
+        return cls(**values)
+
+
+def _read(method: str, key: str, raw: Any, kind: type) -> Any:
+    if kind is bool and isinstance(raw, str):
+        if raw.lower() in {"true", "1", "yes", "on"}:
+            return True
+        if raw.lower() in {"false", "0", "no", "off"}:
+            return False
+        raise MethodError(f"option {key}={raw} of method {method!r}: expected true or false")
+    try:
+        return kind(raw)
+    except (TypeError, ValueError) as cause:
+        raise MethodError(f"option {key}={raw} of method {method!r}: expected {kind.__name__}") from cause

@@ -1,0 +1,38 @@
+"""Random: keep tokens drawn once, at compile time; the control every score has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tokenrt.errors import MethodError
+from tokenrt.passes.methods import _steps
+from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Taps
+
+
+@dataclass(frozen=True)
+class Random(Method):
+    """Keep the protected tokens and a seeded draw of the others, in position order, the same for every input.
+
+    Options: seed; each block draws its own tokens from (seed, block).
+    """
+
+    name: ClassVar[str] = "random"
+    family: ClassVar[str] = "control"
+    summary: ClassVar[str] = "keep tokens drawn at random when the model is compiled"
+    paper: ClassVar[str] = "none: a control"
+    reads: ClassVar[tuple[str, ...]] = ()
+    drops: ClassVar[bool] = True
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise MethodError(f"option seed={self.seed} of method {self.name!r}: expected 0 or more")
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        draw = np.random.default_rng([self.seed, site.block]).permutation(site.tokens - site.protect)
+        chosen = np.sort(draw[: site.keep - site.protect]) + site.protect
+        return _steps.constantly_pruned(op, taps, site, np.concatenate([np.arange(site.protect), chosen]))

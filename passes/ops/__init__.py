@@ -1,0 +1,24 @@
+"""Operators of the tokenrt domain: contract, NumPy reference and ONNX function body, one file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from tokenrt.passes.ops import token_combine, token_match, token_restore, token_score, token_select
+from tokenrt.passes.ops.contract import DOMAIN, LOWEST_OPSET, VERSION, Operator
+
+OPERATORS: Mapping[str, Operator] = MappingProxyType(
+    {
+        operator.name: operator
+        for operator in (
+            token_score.OPERATOR,
+            token_match.OPERATOR,
+            token_select.OPERATOR,
+            token_combine.OPERATOR,
+            token_restore.OPERATOR,
+        )
+    }
+)
+
+__all__ = ["DOMAIN", "LOWEST_OPSET", "OPERATORS", "VERSION", "Operator"]

@@ -1,0 +1,88 @@
+"""What an operator of domain `tokenrt` is: attributes, NumPy reference, body of standard ONNX operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from tokenrt.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    import onnx
+
+DOMAIN = "tokenrt"
+VERSION = 1
+LOWEST_OPSET = 13
+
+Array = np.ndarray[Any, np.dtype[Any]]
+AttributeKind = Literal["int", "float", "ints", "floats"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """One operator: the same contract for the ONNX function, the NumPy reference and the TensorRT plugin.
+
+    `body` is ONNX text: the statements between the braces of a function. Attributes are read with `Constant
+    <value_ints: ints = @name> ()`. An attribute that sets a size is a list of one number and goes straight
+    into TopK or Slice: ONNX shape inference loses `value_int` and anything computed from an attribute. Only
+    operators whose signature has not changed since opset 13 may appear, so that one body serves every opset
+    from 13 on. Bodies stay flat: a nested call that passes an attribute on crashes the parser of TensorRT-RTX
+    1.7.
+
+    `types` names each output's element type: an ONNX type in NumPy's spelling, or an input whose type it
+    shares. Every input and every attribute must be given on the node: neither TensorRT nor the ONNX inliner
+    fills them in.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    types: tuple[str, ...]
+    attributes: Mapping[str, AttributeKind]
+    body: str
+    reference: Callable[..., Any]
+
+    def function(self, opset: int) -> onnx.FunctionProto:
+        """Return the model-local function for a model that imports opset `opset`.
+
+        Every value is named after the operator: TensorRT before 10.8 confuses equal names of different
+        functions.
+
+        Raises: UnsupportedError below opset 13.
+        """
+        import onnx.parser
+
+        if opset < LOWEST_OPSET:
+            raise UnsupportedError(
+                f"operator {self.name} needs opset {LOWEST_OPSET} or later, the model imports {opset}; "
+                "convert it first (onnx.version_converter)"
+            )
+        head = f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>'
+        names = f"({', '.join(self.inputs)}) => ({', '.join(self.outputs)})"
+        attributes = f"<{', '.join(self.attributes)}> " if self.attributes else ""
+        text = f"{head}\n{self.name} {attributes}{names}\n{{{self.body}}}"
+        function = onnx.parser.parse_function(text)
+        lists = [function.input, function.output]
+        lists += [values for node in function.node for values in (node.input, node.output)]
+        for values in lists:
+            values[:] = [f"{self.name}_{value}" for value in values]
+        return function
+
+    def settle(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the attributes as this operator declares them; a lone number for a list becomes a list.
+
+        Raises: TypeError for a missing or unknown name, which is a mistake of the calling code.
+        """
+        if set(attributes) != set(self.attributes):
+            raise TypeError(f"{self.name} takes {sorted(self.attributes)}, got {sorted(attributes)}")
+        return {name: _settle(kind, attributes[name]) for name, kind in self.attributes.items()}
+
+
+def _settle(kind: AttributeKind, value: Any) -> Any:
+    item = float if kind in {"float", "floats"} else int
+    if kind in {"int", "float"}:
+        return item(value)
+    return [item(entry) for entry in (value if np.ndim(value) else [value])]

@@ -1,0 +1,156 @@
+"""NumPy meaning of the standard ONNX operators that methods use, in float64, as of opset 13."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from tokenrt.passes.ops.contract import Array
+
+ONNX_TYPES: Mapping[int, str] = MappingProxyType(
+    {1: "float32", 6: "int32", 7: "int64", 9: "bool", 10: "float16", 11: "float64", 16: "bfloat16"}
+)
+"""ONNX's number of an element type -> its name in NumPy's spelling."""
+
+
+def _axes(axes: Array | None) -> tuple[int, ...] | None:
+    return None if axes is None else tuple(int(axis) for axis in np.ravel(axes))
+
+
+def _cast(x: Array, to: int) -> Array:
+    name = ONNX_TYPES[to]
+    return x.astype(np.float64 if "float" in name else name)
+
+
+def _cast_like(x: Array, like: Array) -> Array:
+    return x.astype(like.dtype)
+
+
+def _gather(data: Array, index: Array, axis: int = 0) -> Array:
+    return np.take(data, index, axis=axis)
+
+
+def _gather_nd(data: Array, index: Array, batch_dims: int = 0) -> Array:
+    if batch_dims == 0:
+        return np.asarray(data[tuple(np.moveaxis(index, -1, 0))])
+    return np.stack([_gather_nd(part, rows, batch_dims - 1) for part, rows in zip(data, index, strict=True)])
+
+
+def _scatter_elements(data: Array, index: Array, updates: Array, axis: int = 0) -> Array:
+    result = np.array(data)
+    np.put_along_axis(result, index, updates, axis=axis)
+    return result
+
+
+def _slice(
+    data: Array, starts: Array, ends: Array, axes: Array | None = None, steps: Array | None = None
+) -> Array:
+    which = _axes(axes) or tuple(range(len(starts)))
+    stride = [1] * len(which) if steps is None else [int(step) for step in steps]
+    cut = [slice(None)] * data.ndim
+    for axis, start, end, step in zip(which, starts, ends, stride, strict=True):
+        cut[axis] = slice(int(start), int(end), step)
+    return data[tuple(cut)]
+
+
+def _squeeze(data: Array, axes: Array | None = None) -> Array:
+    return np.squeeze(data, axis=_axes(axes))
+
+
+def _unsqueeze(data: Array, axes: Array) -> Array:
+    return np.asarray(np.expand_dims(data, _axes(axes) or ()))
+
+
+def _expand(data: Array, shape: Array) -> Array:
+    return np.broadcast_to(data, np.broadcast_shapes(data.shape, tuple(int(size) for size in shape)))
+
+
+def _reshape(data: Array, shape: Array) -> Array:
+    return np.reshape(data, [data.shape[i] if size == 0 else int(size) for i, size in enumerate(shape)])
+
+
+def _concat(*parts: Array, axis: int) -> Array:
+    return np.concatenate(parts, axis=axis)
+
+
+def _transpose(data: Array, perm: Sequence[int] | None = None) -> Array:
+    return np.transpose(data, perm)
+
+
+def _reduce_sum(data: Array, axes: Array | None = None, keepdims: int = 1) -> Array:
+    return np.asarray(np.sum(data, axis=_axes(axes), keepdims=bool(keepdims)))
+
+
+def _arg_max(data: Array, axis: int = 0, keepdims: int = 1) -> Array:
+    return np.asarray(np.argmax(data, axis=axis, keepdims=bool(keepdims)))
+
+
+def _top_k(data: Array, k: Array, axis: int = -1, largest: int = 1) -> tuple[Array, Array]:
+    """Sorted; the lower index comes first among equals, and NaN counts as the largest, as in ONNX Runtime."""
+    order = np.argsort(-data if largest else data, axis=axis, kind="stable")
+    if largest and data.dtype.kind == "f":
+        order = np.argsort(np.where(np.isnan(data), -np.inf, -data), axis=axis, kind="stable")
+    index = np.take(order, np.arange(int(np.ravel(k)[0])), axis=axis)
+    return np.take_along_axis(data, index, axis=axis), index.astype(np.int64)
+
+
+def _softmax(data: Array, axis: int = -1) -> Array:
+    weight = np.exp(data - np.max(data, axis=axis, keepdims=True))
+    return np.asarray(weight / np.sum(weight, axis=axis, keepdims=True))
+
+
+def _shape(data: Array) -> Array:
+    return np.array(data.shape, dtype=np.int64)
+
+
+def _range(start: Array, limit: Array, delta: Array) -> Array:
+    return np.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
+
+
+STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
+    {
+        "Add": np.add,
+        "And": np.logical_and,
+        "ArgMax": _arg_max,
+        "Cast": _cast,
+        "CastLike": _cast_like,
+        "Concat": _concat,
+        "Div": np.divide,
+        "Equal": np.equal,
+        "Exp": np.exp,
+        "Expand": _expand,
+        "Gather": _gather,
+        "GatherElements": lambda data, index, axis=0: np.take_along_axis(data, index, axis=axis),
+        "GatherND": _gather_nd,
+        "Greater": np.greater,
+        "GreaterOrEqual": np.greater_equal,
+        "Identity": np.asarray,
+        "IsNaN": np.isnan,
+        "Less": np.less,
+        "Log": np.log,
+        "MatMul": np.matmul,
+        "Max": np.maximum,
+        "Min": np.minimum,
+        "Mul": np.multiply,
+        "Neg": np.negative,
+        "Not": np.logical_not,
+        "Or": np.logical_or,
+        "Range": _range,
+        "ReduceSum": _reduce_sum,
+        "Reshape": _reshape,
+        "ScatterElements": _scatter_elements,
+        "Shape": _shape,
+        "Slice": _slice,
+        "Softmax": _softmax,
+        "Sqrt": np.sqrt,
+        "Squeeze": _squeeze,
+        "Sub": np.subtract,
+        "TopK": _top_k,
+        "Transpose": _transpose,
+        "Unsqueeze": _unsqueeze,
+        "Where": np.where,
+    }
+)

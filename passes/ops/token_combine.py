@@ -1,0 +1,100 @@
+"""TokenCombine: merge tokens into their survivors by size-weighted mean."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenrt.passes.ops.contract import Array, Operator
+
+LEAST_SIZE = 1e-30
+"""Floor of the divisor: tokens of size 0 (padding) never make NaN."""
+
+
+def reference(
+    tokens: Array, size: Array, keep: Array, source: Array, destination: Array, type: int = 1
+) -> tuple[Array, Array]:
+    """Replace each survivor by the size-weighted mean of itself and the tokens sent to its slot.
+
+    The mean is computed in float32, in a fixed order, and rounded back to the type of `tokens`. A survivor
+    that receives nothing is passed on bit for bit, also when its size is 0 (padding), and merging equal
+    tokens gives the same token bit for bit; the sizes always add up to what they were. Tokens are finite: one
+    that is not and leaves may spoil every survivor that receives something, never another.
+
+    Shapes: tokens [B,N,C], size [B,N,1] float32 (>= 0), keep [B,K] int64 positions, source [B,R] int64
+    positions, destination [B,R] int64 slots 0 .. K-1 -> merged [B,K,C] in the type of `tokens`, total [B,K,1]
+    float32.
+    Attributes: type, the ONNX number of the type of `tokens` (1 float32, 10 float16, 16 bfloat16): CastLike,
+    which would find it alone, only exists from opset 15.
+    Source: Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023, section 3 (weighted average by size).
+    """
+    x, s = np.asarray(tokens, dtype=np.float64), np.asarray(size, dtype=np.float64)
+    kept = np.take_along_axis(x, keep[:, :, None], axis=1)
+    kept_size = np.take_along_axis(s, keep[:, :, None], axis=1)
+    moved = np.take_along_axis(x, source[:, :, None], axis=1)
+    moved_size = np.take_along_axis(s, source[:, :, None], axis=1)
+    goes = destination[:, None, :] == np.arange(keep.shape[1])[None, :, None]
+    weight = goes * moved_size.transpose(0, 2, 1)
+    total = kept_size + np.sum(weight, axis=2, keepdims=True)
+    mean = (kept * kept_size + weight @ moved) / np.maximum(total, LEAST_SIZE)
+    unchanged = total == kept_size
+    return np.where(unchanged, kept, mean), total
+
+
+# Only the R rows that change are computed, once per source: sources with the same survivor get equal rows.
+# The result is gathered from the tokens followed by these rows, so [B,K,C] is written once (ONNX Runtime on a
+# CPU, batch 8: half the time of a K x R one-hot matrix times the sources). Adding share * (source - survivor)
+# instead of dividing a sum keeps equal tokens equal bit for bit.
+BODY = """
+    last = Constant <value_ints = [-1]> ()
+    middle = Constant <value_ints = [1]> ()
+    one = Constant <value_int = 1> ()
+    least = Constant <value_float = 1e-30> ()
+
+    keep_rows = Unsqueeze (keep, last)
+    source_rows = Unsqueeze (source, last)
+    place = GatherElements <axis = 1> (keep, destination)
+    place_rows = Unsqueeze (place, last)
+    place_columns = Unsqueeze (place, middle)
+    moved_own = GatherND <batch_dims = 1> (tokens, source_rows)
+    near_own = GatherND <batch_dims = 1> (tokens, place_rows)
+    moved = Cast <to = 1> (moved_own)
+    near = Cast <to = 1> (near_own)
+    moved_size = GatherND <batch_dims = 1> (size, source_rows)
+    near_size = GatherND <batch_dims = 1> (size, place_rows)
+
+    together = Equal (place_rows, place_columns)
+    together_f = Cast <to = 1> (together)
+    moved_size_t = Transpose <perm = [0, 2, 1]> (moved_size)
+    weight = Mul (together_f, moved_size_t)
+    received = ReduceSum <keepdims = 1> (weight, last)
+    grown_size = Add (near_size, received)
+    divisor = Max (grown_size, least)
+    share = Div (weight, divisor)
+    apart = Sub (moved, near)
+    shift = MatMul (share, apart)
+    grown = Add (near, shift)
+    grown_own = Cast <to: int = @type> (grown)
+
+    hits = Equal (keep_rows, place_columns)
+    hits_f = Cast <to = 1> (hits)
+    hit_f, hit_row = TopK <axis = 2> (hits_f, middle)
+    hit = Cast <to = 9> (hit_f)
+    shape = Shape (tokens)
+    tokens_in = Gather (shape, one)
+    pool_row = Add (hit_row, tokens_in)
+    row = Where (hit, pool_row, keep_rows)
+    pool = Concat <axis = 1> (tokens, grown_own)
+    merged = GatherND <batch_dims = 1> (pool, row)
+    size_pool = Concat <axis = 1> (size, grown_size)
+    total = GatherND <batch_dims = 1> (size_pool, row)
+"""
+
+OPERATOR = Operator(
+    name="TokenCombine",
+    inputs=("tokens", "size", "keep", "source", "destination"),
+    outputs=("merged", "total"),
+    types=("tokens", "float32"),
+    attributes={"type": "int"},
+    body=BODY,
+    reference=reference,
+)

@@ -1,0 +1,78 @@
+"""TokenSelect: the positions of the K best tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenrt.passes.ops.contract import Array, Operator
+
+BY_POSITION, BY_SCORE = 0, 1
+LARGEST = float(np.finfo(np.float32).max)
+
+
+def reference(score: Array, keep: Sequence[int], protect: Sequence[int], order: int) -> Array:
+    """Select K of N tokens by score; the first P are protected: always kept, always first.
+
+    The larger score wins; among equal scores the smaller position. NaN counts as minus infinity; infinities
+    are legal (plus infinity equals the largest float32), and no score displaces a protected token, whose own
+    score is never read.
+
+    Shapes: score [B,N] float32 -> index [B,K] int64.
+    Attributes: keep K (protected included, P < K <= N), protect P, order of the unprotected ones: 0 ascending
+    position, 1 descending score.
+    """
+    count, first = keep[0], protect[0]
+    free = np.asarray(score)[:, first:]
+    rated = np.minimum(np.where(np.isnan(free), -np.inf, free), LARGEST)
+    best = np.argsort(-rated, axis=1, kind="stable")[:, : count - first]
+    if order == BY_POSITION:
+        best = np.sort(best, axis=1)
+    head = np.broadcast_to(np.arange(first), (len(free), first))
+    return np.concatenate([head, best + first], axis=1).astype(np.int64)
+
+
+# Protected positions are rated infinite and all others at most the largest float, so they win without a tie.
+# Sorted by either key they fill the first P slots, where they are written down by number.
+BODY = """
+    keep = Constant <value_ints: ints = @keep> ()
+    protect = Constant <value_ints: ints = @protect> ()
+    order = Constant <value_int: int = @order> ()
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    lowest = Constant <value = float {-inf}> ()
+    highest = Constant <value = float {inf}> ()
+    largest = Constant <value = float {3.4028234663852886e38}> ()
+
+    missing = IsNaN (score)
+    clean = Where (missing, lowest, score)
+    bounded = Min (clean, largest)
+    shape = Shape (score)
+    tokens = Gather (shape, one)
+    position = Range (zero, tokens, one)
+    is_first = Less (position, protect)
+    rated = Where (is_first, highest, bounded)
+    value, best = TopK <axis = 1> (rated, keep)
+
+    by_score = Cast <to = 9> (order)
+    count = Squeeze (keep)
+    slot = Range (zero, count, one)
+    rank = Cast <to = 1> (slot)
+    place = Cast <to = 1> (best)
+    key = Where (by_score, rank, place)
+    key_sorted, permutation = TopK <axis = 1, largest = 0> (key, keep)
+    chosen = GatherElements <axis = 1> (best, permutation)
+    in_front = Less (slot, protect)
+    index = Where (in_front, slot, chosen)
+"""
+
+OPERATOR = Operator(
+    name="TokenSelect",
+    inputs=("score",),
+    outputs=("index",),
+    types=("int64",),
+    attributes={"keep": "ints", "protect": "ints", "order": "int"},
+    body=BODY,
+    reference=reference,
+)

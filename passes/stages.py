@@ -1,0 +1,77 @@
+"""What travels with the tokens behind each reduction: counts, sizes, positions, and where every original token went."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from tokenrt.passes.methods.contract import Reduction, Value
+from tokenrt.passes.ops.graph_backend import GraphOps
+
+INT64 = int(ir.DataType.INT64)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The state after some number of reductions.
+
+    position [B,K]: the original token whose place each token takes. source_map [B,N0]: the current token each
+    original one lives in, -1 where it was dropped. assign and before belong to the last reduction: where its
+    N inputs went, and those inputs. None: nothing has happened yet (every token in its own place).
+    """
+
+    count: int
+    size: ir.Value | None = None
+    position: Value | None = None
+    source_map: Value | None = None
+    assign: Value | None = None
+    before: ir.Value | None = None
+    cache: dict[Any, ir.Value] = field(default_factory=dict)
+
+    def after(self, op: GraphOps, reduction: Reduction, tokens: ir.Value, count: int, drops: bool) -> Stage:
+        """The next stage behind one more reduction of `tokens`."""
+        return replace(
+            self,
+            count=count,
+            size=reduction.size,
+            position=compose(op, self.position, constant(reduction.position)),
+            source_map=_follow(op, constant(reduction.assign), self.source_map, drops),
+            assign=reduction.assign,
+            before=tokens,
+            cache={},
+        )
+
+
+def constant(value: Value) -> Value:
+    """Constants as arrays, so that chains of them stay constants."""
+    return (
+        value.const_value.numpy() if isinstance(value, ir.Value) and value.const_value is not None else value
+    )
+
+
+def compose(op: GraphOps, outer: Value | None, inner: Value) -> Value:
+    """outer[inner] along axis 1; constants have batch 1 and stay constants."""
+    if outer is None:
+        return inner
+    if isinstance(outer, np.ndarray) and isinstance(inner, np.ndarray):
+        return np.take(outer, inner[0], axis=1)
+    if isinstance(inner, np.ndarray):
+        return op("Gather", outer, inner[0], axis=1)
+    if isinstance(outer, np.ndarray):
+        return op("Gather", outer[0], inner, axis=0)
+    return op("GatherElements", outer, inner, axis=1)
+
+
+def _follow(op: GraphOps, assign: Value, source_map: Value | None, drops: bool) -> Value:
+    """Where every original token is after one more reduction; dropped ones stay dropped."""
+    if source_map is None:
+        return assign
+    if isinstance(assign, np.ndarray) and isinstance(source_map, np.ndarray):
+        return np.where(source_map < 0, -1, np.take(assign, np.maximum(source_map[0], 0), axis=1))
+    if not drops:
+        return compose(op, assign, source_map)
+    moved = compose(op, assign, op("Max", source_map, 0))
+    return op("Where", op("Less", source_map, 0), -1, moved)

@@ -1,0 +1,196 @@
+"""What methods read at a site of a graph: keys, attention rows, sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from tokenrt.errors import UnsupportedError
+from tokenrt.passes.attention import Core, scalar
+from tokenrt.passes.flow import Marks
+from tokenrt.passes.methods._steps import head_mean
+from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.shapes import BATCH, Shapes, describe
+
+FLOAT = int(ir.DataType.FLOAT)
+LOWEST = -3e38
+
+
+@dataclass(frozen=True)
+class GraphTaps:
+    """The `Taps` of one attention in a graph, at `count` tokens.
+
+    tokens is [B,N,C] already; batch is -1 where it is dynamic. padded: a size of 0 says that a token is padding.
+    """
+
+    op: GraphOps
+    core: Core
+    shapes: Shapes
+    marks: Mapping[ir.Value, Marks]
+    count: int
+    batch: int
+    tokens: ir.Value
+    size: ir.Value | None
+    padded: bool = False
+
+    def metric(self) -> ir.Value:
+        mean = self._mean_key()
+        if not self.padded or self.size is None:
+            return mean
+        # Padding resembles padding and nothing else: it merges first, and what it holds decides nothing.
+        hidden = self.op("Cast", self.op("Equal", self.size, 0.0), to=FLOAT)
+        return self.op("Concat", self.op("Mul", mean, self.op("Sub", 1.0, hidden)), hidden, axis=2)
+
+    def _mean_key(self) -> ir.Value:
+        """Keys averaged over heads: [B,N,D]."""
+        core = self.core
+        value, axis, _ = self._plain_keys()
+        if axis == 2 and core.key_transposed and len(self.shapes.of(core.key)) == 4:
+            mean = head_mean(self.op, self._float(core.key), core.heads, self.count)
+            return self.op("Transpose", mean, perm=[0, 2, 1])
+        keys = self.op("Transpose", value, perm=[0, 2, 1, 3]) if axis == 2 else value
+        return head_mean(self.op, self._float(keys), core.heads, core.width)
+
+    def class_attention(self) -> ir.Value:
+        return self._attention(0, 1)
+
+    def received_attention(self) -> ir.Value:
+        if self.padded:
+            raise UnsupportedError(
+                "score=received would count what padding attends to, and this model has a padding mask; "
+                "use score=class or score=key_norm"
+            )
+        return self._attention(0, self.count)
+
+    def queries(self) -> ir.Value:
+        """[B,H,N,D] float32."""
+        return self._float(self._by_head(self.core.query, transposed=False))
+
+    def _attention(self, first: int, rows: int) -> ir.Value:
+        value, axis, factor = self._plain_keys()
+        return self.op(
+            "TokenScore",
+            self.queries(),
+            self._float(self.op("Transpose", value, perm=[0, 2, 1, 3]) if axis == 2 else value),
+            self._bias(first, rows),
+            scale=self.core.scale * factor,
+            first_row=first,
+            end_row=first + rows,
+        )
+
+    def _bias(self, first: int, rows: int) -> ir.Value:
+        """What the masks add to these rows of the scores, and log size where tokens were merged.
+
+        Broadcasts to [B,H,R,N]: a relative position bias has values of its own for each head and row.
+        """
+        parts = [] if self.size is None else [log_size(self.op, self.size, self.batch, self.count)]
+        for node, index in self.core.masks:
+            mask = additive(self.op, node, index)
+            if mask is None:
+                continue
+            value = node.inputs[index]
+            rank = len(
+                self.shapes.of(value if value is not None and self.shapes.known(value) else node.outputs[0])
+            )
+            if rank >= 2:
+                mask = self.op("Slice", mask, [first], [first + rows], [rank - 2])
+            parts.append(mask if rank != 3 else self._unfolded(mask, node))
+        total = parts[0] if parts else self.op.constant(np.zeros((1, 1, 1, self.count), np.float32))
+        for part in parts[1:]:
+            total = self.op("Add", total, part)
+        return total
+
+    def _unfolded(self, mask: ir.Value, node: ir.Node) -> ir.Value:
+        """[B,H,R,N] from a mask with three axes."""
+        if len(self.shapes.of(node.outputs[0])) == 4:
+            return mask
+        if self.core.heads > 1:
+            raise UnsupportedError(
+                f"{node.op_type} node {node.name!r} adds a mask to scores whose heads are folded into the batch "
+                f"{describe(self.shapes.of(node.outputs[0]))}; a method that reads attention needs them apart"
+            )
+        return self.op("Unsqueeze", mask, [1])
+
+    def _plain_keys(self) -> tuple[ir.Value, int, float]:
+        """Keys as [B,H,N,D] (head axis 1) or [B,N,H,D] (head axis 2), the earliest form before transposes.
+
+        The third result is the part of the scale that was passed on the way; the keys lack it.
+        """
+        value, factor = self.core.key, 1.0
+        width = self.core.width
+        dims = self.shapes.of(value)
+        producer = value.producer()
+        while producer is not None and self.core.key_transposed:
+            marks = self.marks.get(value, ())
+            if len(dims) == 4 and dims[3] == width and len(marks) == 1 and marks[0].axis in (1, 2):
+                return value, 3 - marks[0].axis, factor
+            step = producer.inputs[0]
+            if (
+                producer.op_type not in ("Transpose", "Reshape", "Mul")
+                or step is None
+                or not self.marks.get(step)
+            ):
+                break
+            if producer.op_type == "Mul":
+                number = scalar(producer, 1)
+                if number is None:
+                    break
+                factor *= number
+            value, dims, producer = step, self.shapes.of(step), step.producer()
+        return self._by_head(self.core.key, self.core.key_transposed), 1, 1.0
+
+    def _by_head(self, value: ir.Value, transposed: bool) -> ir.Value:
+        """Any of the forms an attention reads, as [B,H,N,D]."""
+        dims, core = self.shapes.of(value), self.core
+        if len(dims) == 3 and core.fused:
+            split = self.op("Reshape", value, [self.batch, self.count, core.heads, core.width])
+            return self.op("Transpose", split, perm=[0, 2, 1, 3])
+        if len(dims) == 3:
+            last = [core.width, self.count] if transposed else [self.count, core.width]
+            value = self.op("Reshape", value, [self.batch, core.heads, *last])
+        return self.op("Transpose", value, perm=[0, 1, 3, 2]) if transposed else value
+
+    def _float(self, value: ir.Value) -> ir.Value:
+        return self.op("Cast", value, to=FLOAT)
+
+
+def log_size(op: GraphOps, size: ir.Value, batch: int, count: int) -> ir.Value:
+    """[B,1,1,K] float32 log of the sizes; a size of 0 (padding) counts as nearly nothing, never as -inf."""
+    return op("Log", op("Max", op("Reshape", size, [batch, 1, 1, count]), 1e-30))
+
+
+def additive(op: GraphOps, node: ir.Node, index: int) -> ir.Value | None:
+    """A mask as float32 numbers added to the scores; None for inputs that are no mask of their own."""
+    value = node.inputs[index]
+    if value is None:
+        return None
+    if node.op_type == "Where":
+        if index != 0:
+            return None
+        shown, hidden = (0.0, LOWEST) if _fills(node, 2) else (LOWEST, 0.0)
+        return op("Where", value, shown, hidden)
+    if value.dtype == ir.DataType.BOOL:
+        return op("Where", value, 0.0, LOWEST)
+    if node.op_type in ("Add", "Attention", "Sum"):
+        return op("Max", op("Cast", value, to=FLOAT), LOWEST)
+    return None
+
+
+def _fills(node: ir.Node, index: int) -> bool:
+    """Whether input `index` of a Where is the constant that hides scores."""
+    value = node.inputs[index]
+    return (
+        value is not None and value.const_value is not None and bool(np.all(value.const_value.numpy() < -1))
+    )
+
+
+def batch_of(shapes: Shapes, value: ir.Value, axis: int = 0) -> int:
+    size = shapes.of(value)[axis]
+    return -1 if size % BATCH == 0 else size
+
+
+def dims_text(sizes: Sequence[int]) -> str:
+    return "x".join(str(size) for size in sizes)

@@ -1,0 +1,1 @@
+"""Cost model, latency measurement, demonstration and reports."""

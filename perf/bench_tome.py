@@ -1,0 +1,205 @@
+"""What ToMe costs beside what it removes: DeiT-S with `tome --remove 13` against a model that merely slices as many tokens off.
+
+Both run the same blocks on the same token counts, so the ratio is the cost of matching and merging alone.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenrt.passes.model import ModelLike
+from tokenrt.passes.plan import Budget
+from tokenrt.perf import results, timing
+from tokenrt.perf.bench_models import DEIT_S, exported
+from tokenrt.perf.timing import Ratio
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+REMOVED = 13
+TARGETS = {8: 1.03, 1: 1.10}
+"""Batch size -> the most that ToMe may take, in times of the floor."""
+
+FLOOR, TOME, PLAIN, WHOLE = "slice", "tome", "tome without proportional attention", "unreduced"
+ROUNDS = {8: 60, 1: 400}
+PROFILED = {8: 15, 1: 60}
+
+ROLES = {
+    "TokenMatch": "matching",
+    "TokenCombine": "merging",
+    "tokenrt_block": "keys averaged over heads",
+    "tokenrt": "log size added to attention",
+}
+"""What the name of a node begins with or holds, first match wins -> what the node is there for."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """Time of the nodes with one role, in one run."""
+
+    role: str
+    milliseconds: float
+    nodes: int
+    operators: Mapping[str, float]
+
+    def as_dict(self) -> dict[str, Any]:
+        largest = sorted(self.operators.items(), key=lambda item: -item[1])
+        return {
+            "role": self.role,
+            "milliseconds": round(self.milliseconds, 4),
+            "nodes": self.nodes,
+            "operators_milliseconds": {name: round(value, 4) for name, value in largest},
+        }
+
+
+@dataclass(frozen=True)
+class TomeCost:
+    """Ratios by batch size, and where the time of the ToMe model goes."""
+
+    ratios: Mapping[int, Mapping[str, Ratio]]
+    shares: Mapping[int, Sequence[Share]]
+    threads: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "model": DEIT_S,
+            "removed_per_block": REMOVED,
+            "threads": self.threads,
+            "targets": {str(batch): most for batch, most in TARGETS.items()},
+            "ratios": {
+                str(b): [ratio.as_dict() for ratio in found.values()] for b, found in self.ratios.items()
+            },
+            "breakdown": {str(b): [share.as_dict() for share in found] for b, found in self.shares.items()},
+        }
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+
+        return Group(self._ratios(), *(self._breakdown(batch) for batch in self.shares))
+
+    def _ratios(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title=f"DeiT-S, tome --remove {REMOVED}, ONNX Runtime CPU, {self.threads} threads")
+        for head in ("batch", "model", f"times {FLOOR}", "95 % interval", "at most", "rounds"):
+            table.add_column(head, justify="left" if head == "model" else "right")
+        for batch, found in self.ratios.items():
+            for name, ratio in found.items():
+                most = f"{TARGETS[batch]:.2f}" if name == TOME and batch in TARGETS else ""
+                interval = f"{ratio.low:.3f} to {ratio.high:.3f}"
+                table.add_row(str(batch), name, f"{ratio.median:.3f}", interval, most, str(ratio.rounds))
+        return table
+
+    def _breakdown(self, batch: int) -> Table:
+        from rich.table import Table
+
+        table = Table(title=f"batch {batch}: time of the nodes, profiler on")
+        for head in ("role", "nodes", "ms", "share", "most of it"):
+            table.add_column(head, justify="left" if head in ("role", "most of it") else "right")
+        for cells in _rows(self.shares[batch]):
+            table.add_row(*cells)
+        return table
+
+    def page(self, where: Mapping[str, Any]) -> str:
+        """The results as Markdown."""
+        rows = [
+            [
+                str(batch),
+                name,
+                f"{ratio.median:.3f}",
+                f"{ratio.low:.3f} to {ratio.high:.3f}",
+                f"{TARGETS[batch]:.2f}" if name == TOME and batch in TARGETS else "",
+            ]
+            for batch, found in self.ratios.items()
+            for name, ratio in found.items()
+        ]
+        head = ["batch:", "model", f"time, in times of `{FLOOR}`:", "95 % interval", "at most:"]
+        parts = [
+            "# What ToMe costs",
+            f"DeiT-S (random weights, 224 px), `tome --remove {REMOVED}`, against the floor: `{FLOOR}` with the same token "
+            f"counts. ONNX Runtime CPU, {self.threads} threads; medians of the ratios of paired runs in one process. Made by "
+            "`python -m tokenrt.perf.bench tome`.",
+            results.table(head, rows),
+            "## What the rest is made of",
+            "Time by what a node is there for, with ONNX Runtime's profiler on (which adds a little to every node).",
+        ]
+        for batch, found in self.shares.items():
+            parts += [
+                f"Batch {batch}:",
+                results.table(["role", "nodes:", "ms:", "share:", "most of it"], _rows(found)),
+            ]
+        return "\n\n".join([*parts, results.told(where)])
+
+
+def run(*, threads: int | None = None, rounds: Mapping[int, int] | None = None) -> TomeCost:
+    """Reduce, time in pairs, profile. Raises: TokenrtError when the model cannot be exported."""
+    from tokenrt.passes.lower import lower
+    from tokenrt.passes.reduce import reduce
+
+    source, budget = exported(DEIT_S), Budget.remove(REMOVED)
+    used = threads or timing.default_threads()
+    with tempfile.TemporaryDirectory(prefix="tokenrt-bench-") as name:
+        folder = Path(name)
+        models = {key: folder / f"{place}.onnx" for place, key in enumerate((FLOOR, TOME, PLAIN))}
+        reduce(source, method="slice", budget=budget, output=models[FLOOR])
+        tome = reduce(source, method="tome", budget=budget, output=models[TOME])
+        reduce(source, method="tome", budget=budget, proportional_attention=False, output=models[PLAIN])
+        models[WHOLE] = source
+        opened = {key: timing.session(path, threads=used) for key, path in models.items()}
+        ratios, shares = {}, {}
+        for batch, most in (rounds or ROUNDS).items():
+            data = timing.feeds(opened[FLOOR], batch)
+            runs = {key: timing.runner(item, data) for key, item in opened.items()}
+            ratios[batch] = timing.compare(runs, base=FLOOR, rounds=most)
+        del opened
+        inlined = lower(tome.model, inline=True).model
+        for node in inlined.graph:
+            node.name = str(node.outputs[0].name)
+        for batch in ratios:
+            shares[batch] = breakdown(inlined, batch, used, PROFILED.get(batch, 20), folder)
+    return TomeCost(ratios, shares, used)
+
+
+def breakdown(model: ModelLike, batch: int, threads: int, runs: int, folder: Path) -> list[Share]:
+    """Time by role of a model whose nodes carry the names of their outputs, the largest first."""
+    opened = timing.session(model, threads=threads, profile=str(folder / "profile"))
+    data = timing.feeds(opened, batch)
+    for _ in range(runs + 2):
+        opened.run(None, data)
+    events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
+    spent: dict[str, dict[str, float]] = {}
+    nodes: dict[str, set[str]] = {}
+    for event in events:
+        name = event.get("name", "")
+        if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
+            continue
+        role = next((told for mark, told in ROLES.items() if mark in name), "the model itself")
+        operator = event["args"]["op_name"]
+        table = spent.setdefault(role, {})
+        table[operator] = table.get(operator, 0.0) + event["dur"] / 1e3 / (runs + 2)
+        nodes.setdefault(role, set()).add(name)
+    found = [Share(role, sum(table.values()), len(nodes[role]), table) for role, table in spent.items()]
+    return sorted(found, key=lambda share: -share.milliseconds)
+
+
+def _rows(shares: Sequence[Share]) -> list[list[str]]:
+    total = sum(share.milliseconds for share in shares)
+    rows = []
+    for share in shares:
+        largest = sorted(share.operators.items(), key=lambda item: -item[1])[:4]
+        most = ", ".join(f"{name} {value:.2f}" for name, value in largest)
+        rows.append(
+            [
+                share.role,
+                str(share.nodes),
+                f"{share.milliseconds:.2f}",
+                f"{share.milliseconds / total:.1%}",
+                most,
+            ]
+        )
+    return rows

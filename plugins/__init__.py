@@ -1,0 +1,1 @@
+"""CUDA kernels, TensorRT plugins and the host build of the same kernels."""

@@ -1,0 +1,86 @@
+"""The recorded vectors: the committed ones always, the full set where it lies beside the project."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.golden import runner
+
+MAY_BE_COMMITTED = {"evit", "tr_evit", "tr_topk"}
+
+
+@pytest.fixture
+def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "golden"
+    shutil.copytree(runner.COMMITTED, root)
+    monkeypatch.setenv("TOKENRT_GOLDEN", str(root))
+    return root
+
+
+def test_the_committed_vectors_pass(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.main() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "3 passed, 0 failed, 0 unsupported"
+
+
+def test_only_vectors_whose_licence_allows_it_are_committed() -> None:
+    listed = json.loads((runner.COMMITTED / "manifest.json").read_text())["methods"]
+    assert set(listed) == MAY_BE_COMMITTED
+    files = {case["file"] for entry in listed.values() for case in entry["cases"].values()}
+    assert files == {str(path.relative_to(runner.COMMITTED)) for path in runner.COMMITTED.rglob("*.npz")}
+
+
+@pytest.mark.skipif(
+    runner.folder() == runner.COMMITTED, reason="the full set of recorded vectors is not here"
+)
+def test_the_full_set_passes() -> None:
+    outcomes = [outcome for outcome in runner.run(runner.folder()) if outcome.method in runner.CHECKS]
+    assert [outcome for outcome in outcomes if outcome.status == "failed"] == []
+    assert sum(outcome.status == "passed" for outcome in outcomes) >= len(runner.CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"), [("y", "tokens differs"), ("keep_idx", "positions kept differs")]
+)
+def test_a_difference_is_found_and_named(
+    copy: Path, array: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = copy / "tr_topk" / "n17_k05.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    arrays[array] = arrays[array].copy()
+    arrays[array][0, 3] += 1
+    np.savez(path, **arrays)
+    assert runner.main() == 1
+    printed = capsys.readouterr().out
+    assert "tr_topk                  0 passed, 1 failed, 0 unsupported" in printed
+    assert message in printed
+    assert printed.splitlines()[-1] == "2 passed, 1 failed, 0 unsupported"
+
+
+def test_methods_of_later_versions_are_counted_as_unsupported(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["methods"]["atc"] = {"cases": {"one": {"file": "atc/one.npz", "params": {}}}}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert runner.main() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "3 passed, 0 failed, 1 unsupported"
+
+
+def test_a_broken_or_missing_file_is_a_failed_case(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (copy / "evit" / "fuse_n17_k07.npz").unlink()
+    assert runner.main() == 1
+    assert "FileNotFoundError" in capsys.readouterr().out
+
+
+def test_a_folder_without_vectors_is_exit_status_2(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOKENRT_GOLDEN", str(tmp_path))
+    assert runner.main() == 2
+    assert "holds no manifest.json" in capsys.readouterr().err

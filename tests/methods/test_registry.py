@@ -1,0 +1,81 @@
+"""The registry of methods: names, near misses, options, and that a file is all a method needs."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tokenrt.errors import MethodError
+from tokenrt.passes import methods
+from tokenrt.passes.methods.contract import Method
+
+
+def test_the_methods_of_this_version() -> None:
+    assert methods.names() == ("evit", "random", "slice", "tome", "topk")
+    for name in methods.names():
+        method = methods.get(name)
+        assert issubclass(method, Method)
+        assert method.name == name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "hint"), [("tom", "tome"), ("top_k", "topk"), ("EVIT", "methods: "), ("", "methods: ")]
+)
+def test_an_unknown_name_is_answered_with_the_nearest(wrong: str, hint: str) -> None:
+    with pytest.raises(MethodError, match=hint):
+        methods.get(wrong)
+
+
+def test_options_are_read_from_text() -> None:
+    made = methods.get("evit").from_options({"fuse": "no", "order": "score"})
+    assert made.options() == {"fuse": False, "score": "auto", "order": "score"}
+    assert methods.get("random").from_options({"seed": "7"}).options() == {"seed": 7}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("tome", {"seed": 1}, "method 'tome' has no option 'seed'; its options: none"),
+        ("random", {"seed": "many"}, "seed=many of method 'random': expected int"),
+        ("evit", {"fuse": "perhaps"}, "expected true or false"),
+        ("topk", {"score": "loudest"}, "expected one of auto, class, received, key_norm"),
+        ("evit", {"order": "size"}, "expected one of position, score"),
+    ],
+)
+def test_wrong_options_are_refused(name: str, options: dict[str, object], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        methods.get(name).from_options(options)
+
+
+def test_the_catalog_prints_and_serialises() -> None:
+    catalog = methods.catalog()
+    listed = json.loads(json.dumps(catalog.as_dict()))["methods"]
+    assert [row["name"] for row in listed] == list(methods.names())
+    assert next(row for row in listed if row["name"] == "evit")["options"]["fuse"] is True
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(catalog)
+    text = console.export_text()
+    assert all(name in text for name in methods.names())
+
+
+def test_a_new_file_is_a_new_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = """
+from dataclasses import dataclass
+from tokenrt.passes.methods.contract import Method
+
+@dataclass(frozen=True)
+class Newest(Method):
+    name, family, summary, paper, reads = "newest", "control", "does nothing", "none", ()
+"""
+    (tmp_path / "newest.py").write_text(source)
+    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    methods._registry.cache_clear()
+    try:
+        assert methods.get("newest").summary == "does nothing"
+        assert "newest" in methods.names()
+    finally:
+        methods._registry.cache_clear()

@@ -1,0 +1,51 @@
+"""One small input for every operator, shared by the tests that go over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+B, N, K, R, C, H, D = 3, 17, 12, 5, 8, 2, 4
+
+
+def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
+    """Return inputs and attributes by operator name."""
+    rng = np.random.default_rng(0)
+
+    def floats(*shape: int) -> Any:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    order = np.stack([rng.permutation(N) for _ in range(B)])
+    sizes = rng.integers(1, 5, (B, N, 1)).astype(np.float32)
+    halves = {
+        "sources": list(range(2, N, 2)),
+        "destinations": list(range(1, N, 2)),
+        "others": [0],
+        "keep": K,
+        "remove": R,
+    }
+    return {
+        "TokenScore": (
+            [floats(B, H, N, D), floats(B, H, N, D), floats(B, 1, 1, N)],
+            {"scale": 0.5, "first_row": 0, "end_row": 1},
+        ),
+        "TokenSelect": ([floats(B, N)], {"keep": K, "protect": 1, "order": 0}),
+        "TokenMatch": ([floats(B, N, D)], {**halves, "order": 0}),
+        "TokenCombine": (
+            [floats(B, N, C), sizes, order[:, :K], order[:, K:], rng.integers(0, K, (B, R))],
+            {"type": 1},
+        ),
+        "TokenRestore": ([floats(B, K, C), rng.integers(0, K, (B, N))], {}),
+    }
+
+
+SHAPES = {
+    "TokenScore": [[N]],
+    "TokenSelect": [[K]],
+    "TokenMatch": [[(N - 1) // 2], [K], [R], [R]],
+    "TokenCombine": [[K, C], [K, 1]],
+    "TokenRestore": [[N, C]],
+}
+"""What shape inference must find behind the batch axis."""

@@ -1,0 +1,83 @@
+"""One operator as a model: one function node between inputs and outputs, run by ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper
+
+from tokenrt.passes.ops import DOMAIN, OPERATORS, VERSION
+
+OPSETS = (13, 14, 17, 18, 20, 23)
+RANKS = {
+    "index": 2,
+    "value": 2,
+    "keep": 2,
+    "source": 2,
+    "destination": 2,
+    "merged": 3,
+    "total": 3,
+    "score": 2,
+    "restored": 3,
+}
+NUMBERS = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
+
+
+def model(
+    name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 18
+) -> onnx.ModelProto:
+    """Build the model; the batch is dynamic, and the node's own outputs are called inner_*."""
+    operator = OPERATORS[name]
+    kinds = {
+        key: helper.np_dtype_to_tensor_dtype(x.dtype) for key, x in zip(operator.inputs, inputs, strict=True)
+    }
+    wanted = [
+        helper.make_tensor_value_info(
+            key, kinds.get(kind) or NUMBERS[kind], ["B", *(f"{key}_{i}" for i in range(1, RANKS[key]))]
+        )
+        for key, kind in zip(operator.outputs, operator.types, strict=True)
+    ]
+    given = [
+        helper.make_tensor_value_info(key, kinds[key], [1 if x.shape[0] == 1 else "B", *x.shape[1:]])
+        for key, x in zip(operator.inputs, inputs, strict=True)
+    ]
+    node = helper.make_node(
+        name, list(operator.inputs), [f"inner_{key}" for key in operator.outputs], domain=DOMAIN
+    )
+    for key, value in operator.settle(attributes).items():
+        kind = onnx.AttributeProto.INTS if value == [] else None
+        node.attribute.append(helper.make_attribute(key, value, attr_type=kind))
+    nodes = [node, *(helper.make_node("Identity", [f"inner_{key}"], [key]) for key in operator.outputs)]
+    result = helper.make_model(
+        helper.make_graph(nodes, name, given, wanted),
+        opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
+        functions=[operator.function(opset)],
+        ir_version=8,
+    )
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 18) -> list[Any]:
+    """Run the operator's function body in ONNX Runtime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model(name, inputs, attributes, opset).SerializeToString(),
+        options,
+        providers=["CPUExecutionProvider"],
+    )
+    feeds = {item.name: np.ascontiguousarray(x) for item, x in zip(session.get_inputs(), inputs, strict=True)}
+    return list(session.run(None, feeds))
+
+
+def expect(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> list[Any]:
+    """Run the operator's NumPy reference."""
+    found = OPERATORS[name].reference(*inputs, **OPERATORS[name].settle(attributes))
+    return list(found) if isinstance(found, tuple) else [found]

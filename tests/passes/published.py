@@ -1,0 +1,131 @@
+"""ToMe and EViT in plain torch, written from the papers' mathematics and nothing of tokenrt's.
+
+One image at a time, one formula to a line. `forward` runs a timm VisionTransformer through its own weights and
+lets a method shorten the sequence between attention and MLP, where both papers put it. Each method also
+returns its margin: how far the nearest decision was from falling the other way, so that a comparison between
+precisions can insist that no decision was a matter of rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# tokens [N,C], queries and keys [H,N,D], sizes [N], block -> tokens, sizes, margin
+Step = Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, float]]
+
+
+@dataclass(frozen=True)
+class ToMe:
+    """Bolya et al. 2023, section 3: R pairs of each block, bipartite by position, size-weighted mean.
+
+    protected: leading tokens no pair may contain. The layout is the published one: class (and distillation)
+    token, unmerged even tokens, odd tokens; without a class token the unmerged stay in order of similarity.
+    """
+
+    remove: int
+    protected: int
+    proportional: bool = True
+
+    def __call__(
+        self, tokens: Tensor, queries: Tensor, keys: Tensor, sizes: Tensor, block: int
+    ) -> tuple[Tensor, Tensor, float]:
+        metric = keys.mean(dim=0)
+        unit = metric / metric.norm(dim=-1, keepdim=True)
+        even, odd = torch.arange(0, len(tokens), 2), torch.arange(1, len(tokens), 2)
+        similarity = unit[even] @ unit[odd].T
+        similarity[even < self.protected] = -math.inf
+        similarity[:, odd < self.protected] = -math.inf
+        value, partner = similarity.max(dim=1)
+        order = torch.argsort(value, descending=True)
+        remove = min(self.remove, (len(tokens) - self.protected) // 2)
+        leaving, staying = order[:remove], order[remove:]
+        if self.protected:
+            staying = staying.sort().values
+        total, mass = tokens[odd] * sizes[odd, None], sizes[odd].clone()
+        for source in leaving.tolist():
+            total[partner[source]] += tokens[even[source]] * sizes[even[source]]
+            mass[partner[source]] += sizes[even[source]]
+        free = odd >= self.protected
+        front = torch.arange(self.protected)
+        unmerged = even[staying][even[staying] >= self.protected]
+        kept = torch.cat([front, unmerged])
+        merged = torch.cat([tokens[kept], (total / mass[:, None])[free]])
+        return merged, torch.cat([sizes[kept], mass[free]]), _margin(value, similarity, leaving, remove)
+
+
+def _margin(value: Tensor, similarity: Tensor, leaving: Tensor, remove: int) -> float:
+    ranked = value[value > -math.inf].sort(descending=True).values
+    margins = [] if remove in (0, len(ranked)) else [float(ranked[remove - 1] - ranked[remove])]
+    two = similarity[leaving].topk(min(2, similarity.shape[1]), dim=1).values
+    if two.shape[1] == 2 and len(two):
+        margins.append(float((two[:, 0] - two[:, 1]).min()))
+    return min(margins, default=math.inf)
+
+
+@dataclass(frozen=True)
+class EViT:
+    """Liang et al. 2022, section 3.2: at `layers`, keep ceil(ratio * (N - 1)) tokens by class attention, fuse the rest."""
+
+    ratio: float
+    layers: tuple[int, ...]
+    proportional: bool = False
+
+    def __call__(
+        self, tokens: Tensor, queries: Tensor, keys: Tensor, sizes: Tensor, block: int
+    ) -> tuple[Tensor, Tensor, float]:
+        if block not in self.layers:
+            return tokens, sizes, math.inf
+        logits = (queries[:, :1] @ keys.transpose(1, 2)) / math.sqrt(queries.shape[-1])
+        attention = logits.softmax(dim=-1)[:, 0].mean(dim=0)[1:]
+        keep = math.ceil(self.ratio * (len(tokens) - 1))
+        order = torch.argsort(attention, descending=True)
+        kept, dropped = order[:keep], order[keep:]
+        fused = (attention[dropped, None] * tokens[1:][dropped]).sum(dim=0, keepdim=True)
+        shortened = torch.cat([tokens[:1], tokens[1:][kept], fused])
+        return shortened, sizes.new_ones(len(shortened)), float(attention[kept[-1]] - attention[dropped[0]])
+
+
+def forward(net: Any, images: Tensor, method: ToMe | EViT) -> tuple[Tensor, float]:
+    """Outputs of a timm VisionTransformer under a method, [B, classes], and the smallest margin of all decisions."""
+    net = net.to(images.dtype)
+    results = [_one(net, image[None], method) for image in images]
+    return torch.cat([output for output, _ in results]), min(margin for _, margin in results)
+
+
+def _one(net: Any, image: Tensor, method: ToMe | EViT) -> tuple[Tensor, float]:
+    x = net.norm_pre(net._pos_embed(net.patch_embed(image)))[0]
+    sizes, smallest = x.new_ones(len(x)), math.inf
+    for number, block in enumerate(net.blocks):
+        attended, queries, keys = _attention(block.attn, block.norm1(x), sizes, method.proportional)
+        x = x + block.ls1(attended)
+        x, sizes, margin = method(x, queries, keys, sizes, number)
+        smallest = min(smallest, margin)
+        x = x + block.ls2(block.mlp(block.norm2(x)))
+    x = net.norm(x)
+    if net.global_pool == "avg":
+        weights = sizes[net.num_prefix_tokens :]
+        pooled = (x[net.num_prefix_tokens :] * weights[:, None]).sum(dim=0) / weights.sum()
+        return net.head(net.fc_norm(pooled))[None], smallest
+    return net.forward_head(x[None]), smallest
+
+
+def _attention(attention: Any, x: Tensor, sizes: Tensor, proportional: bool) -> tuple[Tensor, Tensor, Tensor]:
+    heads, width = attention.num_heads, attention.head_dim
+    parts = attention.qkv(x).reshape(len(x), 3, heads, width).permute(1, 2, 0, 3)
+    queries, keys, values = attention.q_norm(parts[0]), attention.k_norm(parts[1]), parts[2]
+    logits = (queries @ keys.transpose(1, 2)) / math.sqrt(width)
+    if proportional:
+        logits = logits + sizes.log()
+    mixed = (logits.softmax(dim=-1) @ values).transpose(0, 1).reshape(len(x), heads * width)
+    return attention.proj(attention.norm(mixed)), queries, keys
+
+
+def timm_net(module: nn.Module) -> Any:
+    """The timm model inside a zoo module."""
+    return module.net

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import tokenrt
+from tokenrt.errors import TokenrtError
+from tokenrt.passes.lower import lower
+from tokenrt.passes.model import save
+from tokenrt.passes.plan import Budget
+from tokenrt.perf import bench, bench_large, bench_models, bench_tome, coverage, flops, results, timing
+from tokenrt.perf.plain_vit import PlainViT
+
+TINY = PlainViT(width=32, heads=2, blocks=2, patch=16, image=64, classes=5)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return TINY.write(tmp_path_factory.mktemp("tiny") / "tiny.onnx")
+
+
+def test_a_plain_vit_is_a_model_with_its_weights_beside_it(tiny: Path) -> None:
+    onnx.checker.check_model(str(tiny), full_check=True)
+    weights = tiny.with_name("tiny.onnx.data")
+    assert bench_models.bytes_of(tiny) == tiny.stat().st_size + weights.stat().st_size
+    opened = timing.session(tiny, threads=1)
+    found = opened.run(None, timing.feeds(opened, 2))[0]
+    assert found.shape == (2, 5)
+    assert 0.1 < found.std() < 10
+
+
+def test_a_plain_vit_without_a_seed_takes_no_room(tiny: Path, tmp_path: Path) -> None:
+    hollow = TINY.write(tmp_path / "hollow.onnx", seed=None)
+    same = [tiny.with_name("tiny.onnx.data"), tmp_path / "hollow.onnx.data"]
+    assert len({path.stat().st_size for path in same}) == 1
+    assert not np.frombuffer(same[1].read_bytes(), np.float32).any()
+    counts = tokenrt.plan(hollow, method="tome", budget=Budget.remove(2)).counts()
+    assert counts == [17, 15, 13]
+
+
+def test_counts_are_those_of_the_papers() -> None:
+    wanted = [told for told in flops.PUBLISHED if told.model == "DeiT-S/16" and told.giga is not None]
+    for row in flops.run(wanted).rows:
+        assert round(row.giga, 1) == row.published.giga, row.published
+
+
+def test_reducing_is_measured_in_a_process_of_its_own(tiny: Path) -> None:
+    found = bench_large.measure("tiny", tiny, removed=2)
+    assert found.tokens == (17, 13)
+    assert found.ran == (1, 5)
+    assert min(found.seconds, found.peak, found.macs) > 0
+    json.dumps(bench_large.LargeReport((found,)).as_dict())
+
+
+def test_a_failed_measurement_is_one_message(tmp_path: Path) -> None:
+    with pytest.raises(TokenrtError, match=r"a measurement failed: .*no such model file"):
+        bench_large.measure("none", tmp_path / "none.onnx")
+
+
+def test_the_time_of_a_run_is_shared_out_by_role(tiny: Path, tmp_path: Path) -> None:
+    reduced = tokenrt.reduce(tiny, method="tome", budget=Budget.remove(2))
+    inlined = lower(reduced.model, inline=True).model
+    for node in inlined.graph:
+        node.name = str(node.outputs[0].name)
+    path = tmp_path / "inlined.onnx"
+    save(inlined, path)
+    shares = bench_tome.breakdown(path, 1, 1, 2, tmp_path)
+    roles = {share.role for share in shares}
+    assert {"matching", "merging", "the model itself", "log size added to attention"} <= roles
+    assert "MatMul" in next(share for share in shares if share.role == "the model itself").operators
+
+
+def test_results_are_written_as_json_and_as_a_page(tmp_path: Path) -> None:
+    where = results.circumstances()
+    page = f"# Title\n\n{results.table(['a', 'b:'], [['1', '2']])}\n\n{results.told(where)}"
+    data, text = results.write(tmp_path / "results", "name", {**where, "x": 1}, page)
+    assert json.loads(data.read_text())["x"] == 1
+    assert "| a | b |\n| --- | ---: |\n| 1 | 2 |" in text.read_text()
+    assert tokenrt.__version__ in text.read_text()
+
+
+def test_an_unknown_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        bench.main(["speed"])
+    assert "there are tome, large, flops" in capsys.readouterr().err
+
+
+def test_a_benchmark_that_cannot_run_exits_with_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail() -> None:
+        raise TokenrtError("no model")
+
+    monkeypatch.setitem(bench.BENCHES, "tome", ("tome_cost", fail))
+    assert bench.main(["tome", "--out", str(tmp_path / "results")]) == 2
+    assert capsys.readouterr().err == "error: no model\n"
+    assert not (tmp_path / "results").exists()
+
+
+def test_models_are_kept_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    monkeypatch.delenv("TOKENRT_CACHE", raising=False)
+    assert bench_models.cache() == tmp_path / "xdg" / "tokenrt"
+    monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path / "own"))
+    assert bench_models.cache() == tmp_path / "own"
+
+
+def test_an_export_that_fails_is_one_message_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path))
+    with pytest.raises(TokenrtError, match="cannot export nowhere:model"):
+        bench_models.exported("nowhere:model")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_the_coverage_page_numbers_its_reasons_once() -> None:
+    cells = [
+        coverage.Cell("vit", "dynamo 18", "reduced"),
+        coverage.Cell("vit", "fp16", "reduced"),
+        coverage.Cell("swin", "dynamo 18", "refused", "node 'a' is in the way"),
+        coverage.Cell("swin", "fp16", "refused", "node 'b' is in the way"),
+    ]
+    page = coverage.page(cells, results.circumstances())
+    assert "| `vit` | yes | yes |\n| `swin` | refused (1) | refused (1) |" in page
+    assert "1. refused: node 'a' is in the way" in page
+    assert "2. " not in page

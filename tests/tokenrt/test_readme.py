@@ -1,0 +1,98 @@
+"""What the documents tell a reader to type is understood, and the README's tour runs as written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from tests.tokenrt.conftest import Run
+from tokenrt.cli import app
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
+
+
+def commands(page: Path) -> list[str]:
+    blocks = (body for language, body in FENCE.findall(page.read_text()) if language == "bash")
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
+
+
+EVERY = [pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in commands(page)]
+
+
+@pytest.mark.parametrize("line", EVERY)
+def test_documented_command_is_understood(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if words[0] == "tokenrt":
+        root: Any = get_command(app)
+        verb, *arguments = words[1:]
+        root.commands[verb].make_context(verb, arguments)
+    elif words[0] == "make":
+        goals = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert {word for word in words[1:] if "=" not in word} <= set(goals)
+
+
+@pytest.mark.slow
+def test_the_tour_runs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for line in commands(ROOT / "README.md"):
+        words = shlex.split(line)
+        if words[0] == "tokenrt":
+            done = run(*words[1:])
+            assert done.exit_code == 0, f"{line}\n{done.stderr}"
+    assert {"deit.onnx", "plan.toml", "reduced.onnx", "plain.onnx"} <= {p.name for p in tmp_path.iterdir()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_documents_lead_somewhere(page: Path) -> None:
+    local = [target for target, _ in LINK.findall(page.read_text()) if "://" not in target]
+    assert not [target for target in local if not (page.parent / target).exists()]
+
+
+def test_every_verb_is_documented() -> None:
+    text = (ROOT / "README.md").read_text()
+    root: Any = get_command(app)
+    assert not [verb for verb in root.commands if f"`{verb}`" not in text]
+
+
+def test_the_example_method_of_the_guide_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    from tokenrt.passes.apply import TensorTaps
+    from tokenrt.passes.methods.contract import Site
+    from tokenrt.passes.ops.numpy_backend import NumpyOps
+
+    blocks = FENCE.findall((ROOT / "CONTRIBUTING.md").read_text())
+    (code,) = (body for language, body in blocks if language == "python")
+    example = ModuleType("example")
+    monkeypatch.setitem(sys.modules, "example", example)
+    exec(compile(code, "CONTRIBUTING.md", "exec"), vars(example))
+    keys = np.zeros((1, 1, 5, 2))
+    keys[0, 0, [2, 4]] = 9.0
+    op, site = NumpyOps(), Site(tokens=5, keep=3, protect=1, heads=1, width=2)
+    tensors = {"x": op.constant(np.arange(5.0).reshape(1, 5, 1)), "keys": op.constant(keys)}
+    found = vars(example)["Outlier"]().reduce(op, TensorTaps(op, tensors, site), site)
+    assert found.tokens.ravel().tolist() == [0, 2, 4]
+    assert found.assign.tolist() == [[0, -1, 1, -1, 2]]
+
+
+def test_the_example_target_of_the_guide_is_a_profile() -> None:
+    from tokenrt.targets.profile import FACTS, read
+
+    blocks = FENCE.findall((ROOT / "CONTRIBUTING.md").read_text())
+    (text,) = (body for language, body in blocks if language == "toml")
+    profile = read(ROOT / "targets" / "rtx-sm89.toml")
+    for line in ("name", "summary", "builder"):
+        assert f'{line} = "{getattr(profile, line)}"' in text
+    assert set(re.findall(r"^\[facts\.(\w+)\]", text, re.MULTILINE)) <= set(FACTS)

@@ -1,0 +1,103 @@
+"""Token reduction for transformers, as a compiler pass on ONNX graphs.
+
+Everything public is here and loads on first use: `import tokenrt` pulls in neither onnx nor any runtime.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from tokenrt.errors import (
+    BuildError,
+    DependencyError,
+    ExportError,
+    MethodError,
+    ModelError,
+    NothingToDoError,
+    PlanError,
+    ProofError,
+    ShapeError,
+    TargetError,
+    TokenrtError,
+    UnsupportedError,
+)
+
+if TYPE_CHECKING:
+    from tokenrt.export import export as export
+    from tokenrt.passes.apply import apply_method as apply_method
+    from tokenrt.passes.check import check as check
+    from tokenrt.passes.inspect import inspect as inspect
+    from tokenrt.passes.lower import lower as lower
+    from tokenrt.passes.methods import catalog as methods
+    from tokenrt.passes.plan import Budget as Budget
+    from tokenrt.passes.plan import Plan as Plan
+    from tokenrt.passes.reduce import Reduced as Reduced
+    from tokenrt.passes.reduce import plan as plan
+    from tokenrt.passes.reduce import reduce as reduce
+    from tokenrt.targets import targets as targets
+    from tokenrt.targets.build import build as build
+
+__version__ = "0.1.0"
+
+# name -> (module, attribute). `export` and `targets` are packages that answer calls: the package is the
+# value whether or not it was imported before, so the name never changes its meaning.
+_LAZY: dict[str, tuple[str, str | None]] = {
+    "Budget": ("tokenrt.passes.plan", "Budget"),
+    "Plan": ("tokenrt.passes.plan", "Plan"),
+    "Reduced": ("tokenrt.passes.reduce", "Reduced"),
+    "apply_method": ("tokenrt.passes.apply", "apply_method"),
+    "build": ("tokenrt.targets.build", "build"),
+    "check": ("tokenrt.passes.check", "check"),
+    "export": ("tokenrt.export", None),
+    "inspect": ("tokenrt.passes.inspect", "inspect"),
+    "lower": ("tokenrt.passes.lower", "lower"),
+    "methods": ("tokenrt.passes.methods", "catalog"),
+    "plan": ("tokenrt.passes.reduce", "plan"),
+    "reduce": ("tokenrt.passes.reduce", "reduce"),
+    "targets": ("tokenrt.targets", None),
+}
+
+__all__ = [
+    "Budget",
+    "BuildError",
+    "DependencyError",
+    "ExportError",
+    "MethodError",
+    "ModelError",
+    "NothingToDoError",
+    "Plan",
+    "PlanError",
+    "ProofError",
+    "Reduced",
+    "ShapeError",
+    "TargetError",
+    "TokenrtError",
+    "UnsupportedError",
+    "__version__",
+    "apply_method",
+    "build",
+    "check",
+    "export",
+    "inspect",
+    "lower",
+    "methods",
+    "plan",
+    "reduce",
+    "targets",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module, attribute = _LAZY[name]
+    except KeyError:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+    loaded = import_module(module)
+    value = loaded if attribute is None else getattr(loaded, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

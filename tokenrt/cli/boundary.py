@@ -1,0 +1,149 @@
+"""What every verb shares: `--json`, `--debug`, the error boundary, and a clean standard output."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from tokenrt.errors import TokenrtError
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+_STATUS: ContextVar[Status | None] = ContextVar("status", default=None)
+
+BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
+
+
+class Result(Protocol):
+    """What a verb returns: JSON for `--json`, a rich renderable otherwise."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+    def __rich__(self) -> Any: ...
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", envvar="TOKENRT_DEBUG", help="Show tracebacks.")]
+
+
+def verb(app: typer.Typer, *, spinner: bool = True) -> Callable[[Callable[..., Result]], None]:
+    """Register a function as a verb: its options plus `--json` and `--debug`, its result printed.
+
+    The function returns what is to be printed and raises TokenrtError for what the user can mend. A result
+    whose `ok` is false ends the program with status 1.
+    """
+
+    def register(function: Callable[..., Result]) -> None:
+        @wraps(function)
+        def run(*args: Any, json: bool, debug: bool, **kwargs: Any) -> None:
+            with _boundary(as_json=json, debug=debug):
+                with _stdout_on_stderr(), _progress(function.__name__, shown=spinner):
+                    result = function(*args, **kwargs)
+                _emit(result, as_json=json)
+                if not getattr(result, "ok", True):
+                    raise typer.Exit(FAILURE)
+
+        own = inspect.signature(function, eval_str=True)
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        common = [
+            inspect.Parameter("json", keyword, default=False, annotation=Json),
+            inspect.Parameter("debug", keyword, default=False, annotation=Debug),
+        ]
+        signature = own.replace(parameters=[*own.parameters.values(), *common], return_annotation=None)
+        run.__annotations__ = {**function.__annotations__, "json": Json, "debug": Debug, "return": None}
+        vars(run)["__signature__"] = signature
+        app.command(function.__name__)(run)
+
+    return register
+
+
+@contextmanager
+def _boundary(*, as_json: bool, debug: bool) -> Iterator[None]:
+    try:
+        yield
+    except TokenrtError as error:
+        if debug:
+            raise
+        _report(error, as_json=as_json)
+        raise typer.Exit(BAD_INPUT) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader of the pipe has gone; the interpreter's own flush at exit must not complain again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise typer.Exit(FAILURE) from None
+    except (typer.Exit, typer.Abort, typer.TyperException):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        _report(error, as_json=as_json, hint="; a fault in tokenrt: run again with --debug")
+        raise typer.Exit(FAILURE) from None
+
+
+def _report(error: Exception, *, as_json: bool, hint: str = "") -> None:
+    kind = type(error).__name__
+    known = isinstance(error, TokenrtError)
+    message = str(error) if known else f"unexpected {kind}: {str(error).strip() or 'no message'}{hint}"
+    print(f"error: {message}", file=sys.stderr)
+    if as_json:
+        print(json.dumps({"error": {"type": kind, "message": message}}))
+
+
+def _emit(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(result.as_dict(), indent=2, allow_nan=False))
+    else:
+        from rich.console import Console
+
+        Console().print(result)
+    sys.stdout.flush()
+
+
+def tell(stage: str) -> None:
+    """Show what a long verb is doing, beside the spinner; nothing where there is no terminal."""
+    status = _STATUS.get()
+    if status is not None:
+        status.update(f"{stage} ...")
+
+
+@contextmanager
+def _progress(name: str, *, shown: bool) -> Iterator[None]:
+    if not (shown and sys.stderr.isatty()):
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(f"{name} ...") as status:
+        token = _STATUS.set(status)
+        try:
+            yield
+        finally:
+            _STATUS.reset(token)
+
+
+@contextmanager
+def _stdout_on_stderr() -> Iterator[None]:
+    """Send what libraries print, from Python and from C, to standard error: the result alone is output."""
+    saved = -1
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
+        saved = os.dup(1)
+        os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        if saved >= 0:
+            os.dup2(saved, 1)
+            os.close(saved)

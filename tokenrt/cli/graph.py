@@ -1,0 +1,186 @@
+"""Verbs that read or rewrite a graph: inspect, plan, reduce, lower, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import tokenrt
+from tokenrt.cli import options as o
+from tokenrt.cli.boundary import Result, verb
+from tokenrt.errors import PlanError
+
+Output = Annotated[Path, typer.Option("--output", "-o", help="Model to write.", metavar="R.onnx")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    for function in (inspect, plan, reduce, lower, check):
+        verb(app)(function)
+
+
+def inspect(model: o.Model, *, shape: o.Shape = None) -> Result:
+    """Show the blocks, the token axis, and every place that is refused and why.
+
+    Example: tokenrt inspect vit.onnx
+    """
+    return tokenrt.inspect(model, shape=shape)
+
+
+def plan(
+    model: o.Model,
+    *,
+    method: o.Method = None,
+    remove: o.Remove = None,
+    keep: o.Keep = None,
+    layers: o.Layers = None,
+    tokens: o.Tokens = None,
+    flops: o.Flops = None,
+    site: o.Site = "after-attention",
+    proportional_attention: o.Proportional = None,
+    settings: o.Set = None,
+    shape: o.Shape = None,
+    allow_noop: o.AllowNoop = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Plan to write, as TOML.", metavar="P.toml")
+    ] = None,
+) -> Result:
+    """Turn a budget into token counts per block, as a file that can be edited and applied.
+
+    Example: tokenrt plan vit.onnx --method tome --remove 8 -o plan.toml
+    """
+    made = tokenrt.plan(
+        model,
+        method=_required(method),
+        budget=o.read_budget(remove, keep, layers, tokens, flops) or o.no_budget(),
+        site=site,
+        proportional_attention=proportional_attention,
+        options=o.read_settings(settings),
+        shape=shape,
+        allow_noop=allow_noop,
+    )
+    if output is not None:
+        made.save(output)
+    return made
+
+
+def reduce(
+    model: o.Model,
+    *,
+    output: Output,
+    plan: Annotated[
+        Path | None, typer.Option(help="Apply this plan instead of --method and a budget.", metavar="P.toml")
+    ] = None,
+    method: o.Method = None,
+    remove: o.Remove = None,
+    keep: o.Keep = None,
+    layers: o.Layers = None,
+    tokens: o.Tokens = None,
+    flops: o.Flops = None,
+    site: o.Site = "after-attention",
+    proportional_attention: o.Proportional = None,
+    settings: o.Set = None,
+    shape: o.Shape = None,
+    allow_noop: o.AllowNoop = False,
+    source_map: Annotated[
+        bool,
+        typer.Option("--source-map", help="Add an output that says where each original token went."),
+    ] = False,
+) -> Result:
+    """Insert token reduction, repair every shape downstream, prove the result and write it.
+
+    Example: tokenrt reduce vit.onnx -o reduced.onnx --method tome --remove 8
+    """
+    budget = o.read_budget(remove, keep, layers, tokens, flops)
+    common: dict[str, Any] = {
+        "shape": shape,
+        "allow_noop": allow_noop,
+        "source_map": source_map,
+        "output": output,
+    }
+    if plan is not None:
+        choices = {
+            "--method": method,
+            "a budget": budget,
+            "--site": None if site == "after-attention" else site,
+            "--proportional-attention": proportional_attention,
+            "--set": settings,
+        }
+        clash = [name for name, value in choices.items() if value is not None]
+        if clash:
+            raise PlanError(f"--plan already says {', '.join(clash)}: drop these, or edit {plan}")
+        return tokenrt.reduce(model, plan=plan, **common)
+    return tokenrt.reduce(
+        model,
+        method=_required(method, "--plan P.toml or --method NAME"),
+        budget=budget or o.no_budget(),
+        site=site,
+        proportional_attention=proportional_attention,
+        options=o.read_settings(settings),
+        **common,
+    )
+
+
+def lower(
+    model: Annotated[Path, typer.Argument(help="Reduced ONNX model.", metavar="R.onnx", show_default=False)],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model to write.", metavar="L.onnx")],
+    inline: Annotated[bool, typer.Option("--inline", help="Leave only standard operators.")] = False,
+    plugin: Annotated[bool, typer.Option("--plugin", help="Leave bare nodes for plugins.")] = False,
+    target: Annotated[
+        str | None, typer.Option(help="Take the form this target wants.", metavar="TARGET")
+    ] = None,
+) -> Result:
+    """Choose the form the reduction nodes take: inlined, bare for plugins, or what a target wants.
+
+    Example: tokenrt lower reduced.onnx -o plain.onnx --inline
+    """
+    return tokenrt.lower(model, inline=inline, plugin=plugin, target=target, output=output)
+
+
+def check(
+    original: Annotated[
+        Path, typer.Argument(help="The model before reduction.", metavar="M.onnx", show_default=False)
+    ],
+    reduced: Annotated[
+        Path, typer.Argument(help="The model after it.", metavar="R.onnx", show_default=False)
+    ],
+    *,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Inputs to compare on; without it, seeded noise.", metavar="DIR|NPZ"),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Batch of seeded inputs.")] = 2,
+    seed: Annotated[int, typer.Option(help="Seed of seeded inputs.")] = 0,
+    samples: Annotated[int, typer.Option(help="Batches of seeded inputs.")] = 4,
+    min_cosine: Annotated[
+        float | None, typer.Option(help="Fail below this cosine of any output.", metavar="X")
+    ] = None,
+    min_agreement: Annotated[
+        float | None, typer.Option(help="Fail below this share of equal top classes.", metavar="X")
+    ] = None,
+) -> Result:
+    """Compare a reduced model with its original: drift, agreement, finite values, static shapes.
+
+    Exit status 1 says that the comparison failed.
+
+    Example: tokenrt check vit.onnx reduced.onnx --data pictures.npz
+    """
+    return tokenrt.check(
+        original,
+        reduced,
+        data=data,
+        batch=batch,
+        seed=seed,
+        samples=samples,
+        min_cosine=min_cosine,
+        min_agreement=min_agreement,
+    )
+
+
+def _required(method: str | None, instead: str = "--method NAME") -> str:
+    if method is None:
+        raise PlanError(f"no method: give {instead}; `tokenrt methods` lists them")
+    return method

@@ -1,0 +1,108 @@
+"""Verbs at the ends of the chain: demo, export and build."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+import tokenrt
+from tokenrt.cli.boundary import Result, tell, verb
+
+
+def register(app: typer.Typer) -> None:
+    """Add these verbs to the command line."""
+    verb(app, spinner=False)(demo)
+    for function in (export, build):
+        verb(app)(function)
+
+
+def demo(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder to write.", metavar="DIR")] = Path("out/demo"),
+) -> Result:
+    """Run the whole chain on a real model and real pictures, and write what came of it.
+
+    Example: tokenrt demo --out out/demo
+    """
+    from tokenrt.perf.demo import run
+
+    return run(out=out)
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="hf:NAME_OR_DIR, timm:NAME, torchvision:NAME or module.py:function.",
+            metavar="SOURCE",
+            show_default=False,
+        ),
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model to write.", metavar="M.onnx")],
+    opset: Annotated[int, typer.Option(help="Opset to export to.")] = 18,
+    dtype: Annotated[Literal["fp32", "fp16"], typer.Option(help="Type of the weights.")] = "fp32",
+    batch: Annotated[
+        int | None, typer.Option(help="Fix the batch; without it the batch is dynamic.", metavar="B")
+    ] = None,
+    exporter: Annotated[
+        Literal["dynamo", "torchscript"], typer.Option(help="Which of torch's exporters to use.")
+    ] = "dynamo",
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Make the model from its configuration alone.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
+    image_size: Annotated[int | None, typer.Option(help="Side of the input picture, in pixels.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(help="Tokens of a text input.")] = None,
+) -> Result:
+    """Export a torch, timm, Hugging Face or torchvision model to ONNX and compare the two.
+
+    Example: tokenrt export timm:deit_small_patch16_224 -o deit.onnx --random-weights
+    """
+    return tokenrt.export(
+        source,
+        output,
+        opset=opset,
+        dtype=dtype,
+        batch=batch,
+        exporter=exporter,
+        random_weights=random_weights,
+        seed=seed,
+        image_size=image_size,
+        sequence_length=sequence_length,
+    )
+
+
+def build(
+    model: Annotated[Path, typer.Argument(help="ONNX model.", metavar="R.onnx", show_default=False)],
+    *,
+    target: Annotated[
+        str, typer.Option(help="Device to build for; `tokenrt targets` lists them.", metavar="TARGET")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Engine to write.", metavar="R.engine")],
+    batch: Annotated[
+        str | None,
+        typer.Option(help="Range of a dynamic batch; 1:8:8 when left out.", metavar="MIN:OPT:MAX"),
+    ] = None,
+    workspace: Annotated[
+        int | None, typer.Option(help="Memory the builder may plan for.", metavar="MIB")
+    ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the builder's log on standard error.")
+    ] = False,
+) -> Result:
+    """Build an engine for a target; the target's device need not be present.
+
+    Example: tokenrt build reduced.onnx --target rtx-sm89 -o reduced.engine
+    """
+    return tokenrt.build(
+        model,
+        target=target,
+        output=output,
+        batch=batch,
+        workspace=workspace,
+        verbose=verbose,
+        progress=tell,
+    )

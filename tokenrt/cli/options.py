@@ -1,0 +1,119 @@
+"""Options several verbs share, and the readers that turn their text into the API's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+
+import typer
+
+from tokenrt.errors import MethodError, PlanError
+
+if TYPE_CHECKING:
+    from tokenrt.passes.plan import Budget
+
+BUDGETS = "--remove R, --keep RATIO --layers I,J,K, --tokens N1,N2,... or --flops FRACTION"
+PANEL = "Budget: one of these"
+
+SiteName = Literal["after-attention", "after-block"]
+
+Model = Annotated[Path, typer.Argument(help="ONNX model.", metavar="M.onnx", show_default=False)]
+Method = Annotated[
+    str | None, typer.Option(help="Reduction method; `tokenrt methods` lists them.", metavar="NAME")
+]
+Remove = Annotated[
+    int | None, typer.Option(help="Tokens that leave at every block.", metavar="R", rich_help_panel=PANEL)
+]
+Keep = Annotated[
+    float | None,
+    typer.Option(
+        help="Ratio of unprotected tokens kept at each of --layers.", metavar="RATIO", rich_help_panel=PANEL
+    ),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(
+        help="Blocks, from 0, where the budget applies; --keep needs them.",
+        metavar="I,J,K",
+        rich_help_panel=PANEL,
+    ),
+]
+Tokens = Annotated[
+    str | None,
+    typer.Option(
+        help="Tokens left after each block, or each of --layers.", metavar="N1,N2,...", rich_help_panel=PANEL
+    ),
+]
+Flops = Annotated[
+    float | None,
+    typer.Option(help="Fraction of the FLOPs to keep.", metavar="FRACTION", rich_help_panel=PANEL),
+]
+Site = Annotated[
+    SiteName, typer.Option(help="Where in a block the reduction sits.", metavar="after-attention|after-block")
+]
+Proportional = Annotated[
+    bool | None,
+    typer.Option(
+        "--proportional-attention/--no-proportional-attention",
+        help="Add log size to the logits of later attention; on by default for size-weighted merging.",
+        show_default=False,
+    ),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="An option of the method; may be repeated.", metavar="NAME=VALUE"),
+]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Fix an input's shape, as in ids=1x128, or ids=Bx128 for a dynamic batch; may be repeated.",
+        metavar="NAME=1x128",
+    ),
+]
+AllowNoop = Annotated[bool, typer.Option("--allow-noop", help="Succeed when no site takes a reduction.")]
+
+
+def read_budget(
+    remove: int | None, keep: float | None, layers: str | None, tokens: str | None, flops: float | None
+) -> Budget | None:
+    """Return the one budget that was given, or None when none was. Raises PlanError."""
+    from tokenrt.passes.plan import Budget
+
+    options = {"--remove": remove, "--keep": keep, "--tokens": tokens, "--flops": flops}
+    given = [name for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise PlanError(f"{' and '.join(given)} are each a budget: give exactly one of {BUDGETS}")
+    blocks = None if layers is None else _integers("--layers", layers)
+    if remove is not None:
+        return Budget.remove(remove, blocks)
+    if keep is not None:
+        return Budget.keep(keep, blocks)
+    if tokens is not None:
+        return Budget.tokens(_integers("--tokens", tokens), blocks)
+    if blocks is not None:
+        raise PlanError("--layers says where --keep, --remove or --tokens apply; give one of these with it")
+    return None if flops is None else Budget.flops(flops)
+
+
+def no_budget() -> NoReturn:
+    """Raise the PlanError of a command line without a budget."""
+    raise PlanError(f"no budget: give exactly one of {BUDGETS}")
+
+
+def read_settings(pairs: Iterable[str] | None) -> dict[str, str] | None:
+    """Read `--set name=value` pairs; the method reads the values. Raises MethodError."""
+    settings: dict[str, str] = {}
+    for pair in pairs or ():
+        name, equals, value = pair.partition("=")
+        if not (name and equals):
+            raise MethodError(f"--set {pair}: expected NAME=VALUE, as in --set heads=mean")
+        settings[name.replace("-", "_")] = value
+    return settings or None
+
+
+def _integers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise PlanError(f"{option} {text}: expected whole numbers with commas between, as in 3,6,9") from None

@@ -1,0 +1,37 @@
+"""Writing files so that a failure never leaves half of one behind."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tokenrt.errors import TokenrtError
+
+
+@contextmanager
+def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it on success, remove it on any error.
+
+    Raises: TokenrtError when the folder of `path` does not exist or `path` is a folder.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise TokenrtError(f"cannot write {target}: it is a directory; name a file inside it")
+    if not target.parent.is_dir():
+        raise TokenrtError(
+            f"cannot write {target}: the directory {target.parent} does not exist; create it first"
+        )
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
