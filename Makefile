@@ -9,7 +9,7 @@ CXX_FILES = $(shell git ls-files '*.cu' '*.cuh' '*.cpp' '*.h')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test golden-check bench check lint types format clean
+.PHONY: help demo test test-all golden-check bench check lint types format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,10 @@ help: ## Show this list
 demo: $(VENV)/.demo ## Run the whole chain on a real model and real pictures
 	$(BIN)/tokenrt demo --out $(OUT)
 
-test: $(VENV)/.dev ## Run every test
+test: $(VENV)/.dev ## Run the tests
+	$(BIN)/pytest $(PYTEST) -m 'not slow'
+
+test-all: $(VENV)/.dev ## Run the tests and the full matrix of models, exporters and operator sets (hours)
 	$(BIN)/pytest $(PYTEST)
 
 golden-check: $(VENV)/.dev ## Compare with vectors recorded from published implementations

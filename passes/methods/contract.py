@@ -9,10 +9,14 @@ Shape letters: B batch, N tokens in, K tokens out, H heads, D head width, C chan
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from tokenrt.errors import MethodError
+
+Family = Literal["pruning", "merging", "clustering", "mixing", "video", "floor"]
+Evidence = Literal["vectors", "independent implementation", "mathematics"]
+Returns = Literal["never", "after-attention", "before-next-site", "before-last-block"]
 
 Value = Any
 """A NumPy array, or a value of the graph being built; a method never looks inside."""
@@ -46,6 +50,8 @@ class Site:
     blocks: int = 1
     class_token: bool = True
     initial: int | None = None
+    grid: tuple[int, ...] | None = None
+    """Layout of the unprotected tokens, (h, w) or (frames, h, w), while all are there; None when unknown."""
 
     @property
     def removed(self) -> int:
@@ -64,8 +70,24 @@ class Taps(Protocol):
     def size(self) -> Value | None:
         """[B,N,1] float32: original tokens each token stands for; None while all are one."""
 
+    @property
+    def state(self) -> Mapping[str, Value]:
+        """What the method handed on at the site before, by name; empty at its first."""
+
     def metric(self) -> Value:
         """[B,N,D] keys averaged over heads."""
+
+    def queries(self) -> Value:
+        """[B,H,N,D]"""
+
+    def keys(self) -> Value:
+        """[B,H,N,D]"""
+
+    def values(self) -> Value:
+        """[B,H,N,D]"""
+
+    def attention(self) -> Value:
+        """[B,H,N,N] softmax rows, one per query, with all that the model adds to its logits; costs an N x N matrix."""
 
     def class_attention(self) -> Value:
         """[B,N] attention of the class token (row 0), averaged over heads."""
@@ -81,13 +103,16 @@ class Reduction:
     tokens [B,K,C] in their own type; size [B,K,1] float32 or None (all one); position [B,K] int64: the input
     token whose place (rotary table, position bias) each output takes; assign [B,N] int64: the output each
     input token went to, -1 when dropped. Where the choice does not depend on the input, position is [1,K] and
-    assign [1,N], both constants.
+    assign [1,N], both constants. affinity [B,N,K] float32: the rule by which positions are restored where it
+    is not a copy along `assign`. state: what the method's next site shall find in `taps.state`.
     """
 
     tokens: Value
     size: Value | None
     position: Value
     assign: Value
+    affinity: Value | None = None
+    state: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,12 +120,24 @@ class Method:
     """Base of all methods; a subclass is a frozen dataclass; its fields are options (`--set name=value`)."""
 
     name: ClassVar[str]
-    family: ClassVar[str]
+    family: ClassVar[Family]
     summary: ClassVar[str]
     paper: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
+    """Names of the taps it uses; empty: the choice does not depend on the picture."""
+    evidence: ClassVar[Evidence]
     merges: ClassVar[bool] = False
+    """Sizes are averages over them: proportional attention is on by default."""
     drops: ClassVar[bool] = False
+    """Some tokens are in no output (-1 in `assign`)."""
+    quota: ClassVar[str] = ""
+    """Where the published count depends on the data: what replaces that rule, in a line."""
+    needs: ClassVar[Mapping[str, str]] = {}
+    """Trained tensors: name -> shape in letters, e.g. {"queries": "M,C"}; see `tokenrt.passes.methods._weights`."""
+    returns: ClassVar[Returns] = "never"
+    """When the tokens that left come back."""
+    deviations: ClassVar[str] = ""
+    """Where the release departs from its paper, in a line: what variant=reference and variant=paper do."""
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         """Reduce N tokens to K at one site; the caller has checked fewest(N, P) <= K < N."""
@@ -131,6 +168,8 @@ class Method:
 
 
 def _read(method: str, key: str, raw: Any, kind: type) -> Any:
+    if kind is type(None):
+        return raw
     if kind is bool and isinstance(raw, str):
         if raw.lower() in {"true", "1", "yes", "on"}:
             return True

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.passes.methods import _steps
-from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Taps, Value
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps, Value
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,11 @@ class EViT(Method):
     """
 
     name: ClassVar[str] = "evit"
-    family: ClassVar[str] = "pruning"
+    family: ClassVar[Family] = "pruning"
     summary: ClassVar[str] = "keep the tokens with the most class attention, fuse the rest into one token"
     paper: ClassVar[str] = "Liang et al., Not All Patches are What You Need (EViT), ICLR 2022"
     reads: ClassVar[tuple[str, ...]] = ("class_attention", "received_attention")
+    evidence: ClassVar[Evidence] = "vectors"
     drops: ClassVar[bool] = True
 
     fuse: bool = True

@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenrt.errors import MethodError
 from tokenrt.passes.methods import _steps
-from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Taps
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class Random(Method):
     """
 
     name: ClassVar[str] = "random"
-    family: ClassVar[str] = "control"
+    family: ClassVar[Family] = "floor"
     summary: ClassVar[str] = "keep tokens drawn at random when the model is compiled"
     paper: ClassVar[str] = "none: a control"
     reads: ClassVar[tuple[str, ...]] = ()
+    evidence: ClassVar[Evidence] = "mathematics"
     drops: ClassVar[bool] = True
 
     seed: int = 0

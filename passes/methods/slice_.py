@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Taps
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,11 @@ class Slice(Method):
     """Keep the first K tokens and drop the others."""
 
     name: ClassVar[str] = "slice"
-    family: ClassVar[str] = "control"
+    family: ClassVar[Family] = "floor"
     summary: ClassVar[str] = "keep the first tokens: the least any reduction can cost"
     paper: ClassVar[str] = "none: a control"
     reads: ClassVar[tuple[str, ...]] = ()
+    evidence: ClassVar[Evidence] = "mathematics"
     drops: ClassVar[bool] = True
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:

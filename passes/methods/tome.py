@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokenrt.passes.methods import _steps
-from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Taps
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
 
 
 @dataclass(frozen=True)
@@ -20,10 +20,11 @@ class ToMe(Method):
     """
 
     name: ClassVar[str] = "tome"
-    family: ClassVar[str] = "merging"
+    family: ClassVar[Family] = "merging"
     summary: ClassVar[str] = "merge the most similar pairs of even and odd tokens, compared by their mean key"
     paper: ClassVar[str] = "Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023"
     reads: ClassVar[tuple[str, ...]] = ("metric",)
+    evidence: ClassVar[Evidence] = "vectors"
     merges: ClassVar[bool] = True
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokenrt.passes.methods import _steps
-from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Taps
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,11 @@ class TopK(Method):
     """
 
     name: ClassVar[str] = "topk"
-    family: ClassVar[str] = "pruning"
+    family: ClassVar[Family] = "pruning"
     summary: ClassVar[str] = "keep the tokens that receive the most class attention"
     paper: ClassVar[str] = "Haurum et al., Which Tokens to Use?, ICCVW 2023 (Top-K baseline)"
     reads: ClassVar[tuple[str, ...]] = ("class_attention", "received_attention", "metric")
+    evidence: ClassVar[Evidence] = "vectors"
     drops: ClassVar[bool] = True
 
     score: str = "auto"
