@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,20 +42,23 @@ def apply_method(
     class_token: bool | None = None,
     restore: bool = False,
     block: int = 0,
+    blocks: int = 12,
+    state: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> dict[str, Array]:
     """Reduce the tokens of one layer, given as arrays.
 
     `keep` is the number K of tokens in the output: protected and fused tokens count. `protect` leading tokens
     stay whatever their score; the default 1 is a class token, 0 protects nothing. `class_token` says whether
-    token 0 is one (default: protect > 0), which decides what `score=auto` means. `params` are the method's
-    own options.
+    token 0 is one (default: protect > 0), which decides what `score=auto` means. `block` of `blocks` is where the
+    layer stands, for methods that act by depth; `state` is what the method handed on at its last site.
+    `params` are the method's own options.
 
     Shapes: tensors as named in SHAPES, of which a method needs `x` and what it reads -> "tokens" [B,K,C] in
-    the type of x; "size" [B,K,1]; of a pruning method "index" [B,K'] int64, the positions kept (a fused token
-    has none, so K' = K - 1 there); of a merging method "assign" [B,N] int64, the output token each input
-    token is part of; with `restore` "restored" [B,N,C]: each position gets its token, a dropped one its own
-    input back.
+    the type of x; "size" [B,K,1]; "index" [B,K'] int64, the input position each output stands at, of a
+    pruning method the positions kept (a fused token has none, so K' = K - 1 there); "assign" [B,N] int64, the
+    output token each input token is part of, -1 when dropped; with `restore` "restored" [B,N,C]: each
+    position gets its token, a dropped one its own input back; "state_NAME" for what the method hands on.
     Backends: numpy computes in float64, onnxruntime runs the ONNX functions in float32.
     Raises: MethodError for an unknown method, option or tensor, a missing tensor or a wrong shape; PlanError
     for a K that does not fit; UnsupportedError for the backend plugin-host.
@@ -68,12 +72,26 @@ def apply_method(
             "runs the same operators as ONNX functions"
         )
     arrays, dims = _checked(tensors)
-    site = _site(method, dims, keep, protect, class_token, block)
+    site = _site(method, dims, keep, protect, class_token)
+    site = replace(site, block=block, blocks=blocks, grid=_grid(tensors, site))
     if site.keep == site.tokens:
-        return _unchanged(method, arrays, restore)
+        return _unchanged(arrays, restore)
+    carried = {name: np.asarray(value) for name, value in (state or {}).items()}
     run = _on_numpy if backend == "numpy" else _on_onnxruntime
-    result = run(method, arrays, site, restore)
+    result = run(method, arrays, carried, site, restore)
     return _named(method, arrays, result, site)
+
+
+def _grid(tensors: Mapping[str, Any], site: Site) -> tuple[int, ...] | None:
+    if "grid" not in tensors:
+        return None
+    grid = tuple(int(length) for length in np.ravel(tensors["grid"]))
+    if len(grid) not in (2, 3) or math.prod(grid) != site.tokens - site.protect:
+        raise MethodError(
+            f"grid {grid} must be (h, w) or (frames, h, w) with as many cells as there are unprotected tokens, "
+            f"{site.tokens - site.protect}"
+        )
+    return grid
 
 
 @dataclass(frozen=True)
@@ -83,6 +101,7 @@ class TensorTaps:
     op: Ops
     tensors: Mapping[str, Value]
     site: Site
+    given: Mapping[str, Value] = field(default_factory=dict)
 
     @property
     def tokens(self) -> Value:
@@ -91,6 +110,36 @@ class TensorTaps:
     @property
     def size(self) -> Value | None:
         return self.tensors.get("size")
+
+    @property
+    def state(self) -> Mapping[str, Value]:
+        return self.given
+
+    def queries(self) -> Value:
+        return self._tensor("queries")
+
+    def keys(self) -> Value:
+        return self._tensor("keys")
+
+    def values(self) -> Value:
+        return self._tensor("values")
+
+    def attention(self) -> Value:
+        if "attn" in self.tensors:
+            return self.tensors["attn"]
+        if not {"queries", "keys"} <= self.tensors.keys():
+            raise _missing("the attention", "attn, or queries and keys", self.tensors)
+        scaled = self.op("Mul", self.queries(), self.site.width**-0.5)
+        logits = self.op("MatMul", scaled, self.op("Transpose", self.keys(), perm=[0, 1, 3, 2]))
+        if self.size is not None:
+            row = self.op("Transpose", self.op("Log", self.size), perm=[0, 2, 1])
+            logits = self.op("Add", logits, self.op("Unsqueeze", row, np.array([1])))
+        return self.op("Softmax", logits, axis=-1)
+
+    def _tensor(self, name: str) -> Value:
+        if name not in self.tensors:
+            raise _missing("the method", name, self.tensors)
+        return self.tensors[name]
 
     def metric(self) -> Value:
         if "keys" not in self.tensors:
@@ -137,6 +186,9 @@ def _missing(what: str, names: str, given: Mapping[str, Any]) -> MethodError:
 
 def restored(op: Ops, tokens: Value, reduction: Reduction, site: Site) -> Value:
     """Return all N tokens: a position gets the token it is part of, a dropped one its own of `tokens`."""
+    if reduction.affinity is not None:
+        spread = op("MatMul", reduction.affinity, op("Cast", reduction.tokens, to=_steps.FLOAT))
+        return op("CastLike", spread, tokens)
     own = np.arange(site.tokens)[None] + site.keep
     lost = op("Less", reduction.assign, np.array(0))
     source = op("Where", lost, own, reduction.assign)
@@ -179,9 +231,7 @@ def _checked(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, in
     return arrays, dims
 
 
-def _site(
-    method: Method, dims: Mapping[str, int], keep: int, protect: int, class_token: bool | None, block: int
-) -> Site:
+def _site(method: Method, dims: Mapping[str, int], keep: int, protect: int, class_token: bool | None) -> Site:
     tokens = dims["N"]
     kept, first = _whole("keep", keep), _whole("protect", protect)
     if first < 0 or first >= tokens:
@@ -199,7 +249,7 @@ def _site(
             f"step, got keep={kept}"
         )
     has_class = first > 0 if class_token is None else class_token
-    return Site(tokens, kept, first, dims.get("H", 1), dims.get("D", 1), block=block, class_token=has_class)
+    return Site(tokens, kept, first, dims.get("H", 1), dims.get("D", 1), class_token=has_class)
 
 
 def _whole(name: str, value: Any) -> int:
@@ -211,25 +261,26 @@ def _whole(name: str, value: Any) -> int:
     raise PlanError(f"{name}={value!r}: expected a whole number of tokens")
 
 
-def _unchanged(method: Method, arrays: Mapping[str, Array], restore: bool) -> dict[str, Array]:
+def _unchanged(arrays: Mapping[str, Array], restore: bool) -> dict[str, Array]:
     x = arrays["x"]
     every = np.tile(np.arange(x.shape[1]), (len(x), 1))
     result = {
         "tokens": x.copy(),
         "size": np.array(arrays.get("size", np.ones((*x.shape[:2], 1), np.float32))),
+        "index": every,
+        "assign": every.copy(),
     }
-    result["assign" if method.merges else "index"] = every
     return result | ({"restored": x.copy()} if restore else {})
 
 
 def _on_numpy(
-    method: Method, arrays: Mapping[str, Array], site: Site, restore: bool
+    method: Method, arrays: Mapping[str, Array], state: Mapping[str, Array], site: Site, restore: bool
 ) -> dict[str, Array | None]:
     from tokenrt.passes.ops.numpy_backend import NumpyOps
 
     op = NumpyOps()
-    wide = {name: op.constant(array) for name, array in arrays.items()}
-    return _outputs(op, method, TensorTaps(op, wide, site), site, restore)
+    wide, carried = ({name: op.constant(array) for name, array in given.items()} for given in (arrays, state))
+    return _outputs(op, method, TensorTaps(op, wide, site, carried), site, restore)
 
 
 def _outputs(op: Ops, method: Method, taps: TensorTaps, site: Site, restore: bool) -> dict[str, Value | None]:
@@ -240,11 +291,12 @@ def _outputs(op: Ops, method: Method, taps: TensorTaps, site: Site, restore: boo
         "position": reduction.position,
         "assign": reduction.assign,
         "restored": restored(op, taps.tokens, reduction, site) if restore else None,
+        **{f"state_{name}": value for name, value in reduction.state.items()},
     }
 
 
 def _on_onnxruntime(
-    method: Method, arrays: Mapping[str, Array], site: Site, restore: bool
+    method: Method, arrays: Mapping[str, Array], state: Mapping[str, Array], site: Site, restore: bool
 ) -> dict[str, Array | None]:
     import onnx_ir as ir
     import onnxruntime
@@ -252,8 +304,8 @@ def _on_onnxruntime(
     from tokenrt.passes.ops.graph_backend import GraphOps
 
     feeds = {
-        name: array if name == "x" and array.dtype == np.float16 else array.astype(np.float32)
-        for name, array in arrays.items()
+        name: array if name == "x" and array.dtype == np.float16 else _narrow(array)
+        for name, array in (*arrays.items(), *((f"state_{key}", value) for key, value in state.items()))
     }
     inputs = [
         ir.Value(
@@ -266,7 +318,8 @@ def _on_onnxruntime(
     graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": OPSET}, name=method.name)
     op = GraphOps(graph, None, OPSET, prefix=method.name)
     values = {value.name or "": value for value in inputs}
-    results = _outputs(op, method, TensorTaps(op, values, site), site, restore)
+    carried = {name: values[f"state_{name}"] for name in state}
+    results = _outputs(op, method, TensorTaps(op, values, site, carried), site, restore)
     wanted = {key: value for key, value in results.items() if value is not None}
     for value in wanted.values():
         graph.outputs.append(op("Identity", value))
@@ -284,6 +337,10 @@ def _on_onnxruntime(
     return dict.fromkeys(results) | dict(zip(wanted, found, strict=True))
 
 
+def _narrow(array: Array) -> Array:
+    return array.astype(np.float32) if array.dtype.kind == "f" else array
+
+
 def _named(
     method: Method, arrays: Mapping[str, Array], result: Mapping[str, Array | None], site: Site
 ) -> dict[str, Array]:
@@ -293,15 +350,16 @@ def _named(
     batch = len(x)
     if size is None:
         size = np.ones((batch, site.keep, 1))
-    kept = int(assign.max()) + 1
+    kept = int(assign.max()) + 1 if method.drops else site.keep
     named = {
         "tokens": result["tokens"].astype(x.dtype),
         "size": size.astype(arrays.get("size", np.ones(1, "f")).dtype),
+        "index": np.broadcast_to(position[:, :kept], (batch, kept)).astype(np.int64),
+        "assign": np.broadcast_to(assign, (batch, site.tokens)).astype(np.int64),
     }
-    if method.merges:
-        named["assign"] = np.broadcast_to(assign, (batch, site.tokens)).astype(np.int64)
-    else:
-        named["index"] = np.broadcast_to(position[:, :kept], (batch, kept)).astype(np.int64)
     if result["restored"] is not None:
         named["restored"] = result["restored"].astype(x.dtype)
+    named.update(
+        {name: value for name, value in result.items() if name.startswith("state_") and value is not None}
+    )
     return named

@@ -141,7 +141,16 @@ class Rewriter:
         count = self._count_at(core)
         padded = self.validity is not None
         taps = GraphTaps(
-            op, core, self.shapes, self.path.flow.marks, count, self.batch, tokens, stage.size, padded
+            op,
+            core,
+            self.shapes,
+            self.path.flow.marks,
+            count,
+            self.batch,
+            tokens,
+            stage.size,
+            padded,
+            stage.state,
         )
         site = Site(
             tokens=stage.count,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,7 +21,9 @@ class Stage:
 
     position [B,K]: the original token whose place each token takes. source_map [B,N0]: the current token each
     original one lives in, -1 where it was dropped. assign and before belong to the last reduction: where its
-    N inputs went, and those inputs. None: nothing has happened yet (every token in its own place).
+    N inputs went, and those inputs; affinity replaces assign where positions are restored by more than a copy.
+    state: what the method hands on to its next site. None: nothing has happened yet (every token in its own
+    place).
     """
 
     count: int
@@ -29,6 +32,8 @@ class Stage:
     source_map: Value | None = None
     assign: Value | None = None
     before: ir.Value | None = None
+    affinity: ir.Value | None = None
+    state: Mapping[str, ir.Value] = field(default_factory=dict)
     cache: dict[Any, ir.Value] = field(default_factory=dict)
 
     def after(self, op: GraphOps, reduction: Reduction, tokens: ir.Value, count: int, drops: bool) -> Stage:
@@ -41,6 +46,8 @@ class Stage:
             source_map=_follow(op, constant(reduction.assign), self.source_map, drops),
             assign=reduction.assign,
             before=tokens,
+            affinity=reduction.affinity,
+            state=reduction.state,
             cache={},
         )
 

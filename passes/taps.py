@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -35,6 +35,7 @@ class GraphTaps:
     tokens: ir.Value
     size: ir.Value | None
     padded: bool = False
+    state: Mapping[str, ir.Value] = field(default_factory=dict)
 
     def metric(self) -> ir.Value:
         mean = self._mean_key()
@@ -69,14 +70,35 @@ class GraphTaps:
         """[B,H,N,D] float32."""
         return self._float(self._by_head(self.core.query, transposed=False))
 
-    def _attention(self, first: int, rows: int) -> ir.Value:
+    def keys(self) -> ir.Value:
+        """[B,H,N,D] float32."""
+        return self._scaled_keys()[0]
+
+    def values(self) -> ir.Value:
+        """[B,H,N,D] float32."""
+        return self._float(self._by_head(self.core.value, transposed=False))
+
+    def attention(self) -> ir.Value:
+        """[B,H,N,N] float32, computed beside the model's own attention."""
+        keys, scale = self._scaled_keys()
+        queries = self.op("Mul", self.queries(), scale)
+        logits = self.op("MatMul", queries, self.op("Transpose", keys, perm=[0, 1, 3, 2]))
+        return self.op("Softmax", self.op("Add", logits, self._bias(0, self.count)), axis=-1)
+
+    def _scaled_keys(self) -> tuple[ir.Value, float]:
+        """Keys [B,H,N,D] and the scale of their products with the queries."""
         value, axis, factor = self._plain_keys()
+        keys = self._float(self.op("Transpose", value, perm=[0, 2, 1, 3]) if axis == 2 else value)
+        return keys, self.core.scale * factor
+
+    def _attention(self, first: int, rows: int) -> ir.Value:
+        keys, scale = self._scaled_keys()
         return self.op(
             "TokenScore",
             self.queries(),
-            self._float(self.op("Transpose", value, perm=[0, 2, 1, 3]) if axis == 2 else value),
+            keys,
             self._bias(first, rows),
-            scale=self.core.scale * factor,
+            scale=scale,
             first_row=first,
             end_row=first + rows,
         )

@@ -78,13 +78,13 @@ class Taps(Protocol):
         """[B,N,D] keys averaged over heads."""
 
     def queries(self) -> Value:
-        """[B,H,N,D]"""
+        """[B,H,N,D]."""
 
     def keys(self) -> Value:
-        """[B,H,N,D]"""
+        """[B,H,N,D]."""
 
     def values(self) -> Value:
-        """[B,H,N,D]"""
+        """[B,H,N,D]."""
 
     def attention(self) -> Value:
         """[B,H,N,N] softmax rows, one per query, with all that the model adds to its logits; costs an N x N matrix."""

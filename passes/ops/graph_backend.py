@@ -13,7 +13,8 @@ from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops import DOMAIN, LOWEST_OPSET, OPERATORS, VERSION
 from tokenrt.passes.ops.contract import Array
 
-_SIZES = {"ArgMax", "Shape"}
+_SIZES = {"ArgMax", "ArgMin", "Shape"}
+_AXES_ARE_INPUTS = {"ReduceMax": 18, "ReduceMean": 18, "ReduceMin": 18, "ReduceProd": 18}
 _TRUTHS = {"And", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "Not", "Or"}
 
 
@@ -45,6 +46,8 @@ class GraphOps:
             return values[0]
         if name == "CastLike":
             return self("Cast", values[0], to=int(_known(values[1])))
+        if "axes" in attributes and self.opset >= _AXES_ARE_INPUTS.get(name, self.opset + 1):
+            values.append(self.value(np.array(attributes.pop("axes"), np.int64)))
         outputs, types, domain = ["out"], [_result(name, values, attributes)], ""
         if name == "TopK":
             outputs, types = ["values", "indices"], [types[0], ir.DataType.INT64]

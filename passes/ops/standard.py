@@ -1,4 +1,8 @@
-"""NumPy meaning of the standard ONNX operators that methods use, in float64, as of opset 13."""
+"""NumPy meaning of the standard ONNX operators that methods use, in float64, as of opset 13.
+
+So ReduceMax, ReduceMean, ReduceMin and ReduceProd take `axes` as an attribute; the graph backend gives them as an input
+where the model's operator set wants that (18).
+"""
 
 from __future__ import annotations
 
@@ -84,8 +88,37 @@ def _reduce_sum(data: Array, axes: Array | None = None, keepdims: int = 1) -> Ar
     return np.asarray(np.sum(data, axis=_axes(axes), keepdims=bool(keepdims)))
 
 
+def _reduce(how: Callable[..., Any]) -> Callable[..., Array]:
+    def reduce(data: Array, axes: Sequence[int] | None = None, keepdims: int = 1) -> Array:
+        return np.asarray(how(data, axis=None if axes is None else tuple(axes), keepdims=bool(keepdims)))
+
+    return reduce
+
+
+def _cum_sum(data: Array, axis: Array) -> Array:
+    return np.cumsum(data, axis=int(axis))
+
+
 def _arg_max(data: Array, axis: int = 0, keepdims: int = 1) -> Array:
     return np.asarray(np.argmax(data, axis=axis, keepdims=bool(keepdims)))
+
+
+def _arg_min(data: Array, axis: int = 0, keepdims: int = 1) -> Array:
+    return np.asarray(np.argmin(data, axis=axis, keepdims=bool(keepdims)))
+
+
+def _elu(data: Array, alpha: float = 1.0) -> Array:
+    return np.where(data > 0, data, alpha * np.expm1(np.minimum(data, 0)))
+
+
+def _sigmoid(data: Array) -> Array:
+    return np.asarray(0.5 * (1 + np.tanh(0.5 * data)))
+
+
+def _erf(data: Array) -> Any:
+    from math import erf
+
+    return np.vectorize(erf, otypes=[data.dtype])(data)
 
 
 def _top_k(data: Array, k: Array, axis: int = -1, largest: int = 1) -> tuple[Array, Array]:
@@ -112,14 +145,19 @@ def _range(start: Array, limit: Array, delta: Array) -> Array:
 
 STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
+        "Abs": np.abs,
         "Add": np.add,
         "And": np.logical_and,
         "ArgMax": _arg_max,
+        "ArgMin": _arg_min,
         "Cast": _cast,
         "CastLike": _cast_like,
         "Concat": _concat,
+        "CumSum": _cum_sum,
         "Div": np.divide,
+        "Elu": _elu,
         "Equal": np.equal,
+        "Erf": _erf,
         "Exp": np.exp,
         "Expand": _expand,
         "Gather": _gather,
@@ -139,15 +177,22 @@ STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "Not": np.logical_not,
         "Or": np.logical_or,
         "Range": _range,
+        "Pow": np.power,
+        "ReduceMax": _reduce(np.max),
+        "ReduceMean": _reduce(np.mean),
+        "ReduceMin": _reduce(np.min),
+        "ReduceProd": _reduce(np.prod),
         "ReduceSum": _reduce_sum,
         "Reshape": _reshape,
         "ScatterElements": _scatter_elements,
         "Shape": _shape,
+        "Sigmoid": _sigmoid,
         "Slice": _slice,
         "Softmax": _softmax,
         "Sqrt": np.sqrt,
         "Squeeze": _squeeze,
         "Sub": np.subtract,
+        "Tanh": np.tanh,
         "TopK": _top_k,
         "Transpose": _transpose,
         "Unsqueeze": _unsqueeze,

@@ -69,7 +69,7 @@ from tokenrt.passes.methods.contract import Method
 
 @dataclass(frozen=True)
 class Newest(Method):
-    name, family, summary, paper, reads = "newest", "control", "does nothing", "none", ()
+    name, family, summary, paper, reads = "newest", "floor", "does nothing", "none", ()
 """
     (tmp_path / "newest.py").write_text(source)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])

@@ -33,6 +33,14 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ),
     *((name, [TRUTH, TRUTH[:, :, ::-1]], {}) for name in ("And", "Or")),
     *((name, [np.abs(X)], {}) for name in ("Sqrt", "Log", "Exp", "Neg", "Identity", "Shape")),
+    *((name, [X], {}) for name in ("Abs", "Elu", "Erf", "Sigmoid", "Tanh")),
+    *(
+        (name, [X], {"axes": [1, 2], "keepdims": 0})
+        for name in ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")
+    ),
+    ("ArgMin", [X], {"axis": 2, "keepdims": 0}),
+    ("CumSum", [X, np.array(1)], {}),
+    ("Pow", [np.abs(X), np.array(0.3, np.float32)], {}),
     ("Not", [TRUTH], {}),
     ("IsNaN", [GAPS], {}),
     ("ArgMax", [X], {"axis": 2, "keepdims": 0}),
