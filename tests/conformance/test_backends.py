@@ -25,11 +25,12 @@ TIE = 2.0**-20
 
 SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
 SCORED = ("topk", "evit")
+NAMES = ("evit", "random", "slice", "tome", "topk")
 
 
 def settings() -> Iterator[Any]:
     """Method, tokens, kept, protected, batch: every legal combination of the small sizes, the large ones sparsely."""
-    for name, tokens, protect in itertools.product(methods.names(), SMALL + LARGE, (0, 1, 5)):
+    for name, tokens, protect in itertools.product(NAMES, SMALL + LARGE, (0, 1, 5)):
         method = methods.get(name)()
         if protect >= tokens:
             continue
@@ -190,7 +191,7 @@ def test_odd_keys_never_lead_out_of_range(bad: float, where: Any) -> None:
         np.testing.assert_array_equal(one, other)
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("backend", ["numpy", "onnxruntime"])
 def test_sizes_of_merged_tokens_add_up(name: str, backend: str) -> None:
     given = arrays(33, 3, 0)
@@ -202,7 +203,7 @@ def test_sizes_of_merged_tokens_add_up(name: str, backend: str) -> None:
         assert (size.sum(axis=1) < whole).all()
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_half_precision_tokens_make_the_same_choices(name: str) -> None:
     given = arrays(33, 3, 0)
     half = given | {"x": given["x"].astype(np.float16)}

@@ -66,7 +66,7 @@ def test_methods_of_later_versions_are_counted_as_unsupported(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = json.loads((copy / "manifest.json").read_text())
-    manifest["methods"]["atc"] = {"cases": {"one": {"file": "atc/one.npz", "params": {}}}}
+    manifest["methods"]["newer"] = {"cases": {"one": {"file": "newer/one.npz", "params": {}}}}
     (copy / "manifest.json").write_text(json.dumps(manifest))
     assert runner.main() == 0
     assert capsys.readouterr().out.splitlines()[-1] == "3 passed, 0 failed, 1 unsupported"

@@ -1,0 +1,74 @@
+"""ToMe, alone, in its block, and as TokenReduction runs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tests.golden.block import Block
+from tests.golden.compare import Arrays, Check, Unsupported, close, equal
+from tokenrt.passes.apply import apply_method
+
+
+def check_tome(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
+    """ToMe's own merging, on its own or inside a whole patched block."""
+    if params.get("variant") == "kth":
+        raise Unsupported("k-th bipartite matching")
+    if params.get("variant") == "block":
+        return _check_tome_block(arrays, params, backend)
+    protect = int(params["class_token"]) + int(params.get("distill_token", False))
+    given = {"x": arrays["x"], "keys": arrays["metric"][:, None]}
+    sized = given | {"size": arrays["size"]} if "size" in arrays else given
+    options: dict[str, Any] = {
+        "keep": arrays["y"].shape[1],
+        "protect": protect,
+        "backend": backend,
+        "restore": True,
+    }
+    found = apply_method("tome", sized, **options)
+    _compare_merged(found, arrays)
+    close("tokens", found["tokens"], arrays["y"])
+    if "unmerged" in arrays:
+        close("restored tokens", found["restored"], arrays["unmerged"])
+    if "y_mean" in arrays:
+        close("plain mean", apply_method("tome", given, **options)["tokens"], arrays["y_mean"])
+    return None
+
+
+def _compare_merged(found: Arrays, arrays: Arrays) -> None:
+    equal("map from input to output", found["assign"], arrays["assign"])
+    close("sizes", found["size"], arrays["size_out"])
+    if "source" in arrays:
+        belongs = found["assign"][:, None] == np.arange(found["size"].shape[1])[None, :, None]
+        equal("source matrix", belongs, arrays["source"] == 1)
+
+
+def _check_tome_block(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
+    block = Block(arrays, params["num_heads"], params["norm_eps"])
+    branch, taps = block.attend(
+        arrays["x"].astype(np.float64), arrays["size"] if params["prop_attn"] else None
+    )
+    close("attention branch", branch, arrays["x_attn"])
+    close("metric", taps["keys"].mean(1), arrays["metric"])
+    given = {"x": arrays["x"] + branch, "keys": taps["keys"], "size": arrays["size"]}
+    found = apply_method("tome", given, keep=arrays["y"].shape[1], backend=backend)
+    _compare_merged(found, arrays)
+    close("block output", block.feed_forward(found["tokens"]), arrays["y"])
+
+
+def check_tr_tome(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
+    """ToMe as TokenReduction runs it: always proportional attention; the map leaves out the class token."""
+    block = Block(arrays, params["num_heads"], params["norm_eps"])
+    branch, taps = block.attend(arrays["x_in"].astype(np.float64), arrays["size"])
+    close("metric", taps["keys"].mean(1), arrays["metric"])
+    given = {"x": arrays["x_in"] + branch, "keys": taps["keys"], "size": arrays["size"]}
+    found = apply_method("tome", given, keep=arrays["y"].shape[1], backend=backend)
+    equal("map from patch to output", found["assign"][:, 1:] - 1, arrays["assign"])
+    close("tokens", found["tokens"], arrays["y"])
+    close("sizes", found["size"], arrays["size_out"])
+    close("block output", block.feed_forward(found["tokens"]), arrays["y_block"])
+
+
+CHECKS: Mapping[str, Check] = {"tome": check_tome, "tr_tome": check_tr_tome}
