@@ -1,0 +1,62 @@
+"""How far rounding alone can carry a method: its own steps in float64, each result off by one rounding of float32.
+
+That is the yardstick of the tolerance rule where no plain implementation is at hand, and the judge of ties: a
+choice that such noise changes is one that float32 arithmetic may make either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tokenrt.passes.apply import apply_method
+from tokenrt.passes.ops import OPERATORS, numpy_backend
+
+UNIT = 2.0**-24
+STEPS = 4
+"""Roundings inside one tokenrt operator, of one value."""
+
+EXACT = frozenset("Identity Cast CastLike Concat Expand Gather GatherElements GatherND Reshape Slice Squeeze".split()) | {
+    "Neg", "Abs", "Max", "Min", "ReduceMax", "ReduceMin", "ScatterElements", "TopK", "Transpose", "Unsqueeze", "Where",
+    "TokenRestore", "TokenSelect",
+}  # fmt: skip
+
+
+class Noisy(numpy_backend.NumpyOps):
+    """NumPy in float64, with the rounding of float32 played by seeded noise."""
+
+    rng = np.random.default_rng(0)
+
+    def __call__(self, name: str, *inputs: Any, **attributes: Any) -> Any:
+        result = super().__call__(name, *inputs, **attributes)
+        if name in EXACT:
+            return result
+        steps = STEPS if name in OPERATORS else 1
+        if isinstance(result, tuple):
+            return tuple(self._shaken(item, steps) for item in result)
+        return self._shaken(result, steps)
+
+    def _shaken(self, value: Any, steps: int) -> Any:
+        if value.dtype.kind != "f":
+            return value
+        with np.errstate(all="ignore"):
+            # A sum that cancels errs in units of its terms, not of itself: the largest entry stands for those.
+            finite = np.abs(np.where(np.isfinite(value), value, 0))
+            scale = np.maximum(
+                finite, finite.max(initial=0, axis=-1, keepdims=True) if value.ndim else finite
+            )
+            noise = np.where(np.isin(value, (0.0, 1.0)), 0, self.rng.uniform(-1, 1, value.shape) * scale)
+            return value + steps * UNIT * noise
+
+
+def shaken(
+    monkeypatch: pytest.MonkeyPatch, draws: int, name: str, given: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Results of the NumPy backend under noise, `draws` times."""
+    with monkeypatch.context() as patch:
+        patch.setattr(numpy_backend, "NumpyOps", Noisy)
+        Noisy.rng = np.random.default_rng(0)
+        return [apply_method(name, backend="numpy", **given) for _ in range(draws)]

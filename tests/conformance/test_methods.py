@@ -1,0 +1,124 @@
+"""Every method, whatever it is: both backends, sizes at the boundaries, protected tokens or none, batch 1 and 3.
+
+Numbers agree with float64 by the tolerance rule, with `rounding` as the yardstick. Choices may differ only for
+images in which rounding alone can change them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conformance.given import call, wide
+from tests.conformance.rounding import UNIT, shaken
+from tokenrt.errors import MethodError, PlanError
+from tokenrt.passes import methods
+from tokenrt.passes.apply import apply_method
+
+SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
+SLOW = ("clustering",)
+"""Families whose cost grows faster than the square of the tokens; the largest sizes go to the full matrix."""
+
+DRAWS = 6
+
+
+def settings() -> Iterator[Any]:
+    """Method, tokens, kept, protected, batch: small sizes all, large ones once each, fewest and most kept."""
+    for name, tokens, protect in itertools.product(methods.names(), SMALL + LARGE, (0, 1, 5)):
+        method = methods.get(name)()
+        if protect >= tokens or (tokens in LARGE and protect != tokens % 2):
+            continue
+        fewest = method.fewest(tokens, protect)
+        counts = {fewest, tokens - 1} if tokens in SMALL else {max(fewest, tokens // 2)}
+        for keep in sorted(count for count in counts if fewest <= count < tokens):
+            marks = [pytest.mark.slow] if tokens > 300 and (method.family in SLOW or tokens == 1025) else []
+            batch = 1 if tokens % 2 else 3
+            yield pytest.param(
+                name, tokens, keep, protect, batch, id=f"{name}-{tokens}-{keep}-{protect}", marks=marks
+            )
+
+
+def run(name: str, backend: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Results of one backend; a size or grid the method states it cannot take skips the test, with its words."""
+    try:
+        return apply_method(name, backend=backend, **given)
+    except (MethodError, PlanError) as refusal:
+        pytest.skip(f"{name}: {refusal}")
+
+
+@pytest.mark.parametrize("sized", [False, True], ids=["plain", "sized"])
+@pytest.mark.parametrize(("name", "tokens", "keep", "protect", "batch"), [*settings()])
+def test_backends_agree(
+    name: str, tokens: int, keep: int, protect: int, batch: int, sized: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = call(methods.get(name), tokens, keep, protect, batch)
+    if not sized:
+        del given["tensors"]["size"]
+    double = given | {"tensors": wide(given["tensors"])}
+    exact = run(name, "numpy", double)
+    found = run(name, "onnxruntime", given)
+    assert {key: value.shape for key, value in found.items()} == {
+        key: value.shape for key, value in exact.items()
+    }
+    noisy = shaken(monkeypatch, DRAWS, name, double)
+    check_ranges(found, tokens, keep)
+    same = np.ones(batch, bool)
+    for key in ("assign", "index"):
+        same &= (found[key] == exact[key]).all(axis=1)
+    steady = [
+        all((draw["assign"][image] == exact["assign"][image]).all() for draw in noisy)
+        for image in range(batch)
+    ]
+    assert all(agrees or not firm for agrees, firm in zip(same, steady, strict=True)), (
+        "a clear choice differs"
+    )
+    for key in ("tokens", "size"):
+        for image in np.flatnonzero(same & np.array(steady)):
+            wanted = exact[key][image]
+            spread = max(float(np.max(np.abs(draw[key][image] - wanted))) for draw in noisy)
+            allowed = 2 * spread + UNIT * float(np.max(np.abs(wanted)))
+            assert float(np.max(np.abs(found[key][image] - wanted))) <= allowed, key
+
+
+def check_ranges(found: dict[str, Any], tokens: int, keep: int) -> None:
+    """Every index points at something that exists."""
+    assert found["tokens"].shape[1] == found["size"].shape[1] == keep
+    assert ((found["index"] >= 0) & (found["index"] < tokens)).all()
+    assert ((found["assign"] >= -1) & (found["assign"] < keep)).all()
+
+
+@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0], ids=str)
+@pytest.mark.parametrize("where", [0, 5, slice(None)], ids=["protected", "one", "all"])
+def test_odd_numbers_never_lead_out_of_range(name: str, bad: float, where: Any) -> None:
+    for backend in ("numpy", "onnxruntime"):
+        given = call(methods.get(name), 37, 25, 1, 2)
+        for tensor in ("keys", "queries", "values"):
+            given["tensors"][tensor][:, :, where] = bad
+        given["tensors"]["x"][:, where] = bad
+        check_ranges(run(name, backend, given), 37, 25)
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_protected_tokens_pass_untouched(name: str) -> None:
+    for backend in ("numpy", "onnxruntime"):
+        given = call(methods.get(name), 38, 27, 2, 2)
+        found = run(name, backend, given)
+        rows = [np.flatnonzero((found["index"] == place).all(axis=0))[0] for place in (0, 1)]
+        np.testing.assert_array_equal(found["tokens"][:, rows], given["tensors"]["x"][:, :2])
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).merges])
+@pytest.mark.parametrize("backend", ["numpy", "onnxruntime"])
+def test_equal_tokens_merge_without_loss(name: str, backend: str) -> None:
+    """All tokens equal: every mean is the token, bit for bit or within one rounding, and sizes add up."""
+    given = call(methods.get(name), 37, 25, 1, 2)
+    for tensor in ("x", "keys", "queries", "values"):
+        given["tensors"][tensor][:] = given["tensors"][tensor][..., 3:4, :]
+    found = run(name, backend, given)
+    np.testing.assert_allclose(found["tokens"], given["tensors"]["x"][:, :25], rtol=3e-7)
+    np.testing.assert_allclose(found["size"].sum(axis=1), given["tensors"]["size"].sum(axis=1), rtol=1e-6)
