@@ -9,7 +9,7 @@ CXX_FILES = $(shell git ls-files '*.cu' '*.cuh' '*.cpp' '*.h')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all golden-check bench check lint types format clean
+.PHONY: help demo test test-all golden-check bench docs check lint types format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ format: $(VENV)/.dev ## Format everything
 
 bench: $(VENV)/.dev ## Measure: paired timings against the floor, rewrite time and memory
 	$(BIN)/python -m tokenrt.perf.bench
+
+docs: $(VENV)/.dev ## Write the pages of docs/methods from the methods
+	$(BIN)/python -m tokenrt.passes.catalog docs/methods
 
 clean: ## Remove what the targets above made, but for the virtual environment
 	rm -rf build dist out .mypy_path .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

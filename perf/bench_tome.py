@@ -9,6 +9,7 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,9 @@ TARGETS = {8: 1.03, 1: 1.10}
 """Batch size -> the most that ToMe may take, in times of the floor."""
 
 FLOOR, TOME, PLAIN, WHOLE = "slice", "tome", "tome without proportional attention", "unreduced"
-ROUNDS = {8: 60, 1: 400}
+ROUNDS = {8: 8, 1: 40}
+REPEATS = 12
+"""Times all sessions are made anew."""
 PROFILED = {8: 15, 1: 60}
 
 ROLES = {
@@ -122,8 +125,8 @@ class TomeCost:
         parts = [
             "# What ToMe costs",
             f"DeiT-S (random weights, 224 px), `tome --remove {REMOVED}`, against the floor: `{FLOOR}` with the same token "
-            f"counts. ONNX Runtime CPU, {self.threads} threads; medians of the ratios of paired runs in one process. Made by "
-            "`python -m tokenrt.perf.bench tome`.",
+            f"counts. ONNX Runtime CPU, {self.threads} threads; medians of the ratios of paired runs in one process, with the sessions made anew {REPEATS} "
+            "times. Made by `python -m tokenrt.perf.bench tome`.",
             results.table(head, rows),
             "## What the rest is made of",
             "Time by what a node is there for, with ONNX Runtime's profiler on (which adds a little to every node).",
@@ -136,7 +139,9 @@ class TomeCost:
         return "\n\n".join([*parts, results.told(where)])
 
 
-def run(*, threads: int | None = None, rounds: Mapping[int, int] | None = None) -> TomeCost:
+def run(
+    *, threads: int | None = None, rounds: Mapping[int, int] | None = None, repeats: int = REPEATS
+) -> TomeCost:
     """Reduce, time in pairs, profile. Raises: TokenrtError when the model cannot be exported."""
     from tokenrt.passes.lower import lower
     from tokenrt.passes.reduce import reduce
@@ -150,13 +155,16 @@ def run(*, threads: int | None = None, rounds: Mapping[int, int] | None = None) 
         tome = reduce(source, method="tome", budget=budget, output=models[TOME])
         reduce(source, method="tome", budget=budget, proportional_attention=False, output=models[PLAIN])
         models[WHOLE] = source
-        opened = {key: timing.session(path, threads=used) for key, path in models.items()}
         ratios, shares = {}, {}
+
+        def opened(batch: int) -> Mapping[str, timing.Run]:
+            sessions = {key: timing.session(path, threads=used) for key, path in models.items()}
+            data = timing.feeds(sessions[FLOOR], batch)
+            return {key: timing.runner(item, data) for key, item in sessions.items()}
+
         for batch, most in (rounds or ROUNDS).items():
-            data = timing.feeds(opened[FLOOR], batch)
-            runs = {key: timing.runner(item, data) for key, item in opened.items()}
-            ratios[batch] = timing.compare(runs, base=FLOOR, rounds=most)
-        del opened
+            make = partial(opened, batch)
+            ratios[batch] = timing.compare_afresh(make, base=FLOOR, rounds=most, repeats=repeats)
         inlined = lower(tome.model, inline=True).model
         for node in inlined.graph:
             node.name = str(node.outputs[0].name)

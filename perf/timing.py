@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -130,6 +130,35 @@ def compare(
             contestants[names[place]]()
             taken[names[place]].append(time.perf_counter() - start)
     return {name: _ratio(name, base, taken[name], taken[base], seed) for name in names if name != base}
+
+
+def compare_afresh(
+    make: Callable[[], Mapping[str, Run]], *, base: str, rounds: int, repeats: int, seed: int = 0
+) -> dict[str, Ratio]:
+    """Compare as `compare` does, `repeats` times with contestants made anew, and take the median of the medians.
+
+    Where a session's weights and buffers happen to lie in memory changes its speed by several percent for as long
+    as it lives; only sessions made again average that out. The interval is that of the repeats.
+    """
+    found: dict[str, list[Ratio]] = {}
+    for number in range(repeats):
+        for name, ratio in compare(make(), base=base, rounds=rounds, seed=seed + number).items():
+            found.setdefault(name, []).append(ratio)
+    return {name: _pooled(ratios, seed) for name, ratios in found.items()}
+
+
+def _pooled(ratios: Sequence[Ratio], seed: int) -> Ratio:
+    medians = [ratio.median for ratio in ratios]
+    low, high = interval(medians, seed)
+    return replace(
+        ratios[0],
+        median=float(np.median(medians)),
+        low=low,
+        high=high,
+        rounds=sum(ratio.rounds for ratio in ratios),
+        milliseconds=float(np.median([ratio.milliseconds for ratio in ratios])),
+        base_milliseconds=float(np.median([ratio.base_milliseconds for ratio in ratios])),
+    )
 
 
 def _ratio(name: str, base: str, own: Sequence[float], floor: Sequence[float], seed: int) -> Ratio:

@@ -26,10 +26,10 @@ from tokenrt.errors import (
 if TYPE_CHECKING:
     from tokenrt.export import export as export
     from tokenrt.passes.apply import apply_method as apply_method
+    from tokenrt.passes.catalog import catalog as methods
     from tokenrt.passes.check import check as check
     from tokenrt.passes.inspect import inspect as inspect
     from tokenrt.passes.lower import lower as lower
-    from tokenrt.passes.methods import catalog as methods
     from tokenrt.passes.plan import Budget as Budget
     from tokenrt.passes.plan import Plan as Plan
     from tokenrt.passes.reduce import Reduced as Reduced
@@ -52,7 +52,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "export": ("tokenrt.export", None),
     "inspect": ("tokenrt.passes.inspect", "inspect"),
     "lower": ("tokenrt.passes.lower", "lower"),
-    "methods": ("tokenrt.passes.methods", "catalog"),
+    "methods": ("tokenrt.passes.catalog", "catalog"),
     "plan": ("tokenrt.passes.reduce", "plan"),
     "reduce": ("tokenrt.passes.reduce", "reduce"),
     "targets": ("tokenrt.targets", None),

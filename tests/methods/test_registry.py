@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
@@ -50,17 +47,6 @@ def test_options_are_read_from_text() -> None:
 def test_wrong_options_are_refused(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         methods.get(name).from_options(options)
-
-
-def test_the_catalog_prints_and_serialises() -> None:
-    catalog = methods.catalog()
-    listed = json.loads(json.dumps(catalog.as_dict()))["methods"]
-    assert [row["name"] for row in listed] == list(methods.names())
-    assert next(row for row in listed if row["name"] == "evit")["options"]["fuse"] is True
-    console = Console(width=160, record=True, file=io.StringIO())
-    console.print(catalog)
-    text = console.export_text()
-    assert all(name in text for name in methods.names())
 
 
 def test_a_new_file_is_a_new_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,6 +40,19 @@ def test_the_ratio_is_the_median_of_the_rounds_and_lies_in_its_interval() -> Non
     assert found.as_dict()["interval_95"] == [found.low, found.high]
 
 
+def test_contestants_made_anew_are_pooled() -> None:
+    made: list[int] = []
+
+    def make() -> dict[str, timing.Run]:
+        made.append(0)
+        return {"a": int, "b": int}
+
+    found = timing.compare_afresh(make, base="a", rounds=4, repeats=3)
+    assert len(made) == 3
+    assert found["b"].rounds == 12
+    assert found["b"].low <= found["b"].median <= found["b"].high
+
+
 def test_the_interval_is_seeded_and_closes_round_a_constant() -> None:
     values = np.random.default_rng(0).normal(1, 0.1, 50)
     assert timing.interval(values, 3) == timing.interval(values, 3)

@@ -167,7 +167,7 @@ def test_methods_are_listed_and_described(run: Run) -> None:
     assert "tome" in {row["name"] for row in listed}
     assert json.loads(run("methods", "tome", "--json").stdout)["name"] == "tome"
     assert "tome" in run("methods").stdout
-    assert "merges" in run("methods", "tome").stdout
+    assert "compared with" in run("methods", "tome").stdout
 
 
 def test_targets_are_listed(run: Run) -> None:

@@ -38,6 +38,7 @@ def plan(
     layers: o.Layers = None,
     tokens: o.Tokens = None,
     flops: o.Flops = None,
+    schedule: o.Schedule = None,
     site: o.Site = "after-attention",
     proportional_attention: o.Proportional = None,
     settings: o.Set = None,
@@ -54,7 +55,7 @@ def plan(
     made = tokenrt.plan(
         model,
         method=_required(method),
-        budget=o.read_budget(remove, keep, layers, tokens, flops) or o.no_budget(),
+        budget=o.read_budget(remove, keep, layers, tokens, flops, schedule) or o.no_budget(),
         site=site,
         proportional_attention=proportional_attention,
         options=o.read_settings(settings),
@@ -79,6 +80,7 @@ def reduce(
     layers: o.Layers = None,
     tokens: o.Tokens = None,
     flops: o.Flops = None,
+    schedule: o.Schedule = None,
     site: o.Site = "after-attention",
     proportional_attention: o.Proportional = None,
     settings: o.Set = None,
@@ -93,7 +95,7 @@ def reduce(
 
     Example: tokenrt reduce vit.onnx -o reduced.onnx --method tome --remove 8
     """
-    budget = o.read_budget(remove, keep, layers, tokens, flops)
+    budget = o.read_budget(remove, keep, layers, tokens, flops, schedule)
     common: dict[str, Any] = {
         "shape": shape,
         "allow_noop": allow_noop,

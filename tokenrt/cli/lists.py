@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,13 +27,11 @@ def methods(name: Name = None) -> Result:
 
     Example: tokenrt methods tome
     """
-    catalog = tokenrt.methods()
     if name is None:
-        return catalog
-    from tokenrt.passes.methods import get
+        return tokenrt.methods()
+    from tokenrt.passes.catalog import info
 
-    found = get(name).name
-    return MethodCard(next(row for row in catalog.as_dict()["methods"] if row["name"] == found))
+    return info(name)
 
 
 def targets(name: Name = None) -> Result:
@@ -47,25 +44,6 @@ def targets(name: Name = None) -> Result:
     from tokenrt.targets import load
 
     return load(name)
-
-
-@dataclass(frozen=True)
-class MethodCard:
-    """One method, a property to a line."""
-
-    properties: Mapping[str, Any]
-
-    def as_dict(self) -> dict[str, Any]:
-        return dict(self.properties)
-
-    def __rich__(self) -> Any:
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(box=None, show_header=False, pad_edge=False)
-        for key, value in self.properties.items():
-            table.add_row(key, Text(_text(value)))
-        return table
 
 
 @dataclass(frozen=True)
@@ -84,13 +62,3 @@ class TargetList:
         for target in self.targets:
             table.add_row(target.name, target.builder, target.summary)
         return table
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "\n".join(f"--set {key}={item}" for key, item in value.items()) or "none"
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)

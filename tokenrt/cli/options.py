@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from tokenrt.errors import MethodError, PlanError
+from tokenrt.passes import schedules
 
 if TYPE_CHECKING:
     from tokenrt.passes.plan import Budget
 
-BUDGETS = "--remove R, --keep RATIO --layers I,J,K, --tokens N1,N2,... or --flops FRACTION"
+BUDGETS = (
+    "--remove R, --keep RATIO --layers I,J,K, --tokens N1,N2,..., --flops FRACTION or --schedule NAME=VALUE"
+)
 PANEL = "Budget: one of these"
 
 SiteName = Literal["after-attention", "after-block"]
@@ -49,6 +52,12 @@ Flops = Annotated[
     float | None,
     typer.Option(help="Fraction of the FLOPs to keep.", metavar="FRACTION", rich_help_panel=PANEL),
 ]
+Schedule = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A schedule by name: {schedules.listed()}.", metavar="NAME=VALUE", rich_help_panel=PANEL
+    ),
+]
 Site = Annotated[
     SiteName, typer.Option(help="Where in a block the reduction sits.", metavar="after-attention|after-block")
 ]
@@ -75,12 +84,23 @@ AllowNoop = Annotated[bool, typer.Option("--allow-noop", help="Succeed when no s
 
 
 def read_budget(
-    remove: int | None, keep: float | None, layers: str | None, tokens: str | None, flops: float | None
+    remove: int | None,
+    keep: float | None,
+    layers: str | None,
+    tokens: str | None,
+    flops: float | None,
+    schedule: str | None = None,
 ) -> Budget | None:
     """Return the one budget that was given, or None when none was. Raises PlanError."""
     from tokenrt.passes.plan import Budget
 
-    options = {"--remove": remove, "--keep": keep, "--tokens": tokens, "--flops": flops}
+    options = {
+        "--remove": remove,
+        "--keep": keep,
+        "--tokens": tokens,
+        "--flops": flops,
+        "--schedule": schedule,
+    }
     given = [name for name, value in options.items() if value is not None]
     if len(given) > 1:
         raise PlanError(f"{' and '.join(given)} are each a budget: give exactly one of {BUDGETS}")
@@ -91,8 +111,13 @@ def read_budget(
         return Budget.keep(keep, blocks)
     if tokens is not None:
         return Budget.tokens(_integers("--tokens", tokens), blocks)
+    if schedule is not None:
+        name, _, value = schedule.partition("=")
+        return Budget.schedule(name, value, blocks)
     if blocks is not None:
-        raise PlanError("--layers says where --keep, --remove or --tokens apply; give one of these with it")
+        raise PlanError(
+            "--layers says where --keep, --remove, --tokens or --schedule apply; give one of these with it"
+        )
     return None if flops is None else Budget.flops(flops)
 
 

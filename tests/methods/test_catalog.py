@@ -1,0 +1,65 @@
+"""The catalogue of methods: the table, the cards, the pages, all from the methods themselves."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tokenrt.passes import catalog, methods
+
+DOCS = Path(__file__).parents[2] / "docs" / "methods"
+
+
+def printed(item: object, width: int = 80) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(item)
+    return console.export_text()
+
+
+def test_the_table_names_every_method_and_fits_a_terminal() -> None:
+    text = printed(catalog.catalog(), 160)
+    assert all(name in text for name in methods.names())
+    assert max(map(len, printed(catalog.catalog()).splitlines())) <= 80
+
+
+def test_it_serialises() -> None:
+    listed = json.loads(json.dumps(catalog.catalog().as_dict()))["methods"]
+    assert [row["name"] for row in listed] == list(methods.names())
+    assert next(row for row in listed if row["name"] == "evit")["options"]["fuse"] is True
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_a_card_fits_one_screen_and_says_what_is_needed(name: str) -> None:
+    info = catalog.info(name)
+    text = printed(info, 100)
+    assert text.startswith(f"{name}: ")
+    assert len(text.splitlines()) <= 50
+    assert info.summary
+    assert info.paper
+    assert info.text
+    assert set(info.reads) <= TAPS
+    assert ("--set weights=FILE" in text) == bool(info.needs)
+
+
+TAPS = {
+    "tokens", "metric", "queries", "keys", "values", "attention", "class_attention", "received_attention", "grid", "state",
+    "text",
+}  # fmt: skip
+
+
+def test_the_pages_are_those_of_the_methods(tmp_path: Path) -> None:
+    catalog.write(tmp_path)
+    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert made == {path.name: path.read_text() for path in DOCS.iterdir()}, "run make docs"
+
+
+def test_pages_of_methods_that_are_gone_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "gone.md").write_text("old")
+    (tmp_path / "note.txt").write_text("kept")
+    catalog.write(tmp_path)
+    assert not (tmp_path / "gone.md").exists()
+    assert (tmp_path / "note.txt").exists()
