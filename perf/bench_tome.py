@@ -125,8 +125,8 @@ class TomeCost:
         parts = [
             "# What ToMe costs",
             f"DeiT-S (random weights, 224 px), `tome --remove {REMOVED}`, against the floor: `{FLOOR}` with the same token "
-            f"counts. ONNX Runtime CPU, {self.threads} threads; medians of the ratios of paired runs in one process, with the sessions made anew {REPEATS} "
-            "times. Made by `python -m tokenrt.perf.bench tome`.",
+            f"counts. ONNX Runtime CPU, {self.threads} threads; medians of the ratios of paired runs in one process, with the "
+            f"sessions made anew {REPEATS} times. Made by `python -m tokenrt.perf.bench tome`.",
             results.table(head, rows),
             "## What the rest is made of",
             "Time by what a node is there for, with ONNX Runtime's profiler on (which adds a little to every node).",
