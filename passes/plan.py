@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex
 
 from tokenrt.errors import PlanError
 from tokenrt.files import atomic
+from tokenrt.passes import schedules
+from tokenrt.passes.rates import Rates
 
 if TYPE_CHECKING:
     from tokenrt.passes.methods.contract import Method
@@ -172,12 +174,14 @@ def _site(file: Path, number: int, entry: Any) -> PlannedSite:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to remove, before it is turned into counts. Make one with remove, keep, tokens or flops."""
+    """How much to remove, before it is turned into counts. Make one with remove, keep, tokens, flops or schedule."""
 
-    kind: Literal["remove", "keep", "tokens", "flops"]
+    kind: Literal["remove", "keep", "tokens", "flops", "schedule"]
     amount: float = 0
     layers: tuple[int, ...] | None = None
     counts: tuple[int, ...] = ()
+    name: str = ""
+    rates: Rates | None = None
 
     @classmethod
     def remove(cls, tokens: int, layers: Sequence[int] | None = None) -> Budget:
@@ -209,6 +213,22 @@ class Budget:
             )
         return cls("flops", float(fraction))
 
+    @classmethod
+    def schedule(
+        cls,
+        name: str,
+        value: float | str | os.PathLike[str] | Mapping[str, Any],
+        layers: Sequence[int] | None = None,
+    ) -> Budget:
+        """A schedule by name: `value` is R, a ratio, or rates per block; see `tokenrt.passes.schedules.SCHEDULES`."""
+        amount, rates = schedules.read(name, value)
+        return cls("schedule", amount, _layer_list(layers), (), name, rates)
+
+    def option(self) -> str:
+        """The budget as the command line spells it, as in --remove 8."""
+        whole = int(self.amount) if self.amount == int(self.amount) else self.amount
+        return f"--schedule {self.name}={whole}" if self.kind == "schedule" else f"--{self.kind} {whole}"
+
 
 def _whole(value: object) -> bool:
     return isinstance(value, SupportsIndex) and not isinstance(value, bool)
@@ -231,7 +251,7 @@ def _layer_list(layers: Sequence[int] | None) -> tuple[int, ...] | None:
 def resolve(
     budget: Budget, method: Method, tokens: int, protect: int, blocks: int, where: Where
 ) -> tuple[tuple[PlannedSite, ...], tuple[str, ...]]:
-    """Turn a remove, keep or tokens budget into integer counts. Raises: PlanError naming the block and the limit."""
+    """Turn any budget but flops into integer counts. Raises: PlanError naming the block and the limit."""
     layers = _layers(budget, blocks)
     notes: list[str] = []
     sites: list[PlannedSite] = []
@@ -240,31 +260,45 @@ def resolve(
             f"--tokens gives {len(budget.counts)} counts for {len(layers)} blocks; give one per block, or name "
             "the blocks with --layers"
         )
+    if budget.rates is not None and len(budget.rates.steps) != len(layers):
+        raise PlanError(
+            f"the rates of --schedule {budget.name} are for {len(budget.rates.steps)} blocks, not {len(layers)}; "
+            "give one number per block, or name the blocks with --layers"
+        )
+    schedule = schedules.get(budget.name or "constant")
+    most_it_can = budget.kind in ("remove", "schedule") and schedule.takes == "R"
     here = tokens
     for place, block in enumerate(layers):
         fewest = method.fewest(here, protect)
-        if budget.kind == "remove":
-            wanted = here - int(budget.amount)
-            if not sites and wanted <= protect:
-                raise PlanError(
-                    f"--remove {int(budget.amount)}: block {block} has {here} tokens, {protect} of them protected; at most "
-                    f"{here - fewest} can leave there with {method.name}"
-                )
-            if wanted < fewest:
-                notes.append(
-                    f"block {block}: only {here - fewest} of {int(budget.amount)} tokens can leave {here}"
-                )
-                wanted = fewest
+        if budget.kind in ("remove", "schedule"):
+            wanted = schedule.behind(
+                schedules.Step(place, len(layers), here, tokens, protect, method, budget.amount, budget.rates)
+            )
         elif budget.kind == "keep":
             wanted = method.after_keeping(math.ceil(budget.amount * (here - protect)), protect)
         else:
             wanted = budget.counts[place]
+        if most_it_can and wanted < here:
+            if not sites and wanted <= protect:
+                raise PlanError(
+                    f"{budget.option()}: block {block} has {here} tokens, {protect} of them protected; at most "
+                    f"{here - fewest} can leave there with {method.name}"
+                )
+            if wanted < fewest:
+                notes.append(
+                    f"block {block}: only {here - fewest} of {here - wanted} tokens can leave {here}"
+                )
+                wanted = fewest
         if wanted >= here and budget.kind != "tokens":
             continue
         check_count(method, block, here, wanted, protect)
         if wanted < here:
             sites.append(PlannedSite(block, where, wanted))
             here = wanted
+    if budget.kind == "schedule":
+        notes.append(
+            f"schedule {budget.name}: {schedule.summary}; {tokens - here} of {tokens} tokens leave in all"
+        )
     return tuple(sites), tuple(notes)
 
 
@@ -293,6 +327,8 @@ def _layers(budget: Budget, blocks: int) -> list[int]:
             raise PlanError(
                 "--keep needs --layers: the blocks (from 0) at which the ratio applies, e.g. --layers 3,6,9"
             )
+        if budget.kind == "schedule":
+            return schedules.get(budget.name).blocks(blocks)
         return list(range(blocks))
     for layer in budget.layers:
         if not 0 <= layer < blocks:
