@@ -135,6 +135,12 @@ def _softmax(data: Array, axis: int = -1) -> Array:
     return np.asarray(weight / np.sum(weight, axis=axis, keepdims=True))
 
 
+def _lp_normalization(data: Array, axis: int = -1, p: int = 2) -> Array:
+    """Length one along `axis`; a zero vector stays zero, as in ONNX Runtime."""
+    length = np.linalg.norm(data, ord=p, axis=axis, keepdims=True)
+    return np.asarray(data / np.where(length == 0, 1, length))
+
+
 def _shape(data: Array) -> Array:
     return np.array(data.shape, dtype=np.int64)
 
@@ -169,6 +175,7 @@ STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "IsNaN": np.isnan,
         "Less": np.less,
         "Log": np.log,
+        "LpNormalization": _lp_normalization,
         "MatMul": np.matmul,
         "Max": np.maximum,
         "Min": np.minimum,

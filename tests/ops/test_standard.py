@@ -54,6 +54,7 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("GatherElements", [X[:, :, 0], PLACES], {"axis": 1}),
     ("GatherND", [X, ROWS], {"batch_dims": 1}),
     ("GatherND", [X, np.array([[1, 2], [0, 3]])], {}),
+    ("LpNormalization", [X], {"axis": 2, "p": 2}),
     ("MatMul", [X, Y.transpose(0, 2, 1)], {}),
     ("Range", [np.array(1), np.array(9), np.array(2)], {}),
     ("ReduceSum", [X, ints(-1)], {"keepdims": 0}),
