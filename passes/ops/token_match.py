@@ -11,8 +11,8 @@ from tokenrt.passes.ops.contract import Array, Operator
 LEAST_SQUARE = 1e-38
 """Floor of the squared norm, so that a zero vector stays zero: 0/0 -> 0."""
 
-UNKNOWN = -2.0
-"""What a NaN similarity counts as: below every cosine, and finite."""
+UNKNOWN = 0.0
+"""What a NaN similarity counts as: resembling nothing."""
 
 SOURCES_BY_POSITION, SOURCES_BY_VALUE = 0, 1
 
@@ -30,7 +30,7 @@ def reference(
 
     Each source takes its most similar destination; the R sources with the largest similarity leave. Ties: the
     larger similarity wins, then the smaller index, among destinations and among sources. A zero vector has
-    similarity 0 with everything; a NaN similarity counts as -2.
+    similarity 0 with everything; a NaN similarity counts as 0 too.
 
     Shapes: metric [B,N,D] float32 (magnitudes below 1e18) -> value [B,S] float32: each source's best
     similarity; keep [B,K] int64: positions that survive, in output order: the others, the unmerged sources,
@@ -63,10 +63,11 @@ def reference(
     return value, survivors, source, destination.astype(np.int64)
 
 
-# GlobalMaxPool over [B,S,T] is the one maximum whose signature never changed (ReduceMax did, in 18); the
-# arg-maximum is then taken of the R chosen rows only. `keep` is one sort over the list (others, sources,
-# destinations): fixed keys hold the others above and the destinations below every source, and the sources
-# that leave get the lowest key of all, so no tensor is empty when every source leaves.
+# No cosine is below -2, so ThresholdedRelu turns NaN into 0 and nothing else, in one pass. GlobalMaxPool over
+# [B,S,T] is the one maximum whose signature never changed (ReduceMax did, in 18); the arg-maximum is then taken
+# of the R chosen rows only. `keep` is one sort over the list (others, sources, destinations): fixed keys hold the
+# others above and the destinations below every source, and the sources that leave get the lowest key of all, so
+# no tensor is empty when every source leaves.
 BODY = """
     others = Constant <value_ints: ints = @others> ()
     sources = Constant <value_ints: ints = @sources> ()
@@ -75,15 +76,13 @@ BODY = """
     removed = Constant <value_ints: ints = @remove> ()
     order = Constant <value_int: int = @order> ()
     last = Constant <value_ints = [-1]> ()
-    unknown = Constant <value_float = -2.0> ()
 
     unit = LpNormalization <axis = 2, p = 2> (metric)
     left = Gather <axis = 1> (unit, sources)
     right = Gather <axis = 1> (unit, destinations)
     right_t = Transpose <perm = [0, 2, 1]> (right)
     product = MatMul (left, right_t)
-    undefined = IsNaN (product)
-    similarity = Where (undefined, unknown, product)
+    similarity = ThresholdedRelu <alpha = -2.0> (product)
     best = GlobalMaxPool (similarity)
     value = Squeeze (best, last)
     top_value, top = TopK <axis = 1> (value, removed)

@@ -8,12 +8,12 @@ import numpy as np
 
 
 def cosine(metric: Any, sources: Any, destinations: Any) -> Any:
-    """Return similarities [B,S,T] in the type of `metric`; 0/0 -> 0, NaN -> -2."""
+    """Return similarities [B,S,T] in the type of `metric`; 0/0 -> 0, NaN -> 0."""
     norm = np.sqrt(np.sum(metric * metric, axis=-1, keepdims=True))
     with np.errstate(all="ignore"):
         unit = np.where(norm == 0, np.zeros_like(metric), metric / norm)
         product = unit[:, sources] @ unit[:, destinations].transpose(0, 2, 1)
-    return np.where(np.isnan(product), -2, product).astype(metric.dtype)
+    return np.where(np.isnan(product), 0, product).astype(metric.dtype)
 
 
 def merged(x: Any, size: Any, assign: Any, keep: int) -> tuple[Any, Any]:
