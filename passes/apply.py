@@ -18,6 +18,7 @@ from tokenrt.passes.ops.contract import Array
 
 SHAPES: Mapping[str, tuple[str, ...]] = {
     "x": ("B", "N", "C"),
+    "normed": ("B", "N", "C"),
     "keys": ("B", "H", "N", "D"),
     "queries": ("B", "H", "N", "D"),
     "values": ("B", "H", "N", "D"),
@@ -114,6 +115,9 @@ class TensorTaps:
     @property
     def state(self) -> Mapping[str, Value]:
         return self.given
+
+    def normed(self) -> Value:
+        return self._tensor("normed")
 
     def queries(self) -> Value:
         return self._tensor("queries")

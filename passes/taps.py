@@ -37,6 +37,32 @@ class GraphTaps:
     padded: bool = False
     state: Mapping[str, ir.Value] = field(default_factory=dict)
 
+    def normed(self) -> ir.Value:
+        """[B,N,C] float32: the input of the product with weights that the keys come from."""
+        todo = [self.core.key]
+        for value in todo:
+            producer = value.producer()
+            if producer is None:
+                continue
+            data = [step for step in producer.inputs if step is not None and self.marks.get(step)]
+            others = [step for step in producer.inputs[:2] if step is not None and step not in data]
+            if producer.op_type in ("MatMul", "Gemm") and others and others[0].const_value is not None:
+                return self._rows(data[0])
+            todo.extend(step for step in data if step not in todo)
+        raise UnsupportedError(
+            f"the keys of attention {self.core.node.name!r} come from no product with weights, and the method reads "
+            "what such a product reads; use a method that compares keys, e.g. tome"
+        )
+
+    def _rows(self, value: ir.Value) -> ir.Value:
+        """A stream of tokens as [B,N,C] float32."""
+        dims, axis = self.shapes.of(value), self.marks[value][0].axis
+        if len(dims) == 2:
+            value = self.op("Reshape", value, [self.batch, self.count, dims[1]])
+        elif axis == 0:
+            value = self.op("Transpose", value, perm=[1, 0, 2])
+        return self._float(value)
+
     def metric(self) -> ir.Value:
         mean = self._mean_key()
         if not self.padded or self.size is None:

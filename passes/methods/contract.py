@@ -74,6 +74,9 @@ class Taps(Protocol):
     def state(self) -> Mapping[str, Value]:
         """What the method handed on at the site before, by name; empty at its first."""
 
+    def normed(self) -> Value:
+        """[B,N,C] what the projections to queries, keys and values read: the normalised block input."""
+
     def metric(self) -> Value:
         """[B,N,D] keys averaged over heads."""
 

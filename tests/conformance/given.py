@@ -24,6 +24,7 @@ def arrays(tokens: int, batch: int, protect: int, seed: int = 0) -> dict[str, An
     rng = np.random.default_rng([seed, tokens])
     given: dict[str, Any] = {
         "x": rng.standard_normal((batch, tokens, C)).astype(np.float32),
+        "normed": rng.standard_normal((batch, tokens, C)).astype(np.float32),
         "size": rng.integers(1, 6, (batch, tokens, 1)).astype(np.float32),
         "grid": grid(tokens - protect),
     }
