@@ -1,0 +1,127 @@
+"""TempMe: merge similar tokens inside each frame, later across neighbouring frames."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from tokenrt.errors import MethodError
+from tokenrt.passes.methods import _frames, _steps
+from tokenrt.passes.methods._weights import Trained
+from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps, Value
+
+AUTO, NONE = "auto", "none"
+POSITIONS = "frame_positions"
+
+
+@dataclass(frozen=True)
+class TempMe(Trained):
+    """Merge the most similar pairs of tokens of a frame; where neighbouring frames are joined, of all of them.
+
+    Frames never change their order and lose equally many tokens, so K - P must be a multiple of the clips there
+    are at the block: F frames until the first joining, F / g behind a joining of g frames. Inside a clip the
+    token at i is a source where P + i is even (ToMe's parity, the class token of a frame counted), and the
+    output order is unmerged sources by position, then destinations.
+    Options: frames (0: from the grid, else one); join: BLOCK:FRAMES pairs as in 8:2,9:2,10:3, which blocks join
+    how many neighbouring clips; none; or auto, the prime factors of F, ascending, at the blocks from 2L/3 on
+    (2, 2 and 3 at blocks 8, 9 and 10 of 12 for twelve frames, as published); metric: keys, tokens, or auto,
+    tokens where frames are joined, as published, and keys elsewhere; weights: optional, frame_positions [F,C],
+    which is added to the tokens of each clip where clips are joined, after the matching.
+    """
+
+    name: ClassVar[str] = "tempme"
+    family: ClassVar[Family] = "video"
+    summary: ClassVar[str] = (
+        "merge similar tokens inside each frame, in late blocks across neighbouring frames"
+    )
+    paper: ClassVar[str] = (
+        "Shen et al., TempMe: Video Temporal Token Merging for Efficient Text-Video Retrieval, ICLR 2025"
+    )
+    reads: ClassVar[tuple[str, ...]] = ("metric",)
+    evidence: ClassVar[Evidence] = "vectors"
+    merges: ClassVar[bool] = True
+    deviations: ClassVar[str] = (
+        "the release merges joined frames before the attention and once more behind it; here a block merges once"
+    )
+
+    frames: int = 0
+    join: str = AUTO
+    metric: str = AUTO
+
+    def __post_init__(self) -> None:
+        _steps.choice(self.name, "metric", self.metric, (AUTO, "keys", "tokens"))
+        self._joins(1, 1)
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        count = _frames.frames(self.name, self.frames, taps, site)
+        joins = self._joins(count, site.blocks)
+        clips = self._clips(count, joins, site.block)
+        joined = joins.get(site.block, 1)
+        before, after = _frames.inside(self.name, site, clips), _frames.staying(self.name, site, clips)
+        _frames.halve(self.name, site, before, after, "tokens of a group")
+        by_tokens = self.metric == "tokens" or (self.metric == AUTO and joined > 1)
+        metric = op("Cast", taps.tokens, to=_steps.FLOAT) if by_tokens else taps.metric()
+        clip = _frames.start(op, taps, site, metric)
+        if joined > 1 and self.weights is not None:
+            clip = replace(clip, tokens=self._placed(op, clip, site, clips * joined))
+        merged = _frames.merge_inside(op, clip, clips, after, site.protect, 0)
+        return _frames.finish(op, taps, site, merged, count)
+
+    def fewest(self, tokens: int, protect: int) -> int:
+        return tokens - (tokens - protect) // 2
+
+    def _clips(self, count: int, joins: dict[int, int], block: int) -> int:
+        """Groups of frames at a block: F over everything joined up to it."""
+        together = math.prod(group for where, group in joins.items() if where <= block)
+        if count % together:
+            raise MethodError(
+                f"option join={self.join} of method {self.name!r} joins {together} frames up to block {block}, "
+                f"and {count} frames do not split into such groups"
+            )
+        return count // together
+
+    def _joins(self, count: int, blocks: int) -> dict[int, int]:
+        """Block -> how many neighbouring clips it joins. Raises: MethodError for a malformed option."""
+        if self.join == AUTO:
+            return dict(enumerate(_factors(count), start=2 * blocks // 3))
+        if self.join == NONE:
+            return {}
+        try:
+            pairs = (pair.split(":") for pair in self.join.split(","))
+            found = {int(block): int(group) for block, group in pairs}
+        except ValueError:
+            found = {}
+        if not found or min(found) < 0 or min(found.values()) < 1 or len(found) < self.join.count(",") + 1:
+            raise MethodError(
+                f"option join={self.join} of method {self.name!r}: expected auto, none, or BLOCK:FRAMES pairs "
+                "as in 8:2,9:2,10:3"
+            )
+        return found
+
+    def _placed(self, op: Ops, clip: _frames.Clip, site: Site, clips: int) -> Value:
+        """Return the tokens with the row of their clip added; `clips` is counted before the joining."""
+        tensors = self._tensors()
+        own = f"block{site.block}.{POSITIONS}"
+        table = np.asarray(tensors.get(own, tensors.get(POSITIONS, ())), np.float32)
+        if table.ndim != 2 or len(table) < clips:
+            raise MethodError(
+                f"the weights of method {self.name!r} must hold {POSITIONS!r} (or {own!r}) [F,C] with a row for "
+                f"each of the {clips} clips that block {site.block} joins, got shape {list(table.shape)}"
+            )
+        rows = np.repeat(table[:clips], clip.count // clips, axis=0)[None]
+        added = op("Add", op("Cast", clip.tokens, to=_steps.FLOAT), rows)
+        return op("CastLike", added, clip.tokens)
+
+
+def _factors(count: int) -> list[int]:
+    """Prime factors in ascending order."""
+    found, factor = [], 2
+    while count > 1:
+        while count % factor == 0:
+            found.append(factor)
+            count //= factor
+        factor += 1
+    return found
