@@ -32,16 +32,26 @@ class Accepts:
     empty_constants: bool = True
     """A constant without elements is taken, beside a convolution without bias too."""
     plugins: bool = True
+    plugin_wins: bool = True
+    """A node with a plugin and a function body runs the plugin."""
     contrib: bool = True
     """Operators outside the ONNX standard (`com.microsoft`) are known."""
     attention: frozenset[str] = frozenset({"fp32", "fp16", "bf16"})
     """Precisions the ONNX Attention operator is taken in."""
+    attention_flat: bool = True
+    """The 3-D form, heads side by side in the last axis, is taken."""
     attention_width: tuple[int, int] | None = None
     """Smallest and largest head width D."""
     attention_single_query_heads: int = 1
     """Fewest heads an Attention node with one query token may have."""
     attention_forms: frozenset[str] = frozenset(FORMS)
     """Optional parts of the Attention operator that are taken; `FORMS` lists them."""
+    opset: int | None = None
+    """Highest version of the standard operators."""
+    top_k: int | None = None
+    """Largest K of TopK."""
+    any_names: bool = True
+    """Names may hold quotes, backslashes and control characters."""
 
 
 @dataclass(frozen=True)
@@ -233,6 +243,8 @@ def _verdict(node: ir.Node, accepts: Accepts, every: bool) -> tuple[Parts | None
         low, high = accepts.attention_width
         if not low <= parts.width <= high:
             return parts, f"the target has kernels for head widths {low} to {high}, this is {parts.width}"
+    if parts.flat and not accepts.attention_flat:
+        return parts, "the target takes queries, keys and values with an axis of heads only"
     if parts.queries == 1 and parts.heads < accepts.attention_single_query_heads:
         least = accepts.attention_single_query_heads
         return parts, f"the target takes one query token with {least} heads or more, this has {parts.heads}"

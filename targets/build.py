@@ -109,7 +109,7 @@ def build(
         batch; TargetError for a target nothing is built for; DependencyError when the builder is missing.
     """
     chosen = load(target) if isinstance(target, str) else target
-    if chosen.builder != "tensorrt-rtx" or chosen.compute_capability is None:
+    if chosen.builder != "tensorrt-rtx":
         raise TargetError(
             f"nothing is built for {chosen.name}: {chosen.summary}. Targets with engines: {_with_engines()}"
         )
@@ -132,7 +132,7 @@ def build(
             engine=path,
             manifest=manifest_path,
             target=chosen.name,
-            compute_capability=chosen.compute_capability,
+            compute_capability=", ".join(chosen.compute_capabilities),
             model=str(legal.graph.name) if isinstance(model, ir.Model) else os.fspath(model),
             model_sha256=_sha256(source, legal),
             batch=span,
@@ -167,7 +167,7 @@ def _compile(
             return compile_engine(
                 path,
                 output,
-                capability=str(target.compute_capability),
+                capabilities=target.compute_capabilities,
                 batch=batch,
                 nodes=_named(legal),
                 workspace=workspace,

@@ -1,6 +1,8 @@
 """Target profiles: one TOML file a target, every fact with its source and date, unknown facts "unverified".
 
-A folder named by the environment variable TOKENRT_TARGETS adds profiles; a name of its own wins over ours.
+A profile may extend others (`extends = ["l4", "_tensorrt-10.15"]`): it takes their facts, later ones and its own win.
+Files whose name begins with "_" are to be extended only. A folder named by the environment variable
+TOKENRT_TARGETS, or by the caller, adds profiles; a name of its own wins over ours.
 """
 
 from __future__ import annotations
@@ -9,97 +11,29 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokenrt.errors import TargetError
 from tokenrt.passes.decompose import FORMS
 from tokenrt.passes.legalize import Accepts
+from tokenrt.targets.facts import FACTS, GRAPH, HARDWARE, SOFTWARE, UNVERIFIED, Fact, Value, text
 
 FOLDER_VARIABLE = "TOKENRT_TARGETS"
-UNVERIFIED = "unverified"
-BUILDERS = ("tensorrt-rtx", "none")
-PRECISIONS = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4", "int4")
+BUILDERS = ("tensorrt-rtx", "tensorrt", "none")
+BASE, RELEASE = "_", "_tensorrt-"
+"""How the names of profiles begin that are only extended, and of those that hold a TensorRT release."""
 
-Value = Any
-"""str | bool | int | list[str] | list[int], as the fact's own check says."""
-
-
-def _text(value: Value) -> str | None:
-    return None if isinstance(value, str) and value else "a text"
-
-
-def _flag(value: Value) -> str | None:
-    return None if isinstance(value, bool) else "true or false"
-
-
-def _count(value: Value) -> str | None:
-    return (
-        None if isinstance(value, int) and not isinstance(value, bool) and value > 0 else "a number above 0"
-    )
-
-
-def _texts(value: Value, allowed: tuple[str, ...] = ()) -> str | None:
-    good = isinstance(value, list) and all(
-        isinstance(item, str) and (not allowed or item in allowed) for item in value
-    )
-    return None if good else f"a list out of {', '.join(allowed)}" if allowed else "a list of texts"
-
-
-def _range(value: Value) -> str | None:
-    good = isinstance(value, list) and len(value) == 2 and all(_count(item) is None for item in value)
-    return None if good and value[0] <= value[1] else "a list of two numbers, lowest first"
-
-
-def _capability(value: Value) -> str | None:
-    parts = value.split(".") if isinstance(value, str) else []
-    good = len(parts) == 2 and all(part.isdecimal() for part in parts)
-    return None if good else 'a text such as "8.9"'
-
-
-FACTS: Mapping[str, Callable[[Value], str | None]] = {
-    "compute_capability": _capability,
-    "architecture": _text,
-    "gpus": _texts,
-    "precisions": partial(_texts, allowed=PRECISIONS),
-    "plugins": _flag,
-    "functions": _flag,
-    "function_nested_attributes": _flag,
-    "function_optional_values": _flag,
-    "empty_constants": _flag,
-    "contrib_operators": _flag,
-    "attention": partial(_texts, allowed=PRECISIONS),
-    "attention_width": _range,
-    "attention_single_query_heads": _count,
-    "attention_forms": partial(_texts, allowed=tuple(FORMS)),
-    "scatter_reduction": _flag,
-    "top_k": _count,
-}
-"""Every fact a profile may state, and its check: None when the value is right, else what was expected."""
-
+KEYS = ("name", "summary", "builder", "extends", "facts")
 REQUIRED = ("precisions", "plugins", "functions", "contrib_operators", "attention")
-REQUIRED_BY_BUILDER = {"tensorrt-rtx": ("compute_capability",), "none": ()}
-
-
-@dataclass(frozen=True)
-class Fact:
-    """One thing known of a target, with where it is from and when it was looked up or measured."""
-
-    value: Value
-    source: str
-    date: date
-    note: str = ""
-
-    @property
-    def known(self) -> bool:
-        return bool(self.value != UNVERIFIED)
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"value": self.value, "source": self.source, "date": str(self.date), "note": self.note}
+REQUIRED_BY_BUILDER = {
+    "tensorrt-rtx": (),
+    "tensorrt": ("compute_capability", "tensorrt", "plugin_or_function"),
+    "none": (),
+}
 
 
 @dataclass(frozen=True)
@@ -119,8 +53,21 @@ class Target:
 
     @property
     def compute_capability(self) -> str | None:
+        """The one capability of the device; None where there is none, or an engine serves several."""
         value: str | None = self.fact("compute_capability")
         return value
+
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """The capabilities an engine is built for."""
+        single = self.compute_capability
+        return (single,) if single is not None else tuple(self.fact("compute_capabilities", ()))
+
+    @property
+    def tensorrt(self) -> tuple[int, ...] | None:
+        """The TensorRT release, as numbers."""
+        value = self.fact("tensorrt")
+        return None if value is None else tuple(map(int, value.split(".")))
 
     def accepts(self) -> Accepts:
         """What legalization has to keep to. What is unverified counts as not accepted."""
@@ -131,8 +78,13 @@ class Target:
             optional_values=self._unless_stated("function_optional_values"),
             empty_constants=self._unless_stated("empty_constants"),
             plugins=self.fact("plugins", False),
+            plugin_wins=self.fact("plugin_or_function") == "plugin",
             contrib=self.fact("contrib_operators", False),
+            opset=self.fact("opset"),
+            top_k=self.fact("top_k"),
+            any_names=not self.fact("plain_names", False),
             attention=frozenset(self.fact("attention", ())),
+            attention_flat=self._unless_stated("attention_flat"),
             attention_width=None if width is None else (width[0], width[1]),
             attention_single_query_heads=self.fact("attention_single_query_heads", 1),
             attention_forms=frozenset(
@@ -152,61 +104,124 @@ class Target:
         }
 
     def __rich__(self) -> Any:
+        from rich.console import Group
         from rich.table import Table
 
-        table = Table("fact", "value", "source", "date", title=f"{self.name}: {self.summary}", box=None)
-        for name, fact in self.facts.items():
-            value = ", ".join(map(str, fact.value)) if isinstance(fact.value, list) else str(fact.value)
-            table.add_row(name, value or "none", fact.source, str(fact.date))
-        return table
+        sources: dict[str, int] = {}
+        table = Table(title=f"{self.name}: {self.summary}", box=None, title_justify="left", pad_edge=False)
+        table.add_column("fact", no_wrap=True)
+        table.add_column("value", overflow="fold")
+        table.add_column("source")
+        for group in (HARDWARE, SOFTWARE, GRAPH):
+            for name in filter(self.facts.__contains__, group):
+                fact = self.facts[name]
+                origin = f"{fact.source}, {fact.date}"
+                table.add_row(name, fact.text, f"[{sources.setdefault(origin, len(sources) + 1)}]")
+        legend = "\n".join(f"[{number}] {origin}" for origin, number in sources.items())
+        return Group(table, "", _plain(legend))
 
 
-def targets() -> list[Target]:
-    """Every target, ours and those of the folder TOKENRT_TARGETS names, by name.
+def targets(folder: Path | None = None) -> list[Target]:
+    """Every target by name: ours, those of the folder TOKENRT_TARGETS names, and those of `folder`.
 
     Raises: TargetError naming the file and key that is wrong.
     """
     found = {
-        target.name: target for folder in _folders() for target in map(read, sorted(folder.glob("*.toml")))
+        path.stem: path
+        for place in _folders(folder)
+        for path in sorted(place.glob("*.toml"))
+        if not path.name.startswith(BASE)
     }
-    return [found[name] for name in sorted(found, key=_natural)]
+    return [read(found[name]) for name in sorted(found, key=_natural)]
 
 
-def load(name: str) -> Target:
-    """The target of this name. Raises: TargetError with the names there are."""
-    known = {target.name: target for target in targets()}
-    if name in known:
-        return known[name]
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(close)}? " if close else ""
-    raise TargetError(f"no target {name!r}: {hint}there are {', '.join(known)}")
+def load(name: str, *, tensorrt: str | None = None, folder: Path | None = None) -> Target:
+    """The target of this name; `tensorrt` puts another release on it, as "10.15".
+
+    Raises: TargetError with the names, or the releases, there are.
+    """
+    known = {target.name: target for target in targets(folder)}
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=3)
+        hint = f"did you mean {' or '.join(close)}? " if close else ""
+        raise TargetError(f"no target {name!r}: {hint}there are {', '.join(known)}")
+    target = known[name]
+    if tensorrt is None:
+        return target
+    if target.builder != "tensorrt":
+        raise TargetError(f"{name} is not built by TensorRT, so it takes no release of it: {target.summary}")
+    releases = {path.stem.removeprefix(RELEASE): path for path in _bases(folder)}
+    if tensorrt not in releases:
+        there = ", ".join(sorted(releases, key=_natural))
+        raise TargetError(f"no facts about TensorRT {tensorrt}: there are releases {there}")
+    facts = {**target.facts, **_facts(releases[tensorrt])}
+    return Target(name, f"{target.summary}, with TensorRT {tensorrt}", target.builder, facts, target.path)
 
 
 def read(path: Path) -> Target:
     """One profile. Raises: TargetError naming the file, the key, what was found and what was expected."""
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
-        raise TargetError(f"{path}: not a readable TOML file: {cause}") from cause
-    for key in ("name", "summary", "builder", "facts"):
+    content = _content(path)
+    for key in ("name", "summary", "builder"):
         if key not in content:
             raise TargetError(f"{path}: the key {key!r} is missing")
-    if extra := content.keys() - {"name", "summary", "builder", "facts"}:
-        raise TargetError(f"{path}: unknown key {sorted(extra)[0]!r}; facts go into [facts.NAME] tables")
-    for key in ("name", "summary", "builder"):
-        if expected := _text(content[key]):
+        if expected := text(content[key]):
             raise TargetError(f"{path}: {key} is {content[key]!r}, expected {expected}")
     if content["name"] != path.stem:
         raise TargetError(f"{path}: name is {content['name']!r}, expected the file's own, {path.stem!r}")
     if content["builder"] not in BUILDERS:
         raise TargetError(f"{path}: builder is {content['builder']!r}, expected {' or '.join(BUILDERS)}")
-    if not isinstance(content["facts"], dict):
-        raise TargetError(f"{path}: facts is {content['facts']!r}, expected [facts.NAME] tables")
-    facts = {name: _fact(path, name, entry) for name, entry in content["facts"].items()}
+    facts = _facts(path)
     for name in (*REQUIRED, *REQUIRED_BY_BUILDER[content["builder"]]):
         if name not in facts:
             raise TargetError(f'{path}: [facts.{name}] is missing; "{UNVERIFIED}" is a value it may have')
+    if content["builder"] == "tensorrt-rtx" and not facts.keys() & {
+        "compute_capability",
+        "compute_capabilities",
+    }:
+        raise TargetError(
+            f"{path}: [facts.compute_capability] is missing, or compute_capabilities for several"
+        )
     return Target(content["name"], content["summary"], content["builder"], facts, path)
+
+
+def _content(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as cause:
+        raise TargetError(f"{path}: not a readable TOML file: {cause}") from cause
+    if extra := content.keys() - set(KEYS):
+        raise TargetError(f"{path}: unknown key {sorted(extra)[0]!r}; facts go into [facts.NAME] tables")
+    if "facts" not in content and "extends" not in content:
+        raise TargetError(f"{path}: the key 'facts' is missing")
+    if not isinstance(content.get("facts", {}), dict):
+        raise TargetError(f"{path}: facts is {content['facts']!r}, expected [facts.NAME] tables")
+    return content
+
+
+def _facts(path: Path, through: tuple[Path, ...] = ()) -> dict[str, Fact]:
+    """The facts of a profile with those it extends; `through` are the profiles that led here."""
+    content = _content(path)
+    names = content.get("extends", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TargetError(f"{path}: extends is {names!r}, expected a list of profile names")
+    facts: dict[str, Fact] = {}
+    for name in names:
+        base = _beside(path, name)
+        if base in (*through, path):
+            raise TargetError(f"{path}: extends {name!r}, which extends it in turn")
+        facts |= _facts(base, (*through, path))
+    return facts | {name: _fact(path, name, entry) for name, entry in content.get("facts", {}).items()}
+
+
+def _beside(path: Path, name: str) -> Path:
+    """The profile called `name`: in the folder of `path`, else ours."""
+    places = dict.fromkeys([path.parent, *_folders()])
+    for place in places:
+        if (found := place / f"{name}.toml").is_file() and found != path:
+            return found
+    raise TargetError(
+        f"{path}: extends {name!r}, but there is no {name}.toml beside it or among our profiles"
+    )
 
 
 def _fact(path: Path, name: str, entry: Any) -> Fact:
@@ -223,7 +238,7 @@ def _fact(path: Path, name: str, entry: Any) -> Fact:
         raise TargetError(f"{where}.{sorted(extra)[0]}: unknown key; expected value, source, date, note")
     if entry["value"] != UNVERIFIED and (expected := FACTS[name](entry["value"])):
         raise TargetError(f'{where}.value is {entry["value"]!r}, expected {expected}, or "{UNVERIFIED}"')
-    if expected := _text(entry["source"]):
+    if expected := text(entry["source"]):
         raise TargetError(f"{where}.source is {entry['source']!r}, expected {expected}")
     if type(entry["date"]) is not date:
         raise TargetError(f"{where}.date is {entry['date']!r}, expected a date such as 2026-11-22, unquoted")
@@ -235,10 +250,28 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _folders() -> list[Path]:
+def _folders(folder: Path | None = None) -> list[Path]:
     folders = [Path(__file__).parent]
-    if extra := os.environ.get(FOLDER_VARIABLE):
-        if not Path(extra).is_dir():
-            raise TargetError(f"{FOLDER_VARIABLE} is {extra!r}, which is not a directory of .toml profiles")
-        folders.append(Path(extra))
+    named = {FOLDER_VARIABLE: os.environ.get(FOLDER_VARIABLE), "the folder of targets": folder}
+    for source, place in named.items():
+        if place:
+            if not Path(place).is_dir():
+                raise TargetError(f"{source} is {str(place)!r}, which is not a directory of .toml profiles")
+            folders.append(Path(place))
     return folders
+
+
+def _bases(folder: Path | None) -> list[Path]:
+    return [
+        path for place in _folders(folder) for path in place.glob(f"{RELEASE}*.toml") if _is_release(path)
+    ]
+
+
+def _is_release(path: Path) -> bool:
+    return bool(re.fullmatch(r"\d+(\.\d+)+", path.stem.removeprefix(RELEASE)))
+
+
+def _plain(words: str) -> Any:
+    from rich.text import Text
+
+    return Text(words, style="dim")

@@ -20,7 +20,7 @@ SECOND_CALL = "the output tensors of this new instance will not be queryable"
 
 
 def run(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Parse and build. The job: model, output, capability, batch (three or null), workspace, verbose."""
+    """Parse and build. The job: model, output, capabilities, batch (three or null), workspace, verbose."""
     import tensorrt_rtx_bindings as trt
 
     log = _log(trt, job["verbose"])
@@ -31,8 +31,9 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
     if not parser.parse_from_file(job["model"]):
         return {"parse": [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]}
     config = builder.create_builder_config()
-    config.num_compute_capabilities = 1
-    config.set_compute_capability(trt.ComputeCapability.__members__[job["capability"]], 0)
+    config.num_compute_capabilities = len(job["capabilities"])
+    for index, name in enumerate(job["capabilities"]):
+        config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
     if job["workspace"] is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job["workspace"] << 20)
     inputs = [_port(network.get_input(index), job["batch"]) for index in range(network.num_inputs)]
@@ -43,7 +44,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
             if len(port["shapes"]) > 1:
                 profile.set_shape(port["name"], *map(tuple, port["shapes"]))
         config.add_optimization_profile(profile)
-    _say({"stage": f"building for {job['capability']}"})
+    _say({"stage": f"building for {', '.join(job['capabilities'])}"})
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return {"build": log.of("ERROR", "INTERNAL_ERROR")}

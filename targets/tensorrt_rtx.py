@@ -69,14 +69,14 @@ def compile_engine(
     model: Path,
     output: Path,
     *,
-    capability: str,
+    capabilities: Iterable[str],
     batch: Batch | None,
     nodes: Mapping[str, Named],
     workspace: int | None = None,
     verbose: bool = False,
     progress: Progress = lambda stage: None,
 ) -> Engine:
-    """Build `model` for one compute capability, for example "8.9", and write the engine to `output`.
+    """Build `model` for compute capabilities, for example ["8.9"], and write the engine to `output`.
 
     batch: the range of the leading dimension of every input where that is dynamic. workspace: MiB.
     nodes: the model's nodes by the names the builder gives them, and those of the graph as "#INDEX" too.
@@ -86,7 +86,7 @@ def compile_engine(
     job = {
         "model": os.fspath(model),
         "output": os.fspath(output),
-        "capability": _capability(capability),
+        "capabilities": list(map(_capability, capabilities)),
         "batch": batch,
         "workspace": workspace,
         "verbose": verbose,

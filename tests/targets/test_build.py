@@ -23,11 +23,11 @@ from tokenrt.errors import (
     TokenrtError,
     UnsupportedError,
 )
-from tokenrt.targets import load, tensorrt_rtx
+from tokenrt.targets import tensorrt_rtx
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (extra rtx)")
 
-TARGETS = ["rtx-sm80", "rtx-sm86", "rtx-sm89", "rtx-sm120"]
+TARGETS = ["rtx-sm80", "rtx-sm86", "rtx-sm89", "rtx-sm120", "rtx-portable"]
 
 REDUCTION = """<ir_version: 10, opset_import: ["": 18, "tokenrt": 1]>
 main (KIND[BATCH,6,8] tokens) => (KIND[BATCH,3,8] kept) {
@@ -220,10 +220,15 @@ def test_an_empty_list_after_a_convolution_without_bias_builds(tmp_path: Path) -
 def test_attention_the_profile_is_wrong_about_is_split_in_a_second_try(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    text = (Path(load("rtx-sm89").path)).read_text(encoding="utf-8")
     folder = tmp_path / "targets"
     folder.mkdir()
-    (folder / "rtx-sm89.toml").write_text(text.replace('["fp16", "bf16"]', '["fp32", "fp16", "bf16"]'))
+    (folder / "rtx-sm89.toml").write_text(
+        """name = "rtx-sm89"
+        summary = "too much promised"
+        builder = "tensorrt-rtx"
+        extends = ["rtx-sm89"]
+        facts.attention = { value = ["fp32", "fp16"], source = "a guess", date = 2026-11-22 }"""
+    )
     monkeypatch.setenv("TOKENRT_TARGETS", str(folder))
     model = parse(ATTENTION.replace("KIND", "float"))
     report = tokenrt.build(model, target="rtx-sm89", output=tmp_path / "a.engine")
@@ -244,7 +249,7 @@ def test_a_crash_of_the_builder_is_an_error(tmp_path: Path) -> None:
     ir.save(model, tmp_path / "m.onnx")
     with pytest.raises(BuildError, match=r"crashed \(SIG(SEGV|ABRT)\) while .*fault of the builder"):
         tensorrt_rtx.compile_engine(
-            tmp_path / "m.onnx", tmp_path / "m.engine", capability="8.9", batch=(1, 1, 1), nodes={}
+            tmp_path / "m.onnx", tmp_path / "m.engine", capabilities=["8.9"], batch=(1, 1, 1), nodes={}
         )
 
 

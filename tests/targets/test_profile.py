@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
@@ -11,7 +12,12 @@ from rich.console import Console
 import tokenrt
 from tokenrt.errors import TargetError
 from tokenrt.targets import load, targets
+from tokenrt.targets.facts import FACTS
 from tokenrt.targets.profile import read
+
+FOLDER = Path(tokenrt.targets.__path__[0])
+
+DEVICE = ("memory_gb", "bandwidth_gb_s", "tensor_tflops", "sm_count", "shared_memory_kib", "cuda", "tensorrt")
 
 GOOD = """name = "mine"
 summary = "a board"
@@ -35,8 +41,13 @@ def write(folder: Path, text: str = GOOD, name: str = "mine") -> Path:
 
 def test_our_targets() -> None:
     names = [target.name for target in targets()]
-    assert names == ["ort-cpu", "rtx-sm80", "rtx-sm86", "rtx-sm89", "rtx-sm120"]
+    assert set(names) == {path.stem for path in FOLDER.glob("*.toml") if path.name[0] != "_"}
+    assert {"orin-nano", "orin-nx", "agx-orin", "agx-orin-jp7", "thor", "l4", "a10", "a100"} <= set(names)
+    assert {"l40s", "h100", "h200", "b200", "rtx-3090", "rtx-4090", "rtx-5090", "dgx-spark"} <= set(names)
+    assert {"rtx-portable", "ort-cpu", "ort-cuda", "ort-tensorrt"} <= set(names)
+    assert names.index("rtx-sm80") < names.index("rtx-sm89") < names.index("rtx-sm120")
     assert [target.name for target in tokenrt.targets()] == names
+    assert load("rtx-portable").compute_capabilities == ("8.0", "8.6", "8.9", "12.0")
     assert load("rtx-sm120").compute_capability == "12.0"
     assert load("ort-cpu").compute_capability is None
 
@@ -48,7 +59,99 @@ def test_every_fact_of_ours_has_a_source_and_a_date() -> None:
             assert fact.source
             assert fact.date.year >= 2026
         json.dumps(target.as_dict(), allow_nan=False)
-        Console(width=200, record=True, file=None, quiet=True).print(target)
+
+
+def test_every_device_speaks_of_what_a_cost_model_and_a_builder_ask_for() -> None:
+    for target in targets():
+        if target.builder == "tensorrt":
+            assert {*DEVICE, "plugin_or_function", "opset", "precisions"} <= target.facts.keys(), target.name
+            assert target.tensorrt is not None
+
+
+def test_dense_throughput_is_bounded_by_twice_the_wider_type() -> None:
+    for target in targets():
+        dense = target.fact("tensor_tflops", {})
+        for wide, narrow in (("tf32", "fp16"), ("fp16", "fp8"), ("fp16", "int8"), ("fp8", "fp4")):
+            if wide in dense and narrow in dense:
+                assert dense[narrow] <= 4.1 * dense[wide], target.name
+                assert dense[narrow] > dense[wide], target.name
+        assert dense.keys() <= {*target.fact("precisions", ())}, target.name
+
+
+@pytest.mark.parametrize("name", [path.stem for path in FOLDER.glob("[!_]*.toml")])
+def test_a_target_is_printed_in_one_screen(name: str) -> None:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(load(name))
+    lines = console.export_text().rstrip().splitlines()
+    target = load(name)
+    assert len(lines) <= 50
+    for fact in target.facts:
+        assert any(line.startswith(fact) for line in lines)
+    for fact in target.facts.values():
+        assert fact.source.split()[0] in "\n".join(lines)
+
+
+def test_the_release_decides_between_plugin_and_function() -> None:
+    assert load("agx-orin").fact("plugin_or_function") == "function"
+    assert load("agx-orin-jp7").fact("plugin_or_function") == "plugin"
+    assert not load("agx-orin").accepts().functions
+    assert not load("agx-orin").accepts().plugin_wins
+    assert load("agx-orin-jp7").accepts().plugin_wins
+
+
+def test_another_release_is_put_on_a_device() -> None:
+    older = load("l4", tensorrt="10.3")
+    assert older.tensorrt == (10, 3)
+    assert older.fact("plugin_or_function") == "function"
+    assert older.compute_capability == "8.9"
+    with pytest.raises(
+        TargetError, match=r"no facts about TensorRT 9\.1: there are releases 10\.3, 10\.15, 11\.4"
+    ):
+        load("l4", tensorrt="9.1")
+    with pytest.raises(TargetError, match=r"rtx-sm89 is not built by TensorRT"):
+        load("rtx-sm89", tensorrt="10.3")
+
+
+def test_a_profile_extends_ours(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        """name = "mine"
+summary = "our L4 servers"
+builder = "tensorrt"
+extends = ["l4", "_tensorrt-10.15"]
+
+[facts.cuda]
+value = "12.9"
+source = "our image"
+date = 2026-01-02
+""",
+    )
+    mine = load("mine", folder=tmp_path)
+    assert mine.tensorrt == (10, 15)
+    assert mine.fact("cuda") == "12.9"
+    assert mine.fact("memory_gb") == load("l4").fact("memory_gb")
+    assert mine.facts.keys() <= FACTS.keys()
+    assert "mine" not in [target.name for target in targets()]
+
+
+def test_a_profile_may_wrap_one_of_the_same_name(tmp_path: Path) -> None:
+    write(tmp_path, 'name = "l4"\nsummary = "ours"\nbuilder = "tensorrt"\nextends = ["l4"]\n', "l4")
+    assert load("l4", folder=tmp_path).summary == "ours"
+    assert load("l4", folder=tmp_path).facts == load("l4").facts
+
+
+def test_extending_goes_wrong_by_name(tmp_path: Path) -> None:
+    head = 'summary = "s"\nbuilder = "tensorrt"\n'
+    path = write(tmp_path, f'name = "mine"\n{head}extends = ["nobody"]\n')
+    with pytest.raises(TargetError, match=r"extends 'nobody', but there is no nobody\.toml"):
+        read(path)
+    write(tmp_path, f'name = "mine"\n{head}extends = ["other"]\n')
+    write(tmp_path, f'name = "other"\n{head}extends = ["mine"]\n', "other")
+    with pytest.raises(TargetError, match=r"extends 'mine', which extends it in turn"):
+        read(path)
+    write(tmp_path, f'name = "mine"\n{head}extends = "l4"\n')
+    with pytest.raises(TargetError, match=r"extends is 'l4', expected a list of profile names"):
+        read(path)
 
 
 def test_what_rtx_takes() -> None:
@@ -61,9 +164,7 @@ def test_what_rtx_takes() -> None:
 
 
 def test_an_unknown_name_gets_the_close_ones_and_the_list() -> None:
-    with pytest.raises(
-        TargetError, match=r"no target 'rtx-sm98': did you mean .*rtx-sm89.*there are ort-cpu, "
-    ):
+    with pytest.raises(TargetError, match=r"no target 'rtx-sm98': did you mean .*rtx-sm89.*there are a10, "):
         load("rtx-sm98")
 
 
@@ -94,7 +195,7 @@ def test_a_missing_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     ("old", "new", "message"),
     [
         ('summary = "a board"\n', "", "the key 'summary' is missing"),
-        ('"tensorrt-rtx"', '"other"', "builder is 'other', expected tensorrt-rtx or none"),
+        ('"tensorrt-rtx"', '"other"', "builder is 'other', expected tensorrt-rtx or tensorrt or none"),
         ('name = "mine"', 'name = "yours"', "name is 'yours', expected the file's own, 'mine'"),
         ("[facts]", 'colour = "red"\n[facts]', "unknown key 'colour'"),
         ('"8.7"', '"eight"', r"facts\.compute_capability\.value is 'eight', expected a text such as"),
@@ -112,6 +213,10 @@ def test_a_missing_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             r"facts\.attention_width\.value is True, expected a list of two",
         ),
         ("[facts]", "[facts", "not a readable TOML file"),
+        ("plugins = {", "memory_gb = {", r"facts\.memory_gb\.value is False, expected a number above 0"),
+        ("functions = {", "tensor_tflops = {", r"facts\.tensor_tflops\.value is True, expected a table of"),
+        ("functions = {", "tensorrt = {", r'facts\.tensorrt\.value is True, expected a text such as "10.3"'),
+        ("functions = {", "plugin_or_function = {", r"value is True, expected plugin or function"),
     ],
 )
 def test_a_wrong_profile_is_refused_with_file_and_key(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tokenrt
+from tokenrt.cli import options as o
 from tokenrt.cli.boundary import Result, verb
 
 if TYPE_CHECKING:
@@ -34,16 +35,21 @@ def methods(name: Name = None) -> Result:
     return info(name)
 
 
-def targets(name: Name = None) -> Result:
-    """List the devices engines can be built for, or the facts known of one.
+def targets(
+    name: Name = None,
+    *,
+    tensorrt: o.Tensorrt = None,
+    folder: o.Folder = None,
+) -> Result:
+    """List the devices models are lowered and built for, or the facts known of one.
 
     Example: tokenrt targets rtx-sm89
     """
-    if name is None:
-        return TargetList(tuple(tokenrt.targets()))
     from tokenrt.targets import load
 
-    return load(name)
+    if name is not None:
+        return load(name, tensorrt=tensorrt, folder=folder)
+    return TargetList(tuple(tokenrt.targets(folder)))
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,8 @@ class TargetList:
     def __rich__(self) -> Any:
         from rich.table import Table
 
-        table = Table("name", "builder", "summary", title="Targets")
+        table = Table("name", "builder", "compute capability", "summary", title="Targets")
         for target in self.targets:
-            table.add_row(target.name, target.builder, target.summary)
+            capabilities = ", ".join(target.compute_capabilities)
+            table.add_row(target.name, target.builder, capabilities, target.summary)
         return table

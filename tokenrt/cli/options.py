@@ -80,6 +80,14 @@ Shape = Annotated[
         metavar="NAME=1x128",
     ),
 ]
+Tensorrt = Annotated[
+    str | None,
+    typer.Option(help="Release of TensorRT on the target, as 10.15; else the profile's.", metavar="RELEASE"),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--targets", help="A folder with profiles of your own, as TOKENRT_TARGETS.", metavar="DIR"),
+]
 AllowNoop = Annotated[bool, typer.Option("--allow-noop", help="Succeed when no site takes a reduction.")]
 
 
