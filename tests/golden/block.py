@@ -22,7 +22,7 @@ class Block:
         """Return the attention branch [B,N,C] and its taps; `size` [B,N,1] adds log sizes to the logits."""
         batch, tokens, channels = x.shape
         split = (batch, tokens, 3, self.heads, channels // self.heads)
-        qkv = self._linear("attn_qkv", self._norm("norm1", x)).reshape(split).transpose(2, 0, 3, 1, 4)
+        qkv = self._linear("attn_qkv", self.norm("norm1", x)).reshape(split).transpose(2, 0, 3, 1, 4)
         queries, keys, values = qkv
         logits = queries @ keys.transpose(0, 1, 3, 2) * queries.shape[-1] ** -0.5
         if size is not None:
@@ -34,7 +34,7 @@ class Block:
 
     def feed_forward(self, x: Any) -> Any:
         """Return the block's output from the tokens after the reduction."""
-        hidden = self._linear("mlp_fc1", self._norm("norm2", x))
+        hidden = self._linear("mlp_fc1", self.norm("norm2", x))
         gelu = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
         return x + self._linear("mlp_fc2", gelu)
 
@@ -43,7 +43,7 @@ class Block:
         out = x @ self.arrays[f"w_{name}_weight"].T.astype(np.float64)
         return out if bias is None else out + bias
 
-    def _norm(self, name: str, x: Any) -> Any:
+    def norm(self, name: str, x: Any) -> Any:
         centred = x - x.mean(-1, keepdims=True)
         unit = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + self.eps)
         return unit * self.arrays[f"w_{name}_weight"] + self.arrays[f"w_{name}_bias"]

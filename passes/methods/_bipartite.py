@@ -1,0 +1,142 @@
+"""Steps of the bipartite family: matching in any order, means, sums and maxima of groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tokenrt.passes.methods import _steps
+from tokenrt.passes.methods.contract import Ops, Reduction, Site, Taps, Value
+
+LOWEST = -3e38
+TOKEN_AXIS = np.array([1])
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Who stays and who joins whom: keep [B,K] and source [B,R] positions, slot [B,R] outputs 0 .. K-1."""
+
+    keep: Value
+    source: Value
+    slot: Value
+
+    def behind(self, op: Ops, order: Value) -> Pairs:
+        """The same pairs, whose positions were places in `order` [B,M], as the positions listed there."""
+        keep, source = (op("GatherElements", order, places, axis=1) for places in (self.keep, self.source))
+        return Pairs(keep, source, self.slot)
+
+
+def halves(first: int, end: int) -> tuple[list[int], list[int]]:
+    """The even and the odd positions of first .. end-1: sources and destinations of ToMe."""
+    return [i for i in range(first, end) if i % 2 == 0], [i for i in range(first, end) if i % 2 == 1]
+
+
+def match(
+    op: Ops,
+    metric: Value,
+    others: Sequence[int],
+    sources: Sequence[int],
+    destinations: Sequence[int],
+    remove: int,
+    *,
+    by_value: bool = False,
+) -> tuple[Value, Pairs]:
+    """Send the `remove` sources most similar to a destination there: similarity [B,S] of every source, and pairs.
+
+    Kept in this order: others, unmerged sources (ascending, or by descending similarity), destinations.
+    """
+    value, keep, source, slot = op(
+        "TokenMatch",
+        metric,
+        sources=list(sources),
+        destinations=list(destinations),
+        others=list(others),
+        keep=len(others) + len(sources) + len(destinations) - remove,
+        remove=remove,
+        order=int(by_value),
+    )
+    return value, Pairs(keep, source, slot)
+
+
+def match_halves(op: Ops, metric: Value, site: Site) -> Pairs:
+    """ToMe's matching: even positions into odd ones, unmerged ones in position order behind protected tokens."""
+    sources, destinations = halves(site.protect, site.tokens)
+    protected = range(site.protect)
+    return match(op, metric, protected, sources, destinations, site.removed, by_value=site.protect == 0)[1]
+
+
+def float_tokens(op: Ops, taps: Taps) -> Value:
+    """The tokens as float32: what methods compare that have no metric of their own."""
+    return op("Cast", taps.tokens, to=_steps.FLOAT)
+
+
+def sizes(op: Ops, taps: Taps, site: Site) -> Value:
+    """Sizes [B,N,1], all one before anything was merged."""
+    return _steps.ones(op, taps.tokens, site) if taps.size is None else taps.size
+
+
+def counted_once(op: Ops, taps: Taps, site: Site) -> Value:
+    """Weights [B,N,1] of a plain mean: one for every token, zero for padding."""
+    if taps.size is None:
+        return _steps.ones(op, taps.tokens, site)
+    return op("Cast", op("Greater", taps.size, 0.0), to=_steps.FLOAT)
+
+
+def merged(op: Ops, taps: Taps, site: Site, pairs: Pairs, weight: Value | None = None) -> Reduction:
+    """Mean of each kept token and those that join it, weighted by size or by `weight` [B,N,1]; sizes add up.
+
+    Tokens in neither list of `pairs` are dropped.
+    """
+    size = sizes(op, taps, site)
+    tokens, total = op(
+        "TokenCombine", taps.tokens, size if weight is None else weight, pairs.keep, pairs.source, pairs.slot
+    )
+    if weight is not None:
+        _, total = op("TokenCombine", size, size, pairs.keep, pairs.source, pairs.slot)
+    return Reduction(tokens, total, pairs.keep, went(op, taps.tokens, pairs, site.keep, site))
+
+
+def went(op: Ops, tokens: Value, pairs: Pairs, kept: int, site: Site) -> Value:
+    """Where each input token went: [B,N], -1 for those in neither list of `pairs`."""
+    dropped = op(
+        "Expand", op.constant(np.full((1, 1), _steps.DROPPED)), _steps.batch_shape(op, tokens, site.tokens)
+    )
+    places = op("Concat", pairs.keep, pairs.source, axis=1)
+    slots = op("Concat", _steps.numbered(op, tokens, kept), pairs.slot, axis=1)
+    return op("ScatterElements", dropped, places, slots, axis=1)
+
+
+def gathered(op: Ops, values: Value, pairs: Pairs, *, largest: bool = False) -> Value:
+    """Sum or maximum of `values` [B,N] over each kept token and those that join it: [B,K].
+
+    Only the slots that receive something are computed, once per source; those that share one write the same.
+    """
+    kept, moved = (op("GatherElements", values, place, axis=1) for place in (pairs.keep, pairs.source))
+    near = op("GatherElements", kept, pairs.slot, axis=1)
+    together = op("Equal", op("Unsqueeze", pairs.slot, _steps.LAST), op("Unsqueeze", pairs.slot, TOKEN_AXIS))
+    if largest:
+        row = op("Unsqueeze", moved, TOKEN_AXIS)
+        grown = op("Max", near, op("ReduceMax", op("Where", together, row, LOWEST), axes=[2], keepdims=0))
+    else:
+        share = op("Cast", together, to=_steps.FLOAT)
+        total = op("MatMul", share, op("Unsqueeze", moved, _steps.LAST))
+        grown = op("Add", near, op("Squeeze", total, _steps.LAST))
+    return op("ScatterElements", kept, pairs.slot, grown, axis=1)
+
+
+def ascending(op: Ops, index: Value, count: int) -> Value:
+    """Sort `count` positions [B,count]; by way of float32, which TopK takes on every runtime."""
+    values, _ = op("TopK", op("Cast", index, to=_steps.FLOAT), np.array([count]), axis=1, largest=0)
+    return op("Cast", values, to=7)
+
+
+def joined(op: Ops, parts: Sequence[Value]) -> Value:
+    """Concatenate along axis 1."""
+    return parts[0] if len(parts) == 1 else op("Concat", *parts, axis=1)
+
+
+def cut(op: Ops, data: Value, first: int, end: int) -> Value:
+    """Entries first .. end-1 along axis 1."""
+    return op("Slice", data, np.array([first]), np.array([end]), TOKEN_AXIS)

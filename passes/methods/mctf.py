@@ -1,0 +1,210 @@
+"""MCTF: merge tokens that are similar, uninformative and small, from both sides of a bipartition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tokenrt.errors import MethodError
+from tokenrt.passes.methods import _bipartite, _steps
+from tokenrt.passes.methods._bipartite import Pairs
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps, Value
+
+LEAST = 1e-12
+"""Floor of attention and size before they are inverted."""
+
+UNKNOWN = -1.0
+"""What a NaN counts as: below every product of criteria."""
+
+ROWS = np.array([-1])
+
+
+@dataclass(frozen=True)
+class MCTF(Method):
+    """Merge the R pairs that rank highest by similarity x uninformativeness x smallness.
+
+    W_ij = ((cos(x_i,x_j) + 1)/2)^(1/tau_sim) (a_i a_j)^(1/tau_info) (s_i s_j)^(1/tau_size), a and s the inverse attention
+    received and inverse size, each divided by its maximum; a tau of 0 leaves its factor out. First the best R/2 (rounded
+    down) even tokens join their best odd one, then the best of the remaining R odd ones, with all they have absorbed,
+    their best even one; the scores are not computed again. Output order: protected, even tokens (ascending; by
+    descending score where nothing is protected), odd tokens by descending score of the second round.
+    Options: tau_sim, tau_info, tau_size; bidirectional: false for the first round alone, with ToMe's order; pooling:
+    attention (weights attention received x size, as published), size, mean or max; reuse: hand the merged attention
+    [B,H,K,K] on as state "attention" (rows pooled like tokens, columns summed); variant: reference
+    protects the first P even tokens instead of the first P tokens.
+    """
+
+    name: ClassVar[str] = "mctf"
+    family: ClassVar[Family] = "merging"
+    summary: ClassVar[str] = "merge pairs chosen by similarity, informativeness and size, in both directions"
+    paper: ClassVar[str] = "Lee et al., Multi-criteria Token Fusion with One-step-ahead Attention, CVPR 2024"
+    reads: ClassVar[tuple[str, ...]] = ("received_attention", "attention")
+    evidence: ClassVar[Evidence] = "vectors"
+    merges: ClassVar[bool] = True
+    deviations: ClassVar[str] = (
+        "the paper fuses inside the attention, before its values are summed, here fusion follows the residual; with two "
+        "protected tokens the release protects tokens 0 and 2 (variant=reference) instead of 0 and 1 (variant=paper)"
+    )
+
+    tau_sim: float = 1.0
+    tau_info: float = 20.0
+    tau_size: float = 40.0
+    bidirectional: bool = True
+    pooling: str = "attention"
+    reuse: bool = False
+    variant: str = "paper"
+
+    def __post_init__(self) -> None:
+        _steps.choice(self.name, "pooling", self.pooling, ("attention", "size", "mean", "max"))
+        _steps.choice(self.name, "variant", self.variant, ("paper", "reference"))
+        for option in ("tau_sim", "tau_info", "tau_size"):
+            if not getattr(self, option) >= 0:
+                raise MethodError(
+                    f"option {option}={getattr(self, option)} of method {self.name!r}: expected 0 or more"
+                )
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        others = [*range(site.protect)]
+        even, odd = _bipartite.halves(site.protect, site.tokens)
+        if self.variant == "reference":
+            others = [2 * place for place in others]
+            even, odd = ([*range(start, site.tokens, 2)] for start in (2 * site.protect, 1))
+        pairs = self._pairs(op, taps, site, self._criteria(op, taps, even, odd), others, even, odd)
+        size = _bipartite.sizes(op, taps, site)
+        tokens = self._pooled(op, taps, site, taps.tokens, pairs)
+        _, total = op("TokenCombine", size, size, pairs.keep, pairs.source, pairs.slot)
+        assign = _bipartite.went(op, taps.tokens, pairs, site.keep, site)
+        state = {"attention": self._attention(op, taps, site, pairs, assign)} if self.reuse else {}
+        return Reduction(tokens, total, pairs.keep, assign, state=state)
+
+    def fewest(self, tokens: int, protect: int) -> int:
+        return tokens - (tokens - protect) // 2
+
+    def _criteria(self, op: Ops, taps: Taps, even: Sequence[int], odd: Sequence[int]) -> Value:
+        """W [B,S,T] of even with odd tokens, no entry NaN."""
+        pair = op.constant(np.ones((1, len(even), len(odd)), np.float32))
+        if self.tau_sim:
+            unit = op("LpNormalization", _bipartite.float_tokens(op, taps), axis=2, p=2)
+            left, right = (op("Gather", unit, np.array(side), axis=1) for side in (even, odd))
+            cosine = op("MatMul", left, op("Transpose", right, perm=[0, 2, 1]))
+            pair = _root(op, op("Max", op("Mul", op("Add", cosine, 1.0), 0.5), 0.0), self.tau_sim)
+        shares = []
+        if self.tau_info:
+            shares.append((op("Unsqueeze", taps.received_attention(), _steps.LAST), self.tau_info))
+        if self.tau_size and taps.size is not None:
+            shares.append((taps.size, self.tau_size))
+        for amount, tau in shares:
+            inverse = op("Div", 1.0, op("Max", amount, LEAST))
+            relative = op("Div", inverse, op("ReduceMax", inverse, axes=[1], keepdims=1))
+            factor = _root(op, relative, tau)
+            left, right = (op("Gather", factor, np.array(side), axis=1) for side in (even, odd))
+            pair = op("Mul", op("Mul", pair, left), op("Transpose", right, perm=[0, 2, 1]))
+        if not shares:
+            pair = op("Expand", pair, _steps.batch_shape(op, taps.tokens, len(even), len(odd)))
+        return op("Where", op("IsNaN", pair), UNKNOWN, pair)
+
+    def _pairs(
+        self,
+        op: Ops,
+        taps: Taps,
+        site: Site,
+        criteria: Value,
+        others: Sequence[int],
+        even: Sequence[int],
+        odd: Sequence[int],
+    ) -> Pairs:
+        """Both rounds; even tokens fill the slots from len(others) on, odd ones those behind them."""
+        first = site.removed // 2 if self.bidirectional else site.removed
+        second, stay = site.removed - first, len(even) - first
+        _, ranked = op("TopK", op("ReduceMax", criteria, axes=[2], keepdims=0), np.array([len(even)]), axis=1)
+        rest = _bipartite.cut(op, ranked, first, len(even))
+        if site.protect and stay:
+            rest = _bipartite.ascending(op, rest, stay)
+        numbered = _steps.numbered(op, taps.tokens, len(odd))
+        slots, odd_rest = op("Add", numbered, len(others) + stay), numbered
+        source, goes = list[Value](), list[Value]()
+        if second:
+            left = _steps.gather(op, criteria, rest)
+            _, odd_ranked = op(
+                "TopK", op("ReduceMax", left, axes=[1], keepdims=0), np.array([len(odd)]), axis=1
+            )
+            leaving = _bipartite.cut(op, odd_ranked, 0, second)
+            odd_rest = _bipartite.cut(op, odd_ranked, second, len(odd))
+            partner = op("GatherElements", op("ArgMax", left, axis=1, keepdims=0), leaving, axis=1)
+            joined = op("Add", partner, len(others))
+            kept = _bipartite.cut(op, slots, 0, len(odd) - second)
+            target = _bipartite.joined(op, [joined, kept][: 1 + (len(odd) > second)])
+            slots = op("ScatterElements", odd_ranked, odd_ranked, target, axis=1)
+            source.append(_listed(op, odd, leaving))
+            goes.append(joined)
+        if first:
+            leaving = _bipartite.cut(op, ranked, 0, first)
+            best = op("ArgMax", _steps.gather(op, criteria, leaving), axis=2, keepdims=0)
+            source.append(_listed(op, even, leaving))
+            goes.append(op("GatherElements", slots, best, axis=1))
+        keep = []
+        if others:
+            keep.append(
+                op(
+                    "Expand",
+                    op.constant(np.array([others])),
+                    _steps.batch_shape(op, taps.tokens, len(others)),
+                )
+            )
+        if stay:
+            keep.append(_listed(op, even, rest))
+        if len(odd) > second:
+            keep.append(_listed(op, odd, odd_rest))
+        return Pairs(_bipartite.joined(op, keep), _bipartite.joined(op, source), _bipartite.joined(op, goes))
+
+    def _pooled(self, op: Ops, taps: Taps, site: Site, values: Value, pairs: Pairs) -> Value:
+        """One row [B,K,X] of `values` [B,N,X] for each kept token and all that join it."""
+        if self.pooling == "max":
+            return _largest(op, values, _bipartite.counted_once(op, taps, site), pairs)
+        size = _bipartite.sizes(op, taps, site)
+        if self.pooling == "mean":
+            weight = _bipartite.counted_once(op, taps, site)
+        elif self.pooling == "attention":
+            weight = op("Mul", size, op("Unsqueeze", taps.received_attention(), _steps.LAST))
+        else:
+            weight = size
+        return op("TokenCombine", values, weight, pairs.keep, pairs.source, pairs.slot)[0]
+
+    def _attention(self, op: Ops, taps: Taps, site: Site, pairs: Pairs, assign: Value) -> Value:
+        """Attention [B,H,K,K] between merged tokens: key columns summed, query rows pooled as tokens are."""
+        slots = np.arange(site.keep).reshape(1, 1, -1)
+        member = op("Cast", op("Equal", op("Unsqueeze", assign, _steps.LAST), slots), to=_steps.FLOAT)
+        summed = op("MatMul", taps.attention(), op("Unsqueeze", member, np.array([1])))
+        rows = op("Transpose", summed, perm=[0, 2, 1, 3])
+        flat = op("Reshape", rows, np.array([0, site.tokens, site.heads * site.keep]))
+        pooled = self._pooled(op, taps, site, flat, pairs)
+        split = op("Reshape", pooled, np.array([0, site.keep, site.heads, site.keep]))
+        return op("Transpose", split, perm=[0, 2, 1, 3])
+
+
+def _root(op: Ops, value: Value, tau: float) -> Value:
+    return value if tau == 1 else op("Pow", value, 1 / tau)
+
+
+def _listed(op: Ops, positions: Sequence[int], places: Value) -> Value:
+    """The entries of a constant list at `places` [B,M]."""
+    return op("Gather", op.constant(np.array(positions)), places, axis=0)
+
+
+def _largest(op: Ops, values: Value, counts: Value, pairs: Pairs) -> Value:
+    """Largest entry of each group, channel by channel; `counts` [B,N,1] is 0 where a row must not count."""
+    wide = op("Cast", values, to=_steps.FLOAT)
+    valid = op("Where", op("Greater", counts, 0.0), wide, _bipartite.LOWEST)
+    kept, near = (_steps.gather(op, data, pairs.keep) for data in (wide, valid))
+    moved = op("Unsqueeze", _steps.gather(op, valid, pairs.source), np.array([1]))
+    together = op(
+        "Equal", op("Unsqueeze", pairs.slot, _steps.LAST), op("Unsqueeze", pairs.slot, np.array([1]))
+    )
+    rows = op("Where", op("Unsqueeze", together, ROWS), moved, _bipartite.LOWEST)
+    grown = op("Max", _steps.gather(op, near, pairs.slot), op("ReduceMax", rows, axes=[2], keepdims=0))
+    known = op("Where", op("Greater", grown, _bipartite.LOWEST), grown, _steps.gather(op, kept, pairs.slot))
+    place = op("Expand", op("Unsqueeze", pairs.slot, _steps.LAST), op("Shape", known))
+    return op("CastLike", op("ScatterElements", kept, place, known, axis=1), values)

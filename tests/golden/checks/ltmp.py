@@ -1,0 +1,51 @@
+"""LTMP: fixed numbers as its files have them, and learned thresholds with the count they gave as quota."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tests.golden.block import Block
+from tests.golden.compare import Arrays, Check, close, equal
+from tokenrt.passes.apply import apply_method
+
+
+def check_ltmp(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
+    """The block around each kind of step."""
+    block = Block(arrays, params["num_heads"], params["norm_eps"])
+    x = arrays["x_in"].astype(np.float64)
+    branch, taps = block.attend(x, arrays["size"])
+    close("attention", taps["attn"], arrays["attn"])
+    close("scores", taps["attn"].mean((1, 2)), arrays["scores"])
+    kept = arrays["y"].shape[1]
+    removed, learned = x.shape[1] - kept, params["kind"].startswith("lt_")
+    pruned = removed - _merged(arrays, params) if learned else min(params["r_prune"], (x.shape[1] - 1) // 2)
+    found = apply_method(
+        "ltmp",
+        {"x": x + branch, "attn": arrays["attn"], "keys": taps["keys"], "size": arrays["size"]},
+        keep=kept,
+        backend=backend,
+        r_prune=pruned,
+        first="prune" if params["kind"] == "prunemerge" else "merge",
+        order="position" if learned else "score",
+    )
+    if "keep_idx" in arrays:
+        equal("positions kept", found["index"], arrays["keep_idx"])
+    close("tokens", found["tokens"], arrays["y"])
+    if "size_out" in arrays:
+        close("sizes", found["size"], arrays["size_out"])
+    close("block output", block.feed_forward(found["tokens"]), arrays["y_block"])
+
+
+def _merged(arrays: Arrays, params: Mapping[str, Any]) -> int:
+    """How many even tokens are more similar to an odd one than the threshold; the class token never is."""
+    if "merge" not in params["kind"]:
+        return 0
+    unit = arrays["metric"] / np.linalg.norm(arrays["metric"], axis=2, keepdims=True)
+    best = (unit[:, 2::2] @ unit[:, 1::2].transpose(0, 2, 1)).max(2)
+    return int(np.sum(best[0] > params["threshold"][0]))
+
+
+CHECKS: Mapping[str, Check] = {"ltmp": check_ltmp}
