@@ -30,7 +30,7 @@ class TESTA(Method):
     So the tokens [B,K,C] behind a site are K - P = F' * n': fewer frames of fewer tokens, frame by frame in the
     order named above, and the next site starts from F' frames.
     Options: frames F (0: from the grid, else one); merge: both, frames or patches; remove_frames: how many
-    frames leave at a site of merge=both, at most half of them; variant.
+    frames leave at a site of merge=both, at most half of them, as a site leaves at least half of the tokens; variant.
     """
 
     name: ClassVar[str] = "testa"
