@@ -155,7 +155,9 @@ class Method:
         return protect + kept
 
     def options(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        """Return the options by name; one that is None is one that was not given, and no plan file can say None."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Method:
