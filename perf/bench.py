@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tokenrt.errors import TokenrtError
-from tokenrt.perf import bench_large, bench_tome, flops, results
+from tokenrt.perf import bench_large, bench_tome, flops, quality, results
 
 
 class Bench(Protocol):
@@ -25,6 +25,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "tome": ("tome_cost", bench_tome.run),
     "large": ("large_models", bench_large.run),
     "flops": ("flops", flops.run),
+    "quality": ("quality", quality.run),
 }
 
 

