@@ -7,13 +7,15 @@ leave there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from tokenrt.passes.ancestry import ancestors, between, constant_prefix
 from tokenrt.passes.attention import Core, causal, cores
+from tokenrt.passes.branch import Branch, branch
 from tokenrt.passes.flow import Flow, Mark, Marks, follow
+from tokenrt.passes.grid import Grid, grid
 from tokenrt.passes.shapes import Shapes, describe
 
 CAUSAL = "its mask is causal: a merged or moved token would let earlier positions see later ones"
@@ -23,13 +25,17 @@ ADDITIONS = frozenset({"Add", "Sum"})
 
 @dataclass(frozen=True)
 class Block:
-    """One transformer block. `attended` is None where attention and MLP run side by side."""
+    """One transformer block. `attended` is None where attention and MLP run side by side.
+
+    branch: the attention apart from the stream, or why it cannot be told apart.
+    """
 
     index: int
     core: Core
     entry: ir.Value
     attended: ir.Value | None
     output: ir.Value
+    branch: Branch | str
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Structure:
 
     tokens: N at the first block. protect: leading tokens that never leave. axis: the token axis of the
     stream. body: the nodes from the first block's entry to the last block's output; everything else behind
-    them is tail.
+    them is tail. grid: the layout of the unprotected tokens, (h, w) or (frames, h, w), where one is found.
     """
 
     blocks: tuple[Block, ...]
@@ -60,6 +66,7 @@ class Structure:
     body: frozenset[ir.Node]
     flow: Flow
     refusals: tuple[Refusal, ...]
+    grid: Grid | None = None
 
     def seeds(self) -> dict[ir.Value, Marks]:
         return {self.blocks[0].entry: (Mark(self.axis),)} if self.blocks else {}
@@ -94,7 +101,8 @@ def find(graph: ir.Graph, shapes: Shapes) -> Structure:
         found = [_structure(graph, shapes, starts[place:], axis, order, refusals, apart) for axis in axes]
         best = max(found, key=lambda structure: len(structure.blocks), default=None)
         if best is not None and best.blocks:
-            return best
+            start, images = best.blocks[0].entry, shapes.of(graph.inputs[0])[0]
+            return replace(best, grid=grid(start, best.axis, best.tokens, best.protect, shapes, images))
         refusals.append(_refuse(first, _why_not(found, axes, first, shapes, entry)))
     refusals.extend(refusal for _, refusal in apart)
     return Structure((), 0, 0, False, 0, frozenset(), Flow(), tuple(dict.fromkeys(refusals)))
@@ -132,7 +140,8 @@ def _structure(
             refusals.append(_refuse(core, reason))
             continue
         output, sequential = _block_output(attended, flow, order, nodes)
-        blocks.append(Block(len(blocks), core, skip, attended if sequential else None, output))
+        apart_from = branch(core, skip, attended, flow, shapes)
+        blocks.append(Block(len(blocks), core, skip, attended if sequential else None, output, apart_from))
     body = between(entry, blocks[-1].output) if blocks else frozenset()
     inside = [blocked for blocked in flow.blocked if blocked.node in body]
     if inside:
@@ -145,7 +154,7 @@ def _structure(
         refusals.extend(
             Refusal(f"block {block.index}", inside[-1].describe()) for block in blocks if block not in usable
         )
-        blocks = [Block(index, b.core, b.entry, b.attended, b.output) for index, b in enumerate(usable)]
+        blocks = [replace(block, index=index) for index, block in enumerate(usable)]
         if blocks:
             axis_there = next((mark.axis for mark in flow.marks.get(blocks[0].entry, ())), axis)
             body = between(blocks[0].entry, blocks[-1].output)

@@ -23,9 +23,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Mark:
     """One axis that counts tokens: outer * (tokens - offset) * inner entries.
 
-    stage: how many reductions lie before it. offset: leading protected tokens sliced away. outer, inner:
-    other axes folded into this one by a Reshape. weighed: a softmax along the axis has counted every token by
-    its size, so a sum over the axis is a mean over the original tokens.
+    stage: the last reduction that shortened it, 0 for the original length. offset: leading protected tokens
+    sliced away. outer, inner: other axes folded into this one by a Reshape. weighed: a softmax along the axis
+    has counted every token by its size, so a sum over the axis is a mean over the original tokens.
     """
 
     axis: int
@@ -110,6 +110,18 @@ class BiasKeys:
 
 
 Edit = SetInput | ReduceAuxiliary | WeighPool | BiasKeys
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where tokens leave: behind `value`, as `readers` see it (None: whoever reads it)."""
+
+    value: ir.Value
+    readers: frozenset[ir.Node] | None = None
+
+    def reaches(self, node: ir.Node | None) -> bool:
+        """Whether a node (None: the graph's outputs) reads what is left."""
+        return self.readers is None or node in self.readers
 
 
 @dataclass
@@ -204,26 +216,29 @@ def follow(
     *,
     tokens: int,
     protect: int,
-    sites: Sequence[ir.Value] = (),
+    sites: Sequence[Cut] = (),
     restored: Mapping[ir.Node | None, frozenset[ir.Value]] | None = None,
 ) -> Flow:
     """Mark every axis that counts tokens, starting from `seeds`.
 
-    sites: values in graph order; their consumers see one stage more. restored: values that a node (None: the
-    graph's outputs) receives in original length.
+    sites: cuts in graph order; behind the first the stage is 1, behind the second 2. restored: values that a
+    node (None: the graph's outputs) receives in original length: behind them the stage is 0 again.
     """
     from tokenrt.passes.rules import RULES
 
     flow = Flow()
-    order = {value: stage + 1 for stage, value in enumerate(sites)}
+    order = {cut.value: (stage, cut) for stage, cut in enumerate(sites, 1)}
     restored = restored or {}
     flow.marks.update(seeds)
 
     def seen(node: ir.Node, value: ir.Value | None) -> Marks:
-        if value is None or value in restored.get(node, ()):
+        if value is None:
             return ()
         marks = flow.marks.get(value, ())
-        return tuple(replace(mark, stage=order[value]) for mark in marks) if value in order else marks
+        if value in restored.get(node, ()):
+            return tuple(replace(mark, stage=0) for mark in marks)
+        stage, cut = order.get(value, (0, None))
+        return tuple(replace(mark, stage=stage) for mark in marks) if cut and cut.reaches(node) else marks
 
     for node in graph:
         marks = tuple(seen(node, value) for value in node.inputs)

@@ -10,7 +10,9 @@ import onnx_ir as ir
 from tokenrt.passes.blocks import Refusal, Structure
 from tokenrt.passes.flow import Marks
 from tokenrt.passes.model import ModelLike, opset
+from tokenrt.passes.plan import PLACES
 from tokenrt.passes.prepare import Prepared, ShapeOption, prepare
+from tokenrt.passes.route import cut
 from tokenrt.passes.shapes import describe
 
 POOLS = {
@@ -54,6 +56,7 @@ class Inspection:
     outputs: tuple[str, ...]
     tokens: int
     protected: int
+    grid: tuple[int, ...] | None
     channels: int
     blocks: tuple[BlockRow, ...]
     follows: tuple[str, ...]
@@ -67,6 +70,7 @@ class Inspection:
             "outputs": list(self.outputs),
             "tokens": self.tokens,
             "protected": self.protected,
+            "grid": list(self.grid) if self.grid else None,
             "channels": self.channels,
             "blocks": [{**block.__dict__, "sites": list(block.sites)} for block in self.blocks],
             "follows": list(self.follows),
@@ -92,6 +96,12 @@ class Inspection:
                 ", ".join(row.sites),
             )
         lines = [f"input {text}" for text in self.inputs] + [f"output {text}" for text in self.outputs]
+        cells = (
+            "unknown: methods that need it take --grid"
+            if self.grid is None
+            else "x".join(map(str, self.grid))
+        )
+        lines.append(f"grid of the unprotected tokens: {cells}")
         lines += [f"after the last block: {text}" for text in self.follows]
         lines.append(f"token axis: {len(self.token_axes)} tensors count tokens (listed with --json)")
         lines += [f"refused: {refusal.where}: {refusal.reason}" for refusal in self.refusals]
@@ -109,6 +119,7 @@ def inspect(model: ModelLike, *, shape: ShapeOption = None) -> Inspection:
         outputs=tuple(_signature(value, prepared) for value in prepared.model.graph.outputs),
         tokens=structure.tokens,
         protected=structure.protect,
+        grid=structure.grid,
         channels=shapes.of(structure.blocks[0].entry)[-1] if structure.blocks else 0,
         blocks=tuple(
             BlockRow(
@@ -118,7 +129,7 @@ def inspect(model: ModelLike, *, shape: ShapeOption = None) -> Inspection:
                 tokens=block.core.keys,
                 attention="Attention node" if block.core.fused else "softmax",
                 masks=len(block.core.masks),
-                sites=("after-attention", "after-block") if block.attended is not None else ("after-block",),
+                sites=tuple(where for where in PLACES if cut(block, where) is not None),
                 stream=str(block.output.name),
             )
             for block in structure.blocks

@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, SupportsIndex
+from typing import TYPE_CHECKING, Any, Literal
 
 from tokenrt.errors import PlanError
 from tokenrt.files import atomic
 from tokenrt.passes import schedules
-from tokenrt.passes.rates import Rates
+from tokenrt.passes.budget import Budget as Budget
+from tokenrt.passes.methods.contract import Returns
 
 if TYPE_CHECKING:
     from tokenrt.passes.methods.contract import Method
 
-Where = Literal["after-attention", "after-block"]
-PLACES: tuple[Where, ...] = ("after-attention", "after-block")
-KEYS = ("method", "tokens", "protected", "blocks", "proportional_attention", "options", "macs", "site")
+Where = Literal["around-attention", "after-attention", "after-block"]
+PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
+KEYS = (
+    "method",
+    "tokens",
+    "protected",
+    "grid",
+    "blocks",
+    "proportional_attention",
+    "options",
+    "macs",
+    "site",
+)
+BACK = {
+    "after-attention": "right after each attention",
+    "before-next-site": "before the block of the next site, and behind the last block",
+    "before-last-block": "before the last block",
+}
+"""When the tokens that left are there again, for methods that say so."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +53,8 @@ class PlannedSite:
 class Plan:
     """Everything the rewrite needs besides the model.
 
-    tokens: the model's own count N. macs_before, macs_after: multiply-accumulates of one image. seed of
-    nothing: a plan is deterministic.
+    tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
+    multiply-accumulates of one image. seed of nothing: a plan is deterministic.
     """
 
     method: str
@@ -49,16 +67,28 @@ class Plan:
     macs_before: int = 0
     macs_after: int = 0
     notes: tuple[str, ...] = ()
+    grid: tuple[int, ...] | None = None
 
     def counts(self) -> list[int]:
-        """Tokens at every stage, the model's own count first."""
+        """The model's own count, then the tokens behind each site."""
         return [self.tokens, *(site.tokens for site in self.sites)]
+
+    def arriving(self) -> list[int]:
+        """Tokens that reach each site."""
+        counts = self.counts()[: len(self.sites)]
+        return [self.tokens] * len(counts) if all_return(self.returns) else counts
+
+    @property
+    def returns(self) -> Returns:
+        """When the tokens that left come back; the method decides. Raises: MethodError where there is no such method."""
+        from tokenrt.passes import methods
+
+        return methods.get(self.method).returns
 
     def spec(self) -> str:
         """The reduction as one line, e.g. reduce{method=tome,sites=0:189;1:181,proportional=true}."""
-        sites = ";".join(
-            f"{site.block}{'+' if site.where == 'after-block' else ''}:{site.tokens}" for site in self.sites
-        )
+        signs = {"after-block": "+", "around-attention": "~"}
+        sites = ";".join(f"{s.block}{signs.get(s.where, '')}:{s.tokens}" for s in self.sites)
         options = "".join(f",{key}={value}" for key, value in sorted(self.options.items()))
         return f"reduce{{method={self.method},sites={sites},proportional={str(self.proportional_attention).lower()}{options}}}"
 
@@ -67,6 +97,7 @@ class Plan:
             "method": self.method,
             "tokens": self.tokens,
             "protected": self.protect,
+            "grid": list(self.grid) if self.grid else None,
             "blocks": self.blocks,
             "proportional_attention": self.proportional_attention,
             "options": dict(self.options),
@@ -84,8 +115,9 @@ class Plan:
                 "tokenrt plan: edit the token counts or delete sites, then: tokenrt reduce MODEL --plan THIS -o OUT"
             )
         )
-        for key in ("method", "tokens", "protected", "blocks", "proportional_attention"):
-            document[key] = self.as_dict()[key]
+        for key in ("method", "tokens", "protected", "grid", "blocks", "proportional_attention"):
+            if self.as_dict()[key] is not None:
+                document[key] = self.as_dict()[key]
         document["options"] = dict(self.options)
         document["macs"] = {"before": self.macs_before, "after": self.macs_after}
         sites = tomlkit.aot()
@@ -126,6 +158,7 @@ class Plan:
             options=_entry(file, data, "options", dict, {}),
             macs_before=_entry(file, macs, "before", int, 0),
             macs_after=_entry(file, macs, "after", int, 0),
+            grid=_grid(file, data.get("grid")),
         )
 
     def __rich__(self) -> Any:
@@ -138,7 +171,7 @@ class Plan:
         )
         for name in ("block", "where", "tokens in", "tokens out", "removed"):
             table.add_column(name, justify="left" if name == "where" else "right")
-        for site, before in zip(self.sites, self.counts(), strict=False):
+        for site, before in zip(self.sites, self.arriving(), strict=True):
             table.add_row(
                 str(site.block), site.where, str(before), str(site.tokens), str(before - site.tokens)
             )
@@ -146,7 +179,8 @@ class Plan:
         full, left = self.macs_before / 1e9, self.macs_after / 1e9
         work = f"multiply-accumulates per image: {full:.2f} G before, {left:.2f} G after{ratio}"
         attention = f"proportional attention: {'on' if self.proportional_attention else 'off'}"
-        return Group(table, work, attention, *(escape(f"note: {note}") for note in self.notes))
+        back = [f"tokens that left come back {BACK[self.returns]}"] if self.returns in BACK else []
+        return Group(table, *back, work, attention, *(escape(f"note: {note}") for note in self.notes))
 
 
 def _entry(file: Path, data: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
@@ -154,6 +188,14 @@ def _entry(file: Path, data: Mapping[str, Any], key: str, kind: type, default: A
     if value is None or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise PlanError(f"plan {file}: {key!r} must be {kind.__name__}, found {value!r}")
     return value
+
+
+def _grid(file: Path, entry: Any) -> tuple[int, ...] | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, list) or any(type(size) is not int for size in entry):
+        raise PlanError(f"plan {file}: 'grid' must be a list of whole numbers, found {entry!r}")
+    return tuple(entry)
 
 
 def _known(file: Path, what: str, entry: Mapping[str, Any], keys: tuple[str, ...]) -> None:
@@ -172,87 +214,11 @@ def _site(file: Path, number: int, entry: Any) -> PlannedSite:
     return PlannedSite(_entry(file, entry, "block", int), where, _entry(file, entry, "tokens", int))
 
 
-@dataclass(frozen=True)
-class Budget:
-    """How much to remove, before it is turned into counts. Make one with remove, keep, tokens, flops or schedule."""
-
-    kind: Literal["remove", "keep", "tokens", "flops", "schedule"]
-    amount: float = 0
-    layers: tuple[int, ...] | None = None
-    counts: tuple[int, ...] = ()
-    name: str = ""
-    rates: Rates | None = None
-
-    @classmethod
-    def remove(cls, tokens: int, layers: Sequence[int] | None = None) -> Budget:
-        """`tokens` leave at every block (or at `layers`)."""
-        if not _whole(tokens) or tokens < 0:
-            raise PlanError(
-                f"--remove {tokens}: a whole number of tokens, 0 or more, can be removed per block"
-            )
-        return cls("remove", int(tokens), _layer_list(layers))
-
-    @classmethod
-    def keep(cls, ratio: float, layers: Sequence[int] | None = None) -> Budget:
-        """At each layer, ceil(ratio * unprotected tokens) stay."""
-        if not _number(ratio) or not 0 < ratio <= 1:
-            raise PlanError(f"--keep {ratio}: a keep ratio lies above 0 and is at most 1")
-        return cls("keep", float(ratio), _layer_list(layers))
-
-    @classmethod
-    def tokens(cls, counts: Sequence[int], layers: Sequence[int] | None = None) -> Budget:
-        """Exact counts, protected tokens included, one per block or per layer of `layers`."""
-        return cls("tokens", 0, _layer_list(layers), _list("--tokens", counts))
-
-    @classmethod
-    def flops(cls, fraction: float) -> Budget:
-        """The largest plan with a constant removal per block that needs at most this fraction of the model's work."""
-        if not _number(fraction) or not 0 < fraction <= 1:
-            raise PlanError(
-                f"--flops {fraction}: a fraction of the model's work lies above 0 and is at most 1"
-            )
-        return cls("flops", float(fraction))
-
-    @classmethod
-    def schedule(
-        cls,
-        name: str,
-        value: float | str | os.PathLike[str] | Mapping[str, Any],
-        layers: Sequence[int] | None = None,
-    ) -> Budget:
-        """A schedule by name: `value` is R, a ratio, or rates per block; see `tokenrt.passes.schedules.SCHEDULES`."""
-        amount, rates = schedules.read(name, value)
-        return cls("schedule", amount, _layer_list(layers), (), name, rates)
-
-    def option(self) -> str:
-        """The budget as the command line spells it, as in --remove 8."""
-        whole = int(self.amount) if self.amount == int(self.amount) else self.amount
-        return f"--schedule {self.name}={whole}" if self.kind == "schedule" else f"--{self.kind} {whole}"
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, SupportsIndex) and not isinstance(value, bool)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, SupportsFloat) and not isinstance(value, bool)
-
-
-def _list(option: str, values: Sequence[int]) -> tuple[int, ...]:
-    if not isinstance(values, Iterable) or not all(_whole(value) for value in values):
-        raise PlanError(f"{option} {values!r}: expected a list of whole numbers")
-    return tuple(int(value) for value in values)
-
-
-def _layer_list(layers: Sequence[int] | None) -> tuple[int, ...] | None:
-    return None if layers is None else _list("--layers", layers)
-
-
 def resolve(
     budget: Budget, method: Method, tokens: int, protect: int, blocks: int, where: Where
 ) -> tuple[tuple[PlannedSite, ...], tuple[str, ...]]:
     """Turn any budget but flops into integer counts. Raises: PlanError naming the block and the limit."""
-    layers = _layers(budget, blocks)
+    layers = _layers(budget, method, blocks, where)
     notes: list[str] = []
     sites: list[PlannedSite] = []
     if budget.kind == "tokens" and len(budget.counts) != len(layers):
@@ -267,7 +233,7 @@ def resolve(
         )
     schedule = schedules.get(budget.name or "constant")
     most_it_can = budget.kind in ("remove", "schedule") and schedule.takes == "R"
-    here = tokens
+    here, gone = tokens, 0
     for place, block in enumerate(layers):
         fewest = method.fewest(here, protect)
         if budget.kind in ("remove", "schedule"):
@@ -294,12 +260,52 @@ def resolve(
         check_count(method, block, here, wanted, protect)
         if wanted < here:
             sites.append(PlannedSite(block, where, wanted))
-            here = wanted
+            gone += here - wanted
+            here = tokens if all_return(method.returns) else wanted
     if budget.kind == "schedule":
-        notes.append(
-            f"schedule {budget.name}: {schedule.summary}; {tokens - here} of {tokens} tokens leave in all"
+        leave = (
+            "tokens leave and come back" if all_return(method.returns) else f"of {tokens} tokens leave in all"
         )
+        notes.append(f"schedule {budget.name}: {schedule.summary}; {gone} {leave}")
     return tuple(sites), tuple(notes)
+
+
+def all_return(when: Returns) -> bool:
+    """Whether every site starts from all tokens."""
+    return when in ("after-attention", "before-next-site")
+
+
+def places(when: Returns) -> tuple[Where, ...]:
+    """Where a method whose tokens come back at `when` can sit, the usual place first."""
+    return PLACES[:1] if when == "after-attention" else PLACES[1:]
+
+
+def in_time(when: Returns, blocks: int, where: Where) -> range:
+    """The blocks whose tokens leave before they come back."""
+    late = (2 if where == "after-block" else 1) if when == "before-last-block" else 0
+    return range(max(blocks - late, 0))
+
+
+def check_place(method: Method, block: int, blocks: int, where: Where) -> None:
+    """Whether a site of this method can lie there. Raises: PlanError."""
+    if where not in places(method.returns):
+        raise PlanError(
+            f"block {block}: {method.name} cannot sit {where}, only {' or '.join(places(method.returns))}"
+        )
+    if block not in in_time(method.returns, blocks, where):
+        raise PlanError(
+            f"block {block} {where}: the tokens {method.name} removes come back before block {blocks - 1}, the last; "
+            f"a site can lie at blocks 0 to {in_time(method.returns, blocks, where).stop - 1}"
+        )
+
+
+def check_grid(grid: tuple[int, ...], free: int) -> None:
+    """Whether `grid` lays out so many unprotected tokens. Raises: PlanError."""
+    if len(grid) not in (2, 3) or min(grid) < 1 or prod(grid) != free:
+        raise PlanError(
+            f"grid {'x'.join(map(str, grid))} has {prod(grid)} cells; it must be (h, w) or (frames, h, w) with as many as "
+            f"there are unprotected tokens, {free}"
+        )
 
 
 def check_count(method: Method, block: int, tokens: int, keep: int, protect: int) -> None:
@@ -321,18 +327,20 @@ def check_count(method: Method, block: int, tokens: int, keep: int, protect: int
         )
 
 
-def _layers(budget: Budget, blocks: int) -> list[int]:
+def _layers(budget: Budget, method: Method, blocks: int, where: Where) -> list[int]:
+    usable = in_time(method.returns, blocks, where)
     if budget.layers is None:
         if budget.kind == "keep":
             raise PlanError(
                 "--keep needs --layers: the blocks (from 0) at which the ratio applies, e.g. --layers 3,6,9"
             )
         if budget.kind == "schedule":
-            return schedules.get(budget.name).blocks(blocks)
-        return list(range(blocks))
+            return [block for block in schedules.get(budget.name).blocks(blocks) if block in usable]
+        return list(usable)
     for layer in budget.layers:
         if not 0 <= layer < blocks:
             raise PlanError(f"--layers: block {layer} does not exist; the model has blocks 0 to {blocks - 1}")
+        check_place(method, layer, blocks, where)
     if len(set(budget.layers)) != len(budget.layers):
         raise PlanError(f"--layers {','.join(map(str, budget.layers))}: a block is named twice")
     return sorted(budget.layers)

@@ -16,7 +16,7 @@ KNOWN_DOMAINS = frozenset({"", "ai.onnx", DOMAIN})
 def prove(model: ir.Model, plan: Plan, before: Shapes, streams: list[tuple[str, int, int]]) -> Shapes:
     """Check a rewritten model. Raises: ProofError saying what does not hold; the caller discards the copy.
 
-    streams: (tensor, token axis, planned count) of every reduced residual stream.
+    streams: (tensor, token axis, planned count) of every reduced and every restored stream.
     """
     import onnx.checker
 
@@ -33,7 +33,7 @@ def prove(model: ir.Model, plan: Plan, before: Shapes, streams: list[tuple[str, 
         raise ProofError(f"the reduced model fails shape inference: {cause}") from cause
     for name, axis, count in streams:
         if name not in after.dims:
-            raise ProofError(f"the shape of the reduced stream {name!r} cannot be proven")
+            raise ProofError(f"the shape of the stream {name!r} cannot be proven")
         if after.dims[name][axis] != count:
             raise ProofError(
                 f"stream {name!r} has shape {describe(after.dims[name])}; the plan says {count} tokens on axis {axis}"

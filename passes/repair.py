@@ -77,7 +77,7 @@ class Repairs:
 
     def _heads(self, scores: ir.Value) -> int:
         """Heads folded into the first axis of [B*H,Q,N] scores."""
-        site = self.path.sites[0]
+        site = self.path.sites[0].value
         axis = self.path.flow.marks[site][0].axis
         return self.shapes.of(scores)[0] // self.shapes.of(site)[0 if axis else 1]
 

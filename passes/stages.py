@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,8 +22,8 @@ class Stage:
     position [B,K]: the original token whose place each token takes. source_map [B,N0]: the current token each
     original one lives in, -1 where it was dropped. assign and before belong to the last reduction: where its
     N inputs went, and those inputs; affinity replaces assign where positions are restored by more than a copy.
-    state: what the method hands on to its next site. None: nothing has happened yet (every token in its own
-    place).
+    parent: the stage before it. state: what the method hands on to its next site. None: nothing has happened
+    yet (every token in its own place).
     """
 
     count: int
@@ -33,6 +33,7 @@ class Stage:
     assign: Value | None = None
     before: ir.Value | None = None
     affinity: ir.Value | None = None
+    parent: Stage | None = None
     state: Mapping[str, ir.Value] = field(default_factory=dict)
     cache: dict[Any, ir.Value] = field(default_factory=dict)
 
@@ -47,9 +48,48 @@ class Stage:
             assign=reduction.assign,
             before=tokens,
             affinity=reduction.affinity,
+            parent=self,
             state=reduction.state,
             cache={},
         )
+
+
+def full(op: GraphOps, tokens: ir.Value, stage: Stage, drops: bool) -> ir.Value:
+    """[B,N0,C] from the [B,K,C] of a stage: merged tokens are copied, or spread by affinity; dropped ones are as they were."""
+    if not drops and all(step.affinity is None for step in _chain(stage)):
+        return tokens if stage.source_map is None else _spread(op, tokens, stage.source_map)
+    for step in _chain(stage):
+        assert step.parent is not None
+        if step.affinity is not None:
+            single = op("Cast", tokens, to=int(ir.DataType.FLOAT))
+            tokens = op("CastLike", op("MatMul", step.affinity, single), tokens)
+            continue
+        source = constant(step.assign)
+        if drops:
+            cached = np.arange(step.count, step.count + step.parent.count, dtype=np.int64)[None]
+            if isinstance(source, np.ndarray):
+                source = np.where(source < 0, cached, source)
+            else:
+                source = op("Where", op("Less", source, 0), cached, source)
+            tokens = op("Concat", tokens, step.before, axis=1)
+        tokens = _spread(op, tokens, source)
+    return tokens
+
+
+def _chain(stage: Stage) -> Iterator[Stage]:
+    """The stage and those before it, without the first, where no token had left."""
+    while stage.parent is not None:
+        yield stage
+        stage = stage.parent
+
+
+def _spread(op: GraphOps, tokens: ir.Value, source_map: Value) -> ir.Value:
+    """Copy tokens to the positions that map to them."""
+    if isinstance(source_map, np.ndarray):
+        restored: ir.Value = op("Gather", tokens, source_map[0], axis=1)
+    else:
+        restored = op("TokenRestore", tokens, source_map)
+    return restored
 
 
 def constant(value: Value) -> Value:

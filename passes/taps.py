@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 import numpy as np
 import onnx_ir as ir
@@ -203,6 +204,22 @@ class GraphTaps:
 
     def _float(self, value: ir.Value) -> ir.Value:
         return self.op("Cast", value, to=FLOAT)
+
+
+class InletTaps(GraphTaps):
+    """The taps at an attention's input: its queries, keys and values are still to be made of what is left."""
+
+    def normed(self) -> ir.Value:
+        return self._float(self.tokens)
+
+    def _plain_keys(self) -> NoReturn:
+        raise UnsupportedError(
+            "tokens leave at the attention's input here, before it has queries, keys, values or scores: "
+            "the method can read the tokens themselves only"
+        )
+
+    def _by_head(self, value: ir.Value, transposed: bool) -> NoReturn:
+        self._plain_keys()
 
 
 def log_size(op: GraphOps, size: ir.Value, batch: int, count: int) -> ir.Value:

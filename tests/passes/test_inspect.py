@@ -46,7 +46,8 @@ def test_it_finds_what_the_architecture_is(variant: Variant) -> None:
     assert [row.heads for row in found.blocks] == [entry.heads] * entry.blocks
     assert [row.width for row in found.blocks] == [entry.width // entry.heads] * entry.blocks
     assert [row.tokens for row in found.blocks] == [entry.tokens] * entry.blocks
-    assert all(row.sites == ("after-attention", "after-block") for row in found.blocks)
+    places = ("around-attention", "after-attention", "after-block")
+    assert all(row.sites == places for row in found.blocks)
     for part in entry.follows.split("+"):
         assert any(WORDS[part] in line for line in found.follows), (part, found.follows)
     attention = "Attention node" if variant.opset >= 23 else "softmax"

@@ -12,7 +12,7 @@ import onnx.printer
 import onnx_ir as ir
 import pytest
 
-from tokenrt.passes.flow import BiasKeys, Flow, Mark, ReduceAuxiliary, SetInput, WeighPool, follow
+from tokenrt.passes.flow import BiasKeys, Cut, Flow, Mark, ReduceAuxiliary, SetInput, WeighPool, follow
 from tokenrt.passes.rewrite import annotate
 from tokenrt.passes.rules import RULES
 from tokenrt.passes.shapes import infer
@@ -227,7 +227,7 @@ def test_two_lengths_that_meet_block() -> None:
     model = graph("r = Relu (x)\ny = Add (r, x)")
     site = model.graph[0].outputs[0]
     seeds = {model.graph.inputs[0]: (Mark(1),)}
-    flow = follow(model.graph, infer(model), seeds, tokens=BEFORE, protect=1, sites=[site])
+    flow = follow(model.graph, infer(model), seeds, tokens=BEFORE, protect=1, sites=[Cut(site)])
     (blocked,) = flow.blocked
     assert blocked.kind == "mixed"
     assert blocked.describe() == (
@@ -241,9 +241,22 @@ def test_restored_readers_see_the_original_length() -> None:
     )
     site, conv = model.graph[0].outputs[0], model.graph[1]
     seeds = {model.graph.inputs[0]: (Mark(1),)}
-    options = {"tokens": BEFORE, "protect": 1, "sites": [site]}
-    assert follow(model.graph, infer(model), seeds, **options).blocked[0].node is conv
-    assert not follow(model.graph, infer(model), seeds, **options, restored={conv: frozenset([site])}).blocked
+    options = {"tokens": BEFORE, "protect": 1, "sites": [Cut(site)]}
+    flow = follow(model.graph, infer(model), seeds, **options)
+    assert flow.blocked[0].node is conv
+    assert flow.inputs[conv][0] == (Mark(1, 1),)
+    restored = follow(model.graph, infer(model), seeds, **options, restored={conv: frozenset([site])})
+    assert restored.inputs[conv][0] == (Mark(1),)
+
+
+def test_a_cut_is_seen_by_its_readers_only() -> None:
+    """Tokens leave at x for the first node; the second reads all of them."""
+    model = graph("a = Relu (x)\nb = Sigmoid (x)\ny = Concat <axis = 2> (a, b)")
+    x, first = model.graph.inputs[0], model.graph[0]
+    options = {"tokens": BEFORE, "protect": 1, "sites": [Cut(x, frozenset([first]))]}
+    flow = follow(model.graph, infer(model), {x: (Mark(1),)}, **options)
+    assert [mark.stage for node in list(model.graph)[:2] for mark in flow.inputs[node][0]] == [1, 0]
+    assert flow.blocked[0].kind == "mixed"
 
 
 def test_an_output_per_token_blocks_unless_it_is_restored() -> None:
