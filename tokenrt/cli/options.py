@@ -19,7 +19,7 @@ BUDGETS = (
 )
 PANEL = "Budget: one of these"
 
-SiteName = Literal["after-attention", "after-block"]
+SiteName = Literal["around-attention", "after-attention", "after-block"]
 
 Model = Annotated[Path, typer.Argument(help="ONNX model.", metavar="M.onnx", show_default=False)]
 Method = Annotated[
@@ -59,7 +59,20 @@ Schedule = Annotated[
     ),
 ]
 Site = Annotated[
-    SiteName, typer.Option(help="Where in a block the reduction sits.", metavar="after-attention|after-block")
+    SiteName | None,
+    typer.Option(
+        help="Where in a block the reduction sits; after-attention by default, and around-attention, their only "
+        "place, for methods whose tokens come back after each attention.",
+        metavar="around-attention|after-attention|after-block",
+        show_default=False,
+    ),
+]
+Grid = Annotated[
+    str | None,
+    typer.Option(
+        help="Layout of the unprotected tokens, for methods that need one where the graph does not show it.",
+        metavar="HxW",
+    ),
 ]
 Proportional = Annotated[
     bool | None,
@@ -127,6 +140,16 @@ def read_budget(
             "--layers says where --keep, --remove, --tokens or --schedule apply; give one of these with it"
         )
     return None if flops is None else Budget.flops(flops)
+
+
+def read_grid(text: str | None) -> tuple[int, ...] | None:
+    """Read `--grid 14x14`, or 8x14x14 for 8 frames. Raises PlanError."""
+    if text is None:
+        return None
+    try:
+        return tuple(int(part) for part in text.lower().split("x"))
+    except ValueError:
+        raise PlanError(f"--grid {text}: expected HxW or FRAMESxHxW, as in 14x14") from None
 
 
 def no_budget() -> NoReturn:
