@@ -14,10 +14,13 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import ModelError, UnsupportedError
+from tokenrt.passes import limits
 from tokenrt.passes.decompose import FORMS, Parts, decompose, read
 
 DOMAIN = "tokenrt"
 STANDARD = frozenset({"", "ai.onnx"})
+PLUGIN = {"plugin_version": "1", "plugin_namespace": DOMAIN}
+"""How TensorRT finds the plugin of a node; before 10.10 it does not read the node's domain."""
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,18 @@ class Change:
         return {"node": self.node, "operator": self.operator, "action": self.action, "reason": self.reason}
 
 
-def legalize(model: ir.Model, accepts: Accepts, *, all_attention: bool = False) -> tuple[Change, ...]:
-    """Change `model` in place until `accepts` covers it; `all_attention` leaves no Attention node.
+def legalize(
+    model: ir.Model, accepts: Accepts, *, all_attention: bool = False, bare: bool = False
+) -> tuple[Change, ...]:
+    """Change `model` in place until `accepts` covers it.
+
+    all_attention: leave no Attention node. bare: the plugin library is loaded there, so the tokenrt nodes are to
+    run as plugins.
 
     Raises: UnsupportedError naming the node that neither the runtime takes nor this pass can replace.
     """
-    changes = [*_functions(model, accepts), *_biases(model, accepts)]
+    changes = list(_plugins(model, accepts)) if bare else []
+    changes += [*_functions(model, accepts), *_biases(model, accepts)]
     wanted = [(node, *_verdict(node, accepts, all_attention)) for node in _attention_nodes(model)]
     if any(parts is None for _, parts, _ in wanted):
         changes += _inline_attention(model)
@@ -92,6 +101,26 @@ def legalize(model: ir.Model, accepts: Accepts, *, all_attention: bool = False) 
             decompose(node, parts, names, describe(node))
             changes.append(Change(label(node), "Attention", "split into MatMul, Softmax and MatMul", reason))
     _refuse_foreign(model, accepts)
+    if accepts.top_k is not None:
+        limits.refuse_large_top_k(model, accepts.top_k)
+    if not accepts.any_names:
+        changes += [Change(*renamed) for renamed in limits.plain_names(model)]
+    if accepts.opset is not None:
+        changes += [Change(*lowered) for lowered in limits.lower_opset(model, accepts.opset)]
+    return tuple(changes)
+
+
+def bare_nodes(model: ir.Model, reason: str) -> tuple[Change, ...]:
+    """Take the bodies of the tokenrt nodes away, in place, and name their plugin on each node."""
+    dropped = {identifier for identifier in model.functions if identifier[0] == DOMAIN}
+    changes = []
+    for node in _nodes(model):
+        if node.op_identifier() in dropped:
+            changes.append(Change(label(node), _operator(node), "left without a body", reason))
+            for name, value in PLUGIN.items():
+                node.attributes[name] = ir.AttrString(name, value)
+    for identifier in dropped:
+        del model.functions[identifier]
     return tuple(changes)
 
 
@@ -135,6 +164,15 @@ def describe(node: ir.Node) -> str:
 def label(node: ir.Node) -> str:
     """The node's name, or that of its first output where it has none."""
     return node.name or next((str(value.name) for value in node.outputs if value.name), "?")
+
+
+def _plugins(model: ir.Model, accepts: Accepts) -> Iterator[Change]:
+    if not accepts.plugins:
+        raise UnsupportedError(
+            "the target loads no plugin library, so the tokenrt nodes cannot run as plugins there: leave --plugin out"
+        )
+    if not accepts.plugin_wins:
+        yield from bare_nodes(model, "the target would take a function body rather than the plugin")
 
 
 def _functions(model: ir.Model, accepts: Accepts) -> Iterator[Change]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.legalize import DOMAIN, Accepts, Change, inline, label, legalize, rows
+from tokenrt.passes.legalize import Accepts, Change, bare_nodes, inline, legalize, rows
 from tokenrt.passes.model import ModelLike, load, save
 
 
@@ -28,15 +28,15 @@ class Wishes(Protocol):
 
 @dataclass(frozen=True)
 class Lowering:
-    """The pass; exactly one field is set."""
+    """The pass; one field is set, or `plugin` with `target`."""
 
     inline: bool = False
     plugin: bool = False
     target: str | None = None
 
     def spec(self) -> str:
-        form = "inline" if self.inline else "plugin" if self.plugin else f"target={self.target}"
-        return f"lower{{{form}}}"
+        named = [] if self.target is None else [f"target={self.target}"]
+        return f"lower{{{','.join(['inline'] * self.inline + ['plugin'] * self.plugin + named)}}}"
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,23 @@ def lower(
     """Lower a copy of `model`, and write it where `output` says.
 
     inline: only standard operators are left. plugin: the nodes of domain tokenrt lose their bodies, so only
-    runtimes with the plugin library take the model. target: what that target does not take is replaced.
+    runtimes with the plugin library take the model. target: what that target does not take is replaced; with
+    `plugin`, the nodes take the form in which the target runs them as plugins.
 
-    Raises: TokenrtError unless exactly one of the three is given; UnsupportedError naming what cannot be
+    Raises: TokenrtError unless one of the three is given, or plugin with target; UnsupportedError naming what cannot be
     lowered.
     """
-    if sum((inline, plugin, target is not None)) != 1:
-        raise TokenrtError("lower takes exactly one of inline, plugin and target")
+    if (inline, plugin, target is not None).count(True) != 1 and (inline or target is None):
+        raise TokenrtError("lower takes exactly one of inline, plugin and target, or plugin with target")
     wishes = _wishes(target) if target is not None else None
     lowering = Lowering(inline, plugin, None if wishes is None else wishes.name)
     copy = load(model)
     if wishes is not None:
-        changes = legalize(copy, wishes.accepts())
+        changes = legalize(copy, wishes.accepts(), bare=plugin)
     elif inline:
         changes = _inline(copy)
     else:
-        changes = _bare(copy)
+        changes = bare_nodes(copy, "only runtimes with the tokenrt plugin library take it")
     made_by = copy.metadata_props.get("tokenrt.passes")
     copy.metadata_props["tokenrt.passes"] = "; ".join(filter(None, (made_by, lowering.spec())))
     return Lowered(copy, changes, lowering.spec(), None if output is None else save(copy, output))
@@ -110,23 +111,6 @@ def on_disk(model: ModelLike) -> Iterator[Path]:
 
 def _inline(model: ir.Model) -> tuple[Change, ...]:
     return tuple(inline(model, reason="only standard operators were asked for"))
-
-
-def _bare(model: ir.Model) -> tuple[Change, ...]:
-    dropped = {identifier for identifier in model.functions if identifier[0] == DOMAIN}
-    changes = tuple(
-        Change(
-            label(node),
-            f"{node.domain}.{node.op_type}",
-            "left without a body",
-            "only runtimes with the tokenrt plugin library take it",
-        )
-        for node in model.graph.all_nodes()
-        if node.op_identifier() in dropped
-    )
-    for identifier in dropped:
-        del model.functions[identifier]
-    return changes
 
 
 def _wishes(target: str | Wishes) -> Wishes:

@@ -135,16 +135,21 @@ def lower(
     *,
     output: Annotated[Path, typer.Option("--output", "-o", help="Model to write.", metavar="L.onnx")],
     inline: Annotated[bool, typer.Option("--inline", help="Leave only standard operators.")] = False,
-    plugin: Annotated[bool, typer.Option("--plugin", help="Leave bare nodes for plugins.")] = False,
+    plugin: Annotated[
+        bool, typer.Option("--plugin", help="Run the nodes as plugins; may go with --target.")
+    ] = False,
     target: Annotated[
         str | None, typer.Option(help="Take the form this target wants.", metavar="TARGET")
     ] = None,
+    tensorrt: o.Tensorrt = None,
+    folder: o.Folder = None,
 ) -> Result:
     """Choose the form the reduction nodes take: inlined, bare for plugins, or what a target wants.
 
     Example: tokenrt lower reduced.onnx -o plain.onnx --inline
     """
-    return tokenrt.lower(model, inline=inline, plugin=plugin, target=target, output=output)
+    wanted = None if target is None else o.load_target(target, tensorrt, folder)
+    return tokenrt.lower(model, inline=inline, plugin=plugin, target=wanted, output=output)
 
 
 def check(

@@ -13,6 +13,7 @@ from tokenrt.passes import schedules
 
 if TYPE_CHECKING:
     from tokenrt.passes.plan import Budget
+    from tokenrt.targets import Target
 
 BUDGETS = (
     "--remove R, --keep RATIO --layers I,J,K, --tokens N1,N2,..., --flops FRACTION or --schedule NAME=VALUE"
@@ -102,6 +103,13 @@ Folder = Annotated[
     typer.Option("--targets", help="A folder with profiles of your own, as TOKENRT_TARGETS.", metavar="DIR"),
 ]
 AllowNoop = Annotated[bool, typer.Option("--allow-noop", help="Succeed when no site takes a reduction.")]
+
+
+def load_target(name: str, tensorrt: str | None, folder: Path | None) -> Target:
+    """The target of this name, with the release and the user's own profiles. Raises TargetError."""
+    from tokenrt.targets import load
+
+    return load(name, tensorrt=tensorrt, folder=folder)
 
 
 def read_budget(
