@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,17 @@ from tokenrt.passes.legalize import Change, label, legalize
 from tokenrt.passes.lower import on_disk
 from tokenrt.passes.model import ModelLike
 from tokenrt.passes.model import load as load_model
+from tokenrt.targets import engine_cache, trtexec
 from tokenrt.targets.profile import Target, load, targets
+from tokenrt.targets.report import BuildReport
 from tokenrt.targets.tensorrt_rtx import (
     NO_KERNEL,
+    TENSORRT,
+    TENSORRT_RTX,
     Batch,
+    Builder,
     Engine,
     Named,
-    Port,
     Progress,
     compile_engine,
     version,
@@ -34,59 +39,20 @@ from tokenrt.targets.tensorrt_rtx import (
 DEFAULT_BATCH: Batch = (1, 8, 8)
 """Range of a dynamic batch when none is asked for."""
 
+BUILDERS = {"tensorrt-rtx": TENSORRT_RTX, "tensorrt": TENSORRT}
+
 
 @dataclass(frozen=True)
-class BuildReport:
-    """An engine that was built, and everything that went into it."""
+class _Job:
+    """One build, as asked for."""
 
-    engine: Path
-    manifest: Path
-    target: str
-    compute_capability: str
-    model: str
-    model_sha256: str
+    target: Target
+    builder: Builder
     batch: Batch | None
-    inputs: tuple[Port, ...]
-    outputs: tuple[Port, ...]
-    changes: tuple[Change, ...]
-    warnings: tuple[str, ...]
-    versions: Mapping[str, str]
-    options: Mapping[str, Any]
-    seconds: float
-    engine_bytes: int
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "engine": str(self.engine),
-            "manifest": str(self.manifest),
-            "target": self.target,
-            "compute_capability": self.compute_capability,
-            "model": self.model,
-            "model_sha256": self.model_sha256,
-            "batch": None if self.batch is None else list(self.batch),
-            "inputs": [port.as_dict() for port in self.inputs],
-            "outputs": [port.as_dict() for port in self.outputs],
-            "changes": [change.as_dict() for change in self.changes],
-            "warnings": list(self.warnings),
-            "versions": dict(self.versions),
-            "options": dict(self.options),
-            "seconds": round(self.seconds, 3),
-            "engine_bytes": self.engine_bytes,
-        }
-
-    def __rich__(self) -> Any:
-        from rich.console import Group
-        from rich.table import Table
-
-        from tokenrt.passes.legalize import rows
-
-        table = Table(box=None, show_header=False, pad_edge=False)
-        table.add_row("engine", f"{self.engine} ({self.engine_bytes / 2**20:.1f} MiB)")
-        table.add_row("target", f"{self.target}, compute capability {self.compute_capability}")
-        table.add_row("batch", "as in the model" if self.batch is None else ":".join(map(str, self.batch)))
-        table.add_row("time", f"{self.seconds:.1f} s")
-        table.add_row("manifest", str(self.manifest))
-        return Group(table, rows(self.changes)) if self.changes else table
+    workspace: int | None
+    plugins: tuple[Path, ...]
+    verbose: bool
+    tell: Progress
 
 
 def build(
@@ -96,83 +62,197 @@ def build(
     output: str | os.PathLike[str],
     batch: str | int | Batch | None = None,
     workspace: int | None = None,
+    plugins: Iterable[str | os.PathLike[str]] = (),
+    cache: str | os.PathLike[str] | None = None,
+    force: bool = False,
     verbose: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Build an engine at `output`, with its manifest beside it as `<output>.json`; the GPU need not be here.
+    """Build an engine at `output`, with its manifest beside it as `<output>.json`.
+
+    TensorRT-RTX builds for GPUs that are not here; TensorRT builds for the GPU of the machine it runs on.
+    An engine that is at `output`, or in the folder `cache`, is taken when model, target, options and versions
+    are all the same; `force` builds anyway.
 
     batch: "MIN:OPT:MAX", a number, or three, for a model with a dynamic batch; 1:8:8 when left out.
-    workspace: MiB the builder may plan for. verbose: the builder's log on standard error.
-    progress: called with one line at every stage.
+    workspace: MiB the builder may plan for. plugins: libraries with plugins, for TensorRT.
+    verbose: the builder's log on standard error. progress: called with one line at every stage.
 
-    Raises: BuildError naming the node the builder refuses; ShapeError for a dynamic dimension that is not the
-        batch; TargetError for a target nothing is built for; DependencyError when the builder is missing.
+    Raises: BuildError naming the node the builder refuses, or that TensorRT is not here;
+        ShapeError for a dynamic dimension that is not the batch; TargetError for a target nothing is built
+        for; DependencyError when the builder is missing.
     """
     chosen = load(target) if isinstance(target, str) else target
-    if chosen.builder != "tensorrt-rtx":
+    builder = BUILDERS.get(chosen.builder)
+    if builder is None:
         raise TargetError(
             f"nothing is built for {chosen.name}: {chosen.summary}. Targets with engines: {_with_engines()}"
         )
     path = Path(output)
     if path.suffix == ".onnx":
         raise BuildError(f"{path} is named like a model; name the engine with another ending, as in .engine")
-    versions = _versions()
+    libraries = _libraries(chosen, plugins)
+    if builder is TENSORRT and find_spec("tensorrt") is None:
+        raise BuildError(
+            f"nothing was built: TensorRT is not installed here (pip install 'tokenrt[tensorrt]'). `tokenrt build "
+            f"... --target {chosen.name} --print` shows the commands to run on the device"
+        )
     tell = progress or (lambda stage: None)
-    manifest_path = path.with_name(path.name + ".json")
+    manifest_path = engine_cache.manifest(path)
+    folder = None if cache is None else _folder(Path(cache))
     with atomic(path) as file, atomic(manifest_path) as manifest, on_disk(model) as source:
         tell("reading the model")
         legal = load_model(source)
-        span = _batch(legal, batch)
-        started = time.perf_counter()
-        tell(f"making it legal for {chosen.name}")
-        engine, changes = _compile(source, legal, file, chosen, span, workspace, verbose, tell)
-        seconds = time.perf_counter() - started
+        job = _Job(chosen, builder, _batch(legal, batch), workspace, libraries, verbose, tell)
+        parts = _parts(job, source, legal)
+        key = engine_cache.key(parts)
+        places = [path, *([] if folder is None else [folder / f"{key}.engine"])]
+        found = None if force else engine_cache.find(key, places)
+        if found is not None:
+            tell("taking the engine that is there")
+            report = BuildReport.read(engine_cache.manifest(found))
+            report = replace(report, engine=path, manifest=manifest_path, seconds=0.0, reused=True)
+            shutil.copyfile(found, file)
+        else:
+            started = time.perf_counter()
+            tell(f"making it legal for {chosen.name}")
+            engine, changes = _compile(source, legal, file, job)
+            report = BuildReport(
+                engine=path,
+                manifest=manifest_path,
+                target=chosen.name,
+                compute_capability=", ".join(chosen.compute_capabilities),
+                model=str(legal.graph.name) if isinstance(model, ir.Model) else os.fspath(model),
+                model_sha256=parts["model"],
+                batch=job.batch,
+                inputs=engine.inputs,
+                outputs=engine.outputs,
+                changes=changes,
+                warnings=engine.warnings,
+                versions=parts["versions"],
+                options=engine.options,
+                seconds=time.perf_counter() - started,
+                engine_bytes=file.stat().st_size,
+                engine_sha256=engine_cache.sha256(file),
+                key=key,
+            )
         tell("writing")
-        report = BuildReport(
-            engine=path,
-            manifest=manifest_path,
-            target=chosen.name,
-            compute_capability=", ".join(chosen.compute_capabilities),
-            model=str(legal.graph.name) if isinstance(model, ir.Model) else os.fspath(model),
-            model_sha256=_sha256(source, legal),
-            batch=span,
-            inputs=engine.inputs,
-            outputs=engine.outputs,
-            changes=changes,
-            warnings=engine.warnings,
-            versions=versions,
-            options=engine.options,
-            seconds=seconds,
-            engine_bytes=file.stat().st_size,
-        )
-        manifest.write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(report.as_dict(), indent=2) + "\n"
+        manifest.write_text(text, encoding="utf-8")
+        if folder is not None and found is None:
+            with atomic(places[1]) as kept, atomic(engine_cache.manifest(places[1])) as told:
+                shutil.copyfile(file, kept)
+                told.write_text(text, encoding="utf-8")
     return report
 
 
-def _compile(
-    source: Path,
-    legal: ir.Model,
-    output: Path,
-    target: Target,
-    batch: Batch | None,
-    workspace: int | None,
-    verbose: bool,
-    tell: Progress,
-) -> tuple[Engine, tuple[Change, ...]]:
-    accepts = target.accepts()
-    changes = legalize(legal, accepts)
+def commands(
+    model: ModelLike,
+    *,
+    target: str | Target,
+    output: str | os.PathLike[str],
+    batch: str | int | Batch | None = None,
+    workspace: int | None = None,
+    plugins: Iterable[str | os.PathLike[str]] = (),
+    release: str | None = None,
+    folder: Path | None = None,
+) -> trtexec.Commands:
+    """The commands that lower `model`, build an engine at `output` and measure it, where TensorRT is.
+
+    release, folder: how the target was loaded, where it was loaded with another release or from a folder.
+
+    Raises: TargetError for a target that is not built by TensorRT; ShapeError, BuildError as `build`.
+    """
+    chosen = load(target, tensorrt=release, folder=folder) if isinstance(target, str) else target
+    if chosen.builder != "tensorrt":
+        raise TargetError(
+            f"trtexec does not build for {chosen.name}: {chosen.summary}; build without --print"
+        )
+    libraries = _libraries(chosen, plugins)
+    engine = Path(output)
+    with on_disk(model) as source:
+        legal = load_model(source)
+        span = _batch(legal, batch)
+        legalize(legal, chosen.accepts(), bare=bool(libraries))
+        name = Path("model.onnx") if isinstance(model, ir.Model) else Path(model)
+    lowered = engine.with_name(f"{name.stem}.{chosen.name}.onnx")
+    shapes = {
+        str(value.name): tuple((size, *_rest(value)) for size in span)
+        for value in legal.graph.inputs
+        if span is not None and value.name not in legal.graph.initializers
+    }
+    cache = engine.with_name(f"{chosen.name}.timing")
+    return trtexec.Commands(
+        chosen.name,
+        str(chosen.fact("tensorrt")),
+        (
+            trtexec.lower_command(
+                chosen, name, lowered, plugin=bool(libraries), release=release, folder=folder
+            ),
+            trtexec.build_command(
+                chosen,
+                lowered,
+                engine,
+                shapes=shapes,
+                plugins=libraries,
+                workspace=workspace,
+                timing_cache=cache,
+            ),
+            trtexec.measure_command(chosen, engine, shapes=shapes, plugins=libraries),
+        ),
+    )
+
+
+def _rest(value: ir.Value) -> tuple[int, ...]:
+    return tuple(size for size in list(value.shape or ())[1:] if isinstance(size, int))
+
+
+def _libraries(target: Target, plugins: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
+    libraries = tuple(map(Path, plugins))
+    if libraries and not target.fact("plugins", False):
+        raise TargetError(f"{target.name} loads no plugin library ({libraries[0]}): leave --plugins out")
+    return libraries
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise BuildError(f"the cache folder {path} cannot be made: {cause}") from cause
+    return path
+
+
+def _parts(job: _Job, source: Path, model: ir.Model) -> dict[str, Any]:
+    """Everything an engine depends on."""
+    facts = {name: fact.value for name, fact in job.target.facts.items()}
+    return {
+        "model": engine_cache.sha256(source, *_beside(source, model)),
+        "target": job.target.name,
+        "facts": facts,
+        "batch": job.batch,
+        "workspace": job.workspace,
+        "plugins": [engine_cache.sha256(library) for library in job.plugins],
+        "versions": _versions(job.builder),
+    }
+
+
+def _compile(source: Path, legal: ir.Model, output: Path, job: _Job) -> tuple[Engine, tuple[Change, ...]]:
+    accepts = job.target.accepts()
+    changes = legalize(legal, accepts, bare=bool(job.plugins))
 
     def run(model: ModelLike) -> Engine:
         with on_disk(model) as path:
             return compile_engine(
                 path,
                 output,
-                capabilities=target.compute_capabilities,
-                batch=batch,
+                builder=job.builder,
+                capabilities=job.target.compute_capabilities,
+                batch=job.batch,
                 nodes=_named(legal),
-                workspace=workspace,
-                verbose=verbose,
-                progress=tell,
+                workspace=job.workspace,
+                plugins=job.plugins,
+                verbose=job.verbose,
+                progress=job.tell,
             )
 
     try:
@@ -262,21 +342,16 @@ def _keyed(node: ir.Node) -> tuple[str, Named]:
     return node.name or f"node_of_{label(node)}", Named(label(node), node.op_type, node.domain)
 
 
-def _sha256(path: Path, model: ir.Model) -> str:
-    """Of the model's file, followed by the weight files it names."""
+def _beside(path: Path, model: ir.Model) -> list[Path]:
+    """The weight files a model's file names."""
     weights = (value.const_value for value in model.graph.initializers.values())
-    beside = [Path(tensor.path) for tensor in weights if isinstance(tensor, ir.ExternalTensor)]
-    digest = hashlib.sha256()
-    for file in dict.fromkeys([path, *beside]):
-        with file.open("rb") as stream:
-            while chunk := stream.read(1 << 24):
-                digest.update(chunk)
-    return digest.hexdigest()
+    named = (Path(tensor.path) for tensor in weights if isinstance(tensor, ir.ExternalTensor))
+    return [file for file in dict.fromkeys(named) if file != path]
 
 
-def _versions() -> dict[str, str]:
+def _versions(builder: Builder) -> dict[str, str]:
     import onnx
 
     import tokenrt
 
-    return {"tokenrt": tokenrt.__version__, "onnx": onnx.__version__, "tensorrt_rtx": version()}
+    return {"tokenrt": tokenrt.__version__, "onnx": onnx.__version__, builder.key: version(builder)}

@@ -1,4 +1,4 @@
-"""The process TensorRT-RTX runs in: reads a job, writes the engine, answers on standard output.
+"""The process a builder runs in: reads a job, writes the engine, answers on standard output.
 
 It is a process of its own because parser and builder crash on some models instead of refusing them: a
 crash then costs a message and not the caller. And no plugin library the caller has loaded is in reach of the
@@ -10,6 +10,7 @@ Standard output is one JSON object a line: {"stage": text} when a stage begins, 
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from collections.abc import Mapping
@@ -20,18 +21,20 @@ SECOND_CALL = "the output tensors of this new instance will not be queryable"
 
 
 def run(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Parse and build. The job: model, output, capabilities, batch (three or null), workspace, verbose."""
-    import tensorrt_rtx_bindings as trt
-
+    """Parse and build. The job: module, plugins, model, output, capabilities, batch (three or null), workspace, verbose."""
+    trt = importlib.import_module(job["module"])
     log = _log(trt, job["verbose"])
     builder = trt.Builder(log)
+    for library in job["plugins"]:
+        builder.get_plugin_registry().load_library(library)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     _say({"stage": "parsing"})
     if not parser.parse_from_file(job["model"]):
         return {"parse": [_parser_error(parser.get_error(index)) for index in range(parser.num_errors)]}
     config = builder.create_builder_config()
-    config.num_compute_capabilities = len(job["capabilities"])
+    if job["capabilities"]:
+        config.num_compute_capabilities = len(job["capabilities"])
     for index, name in enumerate(job["capabilities"]):
         config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
     if job["workspace"] is not None:
@@ -44,7 +47,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
             if len(port["shapes"]) > 1:
                 profile.set_shape(port["name"], *map(tuple, port["shapes"]))
         config.add_optimization_profile(profile)
-    _say({"stage": f"building for {', '.join(job['capabilities'])}"})
+    _say({"stage": f"building for {', '.join(job['capabilities']) or 'this GPU'}"})
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return {"build": log.of("ERROR", "INTERNAL_ERROR")}
@@ -66,6 +69,8 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _log(trt: Any, verbose: bool) -> Any:
+    name = "tensorrt-rtx" if "rtx" in trt.__name__ else "tensorrt"
+
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
@@ -75,7 +80,7 @@ def _log(trt: Any, verbose: bool) -> Any:
             if severity.name not in ("INFO", "VERBOSE"):
                 self.heard.append((severity.name, message))
             if verbose:
-                print(f"tensorrt-rtx {severity.name.lower()}: {message}", file=sys.stderr)
+                print(f"{name} {severity.name.lower()}: {message}", file=sys.stderr)
 
         def of(self, *severities: str) -> list[str]:
             return list(dict.fromkeys(message for severity, message in self.heard if severity in severities))

@@ -1,7 +1,12 @@
-"""TensorRT-RTX: build an engine for a GPU that need not be here, and say which node stands in the way."""
+"""TensorRT-RTX and TensorRT in a process of their own: build an engine, and say which node stands in the way.
+
+TensorRT-RTX builds for a GPU that need not be here. The route through TensorRT's own bindings is unverified: its
+wheel cannot be installed where this is tested. It differs in the module, the plugins and the missing capability.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -23,6 +28,23 @@ Progress = Callable[[str], None]
 
 NO_KERNEL = "is_decomposable"
 """In the builder's message when it has no kernel for a fused Attention node."""
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Which of NVIDIA's builders: its name, its Python module, and the package and extra that bring it."""
+
+    name: str
+    module: str
+    key: str
+    package: str
+    extra: str
+
+
+TENSORRT_RTX = Builder(
+    "TensorRT-RTX", "tensorrt_rtx_bindings", "tensorrt_rtx", "tensorrt-rtx-cu13-bindings", "rtx"
+)
+TENSORRT = Builder("TensorRT", "tensorrt", "tensorrt", "tensorrt", "tensorrt")
 
 
 @dataclass(frozen=True)
@@ -60,9 +82,9 @@ class Named:
         return f"{self.operator} node{name} (domain {self.domain or 'ai.onnx'})"
 
 
-def version() -> str:
+def version(builder: Builder = TENSORRT_RTX) -> str:
     """The builder's version. Raises: DependencyError when it is missing."""
-    return str(_bindings().__version__)
+    return str(_bindings(builder).__version__)
 
 
 def compile_engine(
@@ -72,7 +94,9 @@ def compile_engine(
     capabilities: Iterable[str],
     batch: Batch | None,
     nodes: Mapping[str, Named],
+    builder: Builder = TENSORRT_RTX,
     workspace: int | None = None,
+    plugins: Iterable[Path] = (),
     verbose: bool = False,
     progress: Progress = lambda stage: None,
 ) -> Engine:
@@ -86,25 +110,28 @@ def compile_engine(
     job = {
         "model": os.fspath(model),
         "output": os.fspath(output),
-        "capabilities": list(map(_capability, capabilities)),
+        "module": builder.module,
+        # TensorRT builds for the GPU it finds.
+        "capabilities": list(map(_capability, capabilities)) if builder is TENSORRT_RTX else [],
+        "plugins": [os.fspath(library) for library in plugins],
         "batch": batch,
         "workspace": workspace,
         "verbose": verbose,
     }
     stage, answer, status, noise = _run(job, verbose, progress)
-    builder = f"TensorRT-RTX {version()}"
+    told = f"{builder.name} {version(builder)}"
     if "engine" in answer:
         found = answer["engine"]
         inputs, outputs = (tuple(map(_port, found[side])) for side in ("inputs", "outputs"))
         return Engine(inputs, outputs, tuple(found["warnings"]), found["options"])
     if "parse" in answer:
-        raise BuildError(f"{builder} does not take {_parse_refusal(answer['parse'], nodes)}")
+        raise BuildError(f"{told} does not take {_parse_refusal(answer['parse'], nodes)}")
     if "build" in answer:
-        raise BuildError(f"{builder} cannot build the model: {_build_refusal(answer['build'], nodes)}")
+        raise BuildError(f"{told} cannot build the model: {_build_refusal(answer['build'], nodes)}")
     end = signal.Signals(-status).name if status < 0 else f"exit status {status}"
     said = f"; its last words: {_one_line(noise)[-400:]}" if noise.strip() else ""
     raise BuildError(
-        f"{builder} crashed ({end}) while {stage}{said}. This is a fault of the builder; "
+        f"{told} crashed ({end}) while {stage}{said}. This is a fault of the builder; "
         "`tokenrt lower --inline` gives a plainer model to try, and verbose=True shows the builder's log"
     )
 
@@ -149,12 +176,11 @@ def _converse(
             yield json.loads(line)
 
 
-def _bindings() -> Any:
+def _bindings(builder: Builder = TENSORRT_RTX) -> Any:
     try:
-        import tensorrt_rtx_bindings
+        return importlib.import_module(builder.module)
     except ImportError as cause:
-        raise DependencyError("tensorrt-rtx-cu13-bindings", "rtx", "building an engine") from cause
-    return tensorrt_rtx_bindings
+        raise DependencyError(builder.package, builder.extra, "building an engine") from cause
 
 
 def _capability(capability: str) -> str:

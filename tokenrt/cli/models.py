@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 import tokenrt
+from tokenrt.cli import options as o
 from tokenrt.cli.boundary import Result, tell, verb
 
 
@@ -89,20 +90,53 @@ def build(
     workspace: Annotated[
         int | None, typer.Option(help="Memory the builder may plan for.", metavar="MIB")
     ] = None,
+    plugins: Annotated[
+        list[Path] | None,
+        typer.Option(help="Library with plugins, for TensorRT; may be repeated.", metavar="FILE"),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="TOKENRT_CACHE", help="Folder where engines are kept and looked for.", metavar="DIR"
+        ),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Build even when the engine is there.")] = False,
+    show: Annotated[
+        bool, typer.Option("--print", help="Print the commands to run where TensorRT is; build nothing.")
+    ] = False,
+    tensorrt: o.Tensorrt = None,
+    folder: o.Folder = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", help="Show the builder's log on standard error.")
     ] = False,
 ) -> Result:
-    """Build an engine for a target; the target's device need not be present.
+    """Build an engine for a target; for TensorRT-RTX its GPU need not be present.
 
     Example: tokenrt build reduced.onnx --target rtx-sm89 -o reduced.engine
     """
+    wanted = o.load_target(target, tensorrt, folder)
+    if show:
+        from tokenrt.targets.build import commands
+
+        return commands(
+            model,
+            target=wanted,
+            output=output,
+            batch=batch,
+            workspace=workspace,
+            plugins=plugins or (),
+            release=tensorrt,
+            folder=folder,
+        )
     return tokenrt.build(
         model,
-        target=target,
+        target=wanted,
         output=output,
         batch=batch,
         workspace=workspace,
+        plugins=plugins or (),
+        cache=cache,
+        force=force,
         verbose=verbose,
         progress=tell,
     )
