@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -64,27 +62,6 @@ def test_every_verb_is_documented() -> None:
     text = (ROOT / "README.md").read_text()
     root: Any = get_command(app)
     assert not [verb for verb in root.commands if f"`{verb}`" not in text]
-
-
-def test_the_example_method_of_the_guide_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    import numpy as np
-
-    from tokenrt.passes.apply import TensorTaps
-    from tokenrt.passes.methods.contract import Site
-    from tokenrt.passes.ops.numpy_backend import NumpyOps
-
-    blocks = FENCE.findall((ROOT / "CONTRIBUTING.md").read_text())
-    (code,) = (body for language, body in blocks if language == "python")
-    example = ModuleType("example")
-    monkeypatch.setitem(sys.modules, "example", example)
-    exec(compile(code, "CONTRIBUTING.md", "exec"), vars(example))
-    keys = np.zeros((1, 1, 5, 2))
-    keys[0, 0, [2, 4]] = 9.0
-    op, site = NumpyOps(), Site(tokens=5, keep=3, protect=1, heads=1, width=2)
-    tensors = {"x": op.constant(np.arange(5.0).reshape(1, 5, 1)), "keys": op.constant(keys)}
-    found = vars(example)["Outlier"]().reduce(op, TensorTaps(op, tensors, site), site)
-    assert found.tokens.ravel().tolist() == [0, 2, 4]
-    assert found.assign.tolist() == [[0, -1, 1, -1, 2]]
 
 
 def test_the_example_target_of_the_guide_is_a_profile() -> None:
