@@ -53,7 +53,7 @@ def without_positions(variant: Variant) -> Path:
 
 
 def inputs(name: str, labels: Array, seed: int = 11, padding: Sequence[int] = ()) -> dict[str, Array]:
-    """Model inputs whose unprotected tokens carry `labels` [B,M]: patches of a picture, or words after the first.
+    """Model inputs whose unprotected tokens carry `labels` [B,M]: patches of a picture or clip, or words after the first.
 
     padding: how many words at the end of each row are hidden by the mask; pictures take none.
     """
@@ -64,6 +64,10 @@ def inputs(name: str, labels: Array, seed: int = 11, padding: Sequence[int] = ()
         for row, hidden in enumerate(padding):
             mask[row, words.shape[1] - hidden :] = 0
         return {"input_ids": words, "attention_mask": mask}
+    if zoo.entry(name).inputs == "video":
+        frames, patches_each = 4, 16
+        pictures = inputs("hf_vit", labels.reshape(-1, patches_each), seed)["pixel_values"]
+        return {"pixel_values": pictures.reshape(-1, frames, 3, 64, 64).repeat(2, axis=1)}
     side = round(labels.shape[1] ** 0.5)
     edge = 64 // side
     generator = torch.Generator().manual_seed(seed)

@@ -1,8 +1,8 @@
 """Small seeded models of every architecture tokenrt promises to handle, and of those it must refuse.
 
-Each is 64 wide with 4 heads and 4 blocks unless its entry says otherwise, takes 64 x 64 pictures or 32
-words, and gets the same weights from the same seed. `names` lists, `entry` describes, `build` makes the torch
-module, `onnx` the cached file.
+Each is 64 wide with 4 heads and 4 blocks unless its entry says otherwise, takes 64 x 64 pictures, eight of them
+as a clip, or 32 words, and gets the same weights from the same seed. `names` lists, `entry` describes, `build`
+makes the torch module, `onnx` the cached file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def entry(name: str) -> Entry:
 
 
 def examples(name: str, batch: int = 2, seed: int = 1) -> dict[str, Tensor]:
-    """Seeded inputs: pictures [B, 3, 64, 64], or words and mask [B, 32], padded in rows 1 and 2 of three."""
+    """Seeded inputs: pictures [B,3,64,64], clips [B,8,3,64,64], or words and mask [B,32], padded in rows 1 and 2 of three."""
     torch.manual_seed(seed)
     return INPUTS[entry(name).inputs][0](batch)
 

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 WIDTH, HEADS, BLOCKS, IMAGE, WORDS, VOCABULARY = 64, 4, 4, 64, 32, 50
+PICTURES = 8
+"""Pictures of a clip."""
 POSITIVE, NEGATIVE = frozenset({"positive"}), frozenset({"negative"})
 Pick = Callable[[Any], Any]
 Zero = Callable[[nn.Module], None]
@@ -107,6 +109,10 @@ def _image(batch: int) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(batch, 3, IMAGE, IMAGE)}
 
 
+def _video(batch: int) -> dict[str, Tensor]:
+    return {"pixel_values": torch.randn(batch, PICTURES, 3, IMAGE, IMAGE)}
+
+
 def _text(batch: int) -> dict[str, Tensor]:
     mask = torch.ones(batch, WORDS, dtype=torch.int64)
     for row in range(batch):
@@ -132,6 +138,7 @@ _DECODE = {"input_ids": {0: "batch"}, "attention_mask": {0: "batch", 1: "past_an
 # kind -> (examples of a batch size, the axes that may change and their names)
 INPUTS: dict[str, tuple[Callable[[int], dict[str, Tensor]], dict[str, dict[int, str]]]] = {
     "image": (_image, {"pixel_values": {0: "batch"}}),
+    "video": (_video, {"pixel_values": {0: "batch"}}),
     "text": (_text, _WORDS),
     "text-dynamic": (_text, {name: {0: "batch", 1: "sequence"} for name in _WORDS}),
     "decode": (_decode, _DECODE),

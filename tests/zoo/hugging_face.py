@@ -1,10 +1,11 @@
-"""Hugging Face models: pictures, text, and the decoders that must be refused."""
+"""Hugging Face models: pictures, clips, text, and the decoders that must be refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from .entry import (
@@ -12,6 +13,7 @@ from .entry import (
     HEADS,
     IMAGE,
     NEGATIVE,
+    PICTURES,
     VOCABULARY,
     WIDTH,
     WORDS,
@@ -72,6 +74,14 @@ def _hidden_states() -> nn.Module:
     )
 
 
+def _no_clip_table(module: nn.Module) -> None:
+    """Zero the sine table of a clip, which is neither parameter nor buffer."""
+    for part in module.modules():
+        table = vars(part).get("position_embeddings")
+        if isinstance(table, torch.Tensor):
+            table.zero_()
+
+
 def _three_logits(result: Any) -> Any:
     return result.logits, result.cls_logits, result.distillation_logits
 
@@ -94,6 +104,8 @@ DYNAMIC = {**BERT, "inputs": "text-dynamic", "tags": frozenset({"positive", "dyn
 DECODE: dict[str, Any] = {"tokens": 1, "protected": 0, "tags": NEGATIVE, "blocks": 2}
 DINO, REGISTERS = {"mlp_ratio": 2}, {"num_register_tokens": 3}
 BEIT = {"use_relative_position_bias": True}
+CLIP_OF = {"num_frames": PICTURES, "tubelet_size": 2}
+VIDEO: dict[str, Any] = {"tokens": 64, "protected": 0, "inputs": "video", "zero": _no_clip_table}
 
 _dinov2 = _vision("Dinov2Model", "Dinov2Config", **DINO)
 _swiglu = _vision("Dinov2Model", "Dinov2Config", use_swiglu_ffn=True, **DINO)
@@ -107,6 +119,8 @@ _projection = _vision(
 )
 _siglip_pooled = _vision("SiglipVisionModel", "SiglipVisionConfig", lambda r: r.pooler_output)
 _beit_head = _vision("BeitForImageClassification", "BeitConfig", logits, **BEIT)
+_videomae = _vision("VideoMAEModel", "VideoMAEConfig", lambda r: r.last_hidden_state, **CLIP_OF)
+_videomae_head = _vision("VideoMAEForVideoClassification", "VideoMAEConfig", logits, **CLIP_OF)
 
 ENTRIES = (
     Entry("hf_vit", _vision("ViTModel", "ViTConfig"), BOTH, CLASS, **VIT),
@@ -127,6 +141,8 @@ ENTRIES = (
     Entry("hf_siglip_pooled", _siglip_pooled, ("pooler_output",), "attention-pool", 16, 0, **CLIP),
     Entry("hf_beit", _vision("BeitModel", "BeitConfig", **BEIT), BOTH, MEAN, zero=BEIT_BIAS),
     Entry("hf_beit_classify", _beit_head, LOGITS, "mean-pool", zero=BEIT_BIAS),
+    Entry("hf_videomae", _videomae, ("last_hidden_state",), "tokens", **VIDEO),
+    Entry("hf_videomae_classify", _videomae_head, LOGITS, "mean-pool", **VIDEO),
     Entry("hf_bert", _bert("BertModel"), BOTH, CLASS, **BERT),
     Entry("hf_bert_eager", _bert("BertModel", attention="eager"), BOTH, CLASS, **BERT),
     Entry("hf_bert_classify", _bert("BertForSequenceClassification", logits), LOGITS, "class-token", **BERT),
