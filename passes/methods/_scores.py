@@ -1,0 +1,189 @@
+"""Steps that methods which score every token share: small networks on tokens, what is unprotected, what is padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tokenrt.passes.methods import _steps
+from tokenrt.passes.methods._weights import Trained
+from tokenrt.passes.methods.contract import Ops, Reduction, Site, Taps, Value
+from tokenrt.passes.ops.contract import Array
+
+LOWEST = -3e38
+EPSILON = 1e-30
+"""Floor of divisors, so that 0/0 is 0."""
+
+TOKEN_AXIS = np.array([1])
+PAPER, REFERENCE = "paper", "reference"
+VARIANTS = (PAPER, REFERENCE)
+
+
+def float_tokens(op: Ops, taps: Taps) -> Value:
+    """The tokens [B,N,C] in float32."""
+    return op("Cast", taps.tokens, to=_steps.FLOAT)
+
+
+def cut(op: Ops, data: Value, start: int, end: int, axis: int = 1) -> Value:
+    """data[start:end] along an axis."""
+    return op("Slice", data, np.array([start]), np.array([end]), np.array([axis]))
+
+
+def free(op: Ops, data: Value, site: Site, axis: int = 1) -> Value:
+    """The unprotected of N entries."""
+    return cut(op, data, site.protect, site.tokens, axis) if site.protect else data
+
+
+def behind_protected(op: Ops, score: Value, site: Site) -> Value:
+    """[B,N] from [B,T]: a zero for each protected token in front."""
+    return op("Concat", filled(op, score, 0.0, site.protect), score, axis=1) if site.protect else score
+
+
+def filled(op: Ops, like: Value, number: float, *rest: int) -> Value:
+    """[B,*rest] float32, all one number, B that of `like`."""
+    value = op.constant(np.full((1,) * (1 + len(rest)), number, np.float32))
+    return op("Expand", value, _steps.batch_shape(op, like, *rest))
+
+
+def present(op: Ops, taps: Taps) -> Value | None:
+    """[B,N] float32, 1 for tokens and 0 for padding; None where nothing is padding."""
+    if taps.size is None:
+        return None
+    return op("Squeeze", op("Cast", op("Greater", taps.size, 0.0), to=_steps.FLOAT), _steps.LAST)
+
+
+def unpadded(op: Ops, taps: Taps, score: Value) -> Value:
+    """The score [B,N], but the lowest there is for padding."""
+    if taps.size is None:
+        return score
+    return op("Where", op("Greater", op("Squeeze", taps.size, _steps.LAST), 0.0), score, LOWEST)
+
+
+def numbers(op: Ops, score: Value, limit: float = 1e30) -> Value:
+    """The same with NaN as 0 and infinities as +-limit, so that sums and ranks stay defined."""
+    known = op("Where", op("IsNaN", score), 0.0, score)
+    return op("Max", op("Min", known, limit), -limit)
+
+
+def select(op: Ops, taps: Taps, site: Site, score: Value, order: str, kept: int | None = None) -> Value:
+    """Positions [B,K] of the protected tokens and the best others; padding last."""
+    return op(
+        "TokenSelect",
+        unpadded(op, taps, score),
+        keep=site.keep if kept is None else kept,
+        protect=site.protect,
+        order=_steps.ORDERS[order],
+    )
+
+
+def pruned(op: Ops, taps: Taps, site: Site, score: Value, order: str) -> Reduction:
+    """Keep the protected tokens and the best others, drop the rest."""
+    return _steps.pruned(op, taps, site, select(op, taps, site, score, order))
+
+
+def gather_row(op: Ops, data: Value, index: Value) -> Value:
+    """Entries of data [B,N] at index [B,K] -> [B,K]."""
+    return op("GatherElements", data, index, axis=1)
+
+
+def dropped(op: Ops, like: Value, index: Value, site: Site) -> Value:
+    """[B,N] float32: 1 where a token is not among `index` [B,K]."""
+    return op("ScatterElements", filled(op, like, 1.0, site.tokens), index, _zeros(op, like, index), axis=1)
+
+
+def _zeros(op: Ops, like: Value, index: Value) -> Value:
+    return op("Mul", op("Cast", index, to=_steps.FLOAT), 0.0)
+
+
+def weighted_mean(op: Ops, weight: Value, rows: Value) -> Value:
+    """Sum of w_j x_j / sum of w_j: weight [B,N], rows [B,N,C] -> [B,1,C]."""
+    total = op("Max", op("ReduceSum", weight, TOKEN_AXIS, keepdims=1), EPSILON)
+    return op("MatMul", op("Unsqueeze", op("Div", weight, total), TOKEN_AXIS), rows)
+
+
+def dense(op: Ops, rows: Value, weight: Array, bias: Array | None) -> Value:
+    """A linear layer, weight [out,in] as torch stores it."""
+    product = op("MatMul", rows, np.ascontiguousarray(weight.T))
+    return product if bias is None else op("Add", product, bias)
+
+
+def gelu(op: Ops, x: Value) -> Value:
+    """Exact GELU: x * Phi(x)."""
+    return op("Mul", op("Mul", x, 0.5), op("Add", op("Erf", op("Mul", x, 0.5**0.5)), 1.0))
+
+
+def layer_norm(op: Ops, x: Value, weight: Array, bias: Array | None, epsilon: float) -> Value:
+    """Layer norm over the last axis."""
+    centred = op("Sub", x, op("ReduceMean", x, axes=[-1], keepdims=1))
+    variance = op("ReduceMean", op("Mul", centred, centred), axes=[-1], keepdims=1)
+    unit = op("Mul", op("Div", centred, op("Sqrt", op("Add", variance, epsilon))), weight)
+    return unit if bias is None else op("Add", unit, bias)
+
+
+def cosines(op: Ops, rows: Value) -> Value:
+    """[B,N,N] cosines of rows [B,N,D] with each other; those of a zero row are 0."""
+    length = op("Sqrt", op("ReduceSum", op("Mul", rows, rows), _steps.LAST, keepdims=1))
+    unit = op("Div", rows, op("Max", length, 1e-12))
+    return op("MatMul", unit, op("Transpose", unit, perm=[0, 2, 1]))
+
+
+def diagonal(count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """The identity matrix."""
+    return np.eye(count, dtype=np.float32)
+
+
+def appended(
+    op: Ops,
+    taps: Taps,
+    site: Site,
+    score: Value,
+    index: Value,
+    token: Value,
+    state: Mapping[str, Value] | None = None,
+) -> Reduction:
+    """The tokens at `index` [B,K-1], then `token` [B,1,C], which stands for all that were dropped.
+
+    It takes the place of the best of them, and as its size the sum of theirs.
+    """
+    kept = site.keep - 1
+    gone = dropped(op, score, index, site)
+    best = op(
+        "TokenSelect",
+        op("Where", op("Greater", gone, 0.0), numbers(op, score), LOWEST),
+        keep=1,
+        protect=0,
+        order=0,
+    )
+    size = None
+    if taps.size is not None:
+        rest = op("MatMul", op("Unsqueeze", gone, TOKEN_AXIS), taps.size)
+        size = op("Concat", _steps.gather(op, taps.size, index), rest, axis=1)
+    return Reduction(
+        op("Concat", _steps.gather(op, taps.tokens, index), op("CastLike", token, taps.tokens), axis=1),
+        size,
+        op("Concat", index, best, axis=1),
+        _steps.kept_map(op, taps.tokens, index, kept, site),
+        state=state or {},
+    )
+
+
+def gate(op: Ops, method: Trained, site: Site, rows: Value) -> Value:
+    """linear, GELU, linear to one number: rows [B,N,C] -> [B,N]; tensors gate.0 and gate.2 of the method."""
+    first, bias, last, end = (
+        method.tensor(f"gate.{part}", site) for part in ("0.weight", "0.bias", "2.weight", "2.bias")
+    )
+    hidden = first.shape[0]
+    method.check("gate.0.bias", bias, (hidden,))
+    method.check("gate.2.weight", last, (1, hidden))
+    method.check("gate.2.bias", end, (1,))
+    return op("Squeeze", dense(op, gelu(op, dense(op, rows, first, bias)), last, end), _steps.LAST)
+
+
+def first_slot(op: Ops, index: Value, site: Site) -> Value:
+    """Where each input token went when `index` [B,K] was kept, of repeated ones the first slot: [B,N], -1 when dropped."""
+    every = np.arange(site.tokens)[None, None]
+    here = op("Cast", op("Equal", op("Unsqueeze", index, np.array([2])), every), to=_steps.FLOAT)
+    somewhere = op("Greater", op("ReduceMax", here, axes=[1], keepdims=0), 0.0)
+    return op("Where", somewhere, op("ArgMax", here, axis=1, keepdims=0), _steps.DROPPED)

@@ -1,0 +1,52 @@
+"""A-ViT: tokens halt when their halting scores add up; the static form keeps the K that are farthest from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokenrt.passes.methods import _scores, _steps
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
+
+STATE = "halting"
+
+
+@dataclass(frozen=True)
+class AViT(Method):
+    """Keep the K tokens whose halting scores add up to least, protected ones included, and drop the others.
+
+    At each site a token gets sigmoid(gate_scale * x_0 - gate_center), x_0 its channel 0; state `halting` [B,K]
+    carries the sums. Published, a token halts when its sum reaches 1 - epsilon, which differs from picture to picture; the K
+    with the lowest sums are the same tokens where that many go on. A score that is not a number halts nothing.
+    The score is that of a block's output: --site after-block. Only sites add to the sums, the paper adds at
+    every block; and a token that halted adds its last state to no output, since the classifier reads
+    the class token, which stays. The model must be trained to halt; without, channel 0 means nothing.
+    Options: gate_scale, gate_center (the paper's gamma = 5 and -beta = 10); order: position, or score (least halted first).
+    """
+
+    name: ClassVar[str] = "avit"
+    family: ClassVar[Family] = "pruning"
+    summary: ClassVar[str] = "keep the tokens that are farthest from halting, by a gate in channel 0"
+    paper: ClassVar[str] = "Yin et al., A-ViT: Adaptive Tokens for Efficient Vision Transformer, CVPR 2022"
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    evidence: ClassVar[Evidence] = "vectors"
+    drops: ClassVar[bool] = True
+    quota: ClassVar[str] = "the K with the lowest sums go on, not those below 1 - epsilon"
+
+    gate_scale: float = 5.0
+    gate_center: float = 10.0
+    order: str = _steps.BY_POSITION
+
+    def __post_init__(self) -> None:
+        _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        channel = op("Squeeze", _scores.cut(op, _scores.float_tokens(op, taps), 0, 1, 2), _steps.LAST)
+        halting = op("Sigmoid", op("Sub", op("Mul", channel, self.gate_scale), self.gate_center))
+        halting = op("Where", op("IsNaN", halting), 0.0, halting)
+        if STATE in taps.state:
+            halting = op("Add", halting, taps.state[STATE])
+        index = _scores.select(op, taps, site, op("Neg", halting), self.order)
+        kept = _steps.pruned(op, taps, site, index)
+        carried = {STATE: _scores.gather_row(op, halting, index)}
+        return Reduction(kept.tokens, kept.size, kept.position, kept.assign, state=carried)

@@ -1,0 +1,92 @@
+"""Evo-ViT: the tokens with the most class attention over the blocks so far are updated, the others wait."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokenrt.errors import MethodError
+from tokenrt.passes.methods import _scores, _steps
+from tokenrt.passes.methods.contract import (
+    Evidence,
+    Family,
+    Method,
+    Ops,
+    Reduction,
+    Returns,
+    Site,
+    Taps,
+    Value,
+)
+
+STATE = "global_attention"
+
+
+@dataclass(frozen=True)
+class EvoViT(Method):
+    """Keep the K tokens with the most global class attention; the others come back before the next site.
+
+    Global attention is a running mean, g <- (1 - tradeoff) g + tradeoff a, of the class attention a (mean over
+    heads) at the sites; at the first it is a. It belongs to positions, not to the tokens kept: state
+    `global_attention` [B,N] has all N, which are N again at the next site. The release averages over all
+    blocks, also those between sites.
+    With representative the mean of the waiting tokens, weighted by global attention, is appended as the last token;
+    in `assign` those it stands for are -1. What the blocks add to it is not added to the waiting tokens, which
+    come back as they left. The paper selects before a block: --site after-block at the block before.
+    Options: tradeoff; representative; score: class, received or auto; order of the kept tokens: position, or
+    score (descending, as published).
+    """
+
+    name: ClassVar[str] = "evovit"
+    family: ClassVar[Family] = "pruning"
+    summary: ClassVar[str] = "update the tokens with the most class attention so far, let the others wait"
+    paper: ClassVar[str] = (
+        "Xu et al., Evo-ViT: Slow-Fast Token Evolution for Dynamic Vision Transformer, AAAI 2022"
+    )
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "class_attention", "received_attention")
+    evidence: ClassVar[Evidence] = "vectors"
+    drops: ClassVar[bool] = True
+    returns: ClassVar[Returns] = "before-next-site"
+    deviations: ClassVar[str] = (
+        "the paper has a representative token (representative=true), the released DeiT form none (default)"
+    )
+
+    tradeoff: float = 0.5
+    representative: bool = False
+    score: str = "auto"
+    order: str = _steps.BY_POSITION
+
+    def __post_init__(self) -> None:
+        _steps.choice(self.name, "score", self.score, ("auto", "class", "received"))
+        _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
+        if not 0 <= self.tradeoff <= 1:
+            raise MethodError(
+                f"option tradeoff={self.tradeoff} of method {self.name!r}: expected a weight from 0 to 1"
+            )
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        attention = self._global(op, taps, site)
+        if self.representative:
+            return self._with_representative(op, taps, site, attention)
+        kept = _scores.pruned(op, taps, site, attention, self.order)
+        return Reduction(kept.tokens, kept.size, kept.position, kept.assign, state={STATE: attention})
+
+    def _global(self, op: Ops, taps: Taps, site: Site) -> Value:
+        attention = _steps.importance(op, taps, site, self.score)
+        if STATE not in taps.state:
+            return attention
+        before = op("Mul", taps.state[STATE], 1 - self.tradeoff)
+        return op("Add", before, op("Mul", attention, self.tradeoff))
+
+    def _with_representative(self, op: Ops, taps: Taps, site: Site, attention: Value) -> Reduction:
+        kept = site.keep - 1
+        index = _scores.select(op, taps, site, attention, self.order, kept)
+        waiting = op("Mul", _scores.dropped(op, attention, index, site), attention)
+        token = _scores.weighted_mean(op, waiting, _scores.float_tokens(op, taps))
+        return _scores.appended(op, taps, site, attention, index, token, state={STATE: attention})
+
+    def fewest(self, tokens: int, protect: int) -> int:
+        return self.after_keeping(1, protect)
+
+    def after_keeping(self, kept: int, protect: int) -> int:
+        return protect + kept + int(self.representative)
