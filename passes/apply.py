@@ -59,7 +59,8 @@ def apply_method(
     the type of x; "size" [B,K,1]; "index" [B,K'] int64, the input position each output stands at, of a
     pruning method the positions kept (a fused token has none, so K' = K - 1 there); "assign" [B,N] int64, the
     output token each input token is part of, -1 when dropped; with `restore` "restored" [B,N,C]: each
-    position gets its token, a dropped one its own input back; "state_NAME" for what the method hands on.
+    position gets its token, a dropped one its own input back, and where positions are restored by a matrix
+    also that, "affinity" [B,N,K]; "state_NAME" for what the method hands on.
     Backends: numpy computes in float64, onnxruntime runs the ONNX functions in float32.
     Raises: MethodError for an unknown method, option or tensor, a missing tensor or a wrong shape; PlanError
     for a K that does not fit; UnsupportedError for the backend plugin-host.
@@ -295,6 +296,7 @@ def _outputs(op: Ops, method: Method, taps: TensorTaps, site: Site, restore: boo
         "position": reduction.position,
         "assign": reduction.assign,
         "restored": restored(op, taps.tokens, reduction, site) if restore else None,
+        "affinity": reduction.affinity if restore else None,
         **{f"state_{name}": value for name, value in reduction.state.items()},
     }
 
@@ -363,6 +365,8 @@ def _named(
     }
     if result["restored"] is not None:
         named["restored"] = result["restored"].astype(x.dtype)
+    if result["affinity"] is not None:
+        named["affinity"] = result["affinity"]
     named.update(
         {name: value for name, value in result.items() if name.startswith("state_") and value is not None}
     )

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -23,6 +23,9 @@ class Trained(Method):
     `block3.NAME` serves block 3, one called `NAME` every block that has none of its own.
     """
 
+    optional: ClassVar[Mapping[str, str]] = {}
+    """Trained tensors that it can do without, as in `needs`."""
+
     weights: Any = None
 
     def tensor(self, name: str, site: Site) -> Array:
@@ -34,11 +37,12 @@ class Trained(Method):
             raise MethodError(
                 f"the weights of method {self.name!r} lack {name!r} (or {own!r}); {self.wanted()}"
             )
-        rank = len(self.needs[name].split(","))
+        letters = self._known()[name]
+        rank = len(letters.split(","))
         array = np.asarray(found)
         if array.ndim != rank or (array.dtype.kind != "f" and str(array.dtype) != "bfloat16"):
             raise MethodError(
-                f"tensor {name!r} of method {self.name!r} must be floating-point [{self.needs[name]}], got "
+                f"tensor {name!r} of method {self.name!r} must be floating-point [{letters}], got "
                 f"{array.dtype} {list(array.shape)}"
             )
         return array.astype(np.float32)
@@ -47,14 +51,17 @@ class Trained(Method):
         """Raise MethodError unless `array` has this shape."""
         if array.shape != shape:
             raise MethodError(
-                f"tensor {name!r} of method {self.name!r} [{self.needs[name]}] must have shape {list(shape)} "
+                f"tensor {name!r} of method {self.name!r} [{self._known()[name]}] must have shape {list(shape)} "
                 f"here, got {list(array.shape)}"
             )
 
     def wanted(self) -> str:
         """Say which file and tensors the method wants."""
-        listed = ", ".join(f"{name} [{shape}]" for name, shape in self.needs.items())
+        listed = ", ".join(f"{name} [{shape}]" for name, shape in self._known().items())
         return f"it takes --set weights=FILE (.npz or .safetensors) with the tensors {listed}"
+
+    def _known(self) -> Mapping[str, str]:
+        return {**self.needs, **self.optional}
 
     def _tensors(self) -> Mapping[str, Any]:
         if self.weights is None:

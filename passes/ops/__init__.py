@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from tokenrt.passes.ops import token_combine, token_match, token_restore, token_score, token_select
+from tokenrt.passes.ops import (
+    token_cluster,
+    token_combine,
+    token_match,
+    token_peaks,
+    token_restore,
+    token_score,
+    token_select,
+)
 from tokenrt.passes.ops.contract import DOMAIN, LOWEST_OPSET, VERSION, Operator
 
 OPERATORS: Mapping[str, Operator] = MappingProxyType(
@@ -14,6 +22,8 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
         for operator in (
             token_score.OPERATOR,
             token_match.OPERATOR,
+            token_cluster.OPERATOR,
+            token_peaks.OPERATOR,
             token_select.OPERATOR,
             token_combine.OPERATOR,
             token_restore.OPERATOR,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -65,10 +65,9 @@ class Operator:
         attributes = f"<{', '.join(self.attributes)}> " if self.attributes else ""
         text = f"{head}\n{self.name} {attributes}{names}\n{{{self.body}}}"
         function = onnx.parser.parse_function(text)
-        lists = [function.input, function.output]
-        lists += [values for node in function.node for values in (node.input, node.output)]
-        for values in lists:
-            values[:] = [f"{self.name}_{value}" for value in values]
+        function.input[:] = [f"{self.name}_{value}" for value in function.input]
+        function.output[:] = [f"{self.name}_{value}" for value in function.output]
+        _prefix(function.node, f"{self.name}_")
         return function
 
     def settle(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,6 +78,17 @@ class Operator:
         if set(attributes) != set(self.attributes):
             raise TypeError(f"{self.name} takes {sorted(self.attributes)}, got {sorted(attributes)}")
         return {name: _settle(kind, attributes[name]) for name, kind in self.attributes.items()}
+
+
+def _prefix(nodes: Iterable[onnx.NodeProto], prefix: str) -> None:
+    """Put `prefix` before every value name, those in the body of a Loop included."""
+    for node in nodes:
+        for values in (node.input, node.output):
+            values[:] = [prefix + value for value in values]
+        for graph in (attribute.g for attribute in node.attribute if attribute.HasField("g")):
+            for value in (*graph.input, *graph.output):
+                value.name = prefix + value.name
+            _prefix(graph.node, prefix)
 
 
 def _settle(kind: AttributeKind, value: Any) -> Any:

@@ -35,21 +35,50 @@ class Noisy(numpy_backend.NumpyOps):
         if name in EXACT:
             return result
         steps = STEPS if name in OPERATORS else 1
+        terms = self._terms(name, inputs, attributes)
+        if name == "Softmax":
+            result = result * self._divisor(result, attributes.get("axis", -1))
         if isinstance(result, tuple):
-            return tuple(self._shaken(item, steps) for item in result)
-        return self._shaken(result, steps)
+            return tuple(
+                self._shaken(item, steps, part)
+                for item, part in zip(result, (terms, *[0.0] * 9), strict=False)
+            )
+        return self._shaken(result, steps, terms)
 
-    def _shaken(self, value: Any, steps: int) -> Any:
+    def _terms(self, name: str, inputs: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
+        """The magnitudes of its terms added up, for an operator that adds many: a sum errs in units of those."""
+        if name == "TokenCombine":
+            return _magnitude(inputs[0]).max(axis=1, keepdims=True)
+        if name in ("MatMul", "ReduceSum", "ReduceMean"):
+            return super().__call__(name, *(_magnitude(item) for item in inputs), **attributes)
+        return 0.0
+
+    def _divisor(self, shares: Any, axis: int) -> Any:
+        """The error of a softmax's divisor, which all its entries share: n terms of one sign err by sqrt(n) roundings.
+
+        Source: Higham and Mary, A New Approach to Probabilistic Rounding Error Analysis, 2019.
+        """
+        shape = np.delete(shares.shape, axis)
+        noise = self.rng.uniform(-1, 1, shape) * UNIT * shares.shape[axis] ** 0.5
+        return 1 + np.expand_dims(noise, axis)
+
+    def _shaken(self, value: Any, steps: int, terms: Any) -> Any:
         if value.dtype.kind != "f":
             return value
         with np.errstate(all="ignore"):
-            # A sum that cancels errs in units of its terms, not of itself: the largest entry stands for those.
-            finite = np.abs(np.where(np.isfinite(value), value, 0))
+            # A difference that cancels errs in units of its terms, not of itself: the largest entry stands for those.
+            finite = np.maximum(_magnitude(value), terms)
             scale = np.maximum(
                 finite, finite.max(initial=0, axis=-1, keepdims=True) if value.ndim else finite
             )
             noise = np.where(np.isin(value, (0.0, 1.0)), 0, self.rng.uniform(-1, 1, value.shape) * scale)
             return value + steps * UNIT * noise
+
+
+def _magnitude(value: Any) -> Any:
+    """Absolute values of floats, 0 for what is not finite; whole numbers (axes) as they are."""
+    array = np.asarray(value)
+    return np.abs(np.where(np.isfinite(array), array, 0)) if array.dtype.kind == "f" else array
 
 
 def shaken(

@@ -33,6 +33,8 @@ def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
         ),
         "TokenSelect": ([floats(B, N)], {"keep": K, "protect": 1, "order": 0}),
         "TokenMatch": ([floats(B, N, D)], {**halves, "order": 0}),
+        "TokenCluster": ([floats(B, N, D)], {"keep": K, "remove": R, "linkage": 2}),
+        "TokenPeaks": ([floats(B, N, D)], {"keep": K, "neighbours": 5}),
         "TokenCombine": (
             [floats(B, N, C), sizes, order[:, :K], order[:, K:], rng.integers(0, K, (B, R))],
             {"type": 1},
@@ -45,6 +47,8 @@ SHAPES = {
     "TokenScore": [[N]],
     "TokenSelect": [[K]],
     "TokenMatch": [[(N - 1) // 2], [K], [R], [R]],
+    "TokenCluster": [[K], [N]],
+    "TokenPeaks": [[K], [N]],
     "TokenCombine": [[K, C], [K, 1]],
     "TokenRestore": [[N, C]],
 }

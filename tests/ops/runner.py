@@ -22,6 +22,8 @@ RANKS = {
     "total": 3,
     "score": 2,
     "restored": 3,
+    "center": 2,
+    "assign": 2,
 }
 NUMBERS = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
 

@@ -1,0 +1,94 @@
+"""Choosing centres among the tokens: by weight, far from each other, by density, and moving them as medoids."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenrt.passes.methods import _clusters, _steps
+from tokenrt.passes.methods.contract import Ops, Site, Taps, Value
+
+WEIGHTS = ("received", "class", "auto", "equal")
+
+
+def weights(op: Ops, taps: Taps, site: Site, how: str) -> Value:
+    """Return the weight [B,T] of the unprotected tokens: attention as `how` names it, or one each; 0 for padding."""
+    if how == "equal":
+        shape = _steps.batch_shape(op, taps.tokens, site.tokens - site.protect)
+        weight = op("Expand", op.constant(np.ones((1, 1), np.float32)), shape)
+    else:
+        score = _clusters.free(op, _steps.importance(op, taps, site, how), site)
+        weight = _clusters.finite(op, score)
+    shown = _clusters.real(op, taps, site)
+    return weight if shown is None else op("Where", op("Squeeze", shown, _clusters.ROWS), weight, 0.0)
+
+
+def heaviest(op: Ops, weight: Value, site: Site) -> Value:
+    """Return the M unprotected tokens [B,M] with the largest weights, in descending order."""
+    by_score = _steps.ORDERS[_steps.BY_SCORE]
+    return op("TokenSelect", weight, keep=_clusters.outputs(site), protect=0, order=by_score)
+
+
+def spread_out(op: Ops, distance: Value, tokens: int, count: int, start: int, reach: str) -> Value:
+    """Return `count` tokens [B,count]: `start`, then each time the token not chosen yet that reaches farthest.
+
+    distance [B,T,T]; `reach` names the operator by which distances to those chosen count: Min (to the nearest of
+    them) or Max (to the farthest). Written out, one choice after the other.
+    """
+    shape = _steps.batch_shape(op, distance, 1)
+    chosen = [op("Expand", op.constant(np.array([[start]])), shape)]
+    far = taken = None
+    for _ in range(count - 1):
+        row = op("Squeeze", _steps.gather(op, distance, chosen[-1]), _clusters.ROWS)
+        here = op("Equal", np.arange(tokens)[None], chosen[-1])
+        far = row if far is None else op(reach, far, row)
+        taken = here if taken is None else op("Or", taken, here)
+        chosen.append(op("ArgMax", op("Where", taken, -1.0, far), axis=1, keepdims=1))
+    return chosen[0] if count == 1 else op("Concat", *chosen, axis=1)
+
+
+def nearest(op: Ops, distance: Value, medoid: Value) -> Value:
+    """Return the nearest medoid of each token: distance [B,T,T], medoid [B,M] -> [B,T]; the smaller slot wins."""
+    return op("ArgMin", _steps.gather(op, distance, medoid), axis=1, keepdims=0)
+
+
+def medoids(op: Ops, distance: Value, weight: Value, medoid: Value, site: Site, iterations: int) -> Value:
+    """Move each medoid to the member of its cluster with the least weighted distance to the members, repeatedly.
+
+    distance [B,T,T], weight [B,T], medoid [B,M] -> [B,M]. The smaller index wins; an empty cluster keeps its medoid.
+    """
+    count = _clusters.outputs(site)
+    weighed = op("Mul", distance, op("Unsqueeze", weight, _clusters.ROWS))
+    for _ in range(iterations):
+        assign = nearest(op, distance, medoid)
+        together = op(
+            "Equal", op("Unsqueeze", assign, _clusters.LAST), op("Unsqueeze", assign, _clusters.ROWS)
+        )
+        cost = op("ReduceSum", op("Where", together, weighed, 0.0), _clusters.LAST, keepdims=0)
+        best, occupied = cheapest(op, cost, assign, count)
+        medoid = op("Where", occupied, best, medoid)
+    return medoid
+
+
+def cheapest(op: Ops, cost: Value, assign: Value, count: int) -> tuple[Value, Value]:
+    """Return the member of least cost of each cluster [B,count] (0 of an empty one), and which have members."""
+    member = _clusters.members(op, assign, count)
+    rated = op("Where", member, op("Unsqueeze", cost, _clusters.ROWS), _clusters.FAR)
+    people = op("ReduceSum", op("Cast", member, to=_steps.FLOAT), _clusters.LAST, keepdims=0)
+    return op("ArgMin", rated, axis=2, keepdims=0), op("Greater", people, 0.0)
+
+
+def peaks(op: Ops, taps: Taps, site: Site, neighbours: int) -> tuple[Value, Value]:
+    """Return the density peaks [B,M] by descending score and the nearest one of each unprotected token [B,T]."""
+    count = site.tokens - site.protect
+    points = _clusters.aside(op, scaled(op, taps, site), taps, site)
+    keep = _clusters.outputs(site)
+    center, assign = op("TokenPeaks", points, keep=keep, neighbours=min(neighbours, count))
+    return center, assign
+
+
+def scaled(op: Ops, taps: Taps, site: Site) -> Value:
+    """Return the unprotected tokens around their mean, divided by sqrt(C): [B,T,C]."""
+    tokens = _clusters.plain(op, taps, site)
+    points, _ = _clusters.points(op, tokens, site.tokens - site.protect)
+    width = op("Cast", op("Slice", op("Shape", points), np.array([2]), np.array([3])), to=_steps.FLOAT)
+    return op("Div", points, op("Sqrt", width))

@@ -1,0 +1,45 @@
+"""ATC: merge tokens by agglomerative clustering of their keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokenrt.passes.methods import _clusters, _steps
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
+
+LINKAGES = {"single": 0, "complete": 1, "average": 2}
+
+
+@dataclass(frozen=True)
+class ATC(Method):
+    """Merge the two most similar clusters until K are left, and replace each by its size-weighted mean.
+
+    Distance of tokens is 1 - cosine of their mean keys; a cluster's output stands where its first token stood, in
+    ascending position (the release numbers clusters as its library happens to). Equal distances: the pair with the
+    smaller first position, then the smaller second.
+    Options: linkage, the distance of clusters: single (their nearest tokens), complete (farthest), average.
+    """
+
+    name: ClassVar[str] = "atc"
+    family: ClassVar[Family] = "clustering"
+    summary: ClassVar[str] = "merge tokens by agglomerative clustering of their mean keys"
+    paper: ClassVar[str] = "Haurum et al., Agglomerative Token Clustering, ECCV 2024"
+    reads: ClassVar[tuple[str, ...]] = ("metric",)
+    evidence: ClassVar[Evidence] = "vectors"
+    merges: ClassVar[bool] = True
+
+    linkage: str = "average"
+
+    def __post_init__(self) -> None:
+        _steps.choice(self.name, "linkage", self.linkage, tuple(LINKAGES))
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        center, assign = op(
+            "TokenCluster",
+            _clusters.free(op, taps.metric(), site),
+            keep=_clusters.outputs(site),
+            remove=site.removed,
+            linkage=LINKAGES[self.linkage],
+        )
+        return _clusters.merged(op, taps, site, center, assign)

@@ -1,0 +1,41 @@
+"""PatchMerger: mix the normalised tokens into K outputs by learned queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokenrt.passes.methods import _clusters
+from tokenrt.passes.methods._weights import Trained
+from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps
+
+
+@dataclass(frozen=True)
+class PatchMerger(Trained):
+    """Each output is a weighted mean of the normalised tokens: W = softmax over tokens of Q LN(x), y = W LN(x).
+
+    Output k belongs to query k. A mixture stands for no count of tokens: sizes are one.
+    Options: scaled: divide the logits by sqrt(C).
+    """
+
+    name: ClassVar[str] = "patchmerger"
+    family: ClassVar[Family] = "mixing"
+    summary: ClassVar[str] = "mix the normalised tokens into K outputs by trained queries"
+    paper: ClassVar[str] = "Renggli et al., Learning to Merge Tokens in Vision Transformers, 2022"
+    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    evidence: ClassVar[Evidence] = "vectors"
+    needs: ClassVar[Mapping[str, str]] = {"queries": "K,C", "norm_weight": "C", "norm_bias": "C"}
+
+    scaled: bool = False
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        queries, weight, bias = (self.tensor(name, site) for name in self.needs)
+        width = len(weight)
+        self.check("norm_bias", bias, (width,))
+        self.check("queries", queries, (_clusters.outputs(site), width))
+        rows = _clusters.layer_norm(op, _clusters.plain(op, taps, site), weight, bias)
+        asking = op.constant(queries * width**-0.5 if self.scaled else queries)
+        logits = op("MatMul", asking, op("Transpose", rows, perm=[0, 2, 1]))
+        matrix = _clusters.shares(op, logits, _clusters.real(op, taps, site))
+        return _clusters.mixed(op, taps, site, matrix, op("MatMul", matrix, rows))

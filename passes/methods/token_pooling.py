@@ -1,0 +1,78 @@
+"""Token Pooling: replace the tokens by the centres of a weighted clustering."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tokenrt.errors import MethodError
+from tokenrt.passes.methods import _centers, _clusters, _steps
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
+from tokenrt.passes.methods.kmedoids import selected
+
+KINDS = ("means", "medoids")
+
+
+@dataclass(frozen=True)
+class TokenPooling(Method):
+    """Lower sum_j w_j min_k |x_j - c_k|^2 over K centres by a fixed number of rounds, and output the centres.
+
+    Centres start at the tokens of largest weight w. Each round assigns every token to its nearest centre (the
+    smaller slot wins) and moves each centre to the weighted mean of its cluster, or, as medoid, to the member with
+    the least weighted squared distance to the others (the smaller index wins). A cluster without weight keeps its
+    centre. An output stands where its centre started, a medoid where it is; sizes add up over clusters. Numbers that
+    are not finite count as 0 in means.
+    Options: kind: means or medoids; iterations; weight: received (attention of all tokens, as published), class,
+    auto, or equal (the first tokens start); order of the outputs: position, or score (descending weight).
+    """
+
+    name: ClassVar[str] = "token_pooling"
+    family: ClassVar[Family] = "clustering"
+    summary: ClassVar[str] = "replace the tokens by centres of K-means or K-medoids, weighted by attention"
+    paper: ClassVar[str] = "Marin et al., Token Pooling in Vision Transformers, WACV 2023"
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "received_attention", "class_attention")
+    evidence: ClassVar[Evidence] = "independent implementation"
+    merges: ClassVar[bool] = True
+    deviations: ClassVar[str] = "the clustering stops after `iterations` rounds, not when it has converged"
+
+    kind: str = "means"
+    iterations: int = 3
+    weight: str = "received"
+    order: str = _steps.BY_POSITION
+
+    def __post_init__(self) -> None:
+        _steps.choice(self.name, "kind", self.kind, KINDS)
+        _steps.choice(self.name, "weight", self.weight, _centers.WEIGHTS)
+        _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
+        if self.iterations < 1:
+            raise MethodError(
+                f"option iterations={self.iterations} of method {self.name!r}: expected 1 or more"
+            )
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        count = site.tokens - site.protect
+        points, mean = _clusters.points(op, _clusters.plain(op, taps, site), count)
+        weight = _centers.weights(op, taps, site, self.weight)
+        start = _centers.heaviest(op, weight, site)
+        if self.kind == "medoids":
+            square = _clusters.squared_distances(op, points, count)
+            medoid = _centers.medoids(op, square, weight, start, site, self.iterations)
+            return selected(op, taps, site, square, medoid, self.order)
+
+        keep = _clusters.outputs(site)
+        row = op("Unsqueeze", weight, _clusters.ROWS)
+        center = _steps.gather(op, points, start)
+        for _ in range(self.iterations):
+            assign = op("ArgMin", _clusters.distances_between(op, center, points), axis=1, keepdims=0)
+            mass = op("Mul", op("Cast", _clusters.members(op, assign, keep), to=_steps.FLOAT), row)
+            total = op("ReduceSum", mass, _clusters.LAST, keepdims=1)
+            share = op("Div", mass, op("Max", total, 1e-30))
+            center = op("Where", op("Greater", total, 0.0), op("MatMul", share, points), center)
+        if self.order == _steps.BY_POSITION:
+            order, start, assign = _clusters.by_position(op, start, assign, keep)
+            center = _steps.gather(op, center, order)
+        pooled = op("CastLike", op("Add", center, mean), taps.tokens)
+        assign = _clusters.whole(op, taps, site, assign)
+        size = _clusters.collected(op, _clusters.sizes(op, taps, site), assign, site.keep)
+        position = _clusters.whole(op, taps, site, start)
+        return Reduction(_clusters.ahead(op, taps, site, pooled), size, position, assign)
