@@ -1,0 +1,130 @@
+"""Video methods in a whole model: frames known from its grid, kept apart, and counted from site to site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tokenrt
+from tests.passes.refusals import refused_line
+from tests.passes.running import Array, Variant, attended, distance, feeds, original, run
+from tokenrt.passes.model import save
+from tokenrt.passes.plan import Budget
+from tokenrt.passes.reduce import Reduced, reduce
+
+CLIP = Variant("hf_videomae")
+FRAMES, EACH = 4, 16
+CASES: dict[str, tuple[Budget, dict[str, Any]]] = {
+    "tempme": (Budget.remove(4), {}),
+    "testa": (Budget.tokens([45, 26, 26], [0, 1, 2]), {}),
+    "sta": (Budget.schedule("stages", 0.75), {}),
+}
+NAMES = sorted(CASES)
+
+
+def made(name: str, budget: Budget | None = None, variant: Variant = CLIP, **options: Any) -> Reduced:
+    usual, own = CASES[name]
+    wanted = budget or usual
+    return reduce(variant.path(), method=name, budget=wanted, options={**own, **options}, source_map=True)
+
+
+def sources(reduced: Reduced) -> Array:
+    """The token behind the last block each of the 64 original ones is in, for two clips."""
+    return run(reduced.model, feeds(CLIP.name))[-1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_clip_is_reduced_as_planned(name: str) -> None:
+    reduced = made(name)
+    before = run(original(CLIP), feeds(CLIP.name, 3))
+    found = run(reduced.model, feeds(CLIP.name, 3))
+    assert [output.shape for output in found[:-1]] == [output.shape for output in before]
+    assert all(np.isfinite(output).all() for output in found)
+    assert distance(found[:-1], before) > 1e-4
+    left = {site.block: site.tokens for site in reduced.plan.sites}
+    seen, here = [], FRAMES * EACH
+    for block in range(4):
+        seen.append(here)
+        here = left.get(block, here)
+    if name != "sta":  # its walk has softmaxes of its own
+        assert attended(reduced.model, feeds(CLIP.name, 3))[:4] == seen
+    assert len(np.unique(found[-1][found[-1] >= 0])) == here
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_clips_do_not_mix(name: str) -> None:
+    model, given = made(name).model, feeds(CLIP.name, 3)
+    turned = {key: value[[2, 0, 1]] for key, value in given.items()}
+    for one, other in zip(run(model, given), run(model, turned), strict=True):
+        np.testing.assert_allclose(one[[2, 0, 1]], other, atol=1e-5)
+
+
+def test_tempme_keeps_frames_apart_until_they_are_joined() -> None:
+    """Of four blocks the third joins pairs of frames, the last both pairs."""
+    for layers, clips in (([0, 1], 4), ([0, 2], 2), ([0, 1, 2, 3], 1)):
+        removed = 4
+        found = sources(made("tempme", Budget.remove(removed, layers)))
+        left = FRAMES * EACH - removed * len(layers)
+        own = found.reshape(2, clips, -1)
+        for clip in range(clips):
+            assert set(own[:, clip].ravel() // (left // clips)) == {clip}
+
+
+def test_testa_merges_a_place_with_the_same_place() -> None:
+    found = sources(made("testa", Budget.tokens([48, 32], [0, 2]), merge="frames"))
+    assert sorted(np.unique(found)) == list(range(32))
+    places = np.tile(np.arange(EACH), (2, FRAMES))
+    assert (found % EACH == places).all()
+    frames = found.reshape(2, FRAMES, EACH) // EACH
+    assert (frames == frames[..., :1]).all()
+
+
+def test_sta_leaves_every_frame_its_share() -> None:
+    found = sources(made("sta", Budget.tokens([48], [0])))
+    kept = found.reshape(2, FRAMES, EACH)
+    assert ((kept >= 0).sum(axis=2) == 12).all()
+    assert all(set(kept[:, frame][kept[:, frame] >= 0] // 12) == {frame} for frame in range(FRAMES))
+
+
+@pytest.mark.parametrize("name", ["tempme", "testa"])
+def test_a_picture_is_a_clip_of_one_frame(name: str) -> None:
+    """So it is merged as by ToMe."""
+    variant = Variant("timm_vit")
+    outputs = [
+        run(
+            reduce(variant.path(), method=method, budget=Budget.remove(2, [0, 1, 3])).model, feeds("timm_vit")
+        )
+        for method in (name, "tome")
+    ]
+    for one, other in zip(*outputs, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_frames_may_be_said(tmp_path: Path) -> None:
+    """Two frames of 32 tokens instead of four of 16, and a number that does not fit."""
+    found = sources(made("sta", Budget.tokens([48], [0]), frames=2)).reshape(2, 2, 32)
+    assert ((found >= 0).sum(axis=2) == 24).all()
+    line = ["--method", "sta", "--tokens", "48", "--layers", "0", "--set", "frames=3"]
+    target = tmp_path / "out.onnx"
+    refused_line(
+        tmp_path, "64 tokens are not 3 frames of equal size", "reduce", CLIP.path(), "-o", target, *line
+    )
+
+
+def test_counts_that_are_no_equal_frames(tmp_path: Path) -> None:
+    line = ["--method", "tempme", "--remove", "5", "-o", tmp_path / "out.onnx"]
+    refused_line(tmp_path, "so 59 of 64 cannot stay; 56 or 60 can", "reduce", CLIP.path(), *line)
+
+
+@pytest.mark.parametrize(
+    "name", ["sta", *(pytest.param(n, marks=pytest.mark.slow) for n in ("tempme", "testa"))]
+)
+def test_an_engine_can_be_built(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (extra rtx)")
+    budget, options = CASES[name]
+    save(reduce(CLIP.path(), method=name, budget=budget, options=options).model, tmp_path / "r.onnx")
+    tokenrt.build(tmp_path / "r.onnx", target="rtx-sm89", output=tmp_path / "r.engine")
+    assert (tmp_path / "r.engine").stat().st_size > 0
