@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tokenrt.errors import TokenrtError
-from tokenrt.perf import bench_large, bench_tome, flops, quality, results
+from tokenrt.perf import bench_large, bench_methods, bench_tome, flops, quality, results
 
 
 class Bench(Protocol):
@@ -26,6 +26,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "large": ("large_models", bench_large.run),
     "flops": ("flops", flops.run),
     "quality": ("quality", quality.run),
+    "methods": ("method_costs", bench_methods.run),
 }
 
 

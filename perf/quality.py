@@ -7,6 +7,7 @@ behind the last: so the rows differ in what is chosen, and in nothing else.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -212,11 +213,13 @@ def _score(exam: Exam, name: str, counts: Sequence[int], options: Mapping[str, A
     from tokenrt.passes.plan import Budget
     from tokenrt.passes.reduce import reduce
 
-    reduced = reduce(exam.model, method=name, budget=Budget.tokens(counts), options=options)
-    return exam.score(_answers(reduced.model, exam.inputs))
+    with tempfile.TemporaryDirectory(prefix="tokenrt-quality-") as folder:
+        output = Path(folder) / "reduced.onnx"
+        reduce(exam.model, method=name, budget=Budget.tokens(counts), options=options, output=output)
+        return exam.score(_answers(output, exam.inputs))
 
 
-def _answers(model: Any, inputs: Array, batch: int = 25) -> Array:
+def _answers(model: Path, inputs: Array, batch: int = 25) -> Array:
     """The first output for every input."""
     opened = timing.session(model)
     key = opened.get_inputs()[0].name
