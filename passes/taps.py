@@ -108,8 +108,10 @@ class GraphTaps:
     def attention(self) -> ir.Value:
         """[B,H,N,N] float32, computed beside the model's own attention."""
         keys, scale = self._scaled_keys()
-        queries = self.op("Mul", self.queries(), scale)
-        logits = self.op("MatMul", queries, self.op("Transpose", keys, perm=[0, 1, 3, 2]))
+        # The scale comes last: of a scaled MatMul whose input the model scales too, ONNX Runtime 1.31 drops the model's
+        # own Mul when it fuses both (MatMulScaleFusion), and fails to load.
+        logits = self.op("MatMul", self.queries(), self.op("Transpose", keys, perm=[0, 1, 3, 2]))
+        logits = self.op("Mul", logits, scale)
         return self.op("Softmax", self.op("Add", logits, self._bias(0, self.count)), axis=-1)
 
     def _scaled_keys(self) -> tuple[ir.Value, float]:
