@@ -28,9 +28,12 @@ class Pairs:
         return Pairs(keep, source, self.slot)
 
 
-def halves(first: int, end: int) -> tuple[list[int], list[int]]:
-    """The even and the odd positions of first .. end-1: sources and destinations of ToMe."""
-    return [i for i in range(first, end) if i % 2 == 0], [i for i in range(first, end) if i % 2 == 1]
+def sides(first: int, end: int, every: int = 2) -> tuple[list[int], list[int]]:
+    """Sources and destinations among the positions first .. end-1: the last of `every` is a destination."""
+    last = every - 1
+    return [i for i in range(first, end) if i % every != last], [
+        i for i in range(first, end) if i % every == last
+    ]
 
 
 def match(
@@ -62,7 +65,7 @@ def match(
 
 def match_halves(op: Ops, metric: Value, site: Site) -> Pairs:
     """ToMe's matching: even positions into odd ones, unmerged ones in position order behind protected tokens."""
-    sources, destinations = halves(site.protect, site.tokens)
+    sources, destinations = sides(site.protect, site.tokens)
     protected = range(site.protect)
     return match(op, metric, protected, sources, destinations, site.removed, by_value=site.protect == 0)[1]
 

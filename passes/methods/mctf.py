@@ -68,7 +68,7 @@ class MCTF(Method):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         others = [*range(site.protect)]
-        even, odd = _bipartite.halves(site.protect, site.tokens)
+        even, odd = _bipartite.sides(site.protect, site.tokens)
         if self.variant == "reference":
             others = [2 * place for place in others]
             even, odd = ([*range(start, site.tokens, 2)] for start in (2 * site.protect, 1))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokenrt.passes.methods import _steps
+from tokenrt.errors import MethodError
+from tokenrt.passes.methods import _bipartite
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
 
 
@@ -17,6 +18,9 @@ class ToMe(Method):
     positions, so the output order is part of the method: protected, unmerged sources, destinations. The
     unmerged sources stay in position order, and without any protected token in descending similarity, both as
     published.
+    Options: every: destinations are the last of every so many positions (2: the odd ones); with a larger number
+    fewer tokens can be left, down to the destinations (k-th bipartite matching, of which the release drops a
+    last incomplete group, whose tokens are sources here).
     """
 
     name: ClassVar[str] = "tome"
@@ -27,23 +31,25 @@ class ToMe(Method):
     evidence: ClassVar[Evidence] = "vectors"
     merges: ClassVar[bool] = True
 
+    every: int = 2
+
+    def __post_init__(self) -> None:
+        if self.every < 2:
+            raise MethodError(f"option every={self.every} of method {self.name!r}: expected 2 or more")
+
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        free = range(site.protect, site.tokens)
-        _, keep, source, destination = op(
-            "TokenMatch",
+        _, pairs = _bipartite.match(
+            op,
             taps.metric(),
-            sources=[position for position in free if position % 2 == 0],
-            destinations=[position for position in free if position % 2 == 1],
-            others=list(range(site.protect)),
-            keep=site.keep,
-            remove=site.removed,
-            order=0 if site.protect else 1,
+            range(site.protect),
+            *_bipartite.sides(site.protect, site.tokens, self.every),
+            site.removed,
+            by_value=site.protect == 0,
         )
-        size = _steps.ones(op, taps.tokens, site) if taps.size is None else taps.size
-        tokens, size = op("TokenCombine", taps.tokens, size, keep, source, destination)
-        return Reduction(
-            tokens, size, keep, _steps.merged_map(op, taps.tokens, keep, source, destination, site)
-        )
+        return _bipartite.merged(op, taps, site, pairs)
 
     def fewest(self, tokens: int, protect: int) -> int:
-        return tokens - (tokens - protect) // 2
+        if self.every == 2:
+            return tokens - (tokens - protect) // 2
+        _, destinations = _bipartite.sides(protect, tokens, self.every)
+        return protect + len(destinations) if destinations else tokens

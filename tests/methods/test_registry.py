@@ -37,7 +37,7 @@ def test_options_are_read_from_text() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("tome", {"seed": 1}, "method 'tome' has no option 'seed'; its options: none"),
+        ("tome", {"seed": 1}, "method 'tome' has no option 'seed'; its options: every"),
         ("random", {"seed": "many"}, "seed=many of method 'random': expected int"),
         ("evit", {"fuse": "perhaps"}, "expected true or false"),
         ("topk", {"score": "loudest"}, "expected one of auto, class, received, key_norm"),

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenrt.errors import PlanError
+from tests.methods import loops
+from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.apply import apply_method
 
@@ -77,3 +78,30 @@ def test_how_few_it_can_leave() -> None:
     x = {"x": np.ones((1, 197, 4)), "keys": np.ones((1, 1, 197, 4))}
     with pytest.raises(PlanError, match="'tome' leaves at least 99 of 197 tokens"):
         apply_method("tome", x, keep=98)
+
+
+@pytest.mark.parametrize("every", [2, 3, 5])
+@pytest.mark.parametrize("protect", [0, 1, 2])
+@pytest.mark.parametrize("tokens", [9, 33])
+def test_destinations_may_lie_farther_apart(tokens: int, protect: int, every: int) -> None:
+    given = loops.arrays(tokens, 2)
+    fewest = methods.get("tome")(every=every).fewest(tokens, protect)
+    last = [i for i in range(protect, tokens) if i % every == every - 1]
+    others = [i for i in range(protect, tokens) if i not in last]
+    for keep in (fewest, tokens - 1):
+
+        def wanted(image: int, keep: int = keep) -> loops.Wanted:
+            metric, size = given["keys"][image].mean(0), given["size"][image, :, 0]
+            groups, _ = loops.bipartite(
+                metric, range(protect), others, last, tokens - keep, by_value=protect == 0
+            )
+            return groups.mean(given["x"][image], size), groups.total(size), groups.goes(tokens), groups.order
+
+        loops.check("tome", given, wanted, keep=keep, protect=protect, every=every)
+
+
+def test_a_stride_that_leaves_no_destination_removes_nothing() -> None:
+    assert methods.get("tome")(every=7).fewest(6, 1) == 6
+    assert methods.get("tome")(every=7).fewest(15, 1) == 3
+    with pytest.raises(MethodError, match="option every=1 of method 'tome': expected 2 or more"):
+        methods.get("tome").from_options({"every": 1})

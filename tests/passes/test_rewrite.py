@@ -147,7 +147,7 @@ def test_a_grid_gets_its_positions_back() -> None:
 def test_the_file_says_how_it_was_made() -> None:
     made = tokenrt.reduce(ir.from_proto(tiny.model()), method="tome", budget=Budget.remove(1))
     assert made.model.metadata_props["tokenrt.passes"] == (
-        "canonicalize{}; reduce{method=tome,sites=0:5;1:4,proportional=true}"
+        "canonicalize{}; reduce{method=tome,sites=0:5;1:4,proportional=true,every=2}"
     )
     assert "[[site]]" in made.model.metadata_props["tokenrt.plan"]
 

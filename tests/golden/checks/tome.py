@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from tests.golden.block import Block
-from tests.golden.compare import Arrays, Check, Unsupported, close, equal
+from tests.golden.compare import Arrays, Check, close, equal
 from tokenrt.passes.apply import apply_method
 
 
 def check_tome(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     """ToMe's own merging, on its own or inside a whole patched block."""
     if params.get("variant") == "kth":
-        raise Unsupported("k-th bipartite matching")
+        return _check_kth(arrays, params, backend)
     if params.get("variant") == "block":
         return _check_tome_block(arrays, params, backend)
     protect = int(params["class_token"]) + int(params.get("distill_token", False))
@@ -43,6 +43,19 @@ def _compare_merged(found: Arrays, arrays: Arrays) -> None:
     if "source" in arrays:
         belongs = found["assign"][:, None] == np.arange(found["size"].shape[1])[None, :, None]
         equal("source matrix", belongs, arrays["source"] == 1)
+
+
+def _check_kth(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
+    """The release drops the last incomplete group of k tokens before it matches the others."""
+    every, kept = params["k"], arrays["y"].shape[1]
+    whole = {name: arrays[name][:, : every * kept] for name in ("x", "metric", "size") if name in arrays}
+    whole["keys"] = whole.pop("metric")[:, None]
+    found = apply_method("tome", whole, keep=kept, protect=0, backend=backend, every=every, restore=True)
+    goes = found["assign"].reshape(-1, kept, every)[:, :, :-1].reshape(-1, kept * (every - 1))
+    equal("destination of each source", goes, arrays["dst_idx"])
+    close("sizes", found["size"], arrays["size_out"])
+    close("tokens", found["tokens"], arrays["y"])
+    close("restored tokens", found["restored"], arrays["unmerged"])
 
 
 def _check_tome_block(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
