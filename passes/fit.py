@@ -61,6 +61,8 @@ def make(
         return base
     if base.grid is not None:
         check_grid(base.grid, structure.tokens - structure.protect)
+    method = method.laid_out(base.grid)
+    base = replace(base, options=method.options())
     if all(cut(block, where) is None for block in structure.blocks):
         raise NothingToDoError(f"no block has {_no_place(structure.blocks[0], where)}")
     if budget.kind == "flops":
@@ -113,13 +115,14 @@ def _by_work(
     def counts(removed: int, more: int) -> list[int]:
         here, result = structure.tokens, [structure.tokens]
         for place in range(len(every)):
-            left = max(here - removed - (place < more), method.fewest(here, structure.protect))
+            leaving = removed + (place < more) * method.unit
+            left = max(here - leaving, method.fewest(here, structure.protect))
             result.append(left)
             here = structure.tokens if all_return(method.returns) else left
         return result
 
     most = structure.tokens - method.fewest(structure.tokens, structure.protect)
-    tries = ((removed, more) for removed in range(most + 1) for more in range(len(every)))
+    tries = ((removed, more) for removed in range(0, most + 1, method.unit) for more in range(len(every)))
     for removed, more in tries:
         if work.macs(counts(removed, more)) <= budget.amount * full:
             sites = tuple(

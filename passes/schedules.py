@@ -61,10 +61,12 @@ def constant(step: Step) -> int:
 def decreasing(step: Step) -> int:
     """2R leave at the first of L blocks, none at the last, floor(2R (L-1-l) / (L-1)) at block l between.
 
-    As in ToMe's list of removals the fractions are cut off, so that the total is at most R * L.
+    As in ToMe's list of removals the fractions are cut off, so that the total is at most R * L; so is what is no
+    multiple of the method's unit.
     """
-    removed, last = int(step.amount), step.places - 1
-    return step.tokens - (2 * removed * (last - step.place) // last if last else removed)
+    amount, last = int(step.amount), step.places - 1
+    removed = 2 * amount * (last - step.place) // last if last else amount
+    return step.tokens - removed + removed % step.method.unit
 
 
 def cosine(step: Step) -> int:
@@ -73,10 +75,11 @@ def cosine(step: Step) -> int:
     Block l of L removes the integral over its share of t, rounded down; what rounding leaves over goes to the
     first blocks, one token each.
     """
-    places, total = step.places, int(step.amount) * step.places
+    unit = step.method.unit
+    places, total = step.places, int(step.amount) * step.places // unit
     ends = [total * (t + math.sin(math.pi * t) / math.pi) for t in (n / places for n in range(places + 1))]
     whole = [math.floor(after - before) for before, after in itertools.pairwise(ends)]
-    return step.tokens - whole[step.place] - int(step.place < total - sum(whole))
+    return step.tokens - unit * (whole[step.place] + int(step.place < total - sum(whole)))
 
 
 def stages(step: Step) -> int:

@@ -46,8 +46,7 @@ def frames(method: str, option: int, taps: Taps, site: Site) -> int:
     for name in taps.state:
         if name.startswith(STATE):
             return int(name.removeprefix(STATE))
-    three = site.grid is not None and len(site.grid) == 3
-    found = option or (site.grid[0] if three and site.grid else 1)
+    found = option or of_grid(site.grid) or 1
     free = (site.initial or site.tokens) - site.protect
     if free % found:
         raise PlanError(
@@ -55,6 +54,16 @@ def frames(method: str, option: int, taps: Taps, site: Site) -> int:
             f"with {FRAMES_OPTION}"
         )
     return found
+
+
+def up(count: int, unit: int) -> int:
+    """Round up to a multiple."""
+    return -(-count // unit) * unit
+
+
+def of_grid(grid: tuple[int, ...] | None) -> int:
+    """Return the frames a grid (F, h, w) has; 0 where it is another or unknown."""
+    return grid[0] if grid is not None and len(grid) == 3 else 0
 
 
 def state(op: Ops, count: int) -> Mapping[str, Value]:

@@ -154,6 +154,15 @@ class Method:
         """K when `kept` unprotected tokens stay (a method that adds a token counts it here)."""
         return protect + kept
 
+    @property
+    def unit(self) -> int:
+        """Tokens leave in multiples of it, and `after_keeping` gives such counts: a frame each, for a clip."""
+        return 1
+
+    def laid_out(self, grid: tuple[int, ...] | None) -> Method:
+        """Return the method for tokens laid out as `grid`, with what follows from it among its options."""
+        return self
+
     def options(self) -> dict[str, Any]:
         """Return the options by name; one that is None is one that was not given, and no plan file can say None."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -78,13 +78,20 @@ class STA(Method):
         index = [op("Add", kept[group], np.array(site.protect + group * before)) for group in range(groups)]
         head = [_steps.numbered(op, taps.tokens, site.protect)] if site.protect else []
         pruned = _steps.pruned(op, taps, site, op("Concat", *head, *index, axis=1))
-        return Reduction(
-            pruned.tokens,
-            pruned.size,
-            pruned.position,
-            pruned.assign,
-            state=_frames.state(op, count),
-        )
+        return replace(pruned, state=_frames.state(op, count))
+
+    @property
+    def unit(self) -> int:
+        return max(self.frames, 1)
+
+    def laid_out(self, grid: tuple[int, ...] | None) -> STA:
+        return replace(self, frames=self.frames or _frames.of_grid(grid))
+
+    def after_keeping(self, kept: int, protect: int) -> int:
+        return protect + _frames.up(kept, self.unit)
+
+    def fewest(self, tokens: int, protect: int) -> int:
+        return protect + self.unit
 
 
 def _unit(op: Ops, metric: Value) -> Value:

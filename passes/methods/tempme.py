@@ -70,8 +70,20 @@ class TempMe(Trained):
         merged = _frames.merge_inside(op, clip, clips, after, site.protect, 0)
         return _frames.finish(op, taps, site, merged, count)
 
+    @property
+    def unit(self) -> int:
+        return max(self.frames, 1)
+
+    def laid_out(self, grid: tuple[int, ...] | None) -> TempMe:
+        return replace(self, frames=self.frames or _frames.of_grid(grid))
+
+    def after_keeping(self, kept: int, protect: int) -> int:
+        return protect + _frames.up(kept, self.unit)
+
     def fewest(self, tokens: int, protect: int) -> int:
-        return tokens - (tokens - protect) // 2
+        free = tokens - protect
+        sources = free // 2 if protect % 2 else (free + 1) // 2
+        return protect + _frames.up(max(free - sources, 1), self.unit)
 
     def _clips(self, count: int, joins: dict[int, int], block: int) -> int:
         """Groups of frames at a block: F over everything joined up to it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -70,8 +70,18 @@ class TESTA(Method):
         clip = _frames.merge_inside(op, clip, left, after, site.protect, order)
         return _frames.finish(op, taps, site, clip, left)
 
+    @property
+    def unit(self) -> int:
+        return max(self.frames, 1) if self.merge == PATCHES else 1
+
+    def laid_out(self, grid: tuple[int, ...] | None) -> TESTA:
+        return replace(self, frames=self.frames or _frames.of_grid(grid))
+
+    def after_keeping(self, kept: int, protect: int) -> int:
+        return protect + _frames.up(kept, self.unit)
+
     def fewest(self, tokens: int, protect: int) -> int:
-        return tokens - (tokens - protect) // 2
+        return protect + _frames.up(tokens - protect - (tokens - protect) // 2, self.unit)
 
     def _left(self, count: int, each: int, site: Site) -> tuple[int, int]:
         """Frames behind the site, and tokens of each. Raises: PlanError where the counts do not fit."""

@@ -179,6 +179,26 @@ def test_totals_where_nothing_stands_in_the_way(name: str, blocks: int, removal:
 
 @PATIENT
 @given(
+    name=st.sampled_from([name for name in BY_COUNT if name != "constant"]),
+    blocks=st.integers(1, 40),
+    removal=st.integers(0, 60),
+    unit=st.integers(1, 16),
+)
+def test_clips_lose_whole_frames_worth(name: str, blocks: int, removal: int, unit: int) -> None:
+    """What leaves is a multiple of the frames, at most R L, and still falls."""
+    clip = methods.get("sta").from_options({"frames": unit})
+    sites, _ = resolve(Budget.schedule(name, removal), clip, 10_000 * unit, 0, blocks, "after-attention")
+    left = [
+        before - after for before, after in itertools.pairwise([10_000 * unit, *(s.tokens for s in sites)])
+    ]
+    assert all(count % unit == 0 for count in left)
+    assert left == sorted(left, reverse=True)
+    short = removal * blocks - sum(left)
+    assert 0 <= short < (unit if name == "cosine" else unit * blocks)
+
+
+@PATIENT
+@given(
     name=st.sampled_from(BY_RATIO),
     method=st.sampled_from(METHODS[1:]),
     tokens=st.integers(4, 1000),

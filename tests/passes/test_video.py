@@ -114,6 +114,38 @@ def test_frames_may_be_said(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    "budget",
+    [
+        Budget.keep(0.7, [0, 2]),
+        Budget.flops(0.9),
+        Budget.flops(0.8),
+        Budget.schedule("decreasing", 7),
+        Budget.schedule("cosine", 7),
+        Budget.schedule("stages", 0.9),
+        Budget.schedule("stages-of-original", 0.7),
+    ],
+    ids=lambda budget: f"{budget.option()}",
+)
+@pytest.mark.parametrize(("name", "options"), [("tempme", {}), ("sta", {}), ("testa", {"merge": "patches"})])
+def test_budgets_count_in_frames(name: str, options: dict[str, Any], budget: Budget) -> None:
+    """The plan names the frames found, and every count is a multiple of them, at least what was asked to stay."""
+    plan = tokenrt.plan(CLIP.path(), method=name, budget=budget, options=options)
+    assert plan.options["frames"] == FRAMES
+    assert all(count % FRAMES == 0 for count in plan.counts())
+    if budget.kind == "keep":
+        assert plan.counts() == [64, 48, 36]  # ceil(0.7 * 64) = 45 and ceil(0.7 * 48) = 34
+    if budget.kind == "flops":
+        assert plan.macs_after <= budget.amount * plan.macs_before
+
+
+def test_a_plan_on_file_is_followed(tmp_path: Path) -> None:
+    plan = tokenrt.plan(CLIP.path(), method="tempme", budget=Budget.remove(4))
+    plan.save(tmp_path / "plan.toml")
+    found = reduce(CLIP.path(), plan=tmp_path / "plan.toml", source_map=True)
+    np.testing.assert_array_equal(sources(found), sources(made("tempme")))
+
+
 def test_counts_that_are_no_equal_frames(tmp_path: Path) -> None:
     line = ["--method", "tempme", "--remove", "5", "-o", tmp_path / "out.onnx"]
     refused_line(tmp_path, "so 59 of 64 cannot stay; 56 or 60 can", "reduce", CLIP.path(), *line)
