@@ -1,0 +1,61 @@
+// The kernels as a plain C library: what plugins/host.py loads. The functions mirror the launchers, without
+// streams.
+#include <token_combine.cuh>
+#include <token_gather.cuh>
+#include <token_match.cuh>
+#include <token_score.cuh>
+#include <token_select.cuh>
+
+using namespace tokenrt;
+
+extern "C" {
+
+std::size_t host_token_select_workspace(int batch, int keep, int order) {
+    return token_select_workspace(batch, keep, order);
+}
+
+int host_token_select(int type, const void* score, std::int64_t* index, void* workspace, int batch,
+                      int tokens, int keep, int protect, int order) {
+    return token_select(type, score, index, workspace, batch, tokens, keep, protect, order, nullptr);
+}
+
+std::size_t host_token_match_workspace(int batch, int sources) {
+    return token_match_workspace(batch, sources);
+}
+
+int host_token_match(int type, const void* metric, const int* sources, const int* destinations,
+                     const int* others, float* value, std::int64_t* keep, std::int64_t* source,
+                     std::int64_t* destination, void* workspace, int batch, int tokens, int width,
+                     int n_sources, int n_destinations, int n_others, int remove, int order) {
+    const MatchShape shape{batch, tokens, width, n_sources, n_destinations, n_others, remove, order};
+    return token_match(type, metric, sources, destinations, others, value, keep, source, destination,
+                       workspace, shape, nullptr);
+}
+
+int host_token_combine(int type, const void* tokens, const float* size, const std::int64_t* keep,
+                       const std::int64_t* source, const std::int64_t* destination, void* merged,
+                       float* total, int batch, int count, int width, int kept, int removed) {
+    return token_combine(type, tokens, size, keep, source, destination, merged, total,
+                         CombineShape{batch, count, width, kept, removed}, nullptr);
+}
+
+int host_token_gather(int type, const void* rows, const std::int64_t* index, void* out, int batch, int from,
+                      int to, int width) {
+    return token_gather(type, rows, index, out, batch, from, to, width, nullptr);
+}
+
+std::size_t host_token_score_workspace(int batch, int heads, int tokens, int width, int first_row,
+                                       int end_row) {
+    return token_score_workspace(
+        ScoreShape{batch, heads, tokens, width, first_row, end_row, 1.0f, {0, 0, 0, 0}});
+}
+
+int host_token_score(int type, const void* queries, const void* keys, const float* bias, float* mean,
+                     void* workspace, int batch, int heads, int tokens, int width, int first_row, int end_row,
+                     float scale, const long long* strides) {
+    const ScoreShape shape{batch,     heads,   tokens, width,
+                           first_row, end_row, scale,  {strides[0], strides[1], strides[2], strides[3]}};
+    return token_score(type, queries, keys, bias, mean, workspace, shape, nullptr);
+}
+
+}  // extern "C"

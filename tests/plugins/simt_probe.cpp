@@ -1,0 +1,135 @@
+// Kernels that are right, and ones broken on purpose, to show that the host build and the sanitizers tell
+// them apart. The argument names the one to run; it prints what it computed.
+#include <simt.h>
+
+#include <cstdio>
+#include <string>
+#include <vector>
+
+namespace {
+
+constexpr int kThreads = 64;
+
+// Reverses 64 numbers through static shared memory, then adds up a warp with shuffles.
+template <bool kBarrier, int kBeyond>
+__global__ void reverse(const float* in, float* out, int* votes) {
+    __shared__ float held[kThreads];
+    const int me = static_cast<int>(threadIdx.x);
+    held[me + kBeyond] = in[blockIdx.x * kThreads + threadIdx.x];
+    if (kBarrier) {
+        __syncthreads();
+    }
+    const float other = held[kThreads - 1 - me];
+    float sum = other;
+    for (int step = 16; step > 0; step /= 2) {
+        sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    }
+    const unsigned even = __ballot_sync(0xffffffffu, me % 2 == 0);
+    if (me % 32 == 0) {
+        atomicAdd(votes, __popc(even));
+    }
+    out[blockIdx.x * kThreads + threadIdx.x] = sum;
+}
+
+// The same through dynamic shared memory.
+template <int kBeyond>
+__global__ void dynamic_reverse(const float* in, float* out) {
+    float* held = reinterpret_cast<float*>(simt::grid().shared.get());
+    held[threadIdx.x + kBeyond] = in[threadIdx.x];
+    __syncthreads();
+    out[threadIdx.x] = held[kThreads - 1 - threadIdx.x];
+}
+
+__global__ void divergent(const float*, float*) {
+    if (threadIdx.x < 32) {
+        __syncthreads();
+    } else {
+        __syncthreads();
+    }
+}
+
+__global__ void early(const float*, float*) {
+    if (threadIdx.x == 7) {
+        return;
+    }
+    __syncthreads();
+}
+
+// A lane reads what its neighbour wrote; shuffles order nothing, so this needs __syncwarp.
+template <bool kOrdered>
+__global__ void neighbour(const float* in, float* out) {
+    __shared__ float held[kThreads];
+    held[threadIdx.x] = in[threadIdx.x];
+    if (kOrdered) {
+        __syncwarp();
+    } else {
+        __shfl_xor_sync(0xffffffffu, 0, 1);
+    }
+    out[threadIdx.x] = held[threadIdx.x ^ 1];
+}
+
+// 16 bytes from an address that is a multiple of 4 only.
+__global__ void misaligned(const float* in, float* out) {
+    const float4 four = *reinterpret_cast<const float4*>(in + 1);
+    out[threadIdx.x] = four.x;
+}
+
+template <typename... P, typename... A>
+int launch(unsigned blocks, std::size_t shared, void (*kernel)(P...), A... given) {
+    const cudaLaunchConfig_t how{dim3(blocks), dim3(kThreads), shared, nullptr, nullptr, 0};
+    return cudaLaunchKernelEx(&how, kernel, given...);
+}
+
+}  // namespace
+
+int main(int count, char** given) {
+    const std::string what = count > 1 ? given[1] : "right";
+    std::vector<float> in(2 * kThreads), out(2 * kThreads, -1);
+    for (std::size_t i = 0; i < in.size(); ++i) {
+        in[i] = static_cast<float>(i);
+    }
+    int votes = 0, status = 0;
+    if (what == "right") {
+        status = launch(2, 0, reverse<true, 0>, in.data(), out.data(), &votes);
+        status |= launch(1, kThreads * sizeof(float), dynamic_reverse<0>, in.data(), out.data() + kThreads);
+    } else if (what == "no-barrier") {
+        status = launch(1, 0, reverse<false, 0>, in.data(), out.data(), &votes);
+    } else if (what == "off-by-one") {
+        status = launch(1, 0, reverse<true, 1>, in.data(), out.data(), &votes);
+    } else if (what == "dynamic-off-by-one") {
+        status = launch(1, kThreads * sizeof(float), dynamic_reverse<1>, in.data(), out.data());
+    } else if (what == "global-off-by-one") {
+        status = launch(3, 0, reverse<true, 0>, in.data(), out.data(), &votes);
+    } else if (what == "divergent") {
+        status = launch(1, 0, divergent, in.data(), out.data());
+    } else if (what == "early") {
+        status = launch(1, 0, early, in.data(), out.data());
+    } else if (what == "neighbour") {
+        status = launch(1, 0, neighbour<true>, in.data(), out.data());
+    } else if (what == "unordered-neighbour") {
+        status = launch(1, 0, neighbour<false>, in.data(), out.data());
+    } else if (what == "misaligned") {
+        status = launch(1, 0, misaligned, in.data(), out.data());
+    } else if (what == "too-many-threads") {
+        const cudaLaunchConfig_t how{dim3(1), dim3(2048), 0, nullptr, nullptr, 0};
+        status = cudaLaunchKernelEx(&how, divergent, in.data(), out.data());
+    } else if (what == "halves") {
+        for (unsigned bits = 0; bits < 65536; ++bits) {
+            const float half = __half2float({static_cast<std::uint16_t>(bits)});
+            const float brain = __bfloat162float({static_cast<std::uint16_t>(bits)});
+            std::printf("%08x %04x %08x %04x\n", __float_as_uint(half), __float2half_rn(half).bits,
+                        __float_as_uint(brain), __float2bfloat16_rn(brain).bits);
+        }
+        for (unsigned step = 0; step < 65536; ++step) {  // all over the range, next to the ties
+            for (unsigned low : {0x0fffu, 0x1000u, 0x1001u, 0x7fffu, 0x8000u, 0x8001u}) {
+                const float value = __uint_as_float((step << 16) | low);
+                std::printf("%08x %04x %04x\n", __float_as_uint(value), __float2half_rn(value).bits,
+                            __float2bfloat16_rn(value).bits);
+            }
+        }
+        return 0;
+    }
+    std::printf("%d %d %g %g %g\n", status, votes, static_cast<double>(out[0]), static_cast<double>(out[32]),
+                static_cast<double>(out[kThreads]));
+    return 0;
+}
