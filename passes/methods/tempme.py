@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -43,6 +44,7 @@ class TempMe(Trained):
     reads: ClassVar[tuple[str, ...]] = ("metric",)
     evidence: ClassVar[Evidence] = "vectors"
     merges: ClassVar[bool] = True
+    optional: ClassVar[Mapping[str, str]] = {POSITIONS: "F,C"}
     deviations: ClassVar[str] = (
         "the release merges joined frames before the attention and once more behind it; here a block merges once"
     )
@@ -115,13 +117,11 @@ class TempMe(Trained):
 
     def _placed(self, op: Ops, clip: _frames.Clip, site: Site, clips: int) -> Value:
         """Return the tokens with the row of their clip added; `clips` is counted before the joining."""
-        tensors = self._tensors()
-        own = f"block{site.block}.{POSITIONS}"
-        table = np.asarray(tensors.get(own, tensors.get(POSITIONS, ())), np.float32)
-        if table.ndim != 2 or len(table) < clips:
+        table = self.tensor(POSITIONS, site)
+        if len(table) < clips:
             raise MethodError(
-                f"the weights of method {self.name!r} must hold {POSITIONS!r} (or {own!r}) [F,C] with a row for "
-                f"each of the {clips} clips that block {site.block} joins, got shape {list(table.shape)}"
+                f"tensor {POSITIONS!r} of method {self.name!r} [F,C] has {len(table)} rows, and block "
+                f"{site.block} joins {clips} clips"
             )
         rows = np.repeat(table[:clips], clip.count // clips, axis=0)[None]
         added = op("Add", op("Cast", clip.tokens, to=_steps.FLOAT), rows)

@@ -12,6 +12,8 @@ from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.apply import apply_method
 
+SHORT = {"frame_positions": np.ones((3, 6), np.float32)}
+
 
 def by_loops(metric: Any, protect: int, clips: int, remove: int) -> list[list[int]]:
     """Groups of input positions in output order, for one image; `remove` tokens leave each clip."""
@@ -134,8 +136,8 @@ def test_odd_numbers_keep_to_their_clip(bad: float, join: str) -> None:
         ({"keep": 21, "join": "8:0"}, MethodError, "option join=8:0"),
         ({"keep": 21, "join": "8:2,8:2"}, MethodError, "option join=8:2,8:2"),
         ({"keep": 21, "metric": "values"}, MethodError, "option metric=values"),
-        ({"keep": 21, "join": "0:2", "weights": {}}, MethodError, "'frame_positions' .* each of the 4 clips"),
-        ({"keep": 21, "join": "0:2", "weights": {"frame_positions": np.ones((3, 6), "f")}}, MethodError, "got shape"),
+        ({"keep": 21, "join": "0:2", "weights": {}}, MethodError, r"lack 'frame_positions' .* frame_positions \[F,C\]"),
+        ({"keep": 21, "join": "0:2", "weights": SHORT}, MethodError, "3 rows, and block 0 joins 4 clips"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit(options: dict[str, Any], error: type[Exception], message: str) -> None:
