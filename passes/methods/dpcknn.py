@@ -62,7 +62,8 @@ class DPCKNN(Trained):
         if self.weights is None:
             return size if self.by_size else _steps.ones(op, taps.tokens, site)
         matrix, bias = self.tensor("score_weight", site), self.tensor("score_bias", site)
-        score = _clusters.linear(op, op("Cast", taps.tokens, to=_steps.FLOAT), matrix, bias)
+        tokens = op("Cast", taps.tokens, to=_steps.FLOAT)
+        score = _clusters.finite(op, _clusters.linear(op, tokens, matrix, bias))
         # Means do not change when all weights shrink alike, and the largest weight never overflows.
         top = op("ReduceMax", _clusters.free(op, score, site), axes=[1], keepdims=1)
         weight = op("Exp", op("Sub", score, top))
