@@ -153,7 +153,7 @@ def _cells(grid: tuple[int, int], small: tuple[int, int]) -> Array:
             first, end = part * whole // parts, -((part + 1) * whole // -parts)
             side[part, first:end] = 1 / (end - first)
         sides.append(side)
-    return np.kron(*sides).astype(np.float32)
+    return np.kron(*sides)
 
 
 def _window(grid: tuple[int, int], small: tuple[int, int], window: int) -> Array:

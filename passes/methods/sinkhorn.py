@@ -47,7 +47,7 @@ class Sinkhorn(Trained):
             )
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        centers = self.tensor("centers", site)
+        centers = self.tensor("centers", site).astype(np.float64)
         self.check("centers", centers, (_clusters.outputs(site), *centers.shape[1:]))
         norm = np.maximum(np.linalg.norm(centers, axis=1, keepdims=True), LEAST_NORM)
         tokens = _clusters.plain(op, taps, site)

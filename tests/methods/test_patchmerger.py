@@ -1,0 +1,60 @@
+"""PatchMerger against loops, with and without the scale."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.methods import clusters, loops
+from tokenrt.errors import MethodError
+from tokenrt.passes.apply import apply_method
+
+
+def weights(count: int) -> dict[str, Any]:
+    rng = np.random.default_rng(count)
+    shapes = {"queries": (count, loops.C), "norm_weight": (loops.C,), "norm_bias": (loops.C,)}
+    return {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize(("tokens", "keep", "protect", "batch"), [*clusters.settings()])
+def test_equals_the_loops(tokens: int, keep: int, protect: int, batch: int, scaled: bool) -> None:
+    given, trained = loops.arrays(tokens, batch), weights(keep - protect)
+
+    def wanted(image: int) -> loops.Wanted:
+        rows = [
+            clusters.normed(token, trained["norm_weight"], trained["norm_bias"])
+            for token in given["x"][image, protect:]
+        ]
+        shares = [
+            clusters.softmax(
+                [float(query.astype(float) @ row) / (math.sqrt(loops.C) if scaled else 1) for row in rows]
+            )
+            for query in trained["queries"]
+        ]
+        mixture = [sum(s * row for s, row in zip(line, rows, strict=True)) for line in shares]
+        return clusters.mixed(given["x"][image], protect, shares, mixture)
+
+    loops.check("patchmerger", given, wanted, keep=keep, protect=protect, weights=trained, scaled=scaled)
+
+
+def test_odd_numbers_and_padding() -> None:
+    loops.survives_odd_numbers("patchmerger", 25, weights=weights(24))
+    clusters.padding_changes_nothing("patchmerger", 9, weights=weights(8))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, r"'patchmerger' needs trained weights: .*weights=FILE .* queries \[K,C\], norm_weight \[C\]"),
+        ({"queries": weights(8)["queries"]}, "lack 'norm_weight'"),
+        (weights(7), r"'queries' .* must have shape \[8, 6\] here, got \[7, 6\]"),
+        ({**weights(8), "norm_bias": np.zeros(5, np.float32)}, r"'norm_bias' .* shape \[6\] here, got \[5\]"),
+    ],
+)
+def test_wrong_weights_are_named(given: Any, message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        apply_method("patchmerger", loops.arrays(12, 1), keep=9, weights=given)
