@@ -15,7 +15,7 @@ from tokenrt.passes.model import save
 from tokenrt.passes.plan import Budget
 from tokenrt.passes.reduce import Reduced, reduce
 
-CLIP = Variant("hf_videomae")
+CLIP, WITH_CLASS = Variant("hf_videomae"), Variant("hf_vivit")
 FRAMES, EACH = 4, 16
 CASES: dict[str, tuple[Budget, dict[str, Any]]] = {
     "tempme": (Budget.remove(4), {}),
@@ -28,6 +28,8 @@ NAMES = sorted(CASES)
 def made(name: str, budget: Budget | None = None, variant: Variant = CLIP, **options: Any) -> Reduced:
     usual, own = CASES[name]
     wanted = budget or usual
+    if wanted.counts and variant == WITH_CLASS:
+        wanted = Budget.tokens([count + 1 for count in wanted.counts], wanted.layers)
     return reduce(variant.path(), method=name, budget=wanted, options={**own, **options}, source_map=True)
 
 
@@ -36,27 +38,29 @@ def sources(reduced: Reduced) -> Array:
     return run(reduced.model, feeds(CLIP.name))[-1]
 
 
+@pytest.mark.parametrize("variant", [CLIP, WITH_CLASS], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_clip_is_reduced_as_planned(name: str) -> None:
-    reduced = made(name)
-    before = run(original(CLIP), feeds(CLIP.name, 3))
-    found = run(reduced.model, feeds(CLIP.name, 3))
+def test_a_clip_is_reduced_as_planned(name: str, variant: Variant) -> None:
+    reduced = made(name, variant=variant)
+    given = feeds(variant.name, 3)
+    before, found = run(original(variant), given), run(reduced.model, given)
     assert [output.shape for output in found[:-1]] == [output.shape for output in before]
     assert all(np.isfinite(output).all() for output in found)
     assert distance(found[:-1], before) > 1e-4
     left = {site.block: site.tokens for site in reduced.plan.sites}
-    seen, here = [], FRAMES * EACH
+    seen, here = [], reduced.plan.protect + FRAMES * EACH
     for block in range(4):
         seen.append(here)
         here = left.get(block, here)
     if name != "sta":  # its walk has softmaxes of its own
-        assert attended(reduced.model, feeds(CLIP.name, 3))[:4] == seen
-    assert len(np.unique(found[-1][found[-1] >= 0])) == here
+        assert attended(reduced.model, given)[:4] == seen
+    assert all(len(np.unique(image[image >= 0])) == here for image in found[-1])
 
 
+@pytest.mark.parametrize("variant", [CLIP, WITH_CLASS], ids=str)
 @pytest.mark.parametrize("name", NAMES)
-def test_clips_do_not_mix(name: str) -> None:
-    model, given = made(name).model, feeds(CLIP.name, 3)
+def test_clips_do_not_mix(name: str, variant: Variant) -> None:
+    model, given = made(name, variant=variant).model, feeds(variant.name, 3)
     turned = {key: value[[2, 0, 1]] for key, value in given.items()}
     for one, other in zip(run(model, given), run(model, turned), strict=True):
         np.testing.assert_allclose(one[[2, 0, 1]], other, atol=1e-5)

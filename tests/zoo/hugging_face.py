@@ -120,6 +120,7 @@ _projection = _vision(
 _siglip_pooled = _vision("SiglipVisionModel", "SiglipVisionConfig", lambda r: r.pooler_output)
 _beit_head = _vision("BeitForImageClassification", "BeitConfig", logits, **BEIT)
 _videomae = _vision("VideoMAEModel", "VideoMAEConfig", lambda r: r.last_hidden_state, **CLIP_OF)
+_vivit = _vision("VivitModel", "VivitConfig", **{**CLIP_OF, "tubelet_size": [2, 16, 16]})
 _videomae_head = _vision("VideoMAEForVideoClassification", "VideoMAEConfig", logits, **CLIP_OF)
 
 ENTRIES = (
@@ -143,6 +144,7 @@ ENTRIES = (
     Entry("hf_beit_classify", _beit_head, LOGITS, "mean-pool", zero=BEIT_BIAS),
     Entry("hf_videomae", _videomae, ("last_hidden_state",), "tokens", **VIDEO),
     Entry("hf_videomae_classify", _videomae_head, LOGITS, "mean-pool", **VIDEO),
+    Entry("hf_vivit", _vivit, BOTH, CLASS, **{**VIDEO, "tokens": 65, "protected": 1, "zero": TABLE}),
     Entry("hf_bert", _bert("BertModel"), BOTH, CLASS, **BERT),
     Entry("hf_bert_eager", _bert("BertModel", attention="eager"), BOTH, CLASS, **BERT),
     Entry("hf_bert_classify", _bert("BertForSequenceClassification", logits), LOGITS, "class-token", **BERT),
