@@ -7,9 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from tokenrt.passes.ops.contract import Array, Operator
-from tokenrt.passes.ops.token_match import LEAST_SQUARE, UNKNOWN
 
 SINGLE, COMPLETE, AVERAGE = 0, 1, 2
+
+LEAST_SQUARE = 1e-38
+"""Floor of the squared norm, so that a zero vector stays zero: 0/0 -> 0."""
+
+UNKNOWN = -2.0
+"""What a NaN similarity counts as: below every cosine, so that such a token stays alone as long as it can."""
 
 APART = -1e9
 """Similarity of a cluster with itself and with one that is gone: below every other, and finite."""
