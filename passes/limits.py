@@ -112,12 +112,13 @@ def _newer(node: ir.Node, declared: int, limit: int) -> str:
         place = min(index - len(node.inputs) if output else index, len(formal) - 1)
         if value is None or value.dtype is None or place < 0:
             continue
-        if _spelled(value.dtype) not in formal[place].types:
+        if spelled(value.dtype) not in formal[place].types:
             return f"it takes no {value.dtype.name} there"
     return ""
 
 
-def _spelled(dtype: ir.DataType) -> str:
+def spelled(dtype: ir.DataType) -> str:
+    """The type as operator schemas write it."""
     names = {ir.DataType.FLOAT: "float", ir.DataType.DOUBLE: "double"}
     return f"tensor({names.get(dtype, dtype.name.lower())})"
 

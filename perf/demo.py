@@ -205,7 +205,9 @@ def _time(
 def _targets(wanted: Sequence[str] | None) -> list[str]:
     from tokenrt.targets.profile import targets
 
-    return [target.name for target in targets() if target.builder != "none"] if wanted is None else [*wanted]
+    # Those that build here, one for each capability.
+    mine = [item.name for item in targets() if item.builder == "tensorrt-rtx" and item.compute_capability]
+    return mine if wanted is None else [*wanted]
 
 
 def _build(folder: Path, rows: Sequence[Row], targets: Sequence[str], stages: _Stages) -> list[Row]:

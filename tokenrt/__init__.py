@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from tokenrt.passes.apply import apply_method as apply_method
     from tokenrt.passes.catalog import catalog as methods
     from tokenrt.passes.check import check as check
+    from tokenrt.passes.convert import convert as convert
     from tokenrt.passes.inspect import inspect as inspect
     from tokenrt.passes.lower import lower as lower
     from tokenrt.passes.plan import Budget as Budget
@@ -49,6 +50,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "apply_method": ("tokenrt.passes.apply", "apply_method"),
     "build": ("tokenrt.targets.build", "build"),
     "check": ("tokenrt.passes.check", "check"),
+    "convert": ("tokenrt.passes.convert", "convert"),
     "export": ("tokenrt.export", None),
     "inspect": ("tokenrt.passes.inspect", "inspect"),
     "lower": ("tokenrt.passes.lower", "lower"),
@@ -78,6 +80,7 @@ __all__ = [
     "apply_method",
     "build",
     "check",
+    "convert",
     "export",
     "inspect",
     "lower",

@@ -11,7 +11,19 @@ import pytest
 import tokenrt
 from tests.tokenrt.conftest import Answer, Run
 
-VERBS = ["demo", "export", "inspect", "plan", "reduce", "lower", "check", "build", "methods", "targets"]
+VERBS = [
+    "demo",
+    "export",
+    "inspect",
+    "plan",
+    "reduce",
+    "lower",
+    "convert",
+    "check",
+    "build",
+    "methods",
+    "targets",
+]
 REDUCE = ["reduce", "m.onnx", "-o", "r.onnx"]
 TOME = [*REDUCE, "--method", "tome"]
 
@@ -117,6 +129,8 @@ def test_each_budget(run: Run, stand_in: StandIn, words: list[str], expected: Ca
         (["lower", "r.onnx", "-o", "l.onnx"], "exactly one of inline, plugin and target"),
         (["lower", "r.onnx", "-o", "l.onnx", "--inline", "--plugin"], "exactly one of inline"),
         (["build", "r.onnx", "-o", "r.engine", "--target", "rtx-sm0"], "no target 'rtx-sm0'"),
+        (["convert", "r.onnx", "-o", "h.onnx"], "exactly one of --fp16 and --bf16"),
+        (["convert", "r.onnx", "-o", "h.onnx", "--fp16", "--bf16"], "exactly one of --fp16 and --bf16"),
         (["methods", "toem"], "did you mean tome"),
         (["targets", "no-such"], "no target 'no-such'"),
     ],
@@ -152,6 +166,11 @@ def test_lower_check_build_export(run: Run, stand_in: StandIn) -> None:
     assert check.options == {
         "data": Path("d.npz"), "batch": 2, "seed": 0, "samples": 4, "min_cosine": 0.9, "min_agreement": None,
     }  # fmt: skip
+    convert = stand_in("convert")
+    assert run("convert", "r.onnx", "-o", "h.onnx", "--bf16", "--keep-io").exit_code == 0
+    assert convert.calls == [
+        ((Path("r.onnx"),), {"precision": "bf16", "keep_io": True, "output": Path("h.onnx")})
+    ]
     assert run("build", "r.onnx", "--target", "rtx-sm89", "-o", "e", "--batch", "1:4:8").exit_code == 0
     assert build.options.pop("progress") is not None
     assert build.options.pop("target").name == "rtx-sm89"

@@ -1,4 +1,4 @@
-"""Verbs that read or rewrite a graph: inspect, plan, reduce, lower, check."""
+"""Verbs that read or rewrite a graph: inspect, plan, reduce, lower, convert, check."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import typer
 import tokenrt
 from tokenrt.cli import options as o
 from tokenrt.cli.boundary import Result, verb
-from tokenrt.errors import PlanError
+from tokenrt.errors import PlanError, TokenrtError
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Model to write.", metavar="R.onnx")]
 
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    for function in (inspect, plan, reduce, lower, check):
+    for function in (inspect, plan, reduce, lower, convert, check):
         verb(app)(function)
 
 
@@ -150,6 +150,25 @@ def lower(
     """
     wanted = None if target is None else o.load_target(target, tensorrt, folder)
     return tokenrt.lower(model, inline=inline, plugin=plugin, target=wanted, output=output)
+
+
+def convert(
+    model: Annotated[Path, typer.Argument(help="ONNX model.", metavar="R.onnx", show_default=False)],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Model to write.", metavar="H.onnx")],
+    fp16: Annotated[bool, typer.Option("--fp16", help="Half precision as float16.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Half precision as bfloat16.")] = False,
+    keep_io: Annotated[
+        bool, typer.Option("--keep-io", help="Leave inputs and outputs as they are, behind casts.")
+    ] = False,
+) -> Result:
+    """Cast a float32 model to half precision, but for the reduction's scores, sums and sizes.
+
+    Example: tokenrt convert reduced.onnx -o half.onnx --fp16 --keep-io
+    """
+    if fp16 == bf16:
+        raise TokenrtError("convert takes exactly one of --fp16 and --bf16")
+    return tokenrt.convert(model, precision="fp16" if fp16 else "bf16", keep_io=keep_io, output=output)
 
 
 def check(
