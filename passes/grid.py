@@ -30,21 +30,27 @@ LIMIT = 2**26
 
 
 def grid(entry: ir.Value, axis: int, tokens: int, protect: int, shapes: Shapes, images: int) -> Grid | None:
-    """The grid of the tokens of `entry`, or None where no value shows it, or several differ.
+    """The grid of the tokens of `entry`, or None where no value shows it, or two layouts of one do.
 
     images: what the shapes have for the batch.
     """
     way = _Way(shapes, images)
-    found: set[Grid] = set()
-    for place, value in enumerate(way.back(entry)):
-        for layout, numbers in way.layouts(value, tokens - protect):
-            arrived = way.forward(numbers, place)
-            if arrived is None:
-                continue
-            rows = np.moveaxis(arrived, axis, 0)[protect:].reshape(tokens - protect, -1)
-            if (rows == np.arange(tokens - protect)[:, None]).all():
-                found.add(layout)
-    return found.pop() if len(found) == 1 else None
+    values = [*way.back(entry)]
+    for place in range(len(values) - 1, -1, -1):
+        # The first value of that form: later ones may be the tokens themselves, cut into rows of any length.
+        layouts = [*way.layouts(values[place], tokens - protect)]
+        found = {layout for layout, cells in layouts if _in_order(way.forward(cells, place), axis, protect)}
+        if layouts:
+            return found.pop() if len(found) == 1 else None
+    return None
+
+
+def _in_order(numbers: Numbers | None, axis: int, protect: int) -> bool:
+    """Whether the cells stand one behind the other along `axis`, the same in every channel."""
+    if numbers is None:
+        return False
+    rows = np.moveaxis(numbers, axis, 0)[protect:]
+    return bool((rows.reshape(len(rows), -1) == np.arange(len(rows))[:, None]).all())
 
 
 @dataclass

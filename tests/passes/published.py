@@ -102,7 +102,7 @@ def _one(net: Any, image: Tensor, method: ToMe | EViT) -> tuple[Tensor, float]:
     x = net.norm_pre(net._pos_embed(net.patch_embed(image)))[0]
     sizes, smallest = x.new_ones(len(x)), math.inf
     for number, block in enumerate(net.blocks):
-        attended, queries, keys = _attention(block.attn, block.norm1(x), sizes, method.proportional)
+        attended, queries, keys = attention(block.attn, block.norm1(x), sizes, method.proportional)
         x = x + block.ls1(attended)
         x, sizes, margin = method(x, queries, keys, sizes, number)
         smallest = min(smallest, margin)
@@ -115,15 +115,16 @@ def _one(net: Any, image: Tensor, method: ToMe | EViT) -> tuple[Tensor, float]:
     return net.forward_head(x[None]), smallest
 
 
-def _attention(attention: Any, x: Tensor, sizes: Tensor, proportional: bool) -> tuple[Tensor, Tensor, Tensor]:
-    heads, width = attention.num_heads, attention.head_dim
-    parts = attention.qkv(x).reshape(len(x), 3, heads, width).permute(1, 2, 0, 3)
-    queries, keys, values = attention.q_norm(parts[0]), attention.k_norm(parts[1]), parts[2]
+def attention(module: Any, x: Tensor, sizes: Tensor, proportional: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What a timm attention adds to the stream, and its queries and keys; proportional: log size is added to the logits."""
+    heads, width = module.num_heads, module.head_dim
+    parts = module.qkv(x).reshape(len(x), 3, heads, width).permute(1, 2, 0, 3)
+    queries, keys, values = module.q_norm(parts[0]), module.k_norm(parts[1]), parts[2]
     logits = (queries @ keys.transpose(1, 2)) / math.sqrt(width)
     if proportional:
         logits = logits + sizes.log()
     mixed = (logits.softmax(dim=-1) @ values).transpose(0, 1).reshape(len(x), heads * width)
-    return attention.proj(attention.norm(mixed)), queries, keys
+    return module.proj(module.norm(mixed)), queries, keys
 
 
 def timm_net(module: nn.Module) -> Any:
