@@ -12,6 +12,7 @@ from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Ops, Reduction, Site, Taps, Value
 from tokenrt.passes.ops.contract import Array
 
+INT64 = 7
 LOWEST = -3e38
 EPSILON = 1e-30
 """Floor of divisors, so that 0/0 is 0."""
@@ -181,9 +182,10 @@ def gate(op: Ops, method: Trained, site: Site, rows: Value) -> Value:
     return op("Squeeze", dense(op, gelu(op, dense(op, rows, first, bias)), last, end), _steps.LAST)
 
 
-def first_slot(op: Ops, index: Value, site: Site) -> Value:
-    """Where each input token went when `index` [B,K] was kept, of repeated ones the first slot: [B,N], -1 when dropped."""
+def last_slot(op: Ops, index: Value, site: Site) -> Value:
+    """Where each input token went when `index` [B,K] was kept, of repeated ones the last slot: [B,N], -1 when dropped."""
     every = np.arange(site.tokens)[None, None]
     here = op("Cast", op("Equal", op("Unsqueeze", index, np.array([2])), every), to=_steps.FLOAT)
-    somewhere = op("Greater", op("ReduceMax", here, axes=[1], keepdims=0), 0.0)
-    return op("Where", somewhere, op("ArgMax", here, axis=1, keepdims=0), _steps.DROPPED)
+    numbered = op("Mul", here, np.arange(1, site.keep + 1, dtype=np.float32)[None, :, None])
+    slot = op("Cast", op("ReduceMax", numbered, axes=[1], keepdims=0), to=INT64)
+    return op("Sub", slot, 1)

@@ -153,7 +153,7 @@ class ATS(Method):
             )
         index = self._index(op, taps, site, draws, order)
         kept = _steps.pruned(op, taps, site, index)
-        return Reduction(kept.tokens, kept.size, index, _scores.first_slot(op, index, site))
+        return Reduction(kept.tokens, kept.size, index, _scores.last_slot(op, index, site))
 
     def _masked(self, op: Ops, taps: Taps, site: Site, hit: Value, order: Value | None) -> Reduction:
         count, slots = site.tokens - site.protect, site.keep - site.protect

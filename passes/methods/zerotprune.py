@@ -104,7 +104,7 @@ class ZeroTPrune(Method):
         square = op("Squeeze", op("Mul", walk, walk), np.array([2]))
         if self.variant == _scores.REFERENCE:
             return op("ReduceMean", square, axes=[1], keepdims=0)
-        return _head_mean(op, square, self._heads(op, walk, site))
+        return _scores.numbers(op, _head_mean(op, square, self._heads(op, walk, site)))
 
     def _heads(self, op: Ops, walk: Value, site: Site) -> Value:
         """1 for each head [B,H,1] whose variance is in range; all ones where none is."""
@@ -135,7 +135,8 @@ class ZeroTPrune(Method):
             order=_steps.ORDERS[_steps.BY_SCORE],
         )
         ranked = op("Add", ranked, np.array(site.protect))
-        metric = taps.metric()
+        # Squares of what is left stay finite in float32.
+        metric = _scores.numbers(op, taps.metric(), 1e15)
         length = op("Sqrt", op("ReduceSum", op("Mul", metric, metric), _steps.LAST, keepdims=1))
         unit = _steps.gather(op, op("Div", metric, op("Max", length, 1e-12)), ranked)
         above, below = _scores.cut(op, unit, 0, total - low), _scores.cut(op, unit, total - low, total)
