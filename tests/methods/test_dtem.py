@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
 import pytest
 
+import tokenrt
 from tests.methods import loops
+from tests.passes import tiny
 from tokenrt.errors import MethodError
 from tokenrt.passes.apply import apply_method
+from tokenrt.passes.plan import Budget
 
 RNG = np.random.default_rng(3)
 WEIGHTS = {
@@ -67,3 +74,36 @@ def test_a_missing_input_is_named() -> None:
     given = {"x": loops.arrays(9, 1)["x"]}
     with pytest.raises(MethodError, match=r"needs the tensor normed, with shapes normed \[B,N,C\]"):
         apply_method("dtem", given, keep=8, weights=WEIGHTS)
+
+
+GEMM = tiny.ATTENTION.replace(
+    "  b{n}_k = MatMul (b{n}_in, wk)\n",
+    "  b{n}_rows = Reshape (b{n}_in, rows)\n  b{n}_kr = Gemm (b{n}_rows, wk)\n  b{n}_k = Reshape (b{n}_kr, join)\n",
+)
+FORMS = {
+    "by-head": (tiny.ATTENTION, 2),
+    "one-head": (tiny.FLAT_ATTENTION, 1),
+    "folded": (tiny.FOLDED_ATTENTION, 2),
+    "rows": (GEMM.replace("(b{n}_kr, join)", "(b{n}_kr, back)"), 2),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_in_a_model_it_reads_what_the_projections_read(form: str, tmp_path: Path) -> None:
+    """A map equal to the mean key projection makes it ToMe, bit for bit as far as the choices go."""
+    attention, heads = FORMS[form]
+    model = tiny.model(attention=attention)
+    for name, array in (("rows", [-1, tiny.WIDTH]), ("back", [-1, tiny.TOKENS, tiny.WIDTH])):
+        if form == "rows":
+            model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(array), name))
+    key = tiny.weights()["wk"].reshape(tiny.WIDTH, heads, tiny.WIDTH // heads).mean(1).T
+    file = tmp_path / "weights.npz"
+    np.savez(file, weight=key, bias=np.zeros(len(key), np.float32))
+    results = []
+    for method, options in (("tome", {}), ("dtem", {"weights": str(file)})):
+        made = tokenrt.reduce(ir.from_proto(model), method=method, budget=Budget.remove(1), options=options)
+        session = onnxruntime.InferenceSession(
+            ir.to_proto(made.model).SerializeToString(), providers=["CPUExecutionProvider"]
+        )
+        results.append(session.run(None, tiny.picture(5))[0])
+    np.testing.assert_allclose(*results, rtol=1e-5)
