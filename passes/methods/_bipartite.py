@@ -30,10 +30,9 @@ class Pairs:
 
 def sides(first: int, end: int, every: int = 2) -> tuple[list[int], list[int]]:
     """Sources and destinations among the positions first .. end-1: the last of `every` is a destination."""
-    last = every - 1
-    return [i for i in range(first, end) if i % every != last], [
-        i for i in range(first, end) if i % every == last
-    ]
+    free = range(first, end)
+    destinations = [position for position in free if position % every == every - 1]
+    return [position for position in free if position % every != every - 1], destinations
 
 
 def match(
