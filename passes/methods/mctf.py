@@ -27,10 +27,10 @@ class MCTF(Method):
     """Merge the R pairs that rank highest by similarity x uninformativeness x smallness.
 
     W_ij = ((cos(x_i,x_j) + 1)/2)^(1/tau_sim) (a_i a_j)^(1/tau_info) (s_i s_j)^(1/tau_size), a and s the inverse attention
-    received and inverse size, each divided by its maximum; a tau of 0 leaves its factor out. First the best R/2 (rounded
-    down) even tokens join their best odd one, then the best of the remaining R odd ones, with all they have absorbed,
-    their best even one; the scores are not computed again. Output order: protected, even tokens (ascending; by
-    descending score where nothing is protected), odd tokens by descending score of the second round.
+    received and inverse size, each divided by its maximum; a tau of 0 leaves its factor out. In a first round the best
+    R/2 (rounded down) even tokens join their best odd one; in a second the best odd tokens, with all they have absorbed,
+    join their best of the even ones left, until R have gone. The scores are computed once. Output order: protected, even tokens
+    (ascending; by descending score where nothing is protected), odd tokens by descending score of the second round.
     Options: tau_sim, tau_info, tau_size; bidirectional: false for the first round alone, with ToMe's order; pooling:
     attention (weights attention received x size, as published), size, mean or max; reuse: hand the merged attention
     [B,H,K,K] on as state "attention" (rows pooled like tokens, columns summed); variant: reference

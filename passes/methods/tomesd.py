@@ -32,6 +32,9 @@ class ToMeSD(Method):
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
     returns: ClassVar[Returns] = "after-attention"
+    deviations: ClassVar[str] = (
+        "the release matches on the block's input and merges that input normalised; here the tokens that merge are compared"
+    )
 
     sx: int = 2
     sy: int = 2
