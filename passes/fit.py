@@ -71,6 +71,12 @@ def make(
     for chosen in sites:
         if cut(structure.blocks[chosen.block], where) is None:
             raise PlanError(f"block {chosen.block} has {_no_place(structure.blocks[chosen.block], where)}")
+    if budget.rates is not None:
+        which = {block: number for number, block in enumerate(sorted(budget.layers or range(base.blocks)))}
+        own = [which.get(block, -1) for block in range(base.blocks)]
+        left = {chosen.block: chosen.tokens for chosen in sites}
+        method = method.rated(budget.rates.survivors(own, structure.tokens, left))
+        base = replace(base, options=method.options())
     chosen_plan = _not_empty(prepared, replace(base, sites=sites, notes=notes), allow_noop)
     return with_cost(prepared, chosen_plan, allow_noop=allow_noop)[0]
 

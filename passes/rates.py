@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,18 @@ class Rates:
         """Tokens left behind the block at `place`, where `tokens` arrive."""
         prune, merge = self.steps[place]
         return min(tokens, prune, merge) if self.stay else tokens - prune - merge
+
+    def survivors(self, blocks: Sequence[int], tokens: int, left: Mapping[int, int]) -> list[int]:
+        """Tokens that survive the pruning at each block of the model, before any is merged.
+
+        blocks: which of the numbers is each block's, -1 where none is; left: tokens behind each block where that changes.
+        """
+        found = []
+        for block, place in enumerate(blocks):
+            prune = self.steps[place][0] if place >= 0 else 0
+            found.append(min(tokens, prune) if self.stay and place >= 0 else tokens - prune)
+            tokens = left.get(block, tokens)
+        return found
 
     @classmethod
     def read(cls, source: str | os.PathLike[str] | Mapping[str, Any]) -> Rates:

@@ -8,7 +8,7 @@ Shape letters: B batch, N tokens in, K tokens out, H heads, D head width, C chan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -161,6 +161,10 @@ class Method:
 
     def laid_out(self, grid: tuple[int, ...] | None) -> Method:
         """Return the method for tokens laid out as `grid`, with what follows from it among its options."""
+        return self
+
+    def rated(self, survivors: Sequence[int]) -> Method:
+        """Return the method told how many tokens survive its pruning at each block, where it also merges."""
         return self
 
     def options(self) -> dict[str, Any]:

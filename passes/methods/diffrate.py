@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -74,6 +75,9 @@ class DiffRate(Method):
         cosine = op("GatherElements", value, op("Sub", ranks.source, site.keep), axis=1)
         size = self._sizes(op, _bipartite.sizes(op, taps, site), cosine, pairs)
         return Reduction(mean.tokens, size, mean.position, mean.assign)
+
+    def rated(self, survivors: Sequence[int]) -> DiffRate:
+        return replace(self, prune_kept=",".join(map(str, survivors))) if self.prune_kept == "half" else self
 
     def _survivors(self, site: Site) -> int:
         """P, at least K and at most N."""

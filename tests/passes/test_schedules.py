@@ -115,6 +115,28 @@ def test_rates_from_a_file(rates: dict[str, list[int]], tmp_path: Path) -> None:
         assert behind("table", source, "topk", blocks=4) == wanted
 
 
+@pytest.mark.parametrize(
+    ("rates", "layers", "survive", "counts"),
+    [
+        ({"prune": [1, 0], "merge": [1, 1]}, None, "5,4", [6, 4, 3]),
+        ({"prune_kept": [6, 3], "merge_kept": [5, 3]}, None, "6,3", [6, 5, 3]),
+        ({"prune": [2], "merge": [1]}, [1], "6,4", [6, 3]),
+    ],
+)
+def test_diffrate_prunes_and_merges_by_its_table(
+    rates: dict[str, list[int]], layers: list[int] | None, survive: str, counts: list[int], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(tiny.model(), path)
+    budget = Budget.schedule("table", rates, layers)
+    plan = tokenrt.plan(path, method="diffrate", budget=budget)
+    assert plan.counts() == counts
+    assert plan.options["prune_kept"] == survive
+    given = tokenrt.plan(path, method="diffrate", budget=budget, options={"prune_kept": "4"})
+    assert given.options["prune_kept"] == "4"
+    assert tokenrt.reduce(path, plan=plan).plan.counts() == counts
+
+
 def test_one_list_of_rates_is_enough() -> None:
     assert behind("table", {"merge": [3, 0, 2]}, "tome", 20, 3) == [17, 17, 15]
     assert behind("table", {"prune_kept": [25, 11, 11]}, "tome", 20, 3) == [20, 11, 11]

@@ -84,21 +84,22 @@ def _check_joining(arrays: Arrays, params: Mapping[str, Any], backend: str) -> N
     equal("class tokens", np.array(first * joined), arrays["cls_num_out"])
     for group in range(groups):
         clips = range(group * joined, (group + 1) * joined)
-        x, size = (_class_first(arrays[name], clips, first) for name in ("x_in", "size"))
+        x = _class_first(arrays["x_in"], clips, first)
+        sizes = arrays.get("size", np.ones_like(arrays["x_in"][..., :1]))
         options: dict[str, Any] = {"protect": first * joined, "backend": backend, "frames": joined}
-        options["join"] = f"0:{joined}"
+        options |= {"join": f"0:{joined}", "metric": "tokens"}
         extra: dict[str, Any] = {}
         if params["frame_pos"]:
             rows = arrays["w_pos"][[clip % frames for clip in clips]]
             extra["weights"] = {"frame_positions": rows}
-        given = {"x": x, "size": size}
+        given = {"x": x, "size": _class_first(sizes, clips, first)}
         between = apply_method("tempme", given, keep=x.shape[1] - removed[0], **options, **extra)
         tokens = np.array(between["tokens"])
         if params["frame_pos"]:
             tokens[:, : first * joined] += np.repeat(rows, first, axis=0)
         given = {"x": tokens, "keys": tokens[:, None], "size": between["size"]}
         kept = tokens.shape[1] - removed[1]
-        options |= {"join": "none", "frames": 1}
+        options |= {"join": "none", "frames": 1, "metric": "keys"}
         found = apply_method("tempme", given, keep=kept, **options)
         close("tokens", found["tokens"][0], arrays["y_block"][group])
         close("sizes", found["size"][0], arrays["size_out"][group])
