@@ -1,0 +1,203 @@
+"""The operators run by their CUDA kernels, compiled for the CPU: the host build behind the backend plugin-host."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from tokenrt.errors import UnsupportedError
+from tokenrt.passes.ops.contract import Array
+from tokenrt.plugins.compiler import HERE, compiled
+
+SOURCE = HERE / "simt" / "module.cpp"
+FLAGS = ("-O2", "-g", "-fPIC", "-shared", "-pthread")
+EXTRA_FLAGS = "TOKENRT_HOST_FLAGS"
+"""Environment variable with further compiler flags, such as -fsanitize=address or -DSIMT_THREADS."""
+
+ALIGNMENT = 16
+TYPES: Mapping[str, int] = MappingProxyType({"float32": 1, "float16": 10, "bfloat16": 16})
+"""Element types the kernels take -> their ONNX numbers."""
+
+FAULTS: Mapping[int, str] = MappingProxyType(
+    {
+        1: "a size is outside of what the kernels take (up to 16384 tokens, width 4096, batch 1024, 256 heads), or the "
+        "numbers do not fit together",
+        9: "a launch with more threads or shared memory than a GPU has",
+        716: "a tensor does not start on 16 bytes",
+        801: "the kernels take float32, float16 and bfloat16 only",
+    }
+)
+"""cudaError_t -> what it means here."""
+
+
+@functools.cache
+def _loaded(path: Path) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name in ("select", "match", "score"):
+        getattr(library, f"host_token_{name}_workspace").restype = ctypes.c_size_t
+    return library
+
+
+def library() -> ctypes.CDLL:
+    """Return the host build, compiled on first use (half a minute at most) and kept in the cache.
+
+    Raises: UnsupportedError without a C++ compiler; BuildError when it refuses the kernels.
+    """
+    extra = tuple(os.environ.get(EXTRA_FLAGS, "").split())
+    return _loaded(compiled(SOURCE, (*FLAGS, *extra), "host.so"))
+
+
+def aligned(shape: Sequence[int], kind: Any) -> Array:
+    """Return an array of zeros that starts on 16 bytes, as device memory does; NumPy promises less."""
+    kind = np.dtype(kind)
+    count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    whole = np.zeros(count + ALIGNMENT, np.uint8)
+    start = -whole.ctypes.data % ALIGNMENT
+    result: Array = whole[start : start + count].view(kind).reshape(tuple(shape))
+    return result
+
+
+def ready(array: Any, kind: Any = None) -> Array:
+    """Return the array contiguous, aligned and of type `kind`; a copy only where it is not."""
+    given = np.ascontiguousarray(array, kind)
+    if given.ctypes.data % ALIGNMENT == 0:
+        return given
+    copy = aligned(given.shape, given.dtype)
+    copy[...] = given
+    return copy
+
+
+def _type_of(array: Array) -> int:
+    return TYPES.get(array.dtype.name, 0)
+
+
+def _workspace(count: int) -> Array:
+    return aligned((count,), np.uint8)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Call a launcher. Raises: UnsupportedError with what the error it returned means."""
+    passed = [_passed(item) for item in arguments]
+    status = int(getattr(library(), f"host_{name}")(*passed))
+    if status:
+        shapes = ", ".join(
+            f"{item.dtype}{list(item.shape)}" for item in arguments if isinstance(item, np.ndarray)
+        )
+        reason = FAULTS.get(status, "an error without a name here")
+        raise UnsupportedError(f"kernel {name} returned error {status}: {reason}; tensors: {shapes}")
+
+
+def _passed(item: Any) -> Any:
+    if isinstance(item, np.ndarray):
+        return ctypes.c_void_p(item.ctypes.data if item.size else None)
+    return ctypes.c_float(item) if isinstance(item, float) else ctypes.c_int(int(item))
+
+
+def token_select(score: Array, keep: Sequence[int], protect: Sequence[int], order: int) -> tuple[Array]:
+    """Run TokenSelect. Shapes: score [B,N] -> index [B,K]."""
+    given = ready(score)
+    (batch, tokens), count = given.shape, keep[0]
+    index = aligned((batch, count), np.int64)
+    needed = library().host_token_select_workspace(batch, count, order)
+    space = _workspace(needed)
+    _call(
+        "token_select", _type_of(given), given, index, space, batch, tokens, count, protect[0], order
+    )  # fmt: skip
+    return (index,)
+
+
+def token_match(
+    metric: Array,
+    sources: Sequence[int],
+    destinations: Sequence[int],
+    others: Sequence[int],
+    keep: Sequence[int],
+    remove: Sequence[int],
+    order: int,
+) -> tuple[Array, Array, Array, Array]:
+    """Run TokenMatch. Shapes: metric [B,N,D] -> value [B,S], keep [B,K], source [B,R], destination [B,R]."""
+    given = ready(metric)
+    batch, tokens, width = given.shape
+    lists = [ready(listed, np.int32) for listed in (sources, destinations, others)]
+    removed = remove[0]
+    value = aligned((batch, len(sources)), np.float32)
+    kept, source, destination = (aligned((batch, count), np.int64) for count in (keep[0], removed, removed))
+    space = _workspace(library().host_token_match_workspace(batch, len(sources)))
+    sizes = (batch, tokens, width, *(len(listed) for listed in lists), removed, order)
+    _call("token_match", _type_of(given), given, *lists, value, kept, source, destination, space, *sizes)
+    return value, kept, source, destination
+
+
+def token_combine(
+    tokens: Array, size: Array, keep: Array, source: Array, destination: Array, type: int = 1
+) -> tuple[Array, Array]:
+    """Run TokenCombine in the type of `tokens`. Shapes: as in the operator."""
+    given, sizes = ready(tokens), ready(size, np.float32)
+    lists = [ready(listed, np.int64) for listed in (keep, source, destination)]
+    batch, count, width = given.shape
+    kept, removed = lists[0].shape[1], lists[1].shape[1]
+    merged, total = aligned((batch, kept, width), given.dtype), aligned((batch, kept, 1), np.float32)
+    shape = (batch, count, width, kept, removed)
+    _call("token_combine", _type_of(given), given, sizes, *lists, merged, total, *shape)
+    return merged, total
+
+
+def token_restore(tokens: Array, source_map: Array) -> tuple[Array]:
+    """Run TokenRestore. Shapes: tokens [B,K,C], source_map [B,N0] -> restored [B,N0,C]."""
+    given, places = ready(tokens), ready(source_map, np.int64)
+    batch, count, width = given.shape
+    restored = aligned((batch, places.shape[1], width), given.dtype)
+    sizes = (batch, count, places.shape[1], width)
+    _call("token_gather", _type_of(given), given, places, restored, *sizes)
+    return (restored,)
+
+
+def token_score(
+    queries: Array, keys: Array, bias: Array, scale: float, first_row: Sequence[int], end_row: Sequence[int]
+) -> tuple[Array]:
+    """Run TokenScore. Shapes: queries, keys [B,H,N,D], bias broadcastable to [B,H,R,N] -> score [B,N]."""
+    asking, asked = ready(queries), ready(keys, queries.dtype)
+    batch, heads, tokens, width = asking.shape
+    first, end = first_row[0], end_row[0]
+    offset = ready(bias, np.float32)
+    spread = np.broadcast_to(offset, (batch, heads, end - first, tokens))
+    strides = np.array([step // offset.itemsize for step in spread.strides], np.longlong)
+    score = aligned((batch, tokens), np.float32)
+    shape = (batch, heads, tokens, width, first, end)
+    space = _workspace(library().host_token_score_workspace(*shape))
+    _call(
+        "token_score", _type_of(asking), asking, asked, offset, score, space, *shape, float(scale), strides
+    )  # fmt: skip
+    return (score,)
+
+
+KERNELS: Mapping[str, Callable[..., tuple[Array, ...]]] = MappingProxyType(
+    {
+        "TokenSelect": token_select,
+        "TokenMatch": token_match,
+        "TokenCombine": token_combine,
+        "TokenRestore": token_restore,
+        "TokenScore": token_score,
+    }
+)
+"""Operators that have a kernel -> their call, with the operator's own inputs and attributes."""
+
+
+def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tuple[Array, ...]:
+    """Run operator `name` by its kernel.
+
+    Raises: UnsupportedError for an operator without a kernel, without a C++ compiler, or for what the kernel refuses.
+    """
+    if name not in KERNELS:
+        raise UnsupportedError(
+            f"operator {name} has no CUDA kernel in this version; kernels: {', '.join(KERNELS)}; use "
+            "backend='onnxruntime', which runs it as an ONNX function"
+        )
+    return KERNELS[name](*inputs, **attributes)

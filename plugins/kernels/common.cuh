@@ -1,0 +1,127 @@
+// What every kernel file shares: element types, limits, argument checks, 16-byte access, launching, small
+// warp helpers.
+//
+// Contract of every launcher: returns cudaError_t, takes a stream, allocates nothing, never synchronises;
+// arguments it cannot serve give an error before anything is launched, so that nothing is written. Workspace
+// is the caller's.
+#pragma once
+
+#include "runtime.cuh"
+
+namespace tokenrt {
+
+constexpr int kMostTokens = 16384;
+constexpr int kMostWidth = 4096;
+constexpr int kMostBatch = 1024;
+constexpr int kMostHeads = 256;
+constexpr std::size_t kAlignment = 16;
+constexpr unsigned kWarp = 32;
+constexpr unsigned kEveryLane = 0xffffffffu;
+
+// Element types by their ONNX numbers.
+constexpr int kFloat = 1, kHalf = 10, kBfloat16 = 16;
+
+__device__ __forceinline__ float widened(float value) {
+    return value;
+}
+__device__ __forceinline__ float widened(__half value) {
+    return __half2float(value);
+}
+__device__ __forceinline__ float widened(__nv_bfloat16 value) {
+    return __bfloat162float(value);
+}
+
+template <typename T>
+__device__ __forceinline__ T narrowed(float value);
+template <>
+__device__ __forceinline__ float narrowed<float>(float value) {
+    return value;
+}
+template <>
+__device__ __forceinline__ __half narrowed<__half>(float value) {
+    return __float2half_rn(value);
+}
+template <>
+__device__ __forceinline__ __nv_bfloat16 narrowed<__nv_bfloat16>(float value) {
+    return __float2bfloat16_rn(value);
+}
+
+// 16 bytes of elements: one load or store of a GPU.
+template <typename T>
+struct alignas(16) Pack {
+    static constexpr int kCount = 16 / sizeof(T);
+    T item[kCount];
+};
+
+// Runs `body` with a null pointer of the element type that `type` numbers.
+template <typename Body>
+cudaError_t with_type(int type, Body body) {
+    switch (type) {
+        case kFloat:
+            return body(static_cast<float*>(nullptr));
+        case kHalf:
+            return body(static_cast<__half*>(nullptr));
+        case kBfloat16:
+            return body(static_cast<__nv_bfloat16*>(nullptr));
+        default:
+            return cudaErrorNotSupported;
+    }
+}
+
+constexpr std::size_t bytes_of(int type) {
+    return type == kFloat ? 4 : 2;
+}
+
+inline bool within(long long value, long long least, long long most) {
+    return value >= least && value <= most;
+}
+
+// What is wrong with these pointers: each must be there and start on 16 bytes, as TensorRT and cudaMalloc
+// give them.
+template <typename... Pointers>
+cudaError_t check_pointers(const Pointers*... pointers) {
+    const bool missing = (... || (pointers == nullptr));
+    const bool askew = (... || (reinterpret_cast<std::uintptr_t>(pointers) % kAlignment != 0));
+    return missing ? cudaErrorInvalidValue : askew ? cudaErrorMisalignedAddress : cudaSuccess;
+}
+
+template <typename... P, typename... A>
+cudaError_t launch(void (*kernel)(P...), dim3 grid, unsigned threads, cudaStream_t stream, A... arguments) {
+    const cudaLaunchConfig_t how{grid, dim3(threads), 0, stream, nullptr, 0};
+    return cudaLaunchKernelEx(&how, kernel, static_cast<P>(arguments)...);
+}
+
+constexpr long long ceil_div(long long count, long long by) {
+    return (count + by - 1) / by;
+}
+
+__device__ __forceinline__ unsigned lane() {
+    return threadIdx.x % kWarp;
+}
+__device__ __forceinline__ unsigned warp() {
+    return threadIdx.x / kWarp;
+}
+__device__ __forceinline__ unsigned lanes_before() {
+    return (1u << lane()) - 1u;
+}
+
+// Sum over the aligned group of `kLanes` lanes, in a fixed order; every lane gets it.
+template <int kLanes>
+__device__ __forceinline__ float group_sum(float value) {
+#pragma unroll
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+        value += __shfl_xor_sync(kEveryLane, value, step);
+    }
+    return value;
+}
+
+template <int kLanes>
+__device__ __forceinline__ float group_max(float value) {
+#pragma unroll
+    for (int step = kLanes / 2; step > 0; step /= 2) {
+        value = fmaxf(value, __shfl_xor_sync(kEveryLane, value, step));
+    }
+    return value;
+}
+
+}  // namespace tokenrt

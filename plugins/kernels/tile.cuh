@@ -1,0 +1,122 @@
+// A square tile of dot products between two lists of rows, kept in registers: the core of matching and
+// scoring.
+//
+// Division  kTile rows by kTile rows a block; each thread holds 4 x 4 products. Rows come in slices of 64
+//           bytes, 16 bytes a thread, are widened to float once and lie in shared memory transposed, so that
+//           the inner loop reads four values at a time. Products are added in the order of the columns: any
+//           tile size gives the same bits.
+// Bound     fp32 arithmetic: 2 * kTile^2 operations for each 2 * kTile values loaded.
+#pragma once
+
+#include "common.cuh"
+
+namespace tokenrt {
+
+template <int kTileRows>
+struct TilePolicy {
+    static constexpr int kTile = kTileRows;
+    static constexpr int kEach = 4;              // products a thread holds, along both sides
+    static constexpr int kSide = kTile / kEach;  // threads along a side
+    static constexpr int kThreads = kSide * kSide;
+    static constexpr int kBlocks =
+        512 / kThreads;                 // blocks a multiprocessor must hold: 128 registers a thread
+    static constexpr int kVectors = 4;  // 16-byte vectors of a row in a slice
+    static constexpr int kPad = 4;      // keeps the transposed stores off one bank
+};
+
+template <typename T, typename Policy>
+struct TileShared {
+    static constexpr int kDepth = Policy::kVectors * Pack<T>::kCount;
+    alignas(16) float left[kDepth][Policy::kTile + Policy::kPad];
+    alignas(16) float right[kDepth][Policy::kTile + Policy::kPad];
+    float left_square[Policy::kTile], right_square[Policy::kTile];
+};
+
+// Loads one slice of `rows` and adds the squares of what this thread loads. kWhole: rows are whole 16-byte
+// vectors.
+template <typename T, typename Policy, bool kWhole, typename Row>
+__device__ __forceinline__ void load_slice(float (*to)[Policy::kTile + Policy::kPad], Row rows, int first,
+                                           int width, float* squares) {
+    constexpr int kCount = Pack<T>::kCount;
+#pragma unroll
+    for (int i = 0; i < Policy::kTile * Policy::kVectors / Policy::kThreads; ++i) {
+        const int unit = static_cast<int>(threadIdx.x) + i * Policy::kThreads;
+        const int row = unit / Policy::kVectors, column = unit % Policy::kVectors * kCount;
+        const T* source = rows(row);
+        const int left = source == nullptr ? 0 : width - first - column;
+        Pack<T> held{};
+        if (kWhole) {
+            if (left > 0) {
+                held = *reinterpret_cast<const Pack<T>*>(source + first + column);
+            }
+        } else {
+            for (int j = 0; j < kCount && j < left; ++j) {
+                held.item[j] = source[first + column + j];
+            }
+        }
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) {
+            const float value = widened(held.item[j]);
+            to[column + j][row] = value;
+            squares[i] += value * value;
+        }
+    }
+}
+
+template <typename Policy>
+__device__ __forceinline__ void store_squares(float* to, const float* squares) {
+#pragma unroll
+    for (int i = 0; i < Policy::kTile * Policy::kVectors / Policy::kThreads; ++i) {
+        const float sum = group_sum<Policy::kVectors>(squares[i]);
+        const int unit = static_cast<int>(threadIdx.x) + i * Policy::kThreads;
+        if (unit % Policy::kVectors == 0) {
+            to[unit / Policy::kVectors] = sum;
+        }
+    }
+}
+
+// product[i][j] = left row (4 y + i) . right row (4 x + j), thread (x, y) of the block's square; with
+// kSquares the squared lengths of all rows are in `shared` too. left(i) and right(i) point at a row, or are
+// null for zeros. The block may use `shared` again after its next barrier.
+template <typename T, typename Policy, bool kWhole, bool kSquares, typename Left, typename Right>
+__device__ __forceinline__ void tile_product(TileShared<T, Policy>& shared, Left left, Right right, int width,
+                                             float (&product)[Policy::kEach][Policy::kEach]) {
+    constexpr int kUnits = Policy::kTile * Policy::kVectors / Policy::kThreads;
+    constexpr int kEach = Policy::kEach, kDepth = TileShared<T, Policy>::kDepth;
+    const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
+              y = static_cast<int>(threadIdx.x) / Policy::kSide;
+    float left_squares[kUnits] = {}, right_squares[kUnits] = {};
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+#pragma unroll
+        for (int j = 0; j < kEach; ++j) {
+            product[i][j] = 0;
+        }
+    }
+    for (int first = 0; first < width; first += kDepth) {
+        __syncthreads();
+        load_slice<T, Policy, kWhole>(shared.left, left, first, width, left_squares);
+        load_slice<T, Policy, kWhole>(shared.right, right, first, width, right_squares);
+        __syncthreads();
+#pragma unroll 8
+        for (int k = 0; k < kDepth; ++k) {
+            const float4 a = *reinterpret_cast<const float4*>(&shared.left[k][kEach * y]);
+            const float4 b = *reinterpret_cast<const float4*>(&shared.right[k][kEach * x]);
+            const float as[kEach] = {a.x, a.y, a.z, a.w}, bs[kEach] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+            for (int i = 0; i < kEach; ++i) {
+#pragma unroll
+                for (int j = 0; j < kEach; ++j) {
+                    product[i][j] += as[i] * bs[j];
+                }
+            }
+        }
+    }
+    if (kSquares) {
+        store_squares<Policy>(shared.left_square, left_squares);
+        store_squares<Policy>(shared.right_square, right_squares);
+        __syncthreads();
+    }
+}
+
+}  // namespace tokenrt
