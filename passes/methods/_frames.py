@@ -26,8 +26,8 @@ FRAMES_OPTION = "--set frames=F"
 class Clip:
     """The M unprotected tokens of a site while they are merged.
 
-    tokens [B,M,C] in their own type; size [B,M,1]; metric [B,M,D]; position [B,M]: the unprotected input token
-    whose place each takes; assign [B,M0]: the token each unprotected input is part of.
+    tokens [B,M,C] float32, so that two merges round once; size [B,M,1]; metric [B,M,D]; position [B,M]: the
+    unprotected input token whose place each takes; assign [B,M0]: the token each unprotected input is part of.
     """
 
     tokens: Value
@@ -110,7 +110,8 @@ def start(op: Ops, taps: Taps, site: Site, metric: Value) -> Clip:
     size = _steps.ones(op, taps.tokens, site) if taps.size is None else taps.size
     count = site.tokens - site.protect
     every = _steps.numbered(op, taps.tokens, count)
-    tokens, size, metric = (unprotected(op, value, site) for value in (taps.tokens, size, metric))
+    wide = op("Cast", taps.tokens, to=_steps.FLOAT)
+    tokens, size, metric = (unprotected(op, value, site) for value in (wide, size, metric))
     return Clip(tokens, size, metric, every, every, count)
 
 
@@ -124,8 +125,9 @@ def unprotected(op: Ops, value: Value, site: Site) -> Value:
 def finish(op: Ops, taps: Taps, site: Site, clip: Clip, left: int) -> Reduction:
     """Put the protected tokens in front again; `left` frames are handed on."""
     state_ = state(op, left)
+    tokens = op("CastLike", clip.tokens, taps.tokens)
     if not site.protect:
-        return Reduction(clip.tokens, clip.size, clip.position, clip.assign, state=state_)
+        return Reduction(tokens, clip.size, clip.position, clip.assign, state=state_)
     first = [np.array([0]), np.array([site.protect]), np.array([1])]
     head = _steps.numbered(op, taps.tokens, site.protect)
     size = (
@@ -135,7 +137,7 @@ def finish(op: Ops, taps: Taps, site: Site, clip: Clip, left: int) -> Reduction:
     )
     shift = np.array(site.protect)
     return Reduction(
-        op("Concat", op("Slice", taps.tokens, *first), clip.tokens, axis=1),
+        op("Concat", op("Slice", taps.tokens, *first), tokens, axis=1),
         op("Concat", size, clip.size, axis=1),
         op("Concat", head, op("Add", clip.position, shift), axis=1),
         op("Concat", head, op("Add", clip.assign, shift), axis=1),

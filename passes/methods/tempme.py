@@ -124,8 +124,7 @@ class TempMe(Trained):
                 f"{site.block} joins {clips} clips"
             )
         rows = np.repeat(table[:clips], clip.count // clips, axis=0)[None]
-        added = op("Add", op("Cast", clip.tokens, to=_steps.FLOAT), rows)
-        return op("CastLike", added, clip.tokens)
+        return op("Add", clip.tokens, rows)
 
 
 def _factors(count: int) -> list[int]:
