@@ -121,7 +121,7 @@ def _open(path: Path, name: str, options: Mapping[str, str], threads: int | None
     settings.log_severity_level = QUIET
     if threads is not None:
         settings.intra_op_num_threads = threads
-    behind = [(other, {}) for other in chosen.behind]
+    behind: list[tuple[str, dict[str, str]]] = [(other, {}) for other in chosen.behind]
     try:
         with _quiet(onnxruntime):
             found = onnxruntime.InferenceSession(

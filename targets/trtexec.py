@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, ClassVar
 
 from tokenrt.errors import BuildError, TargetError
 from tokenrt.targets.profile import Target
@@ -36,6 +36,8 @@ class Commands:
     target: str
     tensorrt: str
     commands: tuple[tuple[str, ...], ...]
+    verbatim: ClassVar[bool] = True
+    """Printed without a line being wrapped or cut."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -50,7 +52,7 @@ class Commands:
     def __rich__(self) -> Any:
         from rich.text import Text
 
-        return Text(str(self), no_wrap=True, overflow="ignore")
+        return Text(str(self))
 
 
 def build_command(

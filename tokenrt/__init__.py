@@ -24,6 +24,7 @@ from tokenrt.errors import (
 )
 
 if TYPE_CHECKING:
+    from tokenrt.diagnosis import doctor as doctor
     from tokenrt.export import export as export
     from tokenrt.passes.apply import apply_method as apply_method
     from tokenrt.passes.catalog import catalog as methods
@@ -51,6 +52,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "build": ("tokenrt.targets.build", "build"),
     "check": ("tokenrt.passes.check", "check"),
     "convert": ("tokenrt.passes.convert", "convert"),
+    "doctor": ("tokenrt.diagnosis", "doctor"),
     "export": ("tokenrt.export", None),
     "inspect": ("tokenrt.passes.inspect", "inspect"),
     "lower": ("tokenrt.passes.lower", "lower"),
@@ -81,6 +83,7 @@ __all__ = [
     "build",
     "check",
     "convert",
+    "doctor",
     "export",
     "inspect",
     "lower",

@@ -171,3 +171,12 @@ def test_the_commands_are_json_too(run: Run, tmp_path: Path, monkeypatch: pytest
     told = json.loads(run("build", "r.onnx", "--target", "l4", "-o", "r.engine", "--print", "--json").stdout)
     assert told["target"] == "l4"
     assert [command[0] for command in told["commands"]] == ["tokenrt", "trtexec", "trtexec"]
+
+
+def test_long_lines_are_printed_whole(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    folder = tmp_path / ("deep" * 30)
+    folder.mkdir()
+    source = save(reduction(), folder / "r.onnx")
+    done = run("build", source, "--target", "l4", "-o", folder / "r.engine", "--print")
+    assert f"  --saveEngine={folder / 'r.engine'} \\\n" in done.stdout

@@ -23,6 +23,7 @@ VERBS = [
     "build",
     "methods",
     "targets",
+    "doctor",
 ]
 REDUCE = ["reduce", "m.onnx", "-o", "r.onnx"]
 TOME = [*REDUCE, "--method", "tome"]

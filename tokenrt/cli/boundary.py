@@ -106,7 +106,8 @@ def _emit(result: Result, *, as_json: bool) -> None:
     else:
         from rich.console import Console
 
-        Console().print(result)
+        # Commands to copy are neither wrapped nor cut at the terminal's width.
+        Console().print(result, soft_wrap=getattr(result, "verbatim", False))
     sys.stdout.flush()
 
 

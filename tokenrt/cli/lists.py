@@ -1,4 +1,4 @@
-"""Verbs that only tell: methods and targets."""
+"""Verbs that only tell: methods, targets and doctor."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Name = Annotated[str | None, typer.Argument(help="Describe this one alone.", sho
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    for function in (methods, targets):
+    for function in (methods, targets, doctor):
         verb(app)(function)
 
 
@@ -50,6 +50,14 @@ def targets(
     if name is not None:
         return load(name, tensorrt=tensorrt, folder=folder)
     return TargetList(tuple(tokenrt.targets(folder)))
+
+
+def doctor() -> Result:
+    """Say what is installed, what is missing for which verb, and what mends it.
+
+    Example: tokenrt doctor
+    """
+    return tokenrt.doctor()
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,7 @@ def build(
     cache: Annotated[
         Path | None,
         typer.Option(
-            envvar="TOKENRT_CACHE", help="Folder where engines are kept and looked for.", metavar="DIR"
+            envvar="TOKENRT_ENGINE_CACHE", help="Folder where engines are kept and looked for.", metavar="DIR"
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Build even when the engine is there.")] = False,
