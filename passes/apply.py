@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenrt.errors import MethodError, PlanError, UnsupportedError
+from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.methods import _steps
 from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Value
@@ -61,25 +61,22 @@ def apply_method(
     output token each input token is part of, -1 when dropped; with `restore` "restored" [B,N,C]: each
     position gets its token, a dropped one its own input back, and where positions are restored by a matrix
     also that, "affinity" [B,N,K]; "state_NAME" for what the method hands on.
-    Backends: numpy computes in float64, onnxruntime runs the ONNX functions in float32.
+    Backends: numpy computes in float64, onnxruntime runs the ONNX functions in float32, plugin-host runs the CUDA
+    kernels compiled for the CPU (on first use, into the cache) in float32.
     Raises: MethodError for an unknown method, option or tensor, a missing tensor or a wrong shape; PlanError
-    for a K that does not fit; UnsupportedError for the backend plugin-host.
+    for a K that does not fit; UnsupportedError for plugin-host without a C++ compiler, or where the method needs an
+    operator that has no kernel.
     """
     method = methods.get(name).from_options(params)
     if backend not in BACKENDS:
         raise MethodError(f"no backend is called {backend!r}; backends: {', '.join(BACKENDS)}")
-    if backend == "plugin-host":
-        raise UnsupportedError(
-            "the host build of the plugins is not part of this version; use backend='onnxruntime', which "
-            "runs the same operators as ONNX functions"
-        )
     arrays, dims = _checked(tensors)
     site = _site(method, dims, keep, protect, class_token)
     site = replace(site, block=block, blocks=blocks, grid=_grid(tensors, site))
     if site.keep == site.tokens:
         return _unchanged(arrays, restore)
     carried = {name: np.asarray(value) for name, value in (state or {}).items()}
-    run = _on_numpy if backend == "numpy" else _on_onnxruntime
+    run = {"numpy": _on_numpy, "onnxruntime": _on_onnxruntime, "plugin-host": _on_host}[backend]
     result = run(method, arrays, carried, site, restore)
     return _named(method, arrays, result, site)
 
@@ -286,6 +283,17 @@ def _on_numpy(
     op = NumpyOps()
     wide, carried = ({name: op.constant(array) for name, array in given.items()} for given in (arrays, state))
     return _outputs(op, method, TensorTaps(op, wide, site, carried), site, restore)
+
+
+def _on_host(
+    method: Method, arrays: Mapping[str, Array], state: Mapping[str, Array], site: Site, restore: bool
+) -> dict[str, Array | None]:
+    # The kernels depend on the operators, never the other way: looked up only when they are asked for.
+    from tokenrt.plugins.backend import HostOps
+
+    op = HostOps()
+    own, carried = ({name: op.constant(array) for name, array in given.items()} for given in (arrays, state))
+    return _outputs(op, method, TensorTaps(op, own, site, carried), site, restore)
 
 
 def _outputs(op: Ops, method: Method, taps: TensorTaps, site: Site, restore: bool) -> dict[str, Value | None]:

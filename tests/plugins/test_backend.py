@@ -1,0 +1,112 @@
+"""apply_method with backend plugin-host: the methods by their kernels, against float64."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conformance.given import call
+from tests.conformance.test_backends import arrays, check_merging, check_pruning, wide
+from tests.conformance.test_methods import check_ranges
+from tokenrt.errors import BuildError, MethodError, PlanError, UnsupportedError
+from tokenrt.passes import methods
+from tokenrt.passes.apply import apply_method
+from tokenrt.plugins import compiler, host
+
+HOST: dict[str, Any] = {"backend": "plugin-host"}
+needs_compiler = pytest.mark.skipif(
+    not any(shutil.which(name) for name in compiler.COMPILERS), reason="no C++ compiler on PATH"
+)
+
+
+@needs_compiler
+@pytest.mark.parametrize("sized", [False, True], ids=["plain", "sized"])
+@pytest.mark.parametrize("tokens", [2, 3, 31, 32, 33, 196, 197, 257, 577])
+@pytest.mark.parametrize("name", ["evit", "random", "slice", "tome", "topk"])
+def test_methods_by_their_kernels_follow_float64(name: str, tokens: int, sized: bool) -> None:
+    given = arrays(tokens, 1 if tokens % 2 else 3, 0)
+    if not sized:
+        del given["size"]
+    for protect in (0, 1):
+        keep = max(methods.get(name)().fewest(tokens, protect), (2 * tokens) // 3)
+        if not protect < keep < tokens:
+            continue
+        options: dict[str, Any] = {"keep": keep, "protect": protect, "restore": True}
+        exact, found = (
+            apply_method(name, wide(given), **options),
+            apply_method(name, given, **HOST, **options),
+        )
+        assert {key: value.shape for key, value in found.items()} == {
+            key: value.shape for key, value in exact.items()
+        }
+        if name == "tome":
+            check_merging(given, found, exact, keep, protect)
+        else:
+            check_pruning(name, given, found, exact, protect)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", methods.names())
+def test_every_method_runs_or_names_the_operator_without_a_kernel(name: str) -> None:
+    given = call(methods.get(name), 37, 25, 1, 2)
+    told = None
+    try:
+        check_ranges(apply_method(name, **HOST, **given), 37, 25)
+    except UnsupportedError as refusal:
+        told = str(refusal)
+    except (MethodError, PlanError) as refusal:
+        with pytest.raises(type(refusal)):
+            apply_method(name, **given)
+    assert told is None or "has no CUDA kernel in this version" in told
+
+
+@needs_compiler
+def test_half_precision_tokens_stay_half() -> None:
+    given = arrays(33, 2, 0)
+    half = given | {"x": given["x"].astype(np.float16)}
+    found, single = (apply_method("tome", tensors, keep=20, **HOST) for tensors in (half, given))
+    np.testing.assert_array_equal(found["assign"], single["assign"])
+    assert found["tokens"].dtype == np.float16
+    np.testing.assert_allclose(found["tokens"], single["tokens"], atol=4e-3)
+
+
+def test_without_a_compiler_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(
+        UnsupportedError, match=r"needs a C\+\+17 compiler, and none of .*backend='onnxruntime'"
+    ):
+        apply_method("tome", arrays(8, 1, 0), keep=6, **HOST)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(UnsupportedError, match="CXX=no-such-compiler is not a program"):
+        apply_method("tome", arrays(8, 1, 0), keep=6, **HOST)
+
+
+@needs_compiler
+def test_what_the_compiler_refuses_is_told_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path))
+    monkeypatch.setenv(host.EXTRA_FLAGS, "-fsyntax-only -Dtokenrt=%")
+    with pytest.raises(BuildError, match=r"refused module\.cpp: .* -Dtokenrt=%"):
+        apply_method("tome", arrays(8, 1, 0), keep=6, **HOST)
+    assert not [*tmp_path.rglob("*.so")]
+
+
+@needs_compiler
+def test_a_build_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TOKENRT_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source = tmp_path / "one.cpp"
+    source.write_text("int main() { return 0; }\n")
+    first = compiler.compiled(source, (), "one")
+    stamp = first.stat().st_mtime_ns
+    assert first.is_relative_to(tmp_path / "tokenrt")
+    assert compiler.compiled(source, (), "one").stat().st_mtime_ns == stamp
+    assert compiler.compiled(source, ("-O1",), "one") != first
+    source.write_text("int main() { return 1; }\n")
+    assert compiler.compiled(source, (), "one") != first
