@@ -251,7 +251,8 @@ def _site(method: Method, dims: Mapping[str, int], keep: int, protect: int, clas
             f"step, got keep={kept}"
         )
     has_class = first > 0 if class_token is None else class_token
-    return Site(tokens, kept, first, dims.get("H", 1), dims.get("D", 1), class_token=has_class)
+    heads, width, channels = dims.get("H", 1), dims.get("D", 1), dims["C"]
+    return Site(tokens, kept, first, heads, width, class_token=has_class, channels=channels)
 
 
 def _whole(name: str, value: Any) -> int:

@@ -174,7 +174,10 @@ class Rewriter:
 
     def _site(self, planned: PlannedSite, stage: Stage) -> Site:
         structure = self.structure
-        core = structure.blocks[planned.block].core
+        core, entry = (
+            structure.blocks[planned.block].core,
+            self.shapes.of(structure.blocks[planned.block].entry),
+        )
         return Site(
             tokens=stage.count,
             keep=planned.tokens,
@@ -186,6 +189,7 @@ class Rewriter:
             class_token=structure.class_token,
             initial=structure.tokens,
             grid=self.plan.grid if stage.count == structure.tokens else None,
+            channels=entry[-1] if len(entry) == 3 and isinstance(entry[-1], int) else None,
         )
 
     def _rows(self, value: ir.Value, mark: Mark) -> ir.Value:

@@ -52,6 +52,8 @@ class Site:
     initial: int | None = None
     grid: tuple[int, ...] | None = None
     """Layout of the unprotected tokens, (h, w) or (frames, h, w), while all are there; None when unknown."""
+    channels: int | None = None
+    """C, where it is known: trained tensors are checked against it."""
 
     @property
     def removed(self) -> int:

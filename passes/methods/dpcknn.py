@@ -62,6 +62,8 @@ class DPCKNN(Trained):
         if self.weights is None:
             return size if self.by_size else _steps.ones(op, taps.tokens, site)
         matrix, bias = self.tensor("score_weight", site), self.tensor("score_bias", site)
+        self.check("score_weight", matrix, (1, site.channels or matrix.shape[1]))
+        self.check("score_bias", bias, (1,))
         tokens = op("Cast", taps.tokens, to=_steps.FLOAT)
         score = _clusters.finite(op, _clusters.linear(op, tokens, matrix, bias))
         # Means do not change when all weights shrink alike, and the largest weight never overflows.

@@ -33,7 +33,8 @@ class PatchMerger(Trained):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         queries, weight, bias = (self.tensor(name, site) for name in self.needs)
-        width = len(weight)
+        width = site.channels or len(weight)
+        self.check("norm_weight", weight, (width,))
         self.check("norm_bias", bias, (width,))
         self.check("queries", queries, (_clusters.outputs(site), width))
         rows = _clusters.layer_norm(op, _clusters.plain(op, taps, site), weight, bias)

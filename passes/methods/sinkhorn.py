@@ -48,7 +48,7 @@ class Sinkhorn(Trained):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         centers = self.tensor("centers", site).astype(np.float64)
-        self.check("centers", centers, (_clusters.outputs(site), *centers.shape[1:]))
+        self.check("centers", centers, (_clusters.outputs(site), site.channels or centers.shape[1]))
         norm = np.maximum(np.linalg.norm(centers, axis=1, keepdims=True), LEAST_NORM)
         tokens = _clusters.plain(op, taps, site)
         length = op("Sqrt", op("ReduceSum", op("Mul", tokens, tokens), _clusters.LAST, keepdims=1))

@@ -38,7 +38,8 @@ class SiT(Trained):
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         given = {name: self.tensor(name, site) for name in self.needs}
         slots, hidden = _clusters.outputs(site), len(given["hidden_bias"])
-        width = len(given["norm_weight"])
+        width = site.channels or len(given["norm_weight"])
+        self.check("norm_weight", given["norm_weight"], (width,))
         self.check("norm_bias", given["norm_bias"], (width,))
         self.check("hidden_weight", given["hidden_weight"], (hidden, width))
         self.check("slot_weight", given["slot_weight"], (slots, hidden))

@@ -54,7 +54,8 @@ class TORE(Trained):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         given = {name: self.tensor(name, site) for name in self.needs}
-        slots, (hidden, width) = _clusters.outputs(site), given["conv_weight"].shape[:2]
+        slots, hidden = _clusters.outputs(site), len(given["conv_weight"])
+        width = site.channels or given["conv_weight"].shape[1]
         self.check("conv_weight", given["conv_weight"], (hidden, width, SIDE, SIDE))
         self.check("conv_bias", given["conv_bias"], (hidden,))
         self.check("linear_weight", given["linear_weight"], (slots, hidden))

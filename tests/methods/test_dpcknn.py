@@ -74,6 +74,10 @@ def test_odd_numbers_equal_tokens_and_padding() -> None:
     ("options", "message"),
     [
         ({"neighbours": 0}, "neighbours=0 .* expected 1 or more"),
+        (
+            {"weights": {**WEIGHTS, "score_weight": np.ones((1, 5), np.float32)}},
+            r"'score_weight' .* must have shape \[1, 6\] here, got \[1, 5\]",
+        ),
         ({"order": "size"}, "order=size"),
         (
             {"weights": {"score_weight": WEIGHTS["score_weight"]}},

@@ -51,6 +51,10 @@ def test_odd_numbers_and_padding() -> None:
     [
         (None, r"'patchmerger' needs trained weights: .*weights=FILE .* queries \[K,C\], norm_weight \[C\]"),
         ({"queries": weights(8)["queries"]}, "lack 'norm_weight'"),
+        (
+            {**weights(8), "norm_weight": np.ones(5, np.float32)},
+            r"'norm_weight' .* shape \[6\] here, got \[5\]",
+        ),
         (weights(7), r"'queries' .* must have shape \[8, 6\] here, got \[7, 6\]"),
         ({**weights(8), "norm_bias": np.zeros(5, np.float32)}, r"'norm_bias' .* shape \[6\] here, got \[5\]"),
     ],

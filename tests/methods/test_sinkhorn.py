@@ -74,6 +74,7 @@ def test_odd_numbers_and_padding() -> None:
     [
         ({}, r"'sinkhorn' needs trained weights: .*weights=FILE .* centers \[K,C\]"),
         ({"weights": centers(7)}, r"'centers' .* must have shape \[8, 6\] here, got \[7, 6\]"),
+        ({"weights": {"centers": np.ones((8, 5), np.float32)}}, r"shape \[8, 6\] here, got \[8, 5\]"),
         ({"weights": centers(8), "eps": 0.0}, r"eps=0.0 .* above 0"),
         ({"weights": centers(8), "iterations": 0}, r"iterations=0"),
     ],

@@ -64,6 +64,7 @@ def test_odd_numbers_and_padding() -> None:
     [
         (None, r"'sit' needs trained weights: .*weights=FILE .* norm_weight \[C\], .* slot_weight \[K,C/2\]"),
         ({"slot_weight": None}, "lack 'slot_weight'"),
+        ({"norm_weight": np.ones(7, np.float32)}, r"'norm_weight' .* must have shape \[6\] here, got \[7\]"),
         ({"slot_bias": np.zeros(5, np.float32)}, r"'slot_bias' .* must have shape \[8\] here, got \[5\]"),
         (
             {"hidden_weight": np.zeros((3, 4), np.float32)},

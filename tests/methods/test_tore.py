@@ -77,6 +77,10 @@ def test_odd_numbers() -> None:
     [
         ({"weights": None}, r"'tore' needs trained weights: .*weights=FILE .* conv_weight \[M,C,3,3\]"),
         ({"weights": weights(7)}, r"'linear_weight' .* must have shape \[8, 5\] here, got \[7, 5\]"),
+        (
+            {"weights": {**weights(8), "conv_weight": np.ones((5, 4, 3, 3), np.float32)}},
+            r"shape \[5, 6, 3, 3\] here, got",
+        ),
         ({"variant": "book"}, "variant=book"),
         ({"grid": None}, r"needs the image grid .* at block 3 it is unknown"),
         ({"grid": (2, 4, 4)}, r"at block 3 it is \(2, 4, 4\)"),
