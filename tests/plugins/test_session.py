@@ -1,0 +1,84 @@
+"""Whole models: ONNX Runtime with the tokenrt nodes run by the kernels, against the published mathematics in float64."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests import zoo
+from tests.ops import runner
+from tests.ops.cases import cases
+from tests.passes.published import EViT, ToMe
+from tests.passes.running import Variant
+from tests.passes.test_published import compare, images
+from tokenrt.errors import TokenrtError, UnsupportedError
+from tokenrt.passes.plan import Budget
+from tokenrt.passes.reduce import reduce
+from tokenrt.plugins import host
+from tokenrt.plugins.compiler import COMPILERS
+from tokenrt.plugins.session import HostSession
+
+pytestmark = pytest.mark.skipif(
+    not any(shutil.which(name) for name in COMPILERS), reason="no C++ compiler on PATH"
+)
+
+
+HALF = [(name, np.float16) for name in ("TokenCombine", "TokenRestore", "TokenScore")]
+"""Operators whose function body, too, takes half precision."""
+
+
+@pytest.mark.parametrize(("name", "kind"), [*((name, np.float32) for name in sorted(host.KERNELS)), *HALF])
+def test_a_node_runs_its_kernel(name: str, kind: Any) -> None:
+    inputs, attributes = cases()[name]
+    if kind == np.float16:
+        halves = 2 if name == "TokenScore" else 1
+        inputs = [*(item.astype(kind) for item in inputs[:halves]), *inputs[halves:]]
+        attributes = {**attributes, "type": 10} if name == "TokenCombine" else attributes
+    model = runner.model(name, inputs, attributes)
+    session = HostSession(model)
+    found = session.run(
+        {item.name: np.ascontiguousarray(x) for item, x in zip(model.graph.input, inputs, strict=True)}
+    )
+    assert session.calls == 1
+    alone = host.run(name, inputs, runner.OPERATORS[name].settle(attributes))
+    for actual, wanted in zip(found.values(), alone, strict=True):
+        assert actual.dtype == wanted.dtype
+        np.testing.assert_array_equal(actual, wanted)
+
+
+@pytest.mark.parametrize("method", ["tome", "evit"])
+def test_a_vision_transformer_keeps_the_tolerance_rule(method: str) -> None:
+    path = Variant("timm_vit").path()
+    net = zoo.build("timm_vit")[0].net
+    if method == "tome":
+        reduced, published = reduce(path, method="tome", budget=Budget.remove(2)), ToMe(2, 1)
+    else:
+        budget = Budget.keep(0.7, layers=(1, 2))
+        reduced, published = reduce(path, method="evit", budget=budget), EViT(0.7, (1, 2))
+    pictures = images(8)
+    session = HostSession(reduced.model)
+    (found,) = session.run({"pixel_values": pictures.numpy()}).values()
+    assert session.calls > 0
+    compare(net, published, pictures, found)
+
+
+def test_what_a_kernel_refuses_is_raised_by_run() -> None:
+    inputs, attributes = cases()["TokenSelect"]
+    model = runner.model("TokenSelect", inputs, attributes)
+    next(item for item in model.graph.node[0].attribute if item.name == "keep").ints[:] = [99]
+    with pytest.raises(UnsupportedError, match="error 1: a size is outside"):
+        HostSession(model).run({"score": inputs[0]})
+
+
+def test_a_model_without_nodes_and_a_node_without_kernel_are_refused() -> None:
+    inputs, attributes = cases()["TokenSelect"]
+    model = runner.model("TokenSelect", inputs, attributes)
+    model.graph.node[0].op_type = "TokenDream"
+    with pytest.raises(UnsupportedError, match="TokenDream has no CUDA kernel"):
+        HostSession(model)
+    model.graph.node[0].domain = ""
+    with pytest.raises(TokenrtError, match="no tokenrt nodes"):
+        HostSession(model)
