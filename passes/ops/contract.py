@@ -30,7 +30,7 @@ class Operator:
     into TopK or Slice: ONNX shape inference loses `value_int` and anything computed from an attribute. Only
     operators whose signature has not changed since opset 13 may appear, so that one body serves every opset
     from 13 on. Bodies stay flat: a nested call that passes an attribute on crashes the parser of TensorRT-RTX
-    1.7.
+    1.7. A Loop is for what is sequential by nature; its outputs need a shape from elsewhere.
 
     `types` names each output's element type: an ONNX type in NumPy's spelling, or an input whose type it
     shares. Every input and every attribute must be given on the node: neither TensorRT nor the ONNX inliner
