@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from tokenrt.passes.reduce import Reduced as Reduced
     from tokenrt.passes.reduce import plan as plan
     from tokenrt.passes.reduce import reduce as reduce
+    from tokenrt.perf.profile import profile as profile
     from tokenrt.targets import targets as targets
     from tokenrt.targets.build import build as build
 
@@ -58,6 +59,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "lower": ("tokenrt.passes.lower", "lower"),
     "methods": ("tokenrt.passes.catalog", "catalog"),
     "plan": ("tokenrt.passes.reduce", "plan"),
+    "profile": ("tokenrt.perf.profile", "profile"),
     "reduce": ("tokenrt.passes.reduce", "reduce"),
     "targets": ("tokenrt.targets", None),
 }
@@ -89,6 +91,7 @@ __all__ = [
     "lower",
     "methods",
     "plan",
+    "profile",
     "reduce",
     "targets",
 ]

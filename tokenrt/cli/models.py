@@ -1,4 +1,4 @@
-"""Verbs at the ends of the chain: demo, export and build."""
+"""Verbs at the ends of the chain: demo, export, build and profile."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenrt.cli.boundary import Result, tell, verb
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
     verb(app, spinner=False)(demo)
-    for function in (export, build):
+    for function in (export, build, profile):
         verb(app)(function)
 
 
@@ -139,4 +139,28 @@ def build(
         force=force,
         verbose=verbose,
         progress=tell,
+    )
+
+
+def profile(
+    model: Annotated[Path, typer.Argument(help="ONNX model.", metavar="R.onnx", show_default=False)],
+    *,
+    original: Annotated[
+        Path | None, typer.Option(help="The model before reduction, to compare with.", metavar="M.onnx")
+    ] = None,
+    target: Annotated[
+        str, typer.Option(help="Where to run; ort-cpu is this machine.", metavar="TARGET")
+    ] = "ort-cpu",
+    batch: Annotated[int, typer.Option(help="Batch of the seeded inputs.", min=1)] = 1,
+    rounds: Annotated[int, typer.Option(help="Runs in each of three repeats.", min=3)] = 20,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one operator; four at most when left out.", min=1)
+    ] = None,
+) -> Result:
+    """Time a model in pairs with its original, and say in which blocks the time is.
+
+    Example: tokenrt profile reduced.onnx --original deit.onnx
+    """
+    return tokenrt.profile(
+        model, original=original, target=target, batch=batch, rounds=rounds, threads=threads, progress=tell
     )

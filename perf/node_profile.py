@@ -1,0 +1,152 @@
+"""Where a model's time goes in ONNX Runtime: per transformer block, and per reduction.
+
+Nodes are counted by name. The function bodies are inlined first and every node is named after its group, because the
+runtime forgets which call an inlined node came from. What its optimizer makes anew, as a reordering, counts with the
+node that ran before. A node's time runs from the end of the node before it, so what the runtime spends between nodes
+is counted too.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from tokenrt.errors import TokenrtError
+from tokenrt.passes.ancestry import between
+from tokenrt.passes.legalize import inline
+from tokenrt.passes.model import load
+from tokenrt.passes.precision import INSERTED
+from tokenrt.passes.prepare import Prepared
+from tokenrt.perf import timing
+
+BEFORE, AFTER, REST = "before the blocks", "after the blocks", "masks, sizes and positions"
+KERNEL = "_kernel_time"
+TAG = re.compile(r"group(\d+)_")
+SITE = re.compile(rf"{INSERTED}block(\d+)_")
+
+
+@dataclass(frozen=True)
+class NodeProfile:
+    """Medians over the runs, in milliseconds, by group in the order of the model.
+
+    total: of a whole run. covered: the share of it that the groups add up to.
+    """
+
+    groups: Mapping[str, float]
+    total: float
+    covered: float
+    runs: int
+
+
+def groups_of(prepared: Prepared) -> dict[str, str]:
+    """The group of every named node of an unreduced model: its block, or what is before or after them."""
+    found: dict[str, str] = {}
+    blocks = prepared.structure.blocks
+    for block in blocks:
+        for node in between(block.entry, block.output):
+            found.setdefault(str(node.name), f"block {block.index}")
+    seen = False
+    for node in prepared.model.graph:
+        seen = seen or str(node.name) in found
+        found.setdefault(str(node.name), AFTER if seen and blocks else BEFORE)
+    found.pop("", None)
+    found.pop("None", None)
+    return found
+
+
+def labelled(model: ir.Model, known: Mapping[str, str]) -> tuple[ir.Model, list[str]]:
+    """A copy without functions whose nodes are named `group<i>_<n>`, and the groups by that i.
+
+    known: groups of the nodes of the unreduced model. A node that is not in it and was not put in by a reduction
+    belongs where its result is used first.
+    """
+    copy = load(model)
+    inline(copy, reason="the runtime forgets where inlined nodes come from")
+    own: dict[ir.Node, str] = {}
+    for node in reversed([*copy.graph]):
+        own[node] = _group(node, known) or _of_users(node, own) or AFTER
+    order = list(dict.fromkeys(own[node] for node in copy.graph))
+    for number, node in enumerate(copy.graph):
+        node.name = f"group{order.index(own[node])}_{number}"
+    return copy, order
+
+
+def profile(
+    model: ir.Model, known: Mapping[str, str], *, batch: int, runs: int = 20, warm_up: int = 3, threads: int
+) -> NodeProfile:
+    """Run `model` with the runtime's profiler on and add its nodes up by group.
+
+    Raises: TokenrtError when the runtime does not take the model, or wrote no usable profile.
+    """
+    copy, order = labelled(model, known)
+    with tempfile.TemporaryDirectory(prefix="tokenrt-") as folder:
+        opened = timing.session(copy, threads=threads, profile=str(Path(folder) / "nodes"))
+        run = timing.runner(opened, timing.feeds(opened, batch))
+        for _ in range(warm_up + runs):
+            run()
+        events = read(Path(opened.end_profiling()))
+    whole, parts = split(events, len(order))
+    if len(whole) != warm_up + runs:
+        raise TokenrtError(f"ONNX Runtime's profile holds {len(whole)} runs, and {warm_up + runs} were made")
+    whole, parts = whole[warm_up:], parts[warm_up:]
+    medians = np.median(np.asarray(parts), axis=0) / 1e3
+    covered = float(np.median([sum(part) / total for part, total in zip(parts, whole, strict=True)]))
+    groups = {name: float(time) for name, time in zip(order, medians, strict=True)}
+    return NodeProfile(groups, float(np.median(whole)) / 1e3, covered, runs)
+
+
+def read(path: Path) -> list[Mapping[str, Any]]:
+    """The events of a profile file. Raises: TokenrtError for a file that is cut short or is no profile."""
+    try:
+        events = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(events, list) and all("ts" in event and "dur" in event for event in events):
+            return events
+    except (OSError, ValueError, TypeError) as cause:
+        raise TokenrtError(f"{path} is not a profile of ONNX Runtime, or is cut short: {cause}") from cause
+    raise TokenrtError(f"{path} is not a profile of ONNX Runtime: expected a list of events with ts and dur")
+
+
+def split(events: Iterable[Mapping[str, Any]], groups: int) -> tuple[list[float], list[list[float]]]:
+    """Microseconds of every run, and of every group in it."""
+    events = sorted(events, key=lambda event: event["ts"])
+    runs = [event for event in events if event["name"] == "model_run"]
+    nodes = [event for event in events if str(event["name"]).endswith(KERNEL)]
+    parts = []
+    for run in runs:
+        first, last = run["ts"], run["ts"] + run["dur"]
+        parts.append(_shares([node for node in nodes if first <= node["ts"] <= last], first, groups))
+    return [float(run["dur"]) for run in runs], parts
+
+
+def _shares(nodes: Sequence[Mapping[str, Any]], start: float, groups: int) -> list[float]:
+    shares, end, group = [0.0] * groups, start, 0
+    for node in nodes:
+        if tag := TAG.search(str(node["name"])):
+            group = int(tag[1])
+        stop = max(end, node["ts"] + node["dur"])
+        shares[group] += stop - end
+        end = stop
+    return shares
+
+
+def _group(node: ir.Node, known: Mapping[str, str]) -> str:
+    names = [str(node.name or ""), *(str(value.name) for value in node.outputs)]
+    if names[0] in known:
+        return known[names[0]]
+    for name in names:
+        if site := SITE.match(name):
+            return f"block {site[1]}, reduction"
+    return REST if any(name.startswith(INSERTED) for name in names) else ""
+
+
+def _of_users(node: ir.Node, own: Mapping[ir.Node, str]) -> str:
+    users = [user for value in node.outputs for user in value.consumers()]
+    return next((own[user] for user in users if user in own), "")
