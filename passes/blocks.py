@@ -68,6 +68,10 @@ class Structure:
     refusals: tuple[Refusal, ...]
     grid: Grid | None = None
 
+    def candidates(self) -> int:
+        """Attentions that are a block or were refused as one."""
+        return len(self.blocks) + sum(refusal.where.startswith("attention at") for refusal in self.refusals)
+
     def seeds(self) -> dict[ir.Value, Marks]:
         return {self.blocks[0].entry: (Mark(self.axis),)} if self.blocks else {}
 

@@ -19,7 +19,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError, UnsupportedError
 from tokenrt.passes.limits import STANDARD, spelled
-from tokenrt.passes.model import ModelLike, load, save
+from tokenrt.passes.model import ModelLike, check_target, load, save
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 from tokenrt.passes.precision import ELEMENTWISE, HALF, INDEX_INPUTS, INSERTED, MOVED, TYPED
 
@@ -89,6 +89,8 @@ def convert(
     if precision not in PRECISIONS:
         raise TokenrtError(f"precision is {precision!r}; there are {' and '.join(PRECISIONS)}")
     conversion = Conversion(precision, keep_io)
+    if output is not None:
+        check_target(output, model)
     copy = load(model)
     _tell_types(copy)
     caster = _Caster(copy, PRECISIONS[precision], keep_io)
@@ -185,7 +187,8 @@ class _Caster:
         if not inserted and node.op_type in HALF:
             return self.half
         if not data:
-            return FULL
+            # Rows of a table of weights, as an embedding's.
+            return self.half if node.op_type == "Gather" and not inserted else FULL
         if node.op_type in MOVED:
             return self.half if self.half in data else FULL
         if node.op_type == "Softmax" and not inserted and _in_attention(node) and self.half in data:

@@ -222,8 +222,11 @@ def with_cost(
     if plan.sites and after >= before and counts == plan.counts():
         if allow_noop:
             return with_cost(prepared, replace(plan, sites=()))
+        readers = [f"{node.op_type} node {node.name!r}" for node in path.restored if node is not None]
         raise NothingToDoError(
-            "the reduction saves no work: tokens are restored right behind it" + list_refusals(prepared)
+            f"the reduction saves no work: of {structure.candidates()} attentions {len(structure.blocks)} can take one, and "
+            f"right behind it every token is needed again by {' and '.join(readers) or 'an output'}"
+            + list_refusals(prepared)
         )
     return replace(plan, macs_before=before, macs_after=after), path
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes.legalize import Accepts, Change, bare_nodes, inline, legalize, rows
-from tokenrt.passes.model import ModelLike, load, save
+from tokenrt.passes.model import ModelLike, check_target, load, save
 
 
 class Wishes(Protocol):
@@ -85,6 +85,8 @@ def lower(
         raise TokenrtError("lower takes exactly one of inline, plugin and target, or plugin with target")
     wishes = _wishes(target) if target is not None else None
     lowering = Lowering(inline, plugin, None if wishes is None else wishes.name)
+    if output is not None:
+        check_target(output, model)
     copy = load(model)
     if wishes is not None:
         changes = legalize(copy, wishes.accepts(), bare=plugin)

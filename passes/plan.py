@@ -89,7 +89,7 @@ class Plan:
         """The reduction as one line, e.g. reduce{method=tome,sites=0:189;1:181,proportional=true}."""
         signs = {"after-block": "+", "around-attention": "~"}
         sites = ";".join(f"{s.block}{signs.get(s.where, '')}:{s.tokens}" for s in self.sites)
-        options = "".join(f",{key}={value}" for key, value in sorted(self.options.items()))
+        options = "".join(f",{key}={value}" for key, value in sorted(_written(self.options).items()))
         return f"reduce{{method={self.method},sites={sites},proportional={str(self.proportional_attention).lower()}{options}}}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class Plan:
             "grid": list(self.grid) if self.grid else None,
             "blocks": self.blocks,
             "proportional_attention": self.proportional_attention,
-            "options": dict(self.options),
+            "options": _written(self.options),
             "macs": {"before": self.macs_before, "after": self.macs_after},
             "sites": [{"block": s.block, "where": s.where, "tokens": s.tokens} for s in self.sites],
             "notes": list(self.notes),
@@ -118,7 +118,7 @@ class Plan:
         for key in ("method", "tokens", "protected", "grid", "blocks", "proportional_attention"):
             if self.as_dict()[key] is not None:
                 document[key] = self.as_dict()[key]
-        document["options"] = dict(self.options)
+        document["options"] = _written(self.options)
         document["macs"] = {"before": self.macs_before, "after": self.macs_after}
         sites = tomlkit.aot()
         for site in self.sites:
@@ -129,6 +129,13 @@ class Plan:
         return tomlkit.dumps(document)
 
     def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan file. Raises: PlanError where an option holds arrays, which it cannot."""
+        for key, value in self.options.items():
+            if isinstance(value, Mapping):
+                raise PlanError(
+                    f"option {key!r} of {self.method} holds arrays, and a plan file names a file: write them with "
+                    "numpy.savez and give its path"
+                )
         with atomic(path) as temporary:
             temporary.write_text(self.to_toml(), encoding="utf-8")
 
@@ -181,6 +188,17 @@ class Plan:
         attention = f"proportional attention: {'on' if self.proportional_attention else 'off'}"
         back = [f"tokens that left come back {BACK[self.returns]}"] if self.returns in BACK else []
         return Group(table, *back, work, attention, *(escape(f"note: {note}") for note in self.notes))
+
+
+def _written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as text formats can hold them: of arrays their names, of paths the text, of None nothing."""
+    made: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            made[key] = f"arrays: {', '.join(map(str, value))}"
+        elif value is not None:
+            made[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return made
 
 
 def _entry(file: Path, data: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:

@@ -150,13 +150,7 @@ def appended(
     """
     kept = site.keep - 1
     gone = dropped(op, score, index, site)
-    best = op(
-        "TokenSelect",
-        op("Where", op("Greater", gone, 0.0), numbers(op, score), LOWEST),
-        keep=1,
-        protect=0,
-        order=0,
-    )
+    best = op("ArgMax", op("Where", op("Greater", gone, 0.0), numbers(op, score), LOWEST), axis=1, keepdims=1)
     size = None
     if taps.size is not None:
         rest = op("MatMul", op("Unsqueeze", gone, TOKEN_AXIS), taps.size)
