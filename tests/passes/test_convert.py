@@ -247,6 +247,18 @@ def test_what_a_subgraph_takes_from_outside_stays_as_it_knows_it() -> None:
         np.testing.assert_allclose(run(made, feeds)[0], run(model, feeds)[0], rtol=0.02, atol=0.02)
 
 
+def test_an_embedding_is_a_table_in_half() -> None:
+    model = weighted("""<ir_version: 8, opset_import: ["": 18]>
+        main (int64[B,4] ids, float[8,8] w) => (float[B,4,8] y) {
+          e = Gather (w, ids)
+          y = MatMul (e, w)
+        }""")
+    made = convert(model, precision="fp16", keep_io=True).model
+    sound(made)
+    assert types(made)["Gather"] == "FLOAT16"
+    assert {value.dtype for value in made.graph.initializers.values()} == {FP16}
+
+
 def test_half_the_bytes_and_no_copy_of_a_weight() -> None:
     model = reduced("tome")
     made = convert(model, precision="fp16").model
