@@ -329,3 +329,28 @@ def test_the_source_map_is_that_of_the_last_site(when: str) -> None:
     kept = result.plan.sites[-1].tokens
     assert (found == found[:1]).all()
     assert sorted(set(found[0].tolist())) == list(range(kept))
+
+
+def test_learned_queries_given_as_arrays_or_as_a_file(tmp_path: Path) -> None:
+    """Token Cropr behind each block: all tokens are there again in the last one."""
+    weights = {"queries": np.random.default_rng(0).standard_normal((2, 64)).astype(np.float32)}
+    np.savez(tmp_path / "queries.npz", **weights)
+    outputs = []
+    for given in (weights, tmp_path / "queries.npz"):
+        result = reduce(
+            canonical(VIT),
+            method="cropr",
+            budget=Budget.remove(4),
+            site="after-block",
+            options={"weights": given},
+        )
+        assert attended(result.model, feeds("timm_vit")) == [17, 13, 9, 17]
+        outputs.append(run(result.model, feeds("timm_vit"))[0])
+        if given is weights:
+            assert 'weights = "arrays: queries"' in result.model.metadata_props["tokenrt.plan"]
+            with pytest.raises(PlanError, match="option 'weights' of cropr holds arrays"):
+                result.plan.save(tmp_path / "plan.toml")
+        else:
+            result.plan.save(tmp_path / "plan.toml")
+            assert Plan.load(tmp_path / "plan.toml").options["weights"] == str(given)
+    np.testing.assert_array_equal(*outputs)
