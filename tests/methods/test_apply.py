@@ -115,7 +115,7 @@ def test_numpy_integers_are_whole_numbers() -> None:
         ({"x": X, "size": np.ones((2, 9, 2))}, r"tensor size \[B,N,1\]: got shape \[2, 9, 2\]"),
         ({"x": X.astype(int)}, "must hold floating-point numbers, got int64"),
         ({"x": X[:0]}, r"tensor x \[B,N,C\]: got shape \[0, 9, 4\]"),
-        ({"tokens": X}, "no tensor is called 'tokens'; names: x, keys"),
+        ({"tokens": X}, "no tensor is called 'tokens'; names: x, normed, keys"),
     ],
 )
 def test_tensors_that_do_not_fit(given: dict[str, Any], message: str) -> None:
