@@ -30,7 +30,7 @@ class ALGM(Method):
         "merge alike windows of the grid in an early block, alike tokens anywhere in a later one"
     )
     paper: ClassVar[str] = "Norouzi et al., ALGM: Adaptive Local-then-Global Token Merging, CVPR 2024"
-    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "vectors"
     merges: ClassVar[bool] = True
     quota: ClassVar[str] = (

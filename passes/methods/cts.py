@@ -37,7 +37,7 @@ class CTS(Trained):
     paper: ClassVar[str] = (
         "Lu et al., Content-aware Token Sharing for Efficient Semantic Segmentation with ViTs, CVPR 2023"
     )
-    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "vectors"
     needs: ClassVar[Mapping[str, str]] = {"policy": "2,4*C", "policy_bias": "2"}
     deviations: ClassVar[str] = (
@@ -62,7 +62,8 @@ class CTS(Trained):
         """Difference of the two logits [B,W] of every square."""
         policy, bias = self.tensor("policy", site), self.tensor("policy_bias", site)
         self.check("policy_bias", bias, (2,))
-        self.check("policy", policy, (2, policy.shape[1]))
+        width = table.shape[1] * site.channels if site.channels else policy.shape[1]
+        self.check("policy", policy, (2, width))
         members = op("Gather", _bipartite.float_tokens(op, taps), table.ravel(), axis=1)
         squares = op("Reshape", members, np.array([0, len(table), policy.shape[1]]))
         lead = op("MatMul", squares, np.ascontiguousarray((policy[1] - policy[0])[:, None]))

@@ -34,6 +34,7 @@ class DTEM(Trained):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         weight, bias = self.tensor("weight", site), self.tensor("bias", site)
+        self.check("weight", weight, (len(weight), site.channels or weight.shape[1]))
         self.check("bias", bias, weight.shape[:1])
         metric = op("Add", op("MatMul", taps.normed(), np.ascontiguousarray(weight.T)), bias)
         return _bipartite.merged(op, taps, site, _bipartite.match_halves(op, metric, site))

@@ -29,7 +29,7 @@ class ToMeSD(Method):
         "merge into one token per cell of the grid for the attention alone, then copy back"
     )
     paper: ClassVar[str] = "Bolya and Hoffman, Token Merging for Fast Stable Diffusion, CVPRW 2023"
-    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "vectors"
     returns: ClassVar[Returns] = "after-attention"
     deviations: ClassVar[str] = (

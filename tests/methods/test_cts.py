@@ -74,3 +74,5 @@ def test_what_it_cannot_do_is_refused() -> None:
         apply_method("cts", given, keep=25)
     with pytest.raises(MethodError, match=r"'policy' .* must have shape \[2, 24\] here, got \[3, 24\]"):
         apply_method("cts", given, keep=25, weights=WEIGHTS | {"policy": np.zeros((3, 24), np.float32)})
+    with pytest.raises(MethodError, match=r"'policy' .* must have shape \[2, 24\] here, got \[2, 20\]"):
+        apply_method("cts", given, keep=25, weights=WEIGHTS | {"policy": np.zeros((2, 20), np.float32)})

@@ -62,6 +62,7 @@ def test_odd_numbers_and_equal_tokens() -> None:
     [
         (None, r"'dtem' needs trained weights: it takes --set weights=FILE .* weight \[M,C\], bias \[M\]"),
         ({"weight": WEIGHTS["weight"]}, "lack 'bias'"),
+        ({**WEIGHTS, "weight": np.zeros((4, 9), np.float32)}, r"must have shape \[4, 6\] here, got \[4, 9\]"),
         ({**WEIGHTS, "bias": np.zeros(3, np.float32)}, r"'bias' .* must have shape \[4\] here, got \[3\]"),
     ],
 )
