@@ -6,8 +6,12 @@
 // another reads.
 #pragma once
 
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
 #include <atomic>
-#include <condition_variable>
+#include <climits>
 #include <functional>
 #include <mutex>
 #include <thread>
@@ -17,47 +21,69 @@
 
 namespace simt {
 
+// A fence of the processor that ThreadSanitizer does not know: nothing counts as ordered by it.
+inline void hidden_fence() {
+#if defined(__x86_64__)
+    __asm__ volatile("mfence" ::: "memory");
+#elif defined(__aarch64__)
+    __asm__ volatile("dmb ish" ::: "memory");
+#else
+#error "mode B knows the fences of x86-64 and aarch64 only"
+#endif
+}
+
+// All threads wait for the last one. What ThreadSanitizer may see is exactly the order a barrier gives: each
+// arrival before each departure. A mutex would also order a thread that is early at the next barrier before
+// one that is late in leaving this one, and so hide races; hence waiting goes by a system call it does not
+// know.
 class Barrier {
   public:
-    void reset(unsigned size) { size_ = size, arrived_ = 0, returned_ = 0; }
+    void reset(unsigned size) { size_ = size, returned_.store(0, std::memory_order_relaxed); }
     void arrive(int line) {
-        std::unique_lock<std::mutex> held(mutex_);
-        if (returned_ != 0) {
+        const unsigned mine = generation_.load(std::memory_order_relaxed);
+        int other = 0;
+        if (returned_.load(std::memory_order_relaxed) != 0) {
             fail(kReturned, line);
         }
-        if (arrived_ != 0 && line != line_) {
+        if (!line_.compare_exchange_strong(other, line, std::memory_order_relaxed) && other != line) {
             fail(kDivergent, line);
         }
-        line_ = line;
-        const unsigned mine = generation_;
-        if (++arrived_ == size_) {
-            arrived_ = 0;
-            ++generation_;
-            everyone_.notify_all();
-        } else {
-            everyone_.wait(held, [&] { return generation_ != mine; });
+        order_[mine % 2].fetch_add(1, std::memory_order_release);
+        hidden_fence();
+        if (arrived_.fetch_add(1, std::memory_order_relaxed) + 1 == size_) {
+            arrived_.store(0, std::memory_order_relaxed);
+            line_.store(0, std::memory_order_relaxed);
+            hidden_fence();
+            generation_.store(mine + 1, std::memory_order_relaxed);
+            hidden_fence();
+            syscall(SYS_futex, &generation_, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
         }
+        while (generation_.load(std::memory_order_relaxed) == mine) {
+            syscall(SYS_futex, &generation_, FUTEX_WAIT_PRIVATE, mine, nullptr, nullptr, 0);
+        }
+        hidden_fence();
+        order_[mine % 2].load(std::memory_order_acquire);
     }
     void leave() {
-        const std::lock_guard<std::mutex> held(mutex_);
-        if (arrived_ != 0) {
-            fail(kReturned, line_);
+        if (arrived_.load(std::memory_order_relaxed) != 0) {
+            fail(kReturned, line_.load(std::memory_order_relaxed));
         }
-        ++returned_;
+        returned_.fetch_add(1, std::memory_order_relaxed);
     }
 
   private:
-    std::mutex mutex_;
-    std::condition_variable everyone_;
-    unsigned size_ = 0, arrived_ = 0, returned_ = 0, generation_ = 0;
-    int line_ = 0;
+    unsigned size_ = 0;
+    std::atomic<unsigned> generation_{0}, arrived_{0}, returned_{0}, order_[2] = {};
+    std::atomic<int> line_{0};
 };
 
 struct WarpState {
     std::atomic<std::uint64_t> slot[2][kWarp];
     std::atomic<unsigned> arrived{0}, generation{0};
-    std::atomic<unsigned> ordered{0};
+    std::atomic<unsigned> order[2] = {};
 };
+
+constexpr int kBetween = -1;  // the line of the barrier between blocks
 
 struct Engine {
     std::mutex one_launch;
@@ -83,17 +109,6 @@ inline void barrier(int line) {
     engine().inner.arrive(line);
 }
 
-// A fence of the processor that ThreadSanitizer does not know: nothing counts as ordered by it.
-inline void hidden_fence() {
-#if defined(__x86_64__)
-    __asm__ volatile("mfence" ::: "memory");
-#elif defined(__aarch64__)
-    __asm__ volatile("dmb ish" ::: "memory");
-#else
-#error "mode B knows the fences of x86-64 and aarch64 only"
-#endif
-}
-
 inline std::atomic<std::uint64_t>* exchange(std::uint64_t value) {
     WarpState& warp = engine().warps[current.warp()];
     const unsigned mine = warp.generation.load(std::memory_order_relaxed);
@@ -117,12 +132,13 @@ inline std::uint64_t read(const std::atomic<std::uint64_t>* slot) {
     return slot->load(std::memory_order_relaxed);
 }
 
-// Everybody adds before the exchange and reads after it, which is an order ThreadSanitizer is shown.
+// Ordered as a Barrier is: every arrival before every departure.
 inline void warp_barrier() {
     WarpState& warp = engine().warps[current.warp()];
-    warp.ordered.fetch_add(1, std::memory_order_acq_rel);
+    std::atomic<unsigned>& order = warp.order[warp.generation.load(std::memory_order_relaxed) % 2];
+    order.fetch_add(1, std::memory_order_release);
     exchange(0);
-    warp.ordered.fetch_add(1, std::memory_order_acq_rel);
+    order.load(std::memory_order_acquire);
 }
 
 inline void run(dim3 blocks, dim3 block, std::size_t shared, std::function<void()> body) {
@@ -136,21 +152,21 @@ inline void run(dim3 blocks, dim3 block, std::size_t shared, std::function<void(
     for (unsigned flat = 0; flat < count; ++flat) {
         threads.emplace_back([&, flat] {
             current = one.grid.thread(flat);
-            for (one.outer.arrive(0); more; one.outer.arrive(0)) {
+            for (one.outer.arrive(kBetween); more; one.outer.arrive(kBetween)) {
                 body();
                 one.inner.leave();
-                one.outer.arrive(0);
+                one.outer.arrive(kBetween);
             }
         });
     }
     one.grid.every_block([&] {
         one.grid.poison();
         one.inner.reset(count);
-        one.outer.arrive(0);
-        one.outer.arrive(0);
+        one.outer.arrive(kBetween);
+        one.outer.arrive(kBetween);
     });
     more = false;
-    one.outer.arrive(0);
+    one.outer.arrive(kBetween);
     for (std::thread& thread : threads) {
         thread.join();
     }

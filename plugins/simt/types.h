@@ -86,8 +86,9 @@ inline __half __float2half_rn(float value) {
     bits &= 0x7fffffffu;
     unsigned rest;
     if (bits > 0x7f800000u) {
-        rest = 0x7fffu;  // the NaN that a GPU gives
-    } else if (bits >= 0x477ff000u) {
+        return {0x7fffu};  // the NaN that a GPU gives, whatever the sign
+    }
+    if (bits >= 0x477ff000u) {
         rest = 0x7c00u;  // 65520, half way beyond the largest half, rounds to infinity
     } else if (bits < 0x38800000u) {
         // One unit of 0.5 in float is 2^-24, the step of subnormal halves: the addition rounds.
