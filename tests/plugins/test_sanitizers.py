@@ -1,0 +1,130 @@
+"""The kernels' own tests again, with the host build under sanitizers: in a process of its own, their runtime loaded first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokenrt.plugins import host
+from tokenrt.plugins.compiler import HERE, compiled
+
+TESTS = Path(__file__).with_name("test_kernels.py")
+MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+RACES = ("-O1", "-DSIMT_THREADS", "-fsanitize=thread")
+RUNTIMES = {MEMORY: ("libasan.so", "libubsan.so"), RACES: ("libtsan.so",)}
+OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:exitcode=67", "TSAN_OPTIONS": "exitcode=66"}
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None or sys.platform != "linux",
+    reason="no g++, whose sanitizer runtimes are used, on PATH",
+)
+
+
+def run(flags: tuple[str, ...], tests: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests that `tests` selects with a host build of these flags."""
+    extra = (*flags, *more)
+    compiled(host.SOURCE, (*host.FLAGS, *extra), "host.so")  # here, where no runtime slows the compiler down
+    preload = " ".join(
+        subprocess.run(
+            ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in RUNTIMES[flags]
+    )
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")},
+        **OPTIONS,
+        host.EXTRA_FLAGS: " ".join(extra),
+        "LD_PRELOAD": preload,
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        str(TESTS),
+        "-q",
+        "-s",
+        "-n",
+        "0",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        tests,
+    ]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        env=environment,
+        cwd=TESTS.parents[2],
+    )
+
+
+def check(done: subprocess.CompletedProcess[str]) -> None:
+    told = done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, told
+    assert "Sanitizer" not in told, told
+    assert " passed" in done.stdout
+
+
+def test_no_kernel_reads_or_writes_beside_its_memory() -> None:
+    check(run(MEMORY, "every_type or odd or masked or misaligned or out_of_range or refused or 33"))
+
+
+def test_no_kernel_has_a_race() -> None:
+    check(run(RACES, "every_type"))
+
+
+@pytest.mark.slow
+def test_every_kernel_test_is_clean() -> None:
+    check(run(MEMORY, "test"))
+
+
+# Breaks of the real kernels, one each: what they are, and what must be reported.
+BREAKS = {
+    "a barrier less": (
+        RACES,
+        "token_combine.cuh",
+        "        __syncthreads();\n        for (int part",
+        "        for (int part",
+        "ThreadSanitizer: data race",
+    ),
+    "a race in the radix search": (
+        RACES,
+        "token_select.cuh",
+        "atomicAdd(&histogram[key >> shift & (kBins - 1)], 1u)",
+        "histogram[key >> shift & (kBins - 1)] += 1u",
+        "ThreadSanitizer: data race",
+    ),
+    "one row too many": (
+        MEMORY,
+        "token_gather.cuh",
+        "if (row >= count) {",
+        "if (row > count) {",
+        "AddressSanitizer: heap-buffer-overflow",
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_broken_kernel_is_caught(what: str, tmp_path: Path) -> None:
+    flags, name, right, wrong, told = BREAKS[what]
+    for path in (HERE / "kernels").iterdir():
+        text = path.read_text()
+        if path.name == name:
+            assert text.count(right) == 1
+            text = text.replace(right, wrong)
+        (tmp_path / path.name).write_text(text)
+    done = run(flags, "every_type", f"-I{tmp_path}")
+    assert done.returncode != 0
+    assert told in done.stdout + done.stderr
