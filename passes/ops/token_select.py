@@ -33,8 +33,9 @@ def reference(score: Array, keep: Sequence[int], protect: Sequence[int], order: 
     return np.concatenate([head, best + first], axis=1).astype(np.int64)
 
 
-# Protected positions are rated infinite and all others at most the largest float, so they win without a tie.
-# Sorted by either key they fill the first P slots, where they are written down by number.
+# Protected positions are rated infinite and all others at most the largest float, so they win without a tie;
+# their keys, position - 1e6, put them first and in order. Ranks are counted along `best`, whose shape is known: a Range
+# over the slots has none, and broadcasting against it would lose the shape where K is 1.
 BODY = """
     keep = Constant <value_ints: ints = @keep> ()
     protect = Constant <value_ints: ints = @protect> ()
@@ -56,15 +57,19 @@ BODY = """
     value, best = TopK <axis = 1> (rated, keep)
 
     by_score = Cast <to = 9> (order)
-    count = Squeeze (keep)
-    slot = Range (zero, count, one)
-    rank = Cast <to = 1> (slot)
     place = Cast <to = 1> (best)
-    key = Where (by_score, rank, place)
+    off = Constant <value_float = 0.0> ()
+    unit = Constant <value_float = 1.0> ()
+    nothing = Mul (place, off)
+    step = Add (nothing, unit)
+    rank = CumSum (step, one)
+    own_key = Where (by_score, rank, place)
+    is_protected = Less (best, protect)
+    depth = Constant <value_float = 1e6> ()
+    first_key = Sub (place, depth)
+    key = Where (is_protected, first_key, own_key)
     key_sorted, permutation = TopK <axis = 1, largest = 0> (key, keep)
-    chosen = GatherElements <axis = 1> (best, permutation)
-    in_front = Less (slot, protect)
-    index = Where (in_front, slot, chosen)
+    index = GatherElements <axis = 1> (best, permutation)
 """
 
 OPERATOR = Operator(

@@ -6,7 +6,9 @@ import itertools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from onnx import defs, inliner, shape_inference
@@ -42,6 +44,30 @@ def test_shapes_are_static_without_inlining_and_the_batch_keeps_its_name(name: s
     }
     for output, shape in zip(OPERATORS[name].outputs, SHAPES[name], strict=True):
         assert found[f"inner_{output}"] == ["B", *shape]
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "attributes"),
+    [
+        ("TokenSelect", [(2, 9)], {"keep": 1, "protect": 0, "order": 0}),
+        (
+            "TokenMatch",
+            [(2, 2, 4)],
+            {"sources": [0], "destinations": [1], "others": [], "keep": 1, "remove": 1, "order": 0},
+        ),
+        ("TokenCluster", [(2, 9, 4)], {"keep": 1, "remove": 8, "linkage": 0}),
+        ("TokenPeaks", [(2, 9, 4)], {"keep": 1, "neighbours": 3}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_one_token_left_is_a_static_shape_too(
+    name: str, inputs: list[tuple[int, ...]], attributes: dict[str, Any]
+) -> None:
+    given = [np.ones(shape, np.float32) for shape in inputs]
+    inferred = shape_inference.infer_shapes(model(name, given, attributes), strict_mode=True, data_prop=True)
+    found = {value.name: value.type.tensor_type.shape.dim for value in inferred.graph.value_info}
+    for output in OPERATORS[name].outputs:
+        assert all(size.dim_value for size in found[f"inner_{output}"][1:]), output
 
 
 @pytest.mark.parametrize("name", NAMES)
