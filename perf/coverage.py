@@ -9,11 +9,14 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +62,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tokenrt.perf.coverage", description=__doc__)
     parser.add_argument("models", nargs="*", metavar="MODEL", help="all when left out")
     parser.add_argument("--out", type=Path, default=Path("docs/coverage.md"), help="page to write")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="models at a time (2)")
     asked = parser.parse_args(arguments)
-    sys.path.insert(0, str(Path.cwd()))
-    zoo = importlib.import_module("tests.zoo")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     cells = []
-    for name in asked.models or zoo.names():
-        for form in FORMS:
-            cells.append(_cell(zoo, name, form))
-            print(f"{name}, {form}: {cells[-1].status} {cells[-1].reason[:100]}", file=sys.stderr)
+    with ProcessPoolExecutor(asked.jobs, mp_context=get_context("spawn")) as pool:
+        for row in pool.map(_row, asked.models or _zoo().names()):
+            cells.extend(row)
+            for cell in row:
+                print(
+                    f"{cell.model}, {cell.form}: {cell.status} {cell.reason[:100]}",
+                    file=sys.stderr,
+                    flush=True,
+                )
     where = results.circumstances()
     with atomic(asked.out) as temporary:
         temporary.write_text(page(cells, where), encoding="utf-8")
@@ -74,6 +82,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with atomic(asked.out.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return int(any(cell.status == "failed" for cell in cells))
+
+
+def _zoo() -> Any:
+    sys.path.insert(0, str(Path.cwd()))
+    return importlib.import_module("tests.zoo")
+
+
+def _row(name: str) -> list[Cell]:
+    """One model in every form, in a process of its own."""
+    zoo = _zoo()
+    return [_cell(zoo, name, form) for form in FORMS]
 
 
 def _cell(zoo: Any, name: str, form: str) -> Cell:
