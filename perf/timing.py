@@ -55,11 +55,14 @@ def default_threads() -> int:
     )
 
 
-def session(model: ModelLike, *, threads: int | None = None, profile: str | None = None) -> Any:
+def session(
+    model: ModelLike, *, threads: int | None = None, profile: str | None = None, layout: bool = True
+) -> Any:
     """An ONNX Runtime CPU session with a fixed number of threads that sleep, not spin, while they wait.
 
     A thread that spins after its session's run would take time from the next contestant. profile: prefix of
-    the profiler's file. Raises: TokenrtError with the runtime's first line when it does not take the model.
+    the profiler's file. layout: whether ONNX Runtime may change layouts too, which crashes release 1.31 on
+    convolutions in fp16. Raises: TokenrtError with the runtime's first line when it does not take the model.
     """
     import onnx_ir as ir
     import onnxruntime
@@ -68,6 +71,8 @@ def session(model: ModelLike, *, threads: int | None = None, profile: str | None
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    if not layout:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if profile is not None:
         options.enable_profiling = True

@@ -97,6 +97,8 @@ def session(model: Model) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
+    # Changing layouts too crashes ONNX Runtime 1.31 on convolutions in fp16.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     source: Any = model
     if isinstance(model, ir.Model):
         source = ir.to_proto(model).SerializeToString()
