@@ -10,7 +10,6 @@ import numpy as np
 from tokenrt.passes.methods import _steps
 from tokenrt.passes.methods.contract import Ops, Reduction, Site, Taps, Value
 
-LOWEST = -3e38
 TOKEN_AXIS = np.array([1])
 
 
@@ -69,16 +68,6 @@ def match_halves(op: Ops, metric: Value, site: Site) -> Pairs:
     return match(op, metric, protected, sources, destinations, site.removed, by_value=site.protect == 0)[1]
 
 
-def float_tokens(op: Ops, taps: Taps) -> Value:
-    """The tokens as float32: what methods compare that have no metric of their own."""
-    return op("Cast", taps.tokens, to=_steps.FLOAT)
-
-
-def sizes(op: Ops, taps: Taps, site: Site) -> Value:
-    """Sizes [B,N,1], all one before anything was merged."""
-    return _steps.ones(op, taps.tokens, site) if taps.size is None else taps.size
-
-
 def counted_once(op: Ops, taps: Taps, site: Site) -> Value:
     """Weights [B,N,1] of a plain mean: one for every token, zero for padding."""
     if taps.size is None:
@@ -91,7 +80,7 @@ def merged(op: Ops, taps: Taps, site: Site, pairs: Pairs, weight: Value | None =
 
     Tokens in neither list of `pairs` are dropped.
     """
-    size = sizes(op, taps, site)
+    size = _steps.sizes(op, taps, site)
     tokens, total = op(
         "TokenCombine", taps.tokens, size if weight is None else weight, pairs.keep, pairs.source, pairs.slot
     )
@@ -120,7 +109,9 @@ def gathered(op: Ops, values: Value, pairs: Pairs, *, largest: bool = False) -> 
     together = op("Equal", op("Unsqueeze", pairs.slot, _steps.LAST), op("Unsqueeze", pairs.slot, TOKEN_AXIS))
     if largest:
         row = op("Unsqueeze", moved, TOKEN_AXIS)
-        grown = op("Max", near, op("ReduceMax", op("Where", together, row, LOWEST), axes=[2], keepdims=0))
+        grown = op(
+            "Max", near, op("ReduceMax", op("Where", together, row, _steps.LOWEST), axes=[2], keepdims=0)
+        )
     else:
         share = op("Cast", together, to=_steps.FLOAT)
         total = op("MatMul", share, op("Unsqueeze", moved, _steps.LAST))
@@ -137,8 +128,3 @@ def ascending(op: Ops, index: Value, count: int) -> Value:
 def joined(op: Ops, parts: Sequence[Value]) -> Value:
     """Concatenate along axis 1."""
     return parts[0] if len(parts) == 1 else op("Concat", *parts, axis=1)
-
-
-def cut(op: Ops, data: Value, first: int, end: int) -> Value:
-    """Entries first .. end-1 along axis 1."""
-    return op("Slice", data, np.array([first]), np.array([end]), TOKEN_AXIS)

@@ -16,7 +16,7 @@ def weights(op: Ops, taps: Taps, site: Site, how: str) -> Value:
         shape = _steps.batch_shape(op, taps.tokens, site.tokens - site.protect)
         weight = op("Expand", op.constant(np.ones((1, 1), np.float32)), shape)
     else:
-        score = _clusters.free(op, _steps.importance(op, taps, site, how), site)
+        score = _steps.free(op, _steps.importance(op, taps, site, how), site)
         weight = _clusters.finite(op, score)
     shown = _clusters.real(op, taps, site)
     return weight if shown is None else op("Where", op("Squeeze", shown, _clusters.ROWS), weight, 0.0)

@@ -9,7 +9,6 @@ import numpy as np
 
 from tokenrt.passes.methods import _steps
 from tokenrt.passes.methods.contract import Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.ops.contract import Array
 
 LARGEST = 1e12
 """Magnitude from which on a number counts as not finite; sums of squares stay below the largest float32."""
@@ -17,7 +16,6 @@ LARGEST = 1e12
 FAR = 1e30
 """A squared distance, or a cost, that no comparison prefers."""
 
-LOWEST = -3e38
 ASIDE = 1e6
 """Coordinate that puts padding away from every token."""
 
@@ -30,16 +28,9 @@ def outputs(site: Site) -> int:
     return site.keep - site.protect
 
 
-def free(op: Ops, value: Value, site: Site) -> Value:
-    """Return the unprotected entries along axis 1: [B,N,...] -> [B,T,...]."""
-    if site.protect == 0:
-        return value
-    return op("Slice", value, np.array([site.protect]), np.array([site.tokens]), ROWS)
-
-
 def plain(op: Ops, taps: Taps, site: Site) -> Value:
     """Return the unprotected tokens in float32: [B,T,C]."""
-    return op("Cast", free(op, taps.tokens, site), to=_steps.FLOAT)
+    return op("Cast", _steps.free(op, taps.tokens, site), to=_steps.FLOAT)
 
 
 def finite(op: Ops, value: Value) -> Value:
@@ -62,7 +53,7 @@ def real(op: Ops, taps: Taps, site: Site) -> Value | None:
     """Return which unprotected tokens are no padding, [B,1,T] bool; None when there are no sizes."""
     if taps.size is None:
         return None
-    row = op("Transpose", free(op, taps.size, site), perm=[0, 2, 1])
+    row = op("Transpose", _steps.free(op, taps.size, site), perm=[0, 2, 1])
     return op("Greater", row, 0.0)
 
 
@@ -70,7 +61,7 @@ def aside(op: Ops, features: Value, taps: Taps, site: Site) -> Value:
     """Return the points [B,T,C+1] with all padding in one place, far from every token; as they are without sizes."""
     if taps.size is None:
         return features
-    shown = op("Cast", op("Greater", free(op, taps.size, site), 0.0), to=_steps.FLOAT)
+    shown = op("Cast", op("Greater", _steps.free(op, taps.size, site), 0.0), to=_steps.FLOAT)
     away = op("Mul", op("Sub", 1.0, shown), ASIDE)
     return op("Concat", op("Mul", features, shown), away, axis=2)
 
@@ -120,11 +111,6 @@ def whole(op: Ops, taps: Taps, site: Site, indices: Value) -> Value:
     return op("Concat", head, op("Add", indices, np.array(site.protect)), axis=1)
 
 
-def sizes(op: Ops, taps: Taps, site: Site) -> Value:
-    """Return the sizes [B,N,1], one where there are none yet."""
-    return _steps.ones(op, taps.tokens, site) if taps.size is None else taps.size
-
-
 def merged(
     op: Ops, taps: Taps, site: Site, center: Value, assign: Value, weight: Value | None = None
 ) -> Reduction:
@@ -139,7 +125,7 @@ def merged(
     leaving = op("ScatterElements", everyone, keep, nobody, axis=1)
     source = op("TokenSelect", leaving, keep=site.removed, protect=0, order=_steps.ORDERS[_steps.BY_POSITION])
     destination = op("GatherElements", assign, source, axis=1)
-    size = sizes(op, taps, site)
+    size = _steps.sizes(op, taps, site)
     tokens, total = op(
         "TokenCombine", taps.tokens, size if weight is None else weight, keep, source, destination
     )
@@ -176,34 +162,8 @@ def ahead(op: Ops, taps: Taps, site: Site, rest: Value) -> Value:
 def shares(op: Ops, logits: Value, shown: Value | None) -> Value:
     """Softmax over tokens of logits [B,M,T]; padding gets nothing."""
     if shown is not None:
-        logits = op("Where", shown, logits, LOWEST)
+        logits = op("Where", shown, logits, _steps.LOWEST)
     return op("Softmax", logits, axis=-1)
-
-
-def linear(op: Ops, rows: Value, weight: Array, bias: Array) -> Value:
-    """Return rows [B,T,I] times weight [O,I] transposed, plus bias [O]."""
-    return op("Add", op("MatMul", rows, op.constant(np.ascontiguousarray(weight.T))), op.constant(bias))
-
-
-def gelu(op: Ops, value: Value) -> Value:
-    """Return the exact GELU."""
-    half = op("Mul", value, 0.5)
-    return op("Mul", half, op("Add", op("Erf", op("Mul", value, 0.5**0.5)), 1.0))
-
-
-def layer_norm(
-    op: Ops,
-    rows: Value,
-    weight: Array,
-    bias: Array,
-    axes: tuple[int, ...] = (-1,),
-    eps: float = 1e-5,
-) -> Value:
-    """Return rows with mean 0 and variance 1 over `axes`, times weight, plus bias."""
-    centred = op("Sub", rows, op("ReduceMean", rows, axes=list(axes), keepdims=1))
-    variance = op("ReduceMean", op("Mul", centred, centred), axes=list(axes), keepdims=1)
-    unit = op("Div", centred, op("Sqrt", op("Add", variance, eps)))
-    return op("Add", op("Mul", unit, op.constant(weight)), op.constant(bias))
 
 
 def after_protected(op: Ops, size: Value, rest: Value, site: Site) -> Value:

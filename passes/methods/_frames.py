@@ -107,19 +107,12 @@ def halve(method: str, site: Site, before: int, after: int, what: str) -> None:
 
 def start(op: Ops, taps: Taps, site: Site, metric: Value) -> Clip:
     """Return the unprotected tokens of a site; metric [B,N,D]."""
-    size = _steps.ones(op, taps.tokens, site) if taps.size is None else taps.size
+    size = _steps.sizes(op, taps, site)
     count = site.tokens - site.protect
     every = _steps.numbered(op, taps.tokens, count)
     wide = op("Cast", taps.tokens, to=_steps.FLOAT)
-    tokens, size, metric = (unprotected(op, value, site) for value in (wide, size, metric))
+    tokens, size, metric = (_steps.free(op, value, site) for value in (wide, size, metric))
     return Clip(tokens, size, metric, every, every, count)
-
-
-def unprotected(op: Ops, value: Value, site: Site) -> Value:
-    """Return the rows behind the protected ones: [B,N,D] -> [B,M,D]."""
-    if not site.protect:
-        return value
-    return op("Slice", value, np.array([site.protect]), np.array([site.tokens]), np.array([1]))
 
 
 def finish(op: Ops, taps: Taps, site: Site, clip: Clip, left: int) -> Reduction:

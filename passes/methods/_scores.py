@@ -7,34 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from tokenrt.passes.methods import _steps
+from tokenrt.passes.methods import _layers, _steps
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.ops.contract import Array
 
 INT64 = 7
-LOWEST = -3e38
 EPSILON = 1e-30
 """Floor of divisors, so that 0/0 is 0."""
 
 TOKEN_AXIS = np.array([1])
 PAPER, REFERENCE = "paper", "reference"
 VARIANTS = (PAPER, REFERENCE)
-
-
-def float_tokens(op: Ops, taps: Taps) -> Value:
-    """The tokens [B,N,C] in float32."""
-    return op("Cast", taps.tokens, to=_steps.FLOAT)
-
-
-def cut(op: Ops, data: Value, start: int, end: int, axis: int = 1) -> Value:
-    """data[start:end] along an axis."""
-    return op("Slice", data, np.array([start]), np.array([end]), np.array([axis]))
-
-
-def free(op: Ops, data: Value, site: Site, axis: int = 1) -> Value:
-    """The unprotected of N entries."""
-    return cut(op, data, site.protect, site.tokens, axis) if site.protect else data
 
 
 def behind_protected(op: Ops, score: Value, site: Site) -> Value:
@@ -59,7 +42,7 @@ def unpadded(op: Ops, taps: Taps, score: Value) -> Value:
     """The score [B,N], but the lowest there is for padding."""
     if taps.size is None:
         return score
-    return op("Where", op("Greater", op("Squeeze", taps.size, _steps.LAST), 0.0), score, LOWEST)
+    return op("Where", op("Greater", op("Squeeze", taps.size, _steps.LAST), 0.0), score, _steps.LOWEST)
 
 
 def numbers(op: Ops, score: Value, limit: float = 1e30) -> Value:
@@ -104,25 +87,6 @@ def weighted_mean(op: Ops, weight: Value, rows: Value) -> Value:
     return op("MatMul", op("Unsqueeze", op("Div", weight, total), TOKEN_AXIS), rows)
 
 
-def dense(op: Ops, rows: Value, weight: Array, bias: Array | None) -> Value:
-    """A linear layer, weight [out,in] as torch stores it."""
-    product = op("MatMul", rows, np.ascontiguousarray(weight.T))
-    return product if bias is None else op("Add", product, bias)
-
-
-def gelu(op: Ops, x: Value) -> Value:
-    """Exact GELU: x * Phi(x)."""
-    return op("Mul", op("Mul", x, 0.5), op("Add", op("Erf", op("Mul", x, 0.5**0.5)), 1.0))
-
-
-def layer_norm(op: Ops, x: Value, weight: Array, bias: Array | None, epsilon: float) -> Value:
-    """Layer norm over the last axis."""
-    centred = op("Sub", x, op("ReduceMean", x, axes=[-1], keepdims=1))
-    variance = op("ReduceMean", op("Mul", centred, centred), axes=[-1], keepdims=1)
-    unit = op("Mul", op("Div", centred, op("Sqrt", op("Add", variance, epsilon))), weight)
-    return unit if bias is None else op("Add", unit, bias)
-
-
 def cosines(op: Ops, rows: Value) -> Value:
     """[B,N,N] cosines of rows [B,N,D] with each other; those of a zero row are 0."""
     length = op("Sqrt", op("ReduceSum", op("Mul", rows, rows), _steps.LAST, keepdims=1))
@@ -150,7 +114,9 @@ def appended(
     """
     kept = site.keep - 1
     gone = dropped(op, score, index, site)
-    best = op("ArgMax", op("Where", op("Greater", gone, 0.0), numbers(op, score), LOWEST), axis=1, keepdims=1)
+    best = op(
+        "ArgMax", op("Where", op("Greater", gone, 0.0), numbers(op, score), _steps.LOWEST), axis=1, keepdims=1
+    )
     size = None
     if taps.size is not None:
         rest = op("MatMul", op("Unsqueeze", gone, TOKEN_AXIS), taps.size)
@@ -173,7 +139,11 @@ def gate(op: Ops, method: Trained, site: Site, rows: Value) -> Value:
     method.check("gate.0.bias", bias, (hidden,))
     method.check("gate.2.weight", last, (1, hidden))
     method.check("gate.2.bias", end, (1,))
-    return op("Squeeze", dense(op, gelu(op, dense(op, rows, first, bias)), last, end), _steps.LAST)
+    return op(
+        "Squeeze",
+        _layers.linear(op, _layers.gelu(op, _layers.linear(op, rows, first, bias)), last, end),
+        _steps.LAST,
+    )
 
 
 def last_slot(op: Ops, index: Value, site: Site) -> Value:

@@ -12,6 +12,8 @@ from tokenrt.passes.methods.contract import Ops, Reduction, Site, Taps, Value
 FLOAT = 1
 DROPPED = -1
 LAST = np.array([-1])
+LOWEST = -3e38
+"""Below every score, and finite in float32."""
 
 BY_POSITION, BY_SCORE = "position", "score"
 ORDERS = {BY_POSITION: 0, BY_SCORE: 1}
@@ -25,9 +27,35 @@ def choice(method: str, option: str, value: str, allowed: tuple[str, ...]) -> No
         )
 
 
+def at_least(method: str, option: str, value: float, least: int) -> None:
+    """Raise MethodError unless `value` is `least` or more."""
+    if value < least:
+        raise MethodError(f"option {option}={value} of method {method!r}: expected {least} or more")
+
+
 def gather(op: Ops, data: Value, index: Value) -> Value:
     """Take rows: data [B,N,C], index [B,K] -> [B,K,C]."""
     return op("GatherND", data, op("Unsqueeze", index, LAST), batch_dims=1)
+
+
+def cut(op: Ops, data: Value, start: int, end: int, axis: int = 1) -> Value:
+    """data[start:end] along an axis."""
+    return op("Slice", data, np.array([start]), np.array([end]), np.array([axis]))
+
+
+def free(op: Ops, data: Value, site: Site, axis: int = 1) -> Value:
+    """The unprotected of N entries along an axis."""
+    return cut(op, data, site.protect, site.tokens, axis) if site.protect else data
+
+
+def float_tokens(op: Ops, taps: Taps) -> Value:
+    """The tokens [B,N,C] in float32."""
+    return op("Cast", taps.tokens, to=FLOAT)
+
+
+def sizes(op: Ops, taps: Taps, site: Site) -> Value:
+    """Sizes [B,N,1], one where nothing was merged yet."""
+    return ones(op, taps.tokens, site) if taps.size is None else taps.size
 
 
 def batch_shape(op: Ops, tokens: Value, *rest: int) -> Value:

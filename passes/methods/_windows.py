@@ -65,8 +65,8 @@ def shared(
     parts = [op("Gather", op.constant(table[:, place]), chosen, axis=0)]
     if others:
         left = _outside(op, tokens, table, chosen, count, site)
-        parts = [_bipartite.cut(op, left, 0, behind)] * (behind > 0) + parts
-        parts += [_bipartite.cut(op, left, behind, others)] * (behind < others)
+        parts = [_steps.cut(op, left, 0, behind)] * (behind > 0) + parts
+        parts += [_steps.cut(op, left, behind, others)] * (behind < others)
     moved = op("Gather", op.constant(np.delete(table, place, axis=1)), chosen, axis=0)
     source = op("Reshape", moved, np.array([0, count * (cells - 1)]))
     slot = np.repeat(np.arange(behind, behind + count), cells - 1)[None]

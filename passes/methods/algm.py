@@ -68,7 +68,7 @@ class ALGM(Method):
                 return _bipartite.merged(op, taps, site, pairs)
             if self.stage == "local":
                 raise _windows.misfit(self, table, site)
-        metric = _bipartite.float_tokens(op, taps)
+        metric = _steps.float_tokens(op, taps)
         return _bipartite.merged(op, taps, site, _bipartite.match_halves(op, metric, site))
 
     def fewest(self, tokens: int, protect: int) -> int:
@@ -78,7 +78,7 @@ class ALGM(Method):
     def _likeness(self, op: Ops, taps: Taps, table: _windows.Positions) -> Value:
         """Mean cosine [B,W] of the pairs within each window: (|sum of units|^2 - sum of |unit|^2) / pairs."""
         count, cells = table.shape
-        unit = op("LpNormalization", _bipartite.float_tokens(op, taps), axis=2, p=2)
+        unit = op("LpNormalization", _steps.float_tokens(op, taps), axis=2, p=2)
         members = op("Gather", unit, table.ravel(), axis=1)
         split = op("Reshape", members, np.array([0, count, cells, -1]))
         total = op("ReduceSum", split, np.array([2]), keepdims=0)

@@ -37,7 +37,7 @@ class ATC(Method):
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         center, assign = op(
             "TokenCluster",
-            _clusters.free(op, taps.metric(), site),
+            _steps.free(op, taps.metric(), site),
             keep=_clusters.outputs(site),
             remove=site.removed,
             linkage=LINKAGES[self.linkage],

@@ -101,7 +101,7 @@ class ATS(Method):
             score = op("ReduceSum", op("Mul", self._rows(op, taps, site), length), np.array([1]), keepdims=0)
         score = op("Max", _scores.numbers(op, score), 0.0)
         there = None if self.variant == TOKEN_REDUCTION else _scores.present(op, taps)
-        score = _scores.free(op, score if there is None else op("Mul", score, there), site)
+        score = _steps.free(op, score if there is None else op("Mul", score, there), site)
         total = op("ReduceSum", score, np.array([1]), keepdims=1)
         least = (
             op("Add", total, 1e-6) if self.variant == TOKEN_REDUCTION else op("Max", total, _scores.EPSILON)
@@ -111,7 +111,7 @@ class ATS(Method):
     def _rows(self, op: Ops, taps: Taps, site: Site) -> Value:
         """Attention of the class token, else the mean attention received, by head: [B,H,N]."""
         if site.class_token:
-            return op("Squeeze", _scores.cut(op, taps.attention(), 0, 1, 2), np.array([2]))
+            return op("Squeeze", _steps.cut(op, taps.attention(), 0, 1, 2), np.array([2]))
         return op("ReduceMean", taps.attention(), axes=[2], keepdims=0)
 
     def _points(self, site: Site) -> tuple[int, int]:
@@ -125,7 +125,7 @@ class ATS(Method):
         """Places drawn [B,S] when sums run in token order."""
         there = _scores.present(op, taps)
         if there is not None:
-            away = op("Mul", op("Sub", 1.0, _scores.free(op, there, site)), APART[self.variant])
+            away = op("Mul", op("Sub", 1.0, _steps.free(op, there, site)), APART[self.variant])
             sums = op("Add", sums, away)
         drawn, spaced = self._points(site)
         points = (2 * np.arange(drawn) + 1) / (2 * spaced)
@@ -134,14 +134,14 @@ class ATS(Method):
     def _stretched(self, op: Ops, sums: Value, site: Site) -> Value:
         """Places drawn [B,S] among the sorted tokens, when sums run from the least significant up."""
         count, drawn = site.tokens - site.protect, self._points(site)[0]
-        first = _scores.cut(op, sums, 0, 1)
-        span = op("Sub", _scores.cut(op, sums, count - 1, count), first)
+        first = _steps.cut(op, sums, 0, 1)
+        span = op("Sub", _steps.cut(op, sums, count - 1, count), first)
         even = op("Div", op("Sub", sums, first), op("Max", span, _scores.EPSILON))
         start = op("ReduceMin", op("Where", op("Greater", even, 0.0), even, 1.0), axes=[1], keepdims=1)
         step = np.arange(drawn, dtype=np.float32)[None] / max(drawn - 1, 1)
         points = op("Add", start, op("Mul", op("Sub", 1.0, start), step))
         skipped = max(count - drawn, 0)
-        near = _nearest(op, _scores.cut(op, even, skipped, count), op("Unsqueeze", points, _steps.LAST))
+        near = _nearest(op, _steps.cut(op, even, skipped, count), op("Unsqueeze", points, _steps.LAST))
         return op("Add", near, np.array(skipped))
 
     def _repeated(self, op: Ops, taps: Taps, site: Site, draws: Value, order: Value | None) -> Reduction:

@@ -41,7 +41,7 @@ class AViT(Method):
         _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        channel = op("Squeeze", _scores.cut(op, _scores.float_tokens(op, taps), 0, 1, 2), _steps.LAST)
+        channel = op("Squeeze", _steps.cut(op, _steps.float_tokens(op, taps), 0, 1, 2), _steps.LAST)
         halting = op("Sigmoid", op("Sub", op("Mul", channel, self.gate_scale), self.gate_center))
         halting = op("Where", op("IsNaN", halting), 0.0, halting)
         if STATE in taps.state:

@@ -48,10 +48,7 @@ class BAT(Method):
                 raise MethodError(
                     f"option {option}={getattr(self, option)} of method {self.name!r}: expected 0 to 1"
                 )
-        if self.neighbours < 1:
-            raise MethodError(
-                f"option neighbours={self.neighbours} of method {self.name!r}: expected 1 or more"
-            )
+        _steps.at_least(self.name, "neighbours", self.neighbours, 1)
 
     def counts(self, site: Site) -> tuple[int, int, int]:
         """Return how many tokens are attentive, how many of those merge, and how many peaks there are."""
@@ -64,14 +61,14 @@ class BAT(Method):
         attentive, merging, peaks = self.counts(site)
         count = site.tokens - site.protect
         score = _clusters.finite(op, _steps.importance(op, taps, site, self.score))
-        mine = _clusters.free(op, score, site)
+        mine = _steps.free(op, score, site)
         leader = op("Expand", op.constant(np.arange(count)[None]), op("Shape", mine))
         low = leader
         if attentive:
             high = op("TokenSelect", mine, keep=attentive, protect=0, order=0)
             low = _others(op, mine, high, attentive, count)
         if merging:
-            metric = _steps.gather(op, _clusters.free(op, taps.metric(), site), high)
+            metric = _steps.gather(op, _steps.free(op, taps.metric(), site), high)
             leader = _matched(op, metric, high, leader, attentive, merging)
         points = _clusters.aside(op, _centers.scaled(op, taps, site), taps, site)
         neighbours = min(self.neighbours, count - attentive)

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.passes.methods import _scores, _steps
+from tokenrt.passes.methods import _layers, _scores, _steps
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Returns, Site, Taps, Value
 from tokenrt.passes.ops.contract import Array
@@ -56,10 +56,10 @@ class Cropr(Trained):
 
     def _score(self, op: Ops, taps: Taps, site: Site) -> Value:
         """Sum of all products with the queries, [B,N]."""
-        tokens = _scores.float_tokens(op, taps)
+        tokens = _steps.float_tokens(op, taps)
         scale, shift = (self._given(f"attn_norm.{part}", site) for part in ("weight", "bias"))
         if scale is not None:
-            tokens = _scores.layer_norm(op, tokens, scale, shift, self.epsilon)
+            tokens = _layers.layer_norm(op, tokens, scale, shift, self.epsilon)
         return op("Squeeze", op("MatMul", tokens, self._direction(site)[:, None]), _steps.LAST)
 
     def _given(self, name: str, site: Site) -> Array | None:

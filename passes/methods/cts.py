@@ -64,7 +64,7 @@ class CTS(Trained):
         self.check("policy_bias", bias, (2,))
         width = table.shape[1] * site.channels if site.channels else policy.shape[1]
         self.check("policy", policy, (2, width))
-        members = op("Gather", _bipartite.float_tokens(op, taps), table.ravel(), axis=1)
+        members = op("Gather", _steps.float_tokens(op, taps), table.ravel(), axis=1)
         squares = op("Reshape", members, np.array([0, len(table), policy.shape[1]]))
         lead = op("MatMul", squares, np.ascontiguousarray((policy[1] - policy[0])[:, None]))
         return op("Add", op("Squeeze", lead, _steps.LAST), bias[1] - bias[0])

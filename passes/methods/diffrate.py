@@ -64,7 +64,7 @@ class DiffRate(Method):
         sources = range(site.keep, survive)
         value, ranks = _bipartite.match(
             op,
-            _steps.gather(op, _bipartite.float_tokens(op, taps), rank),
+            _steps.gather(op, _steps.float_tokens(op, taps), rank),
             range(site.protect),
             sources,
             range(site.protect, site.keep),
@@ -73,7 +73,7 @@ class DiffRate(Method):
         pairs = ranks.behind(op, rank)
         mean = _bipartite.merged(op, taps, site, pairs, _bipartite.counted_once(op, taps, site))
         cosine = op("GatherElements", value, op("Sub", ranks.source, site.keep), axis=1)
-        size = self._sizes(op, _bipartite.sizes(op, taps, site), cosine, pairs)
+        size = self._sizes(op, _steps.sizes(op, taps, site), cosine, pairs)
         return Reduction(mean.tokens, size, mean.position, mean.assign)
 
     def rated(self, survivors: Sequence[int]) -> DiffRate:

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokenrt.errors import MethodError
-from tokenrt.passes.methods import _centers, _clusters, _steps
+from tokenrt.passes.methods import _centers, _clusters, _layers, _steps
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps, Value
 
@@ -45,10 +44,7 @@ class DPCKNN(Trained):
 
     def __post_init__(self) -> None:
         _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
-        if self.neighbours < 1:
-            raise MethodError(
-                f"option neighbours={self.neighbours} of method {self.name!r}: expected 1 or more"
-            )
+        _steps.at_least(self.name, "neighbours", self.neighbours, 1)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         center, assign = _centers.peaks(op, taps, site, self.neighbours)
@@ -65,8 +61,8 @@ class DPCKNN(Trained):
         self.check("score_weight", matrix, (1, site.channels or matrix.shape[1]))
         self.check("score_bias", bias, (1,))
         tokens = op("Cast", taps.tokens, to=_steps.FLOAT)
-        score = _clusters.finite(op, _clusters.linear(op, tokens, matrix, bias))
+        score = _clusters.finite(op, _layers.linear(op, tokens, matrix, bias))
         # Means do not change when all weights shrink alike, and the largest weight never overflows.
-        top = op("ReduceMax", _clusters.free(op, score, site), axes=[1], keepdims=1)
+        top = op("ReduceMax", _steps.free(op, score, site), axes=[1], keepdims=1)
         weight = op("Exp", op("Sub", score, top))
         return weight if size is None else op("Mul", weight, size)

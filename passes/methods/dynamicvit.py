@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.passes.methods import _scores, _steps
+from tokenrt.passes.methods import _layers, _scores, _steps
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps, Value
 
@@ -67,18 +67,20 @@ class DynamicViT(Trained):
         for name, shape in self.needs.items():
             self.check(name, w[name], tuple(letters[part] for part in shape.split(",")))
 
-        tokens = _scores.free(op, _scores.float_tokens(op, taps), site)
-        hidden = _scores.layer_norm(op, tokens, w["in_conv.0.weight"], w["in_conv.0.bias"], EPSILON)
-        hidden = _scores.gelu(op, _scores.dense(op, hidden, w["in_conv.1.weight"], w["in_conv.1.bias"]))
+        tokens = _steps.free(op, _steps.float_tokens(op, taps), site)
+        hidden = _layers.layer_norm(op, tokens, w["in_conv.0.weight"], w["in_conv.0.bias"], EPSILON)
+        hidden = _layers.gelu(op, _layers.linear(op, hidden, w["in_conv.1.weight"], w["in_conv.1.bias"]))
         half = channels // 2
-        local, shared = _scores.cut(op, hidden, 0, half, 2), _scores.cut(op, hidden, half, channels, 2)
+        local, shared = _steps.cut(op, hidden, 0, half, 2), _steps.cut(op, hidden, half, channels, 2)
         # The averaged half is the same for every token, so its part of the layer is computed once.
         first = w["out_conv.0.weight"]
-        mean = _scores.dense(op, self._mean(op, taps, site, shared), first[:, half:], w["out_conv.0.bias"])
-        hidden = _scores.gelu(op, op("Add", _scores.dense(op, local, first[:, :half], None), mean))
-        hidden = _scores.gelu(op, _scores.dense(op, hidden, w["out_conv.2.weight"], w["out_conv.2.bias"]))
+        mean = _layers.linear(op, self._mean(op, taps, site, shared), first[:, half:], w["out_conv.0.bias"])
+        hidden = _layers.gelu(op, op("Add", _layers.linear(op, local, first[:, :half], None), mean))
+        hidden = _layers.gelu(op, _layers.linear(op, hidden, w["out_conv.2.weight"], w["out_conv.2.bias"]))
         last, bias = w["out_conv.4.weight"], w["out_conv.4.bias"]
-        return op("Squeeze", _scores.dense(op, hidden, last[:1] - last[1:], bias[:1] - bias[1:]), _steps.LAST)
+        return op(
+            "Squeeze", _layers.linear(op, hidden, last[:1] - last[1:], bias[:1] - bias[1:]), _steps.LAST
+        )
 
     def _mean(self, op: Ops, taps: Taps, site: Site, rows: Value) -> Value:
         """Mean over the tokens that are no padding: [B,T,C] -> [B,1,C]."""
@@ -87,4 +89,4 @@ class DynamicViT(Trained):
             return op(
                 "Mul", op("ReduceSum", rows, np.array([1]), keepdims=1), 1 / (site.tokens - site.protect)
             )
-        return _scores.weighted_mean(op, _scores.free(op, there, site), rows)
+        return _scores.weighted_mean(op, _steps.free(op, there, site), rows)

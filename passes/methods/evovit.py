@@ -82,7 +82,7 @@ class EvoViT(Method):
         kept = site.keep - 1
         index = _scores.select(op, taps, site, attention, self.order, kept)
         waiting = op("Mul", _scores.dropped(op, attention, index, site), attention)
-        token = _scores.weighted_mean(op, waiting, _scores.float_tokens(op, taps))
+        token = _scores.weighted_mean(op, waiting, _steps.float_tokens(op, taps))
         return _scores.appended(op, taps, site, attention, index, token, state={STATE: attention})
 
     def fewest(self, tokens: int, protect: int) -> int:

@@ -64,10 +64,7 @@ class Expedit(Method):
                 raise MethodError(
                     f"option {option}={getattr(self, option)} of method {self.name!r}: expected 0 or more"
                 )
-        if self.iterations < 1:
-            raise MethodError(
-                f"option iterations={self.iterations} of method {self.name!r}: expected 1 or more"
-            )
+        _steps.at_least(self.name, "iterations", self.iterations, 1)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         grid, small = self._grids(site)
@@ -81,7 +78,7 @@ class Expedit(Method):
         center = op("MatMul", op.constant(_cells(grid, small)), points)
         for _ in range(self.iterations):
             logits = op("Mul", _clusters.distances_between(op, center, points), -temperature)
-            shares = op("Softmax", op("Where", allowed, logits, _clusters.LOWEST), axis=1)
+            shares = op("Softmax", op("Where", allowed, logits, _steps.LOWEST), axis=1)
             total = op("ReduceSum", shares, _clusters.LAST, keepdims=1)
             moved = op("Div", op("MatMul", shares, points), op("Max", total, 1e-30))
             center = op("Where", op("Greater", total, 0.0), moved, center)
@@ -89,8 +86,8 @@ class Expedit(Method):
         apart = op("Transpose", _clusters.distances_between(op, center, points), perm=[0, 2, 1])
         affinity = self._affinity(op, apart, recon_temperature, min(int(recon_k), outputs))
         mixture = _clusters.mixed(op, taps, site, shares, op("Add", center, mean))
-        size = _clusters.sizes(op, taps, site)
-        mass = op("MatMul", shares, _clusters.free(op, size, site))
+        size = _steps.sizes(op, taps, site)
+        mass = op("MatMul", shares, _steps.free(op, size, site))
         return Reduction(
             mixture.tokens,
             _clusters.after_protected(op, size, mass, site),

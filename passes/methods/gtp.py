@@ -113,7 +113,7 @@ class GTP(Method):
             return op(heads, by_head, axes=[1], keepdims=0)
 
         if what == "class":
-            return op("Squeeze", merged(_scores.cut(op, attention, 0, 1, 2)), np.array([1]))
+            return op("Squeeze", merged(_steps.cut(op, attention, 0, 1, 2)), np.array([1]))
         if what == "cosine":
             return self._unlike(op, merged(attention), site)
         received = merged(op("ReduceSum", attention, np.array([2]), keepdims=0))
@@ -130,7 +130,7 @@ class GTP(Method):
         """Minus the sum of the cosines of each row [B,N,N] with those of all unprotected tokens."""
         length = op("Sqrt", op("ReduceSum", op("Mul", rows, rows), _steps.LAST, keepdims=1))
         unit = op("Div", rows, op("Max", length, 1e-12))
-        total = op("ReduceSum", _scores.free(op, unit, site), np.array([1]), keepdims=1)
+        total = op("ReduceSum", _steps.free(op, unit, site), np.array([1]), keepdims=1)
         return op("Neg", op("ReduceSum", op("Mul", unit, total), _steps.LAST, keepdims=0))
 
     def _with_mean(self, op: Ops, taps: Taps, site: Site, score: Value) -> Reduction:
@@ -138,7 +138,7 @@ class GTP(Method):
         gone = _scores.dropped(op, score, index, site)
         there = _scores.present(op, taps)
         weight = gone if there is None else op("Mul", gone, there)
-        token = _scores.weighted_mean(op, weight, _scores.float_tokens(op, taps))
+        token = _scores.weighted_mean(op, weight, _steps.float_tokens(op, taps))
         return _scores.appended(op, taps, site, score, index, token)
 
     def _propagated(self, op: Ops, taps: Taps, site: Site, score: Value, index: Value) -> Reduction:
@@ -148,7 +148,7 @@ class GTP(Method):
             "TokenSelect", _scores.dropped(op, score, index, site), keep=site.removed, protect=0, order=0
         )
         kept_free, gone_free = (
-            op("Sub", item, np.array(first)) for item in (_scores.cut(op, index, first, site.keep), gone)
+            op("Sub", item, np.array(first)) for item in (_steps.cut(op, index, first, site.keep), gone)
         )
         columns = op("Transpose", _steps.gather(op, graph, kept_free), perm=[0, 2, 1])
         message = op(
@@ -160,14 +160,14 @@ class GTP(Method):
         tokens = self._passed(op, kept.tokens, taps.tokens, gone, message, site)
         size = kept.size
         if self.token_scale:
-            sizes = _steps.ones(op, taps.tokens, site) if taps.size is None else taps.size
+            sizes = _steps.sizes(op, taps, site)
             size = self._passed(op, _steps.gather(op, sizes, index), sizes, gone, message, site)
         return Reduction(tokens, size, index, kept.assign, state=handed)
 
     def _passed(self, op: Ops, kept: Value, rows: Value, gone: Value, message: Value, site: Site) -> Value:
         """Kept rows [B,K,C], the unprotected ones with what `rows` [B,N,C] at `gone` pass to them."""
-        parts = [_scores.cut(op, kept, 0, site.protect)] if site.protect else []
-        own = op("Cast", _scores.cut(op, kept, site.protect, site.keep), to=_steps.FLOAT)
+        parts = [_steps.cut(op, kept, 0, site.protect)] if site.protect else []
+        own = op("Cast", _steps.cut(op, kept, site.protect, site.keep), to=_steps.FLOAT)
         passed = op("MatMul", message, op("Cast", _steps.gather(op, rows, gone), to=_steps.FLOAT))
         return op("Concat", *parts, op("CastLike", op("Add", own, passed), kept), axis=1)
 
@@ -181,12 +181,12 @@ class GTP(Method):
         if self.graph == SPATIAL:
             return _graphs.normalised(op, spatial)
         extra = int(self.variant == _scores.REFERENCE and not site.protect)
-        rows = _scores.free(op, _scores.float_tokens(op, taps), site)
+        rows = _steps.free(op, _steps.float_tokens(op, taps), site)
         links = _graphs.nearest_neighbours(op, rows, self.neighbours + extra, count)
         if spatial is not None:
             links = op("Max", links, spatial)
         there = _scores.present(op, taps)
         if there is not None:
-            column = op("Unsqueeze", _scores.free(op, there, site), _steps.LAST)
+            column = op("Unsqueeze", _steps.free(op, there, site), _steps.LAST)
             links = op("Mul", op("Mul", links, column), op("Transpose", column, perm=[0, 2, 1]))
         return _graphs.normalised(op, links)

@@ -50,10 +50,7 @@ class KMedoids(Method):
         _steps.choice(self.name, "variant", self.variant, tuple(REACH))
         _steps.choice(self.name, "weight", self.weight, _centers.WEIGHTS)
         _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
-        if self.iterations < 0:
-            raise MethodError(
-                f"option iterations={self.iterations} of method {self.name!r}: expected 0 or more"
-            )
+        _steps.at_least(self.name, "iterations", self.iterations, 0)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         count = site.tokens - site.protect
@@ -97,5 +94,5 @@ def selected(op: Ops, taps: Taps, site: Site, distance: Value, medoid: Value, or
     if order == _steps.BY_POSITION:
         _, medoid, assign = _clusters.by_position(op, medoid, assign, _clusters.outputs(site))
     keep, assign = _clusters.whole(op, taps, site, medoid), _clusters.whole(op, taps, site, assign)
-    total = _clusters.collected(op, _clusters.sizes(op, taps, site), assign, site.keep)
+    total = _clusters.collected(op, _steps.sizes(op, taps, site), assign, site.keep)
     return Reduction(_steps.gather(op, taps.tokens, keep), total, keep, assign)

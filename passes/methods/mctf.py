@@ -73,7 +73,7 @@ class MCTF(Method):
             others = [2 * place for place in others]
             even, odd = ([*range(start, site.tokens, 2)] for start in (2 * site.protect, 1))
         pairs = self._pairs(op, taps, site, self._criteria(op, taps, even, odd), others, even, odd)
-        size = _bipartite.sizes(op, taps, site)
+        size = _steps.sizes(op, taps, site)
         tokens = self._pooled(op, taps, site, taps.tokens, pairs)
         _, total = op("TokenCombine", size, size, pairs.keep, pairs.source, pairs.slot)
         assign = _bipartite.went(op, taps.tokens, pairs, site.keep, site)
@@ -87,7 +87,7 @@ class MCTF(Method):
         """W [B,S,T] of even with odd tokens, no entry NaN."""
         pair = op.constant(np.ones((1, len(even), len(odd)), np.float32))
         if self.tau_sim:
-            unit = op("LpNormalization", _bipartite.float_tokens(op, taps), axis=2, p=2)
+            unit = op("LpNormalization", _steps.float_tokens(op, taps), axis=2, p=2)
             left, right = (op("Gather", unit, np.array(side), axis=1) for side in (even, odd))
             cosine = op("MatMul", left, op("Transpose", right, perm=[0, 2, 1]))
             pair = _root(op, op("Max", op("Mul", op("Add", cosine, 1.0), 0.5), 0.0), self.tau_sim)
@@ -120,7 +120,7 @@ class MCTF(Method):
         first = site.removed // 2 if self.bidirectional else site.removed
         second, stay = site.removed - first, len(even) - first
         _, ranked = op("TopK", op("ReduceMax", criteria, axes=[2], keepdims=0), np.array([len(even)]), axis=1)
-        rest = _bipartite.cut(op, ranked, first, len(even))
+        rest = _steps.cut(op, ranked, first, len(even))
         if site.protect and stay:
             rest = _bipartite.ascending(op, rest, stay)
         numbered = _steps.numbered(op, taps.tokens, len(odd))
@@ -131,17 +131,17 @@ class MCTF(Method):
             _, odd_ranked = op(
                 "TopK", op("ReduceMax", left, axes=[1], keepdims=0), np.array([len(odd)]), axis=1
             )
-            leaving = _bipartite.cut(op, odd_ranked, 0, second)
-            odd_rest = _bipartite.cut(op, odd_ranked, second, len(odd))
+            leaving = _steps.cut(op, odd_ranked, 0, second)
+            odd_rest = _steps.cut(op, odd_ranked, second, len(odd))
             partner = op("GatherElements", op("ArgMax", left, axis=1, keepdims=0), leaving, axis=1)
             joined = op("Add", partner, len(others))
-            kept = _bipartite.cut(op, slots, 0, len(odd) - second)
+            kept = _steps.cut(op, slots, 0, len(odd) - second)
             target = _bipartite.joined(op, [joined, kept][: 1 + (len(odd) > second)])
             slots = op("ScatterElements", odd_ranked, odd_ranked, target, axis=1)
             source.append(_listed(op, odd, leaving))
             goes.append(joined)
         if first:
-            leaving = _bipartite.cut(op, ranked, 0, first)
+            leaving = _steps.cut(op, ranked, 0, first)
             best = op("ArgMax", _steps.gather(op, criteria, leaving), axis=2, keepdims=0)
             source.append(_listed(op, even, leaving))
             goes.append(op("GatherElements", slots, best, axis=1))
@@ -164,7 +164,7 @@ class MCTF(Method):
         """One row [B,K,X] of `values` [B,N,X] for each kept token and all that join it."""
         if self.pooling == "max":
             return _largest(op, values, _bipartite.counted_once(op, taps, site), pairs)
-        size = _bipartite.sizes(op, taps, site)
+        size = _steps.sizes(op, taps, site)
         if self.pooling == "mean":
             weight = _bipartite.counted_once(op, taps, site)
         elif self.pooling == "attention":
@@ -197,14 +197,14 @@ def _listed(op: Ops, positions: Sequence[int], places: Value) -> Value:
 def _largest(op: Ops, values: Value, counts: Value, pairs: Pairs) -> Value:
     """Largest entry of each group, channel by channel; `counts` [B,N,1] is 0 where a row must not count."""
     wide = op("Cast", values, to=_steps.FLOAT)
-    valid = op("Where", op("Greater", counts, 0.0), wide, _bipartite.LOWEST)
+    valid = op("Where", op("Greater", counts, 0.0), wide, _steps.LOWEST)
     kept, near = (_steps.gather(op, data, pairs.keep) for data in (wide, valid))
     moved = op("Unsqueeze", _steps.gather(op, valid, pairs.source), np.array([1]))
     together = op(
         "Equal", op("Unsqueeze", pairs.slot, _steps.LAST), op("Unsqueeze", pairs.slot, np.array([1]))
     )
-    rows = op("Where", op("Unsqueeze", together, ROWS), moved, _bipartite.LOWEST)
+    rows = op("Where", op("Unsqueeze", together, ROWS), moved, _steps.LOWEST)
     grown = op("Max", _steps.gather(op, near, pairs.slot), op("ReduceMax", rows, axes=[2], keepdims=0))
-    known = op("Where", op("Greater", grown, _bipartite.LOWEST), grown, _steps.gather(op, kept, pairs.slot))
+    known = op("Where", op("Greater", grown, _steps.LOWEST), grown, _steps.gather(op, kept, pairs.slot))
     place = op("Expand", op("Unsqueeze", pairs.slot, _steps.LAST), op("Shape", known))
     return op("CastLike", op("ScatterElements", kept, place, known, axis=1), values)

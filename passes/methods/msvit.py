@@ -55,7 +55,7 @@ class MSViT(Trained):
         coarse, rest = divmod(site.removed, SAVED)
         if rest or coarse > len(table):
             raise _windows.misfit(self, table, site)
-        tokens = op("Gather", _scores.float_tokens(op, taps), table.ravel(), axis=1)
+        tokens = op("Gather", _steps.float_tokens(op, taps), table.ravel(), axis=1)
         squares = op("Reshape", tokens, np.array([0, len(table), SQUARE * SQUARE, -1]))
         means = op("Mul", op("ReduceSum", squares, np.array([2]), keepdims=0), 1 / (SQUARE * SQUARE))
         score = op("Neg", _scores.gate(op, self, site, means))

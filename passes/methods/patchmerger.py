@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.passes.methods import _clusters
+from tokenrt.passes.methods import _clusters, _layers
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps
 
@@ -37,7 +37,7 @@ class PatchMerger(Trained):
         self.check("norm_weight", weight, (width,))
         self.check("norm_bias", bias, (width,))
         self.check("queries", queries, (_clusters.outputs(site), width))
-        rows = _clusters.layer_norm(op, _clusters.plain(op, taps, site), weight, bias)
+        rows = _layers.layer_norm(op, _clusters.plain(op, taps, site), weight, bias)
         asking = op.constant(queries.astype(np.float64) * (width**-0.5 if self.scaled else 1.0))
         logits = op("MatMul", asking, op("Transpose", rows, perm=[0, 2, 1]))
         matrix = _clusters.shares(op, logits, _clusters.real(op, taps, site))

@@ -92,7 +92,7 @@ class PiToMe(Method):
         """Energy [B,N] over the unprotected tokens that are no padding; that of protected ones is never read."""
         margin = self.margin - self.margin_drop * site.block / site.blocks
         unit = op("LpNormalization", metric, axis=2, p=2)
-        free = _bipartite.cut(op, unit, site.protect, site.tokens)
+        free = _steps.cut(op, unit, site.protect, site.tokens)
         cosine = op("MatMul", unit, op("Transpose", free, perm=[0, 2, 1]))
         if gaussian:
             apart = op("Mul", op("Sub", 1.0, cosine), 1 / (1 - margin))
@@ -106,7 +106,7 @@ class PiToMe(Method):
             energy = op("MatMul", close, np.full((count, 1), 1 / count, np.float32))
             return op("Squeeze", energy, _steps.LAST)
         shown = op("Cast", op("Greater", taps.size, 0.0), to=_steps.FLOAT)
-        valid = _bipartite.cut(op, shown, site.protect, site.tokens)
+        valid = _steps.cut(op, shown, site.protect, site.tokens)
         total = op("Max", op("ReduceSum", valid, np.array([1]), keepdims=1), 1.0)
         energy = op("Div", op("MatMul", close, valid), total)
         return op("Squeeze", op("Where", op("Greater", taps.size, 0.0), energy, FIRST), _steps.LAST)

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.errors import MethodError
 from tokenrt.passes.methods import _steps
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
 
@@ -30,8 +29,7 @@ class Random(Method):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise MethodError(f"option seed={self.seed} of method {self.name!r}: expected 0 or more")
+        _steps.at_least(self.name, "seed", self.seed, 0)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         draw = np.random.default_rng([self.seed, site.block]).permutation(site.tokens - site.protect)

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import MethodError
-from tokenrt.passes.methods import _clusters
+from tokenrt.passes.methods import _clusters, _steps
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps, Value
 
@@ -63,7 +63,7 @@ class Sinkhorn(Trained):
         shown = _clusters.real(op, taps, site)
         by_token = cost
         for _ in range(self.iterations):
-            seen = by_token if shown is None else op("Where", shown, by_token, _clusters.LOWEST)
+            seen = by_token if shown is None else op("Where", shown, by_token, _steps.LOWEST)
             by_center = op("Add", cost, op("Sub", marginal, _log_sum(op, seen, 2)))
             shift = op("Sub", marginal, _log_sum(op, by_center, 1))
             by_token = op("Add", cost, shift)

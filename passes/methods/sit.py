@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokenrt.passes.methods import _clusters
+from tokenrt.passes.methods import _clusters, _layers
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps
 
@@ -46,9 +46,9 @@ class SiT(Trained):
         self.check("slot_bias", given["slot_bias"], (slots,))
         self.check("scale", given["scale"], (1,))
         tokens = _clusters.plain(op, taps, site)
-        rows = _clusters.layer_norm(op, tokens, given["norm_weight"], given["norm_bias"])
-        rows = _clusters.gelu(op, _clusters.linear(op, rows, given["hidden_weight"], given["hidden_bias"]))
-        rows = _clusters.linear(op, rows, given["slot_weight"], given["slot_bias"])
+        rows = _layers.layer_norm(op, tokens, given["norm_weight"], given["norm_bias"])
+        rows = _layers.gelu(op, _layers.linear(op, rows, given["hidden_weight"], given["hidden_bias"]))
+        rows = _layers.linear(op, rows, given["slot_weight"], given["slot_bias"])
         logits = op("Mul", op("Transpose", rows, perm=[0, 2, 1]), op.constant(given["scale"]))
         matrix = _clusters.shares(op, logits, _clusters.real(op, taps, site))
         return _clusters.mixed(op, taps, site, matrix, op("MatMul", matrix, tokens))

@@ -48,7 +48,7 @@ class SPA(Trained):
         _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        tokens = _scores.float_tokens(op, taps)
+        tokens = _steps.float_tokens(op, taps)
         gate = _scores.gate(op, self, site, tokens)
         score = op("Max", gate, taps.state[STATE]) if STATE in taps.state else gate
         index = _scores.select(op, taps, site, score, self.order)
@@ -60,7 +60,7 @@ class SPA(Trained):
     def _scaled(self, op: Ops, taps: Taps, site: Site, kept: Value, score: Value) -> Value:
         """The kept tokens [B,K,C] times their gate, the protected ones as they are."""
         first = site.protect
-        weight = op("Sigmoid", op("Unsqueeze", _scores.cut(op, score, first, site.keep), _steps.LAST))
-        rest = op("Cast", _scores.cut(op, kept, first, site.keep), to=_steps.FLOAT)
+        weight = op("Sigmoid", op("Unsqueeze", _steps.cut(op, score, first, site.keep), _steps.LAST))
+        rest = op("Cast", _steps.cut(op, kept, first, site.keep), to=_steps.FLOAT)
         rest = op("CastLike", op("Mul", rest, weight), taps.tokens)
-        return op("Concat", _scores.cut(op, kept, 0, first), rest, axis=1) if first else rest
+        return op("Concat", _steps.cut(op, kept, 0, first), rest, axis=1) if first else rest

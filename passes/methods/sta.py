@@ -56,8 +56,8 @@ class STA(Method):
         third = (site.block >= site.blocks // 3) + (site.block >= 2 * site.blocks // 3)
         groups = self.groups or max(count >> third, 1)
         before, after = _frames.inside(self.name, site, groups), _frames.staying(self.name, site, groups)
-        metric = _unit(op, _frames.unprotected(op, taps.metric(), site))
-        tokens = op("Cast", _frames.unprotected(op, taps.tokens, site), to=_steps.FLOAT)
+        metric = _unit(op, _steps.free(op, taps.metric(), site))
+        tokens = op("Cast", _steps.free(op, taps.tokens, site), to=_steps.FLOAT)
         novelty = _novelty(op, tokens, groups, before)
         backward = WALKS.get(self.walk, third == 1)
         kept: dict[int, Value] = {}

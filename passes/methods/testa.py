@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.errors import MethodError
 from tokenrt.passes.methods import _frames, _steps
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps, Value
 
@@ -55,10 +54,7 @@ class TESTA(Method):
     def __post_init__(self) -> None:
         _steps.choice(self.name, "merge", self.merge, (BOTH, FRAMES, PATCHES))
         _steps.choice(self.name, "variant", self.variant, (PAPER, REFERENCE))
-        if self.remove_frames < 0:
-            raise MethodError(
-                f"option remove_frames={self.remove_frames} of method {self.name!r}: expected 0 or more"
-            )
+        _steps.at_least(self.name, "remove_frames", self.remove_frames, 0)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         count = _frames.frames(self.name, self.frames, taps, site)

@@ -54,14 +54,14 @@ class ToFu(Method):
         return self._fused(op, taps, site, pairs)
 
     def _fused(self, op: Ops, taps: Taps, site: Site, pairs: _bipartite.Pairs) -> Reduction:
-        wide, weight = _bipartite.float_tokens(op, taps), _bipartite.counted_once(op, taps, site)
+        wide, weight = _steps.float_tokens(op, taps), _bipartite.counted_once(op, taps, site)
         mean, count = op("TokenCombine", wide, weight, pairs.keep, pairs.source, pairs.slot)
         norm = op("Squeeze", op("Mul", _norm(op, wide), weight), _steps.LAST)
         largest = op("Unsqueeze", _bipartite.gathered(op, norm, pairs, largest=True), _steps.LAST)
         divisor = _norm(op, _steps.gather(op, wide, pairs.keep) if self.variant == "reference" else mean)
         scaled = op("Mul", mean, op("Div", largest, op("Max", divisor, LEAST_NORM)))
         tokens = op("Where", op("Greater", count, 1.0), scaled, mean)
-        size = _bipartite.sizes(op, taps, site)
+        size = _steps.sizes(op, taps, site)
         _, total = op("TokenCombine", size, size, pairs.keep, pairs.source, pairs.slot)
         assign = _bipartite.went(op, taps.tokens, pairs, site.keep, site)
         return Reduction(op("CastLike", tokens, taps.tokens), total, pairs.keep, assign)

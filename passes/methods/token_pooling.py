@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokenrt.errors import MethodError
 from tokenrt.passes.methods import _centers, _clusters, _steps
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
 from tokenrt.passes.methods.kmedoids import selected
@@ -44,10 +43,7 @@ class TokenPooling(Method):
         _steps.choice(self.name, "kind", self.kind, KINDS)
         _steps.choice(self.name, "weight", self.weight, _centers.WEIGHTS)
         _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
-        if self.iterations < 1:
-            raise MethodError(
-                f"option iterations={self.iterations} of method {self.name!r}: expected 1 or more"
-            )
+        _steps.at_least(self.name, "iterations", self.iterations, 1)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         count = site.tokens - site.protect
@@ -73,6 +69,6 @@ class TokenPooling(Method):
             center = _steps.gather(op, center, order)
         pooled = op("CastLike", op("Add", center, mean), taps.tokens)
         assign = _clusters.whole(op, taps, site, assign)
-        size = _clusters.collected(op, _clusters.sizes(op, taps, site), assign, site.keep)
+        size = _clusters.collected(op, _steps.sizes(op, taps, site), assign, site.keep)
         position = _clusters.whole(op, taps, site, start)
         return Reduction(_clusters.ahead(op, taps, site, pooled), size, position, assign)

@@ -44,11 +44,11 @@ class TokenTransforming(Method):
             )
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        score = _clusters.free(op, _steps.importance(op, taps, site, self.score), site)
+        score = _steps.free(op, _steps.importance(op, taps, site, self.score), site)
         chosen = op("TokenSelect", score, keep=_clusters.outputs(site), protect=0, order=0)
         shares = self._shares(op, taps, site, chosen)
-        size = _clusters.sizes(op, taps, site)
-        row = op("Transpose", _clusters.free(op, size, site), perm=[0, 2, 1])
+        size = _steps.sizes(op, taps, site)
+        row = op("Transpose", _steps.free(op, size, site), perm=[0, 2, 1])
         mass = op("Mul", shares, row)
         total = op("ReduceSum", mass, _clusters.LAST, keepdims=1)
         points, mean = _clusters.points(op, _clusters.plain(op, taps, site), site.tokens - site.protect)
@@ -65,7 +65,7 @@ class TokenTransforming(Method):
 
     def _shares(self, op: Ops, taps: Taps, site: Site, chosen: Value) -> Value:
         """Return what each token gives to each output: [B,M,T], columns adding up to 1."""
-        metric = _clusters.finite(op, _clusters.free(op, taps.metric(), site))
+        metric = _clusters.finite(op, _steps.free(op, taps.metric(), site))
         unit = op("LpNormalization", metric, axis=2, p=2)
         selected = _steps.gather(op, unit, chosen)
         similarity = op("MatMul", selected, op("Transpose", unit, perm=[0, 2, 1]))

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tokenrt.errors import MethodError
-from tokenrt.passes.methods import _bipartite
+from tokenrt.passes.methods import _bipartite, _steps
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
 
 
@@ -34,8 +33,7 @@ class ToMe(Method):
     every: int = 2
 
     def __post_init__(self) -> None:
-        if self.every < 2:
-            raise MethodError(f"option every={self.every} of method {self.name!r}: expected 2 or more")
+        _steps.at_least(self.name, "every", self.every, 2)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         _, pairs = _bipartite.match(

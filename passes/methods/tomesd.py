@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.methods import _bipartite, _windows
+from tokenrt.passes.methods import _bipartite, _steps, _windows
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Returns, Site, Taps
 
 
@@ -54,7 +54,7 @@ class ToMeSD(Method):
                 f"those that are no destination of a {self.sy} x {self.sx} cell in the grid {site.grid}, got "
                 f"{site.removed} to remove; keep more, or use other cells (--set sx=, --set sy=)"
             )
-        metric = _bipartite.float_tokens(op, taps)
+        metric = _steps.float_tokens(op, taps)
         _, pairs = _bipartite.match(
             op,
             metric,

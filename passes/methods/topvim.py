@@ -66,9 +66,9 @@ class ToPViM(Method):
         center = op("Expand", op.constant(np.full((1, 1), middle)), _steps.batch_shape(op, taps.tokens, 1))
         if not patches:
             return center
-        known = op("Where", op("IsNaN", score), _scores.LOWEST, score)
+        known = op("Where", op("IsNaN", score), _steps.LOWEST, score)
         # Above the class token's minus infinity, whatever the score.
-        score = _scores.unpadded(op, taps, op("Max", known, _scores.LOWEST))
+        score = _scores.unpadded(op, taps, op("Max", known, _steps.LOWEST))
         hidden = op("Where", np.arange(site.tokens)[None] == middle, -np.inf, score)
         if self.variant == _scores.REFERENCE:
             rest = op("Slice", score, np.array([1]), np.array([2**31]), np.array([0]))
@@ -77,5 +77,5 @@ class ToPViM(Method):
             )
         chosen = op("TokenSelect", hidden, keep=patches, protect=0, order=_steps.ORDERS[_steps.BY_POSITION])
         half = patches // 2
-        parts = [_scores.cut(op, chosen, 0, half)] if half else []
-        return op("Concat", *parts, center, _scores.cut(op, chosen, half, patches), axis=1)
+        parts = [_steps.cut(op, chosen, 0, half)] if half else []
+        return op("Concat", *parts, center, _steps.cut(op, chosen, half, patches), axis=1)

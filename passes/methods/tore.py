@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import MethodError
-from tokenrt.passes.methods import _clusters, _steps
+from tokenrt.passes.methods import _clusters, _layers, _steps
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps, Value
 from tokenrt.passes.ops.contract import Array
@@ -69,12 +69,12 @@ class TORE(Trained):
             )
         tokens = _clusters.plain(op, taps, site)
         rows = _convolved(op, tokens, given["conv_weight"], given["conv_bias"], site.grid)
-        rows = _clusters.linear(op, _clusters.gelu(op, rows), given["linear_weight"], given["linear_bias"])
+        rows = _layers.linear(op, _layers.gelu(op, rows), given["linear_weight"], given["linear_bias"])
         logits = op("Transpose", rows, perm=[0, 2, 1])
         matrix = _clusters.shares(op, logits, _clusters.real(op, taps, site))
         pooled = op("MatMul", matrix, tokens)
         axes = NORMED[self.variant]
-        pooled = _clusters.layer_norm(op, pooled, given["norm_weight"], given["norm_bias"], axes)
+        pooled = _layers.layer_norm(op, pooled, given["norm_weight"], given["norm_bias"], axes=axes)
         return _clusters.mixed(op, taps, site, matrix, pooled)
 
 
@@ -91,4 +91,4 @@ def _convolved(op: Ops, tokens: Value, weight: Array, bias: Array, grid: tuple[i
     padded = op("Concat", tokens, zeros, axis=1)
     patches = op("Concat", *(op("Gather", padded, shift, axis=1) for shift in shifts), axis=2)
     kernel = weight.transpose(0, 2, 3, 1).reshape(len(weight), -1)
-    return _clusters.linear(op, patches, kernel, bias)
+    return _layers.linear(op, patches, kernel, bias)

@@ -71,7 +71,7 @@ class ZeroTPrune(Method):
             alive = self._unlike(op, taps, site, score, alive, similar)
             if similar < site.removed:
                 score = self._rank(op, moves, alive, site)
-            score = op("Where", op("Greater", alive, 0.0), score, _scores.LOWEST)
+            score = op("Where", op("Greater", alive, 0.0), score, _steps.LOWEST)
         return _scores.pruned(op, taps, site, score, self.order)
 
     def _moves(self, op: Ops, taps: Taps) -> Value:
@@ -129,7 +129,7 @@ class ZeroTPrune(Method):
         low = total // 2
         ranked = op(
             "TokenSelect",
-            _scores.free(op, _scores.unpadded(op, taps, score), site),
+            _steps.free(op, _scores.unpadded(op, taps, score), site),
             keep=total,
             protect=0,
             order=_steps.ORDERS[_steps.BY_SCORE],
@@ -139,11 +139,11 @@ class ZeroTPrune(Method):
         metric = _scores.numbers(op, taps.metric(), 1e15)
         length = op("Sqrt", op("ReduceSum", op("Mul", metric, metric), _steps.LAST, keepdims=1))
         unit = _steps.gather(op, op("Div", metric, op("Max", length, 1e-12)), ranked)
-        above, below = _scores.cut(op, unit, 0, total - low), _scores.cut(op, unit, total - low, total)
+        above, below = _steps.cut(op, unit, 0, total - low), _steps.cut(op, unit, total - low, total)
         likeness = op("MatMul", below, op("Transpose", above, perm=[0, 2, 1]))
         best = op("ReduceMax", likeness, axes=[2], keepdims=0)
         place = op("TokenSelect", best, keep=count, protect=0, order=_steps.ORDERS[_steps.BY_POSITION])
-        gone = _scores.gather_row(op, _scores.cut(op, ranked, total - low, total), place)
+        gone = _scores.gather_row(op, _steps.cut(op, ranked, total - low, total), place)
         left = _scores.dropped(op, score, gone, site)
         return left if alive is None else op("Mul", left, alive)
 

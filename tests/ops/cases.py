@@ -10,6 +10,19 @@ import numpy as np
 B, N, K, R, C, H, D = 3, 17, 12, 5, 8, 2, 4
 
 
+def alternate(tokens: int, protect: int, remove: int, order: int) -> dict[str, Any]:
+    """Attributes of a TokenMatch from even into odd positions, the first `protect` apart."""
+    free = range(protect, tokens)
+    return {
+        "sources": [i for i in free if i % 2 == 0],
+        "destinations": [i for i in free if i % 2 == 1],
+        "others": list(range(protect)),
+        "keep": tokens - remove,
+        "remove": remove,
+        "order": order,
+    }
+
+
 def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
     """Return inputs and attributes by operator name."""
     rng = np.random.default_rng(0)

@@ -5,21 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from tests.ops.cases import alternate
 from tests.ops.runner import OPSETS, expect, run
 
 BASIS = np.eye(4, dtype=np.float32)
-
-
-def alternate(tokens: int, protect: int, remove: int, order: int) -> dict[str, object]:
-    free = range(protect, tokens)
-    return {
-        "sources": [i for i in free if i % 2 == 0],
-        "destinations": [i for i in free if i % 2 == 1],
-        "others": list(range(protect)),
-        "keep": tokens - remove,
-        "remove": remove,
-        "order": order,
-    }
 
 
 def both(metric: np.ndarray, attributes: dict[str, object], opset: int = 18) -> list[list[list[int]]]:

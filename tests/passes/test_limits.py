@@ -12,24 +12,20 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from tests.targets import models
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.legalize import Accepts, legalize
 from tokenrt.passes.lower import lower
 from tokenrt.targets import load
 
-KEEP = """<ir_version: 10, opset_import: ["": 18, "tokenrt": 1]>
+PRUNED = (
+    """<ir_version: 10, opset_import: ["": 18, "tokenrt": 1]>
 main (float[B,5000,4] tokens, float[B,5000] score) => (float[B,COUNT,4] kept) {
   kept, index = tokenrt.Keep <keep = [COUNT]> (tokens, score)
 }
-<domain: "tokenrt", opset_import: ["": 18]>
-Keep <keep> (tokens, score) => (kept, index) {
-  count = Constant <value_ints: ints = @keep> ()
-  value, index = TopK <axis = -1> (score, count)
-  axis = Constant <value_ints = [2]> ()
-  deep = Unsqueeze (index, axis)
-  kept = GatherND <batch_dims = 1> (tokens, deep)
-}
 """
+    + models.KEEP
+)
 
 ATTENTION = """<ir_version: 11, opset_import: ["": 23]>
 main (KIND[B,SHAPE] x, KIND[B,SHAPE] z) => (KIND[B,SHAPE] y) {
@@ -60,15 +56,15 @@ def actions(model: ir.Model, target: str, **options: Any) -> list[str]:
 
 
 def test_k_is_counted_in_functions_and_outside() -> None:
-    assert legalize(parse(KEEP, COUNT="3840"), Accepts(top_k=3840)) == ()
+    assert legalize(parse(PRUNED, COUNT="3840"), Accepts(top_k=3840)) == ()
     for inlined in (False, True):
-        model = parse(KEEP, COUNT="3841")
+        model = parse(PRUNED, COUNT="3841")
         with pytest.raises(UnsupportedError, match=r"takes the 3841 largest.*stops at 3840: keep fewer"):
             legalize(model, Accepts(functions=not inlined, top_k=3840))
 
 
 def test_the_form_follows_the_release() -> None:
-    model = parse(KEEP, COUNT="9")
+    model = parse(PRUNED, COUNT="9")
     assert actions(model, "l4") == []
     assert actions(model, "agx-orin") == ["inlined"]
     assert actions(model, "l4", plugin=True) == []
@@ -84,7 +80,7 @@ def test_the_form_follows_the_release() -> None:
 
 def test_plugins_are_refused_where_none_load() -> None:
     with pytest.raises(UnsupportedError, match=r"loads no plugin library.*leave --plugin out"):
-        lower(parse(KEEP, COUNT="9"), target="rtx-sm89", plugin=True)
+        lower(parse(PRUNED, COUNT="9"), target="rtx-sm89", plugin=True)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conformance import plain
-from tests.ops.cases import cases
+from tests.ops.cases import alternate, cases
 from tests.ops.runner import expect
 from tests.tolerance import within_twice
 from tokenrt.errors import UnsupportedError
@@ -98,18 +98,6 @@ def test_select_has_no_limit_of_k(order: int) -> None:
 
 
 # TokenMatch ----------------------------------------------------------------------------------------------------------
-
-
-def alternate(tokens: int, protect: int, remove: int, order: int) -> dict[str, Any]:
-    free = range(protect, tokens)
-    return {
-        "sources": [i for i in free if i % 2 == 0],
-        "destinations": [i for i in free if i % 2 == 1],
-        "others": list(range(protect)),
-        "keep": tokens - remove,
-        "remove": remove,
-        "order": order,
-    }
 
 
 def check_match(metric: Any, attributes: dict[str, Any]) -> None:
