@@ -23,8 +23,6 @@ struct SelectPolicy {
 };
 constexpr int kSelectLong = 2048;
 
-constexpr int kByPosition = 0, kByScore = 1;
-
 namespace select {
 
 constexpr int kBins = 256, kBits = 8;
