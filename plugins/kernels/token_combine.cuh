@@ -31,12 +31,14 @@ struct CombineShape {
 
 namespace combine {
 
-// kVector: elements a lane loads at a time, 16 bytes' worth or 1.
-template <typename T, int kVector, typename Policy>
-static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
-    merge(const T* __restrict__ tokens, const float* __restrict__ size, const std::int64_t* __restrict__ keep,
-          const std::int64_t* __restrict__ source, const std::int64_t* __restrict__ destination,
-          T* __restrict__ merged, float* __restrict__ total, CombineShape shape) {
+// What one block merges. kVector: elements a lane loads at a time, 16 bytes' worth or 1.
+template <int kVector, typename Policy, typename T>
+__device__ __forceinline__ void merge_block(const T* __restrict__ tokens, const float* __restrict__ size,
+                                            const std::int64_t* __restrict__ keep,
+                                            const std::int64_t* __restrict__ source,
+                                            const std::int64_t* __restrict__ destination,
+                                            T* __restrict__ merged, float* __restrict__ total,
+                                            const CombineShape& shape) {
     struct alignas(sizeof(T) * kVector) Vector {
         T item[kVector];
     };
@@ -126,16 +128,29 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     }
 }
 
+template <typename T, int kVector, typename Policy>
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
+    merge(const T* __restrict__ tokens, const float* __restrict__ size, const std::int64_t* __restrict__ keep,
+          const std::int64_t* __restrict__ source, const std::int64_t* __restrict__ destination,
+          T* __restrict__ merged, float* __restrict__ total, CombineShape shape) {
+    merge_block<kVector, Policy>(tokens, size, keep, source, destination, merged, total, shape);
+}
+
+inline dim3 grid(const CombineShape& shape, int vector) {
+    using Policy = CombinePolicy;
+    return dim3(static_cast<unsigned>(ceil_div(shape.keep, Policy::kThreads / kWarp)),
+                static_cast<unsigned>(ceil_div(shape.width, kWarp * Policy::kVectors * vector)),
+                static_cast<unsigned>(shape.batch));
+}
+
 template <typename T, int kVector>
 cudaError_t run(const void* tokens, const float* size, const std::int64_t* keep, const std::int64_t* source,
                 const std::int64_t* destination, void* merged, float* total, CombineShape shape,
                 cudaStream_t stream) {
     using Policy = CombinePolicy;
-    const dim3 grid(static_cast<unsigned>(ceil_div(shape.keep, Policy::kThreads / kWarp)),
-                    static_cast<unsigned>(ceil_div(shape.width, kWarp * Policy::kVectors * kVector)),
-                    static_cast<unsigned>(shape.batch));
-    return launch(merge<T, kVector, Policy>, grid, Policy::kThreads, stream, static_cast<const T*>(tokens),
-                  size, keep, source, destination, static_cast<T*>(merged), total, shape);
+    return launch(merge<T, kVector, Policy>, grid(shape, kVector), Policy::kThreads, stream,
+                  static_cast<const T*>(tokens), size, keep, source, destination, static_cast<T*>(merged),
+                  total, shape);
 }
 
 }  // namespace combine

@@ -31,17 +31,15 @@ constexpr int kSourcesByPosition = 0, kSourcesByValue = 1;
 
 namespace match {
 
-template <typename T, typename Policy, bool kWhole>
-static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
-    similarity(const T* __restrict__ metric, const int* __restrict__ sources,
-               const int* __restrict__ destinations, float* __restrict__ value, int* __restrict__ nearest,
-               MatchShape shape) {
-    __shared__ TileShared<T, Policy> shared;
+// The nearest destination of each source of one tile, those of one image from `first` on, found by one block.
+template <bool kWhole, typename T, typename Policy>
+__device__ __forceinline__ void nearest_of(TileShared<T, Policy>& shared, const T* rows, int first,
+                                           const int* __restrict__ sources,
+                                           const int* __restrict__ destinations, float* value, int* nearest,
+                                           const MatchShape& shape) {
     constexpr int kEach = Policy::kEach;
     const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
               y = static_cast<int>(threadIdx.x) / Policy::kSide;
-    const int first = static_cast<int>(blockIdx.x) * Policy::kTile;
-    const T* rows = metric + static_cast<std::int64_t>(blockIdx.y) * shape.tokens * shape.width;
     const auto left = [=](int i) {
         return first + i < shape.sources ? rows + static_cast<std::int64_t>(sources[first + i]) * shape.width
                                          : nullptr;
@@ -89,11 +87,62 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         }
         const int row = first + kEach * y + i;
         if (x == 0 && row < shape.sources) {
-            const std::int64_t at = static_cast<std::int64_t>(blockIdx.y) * shape.sources + row;
-            value[at] = best[i];
-            nearest[at] = where[i];
+            value[row] = best[i];
+            nearest[row] = where[i];
         }
     }
+}
+
+// Where a source goes that `before` others stand in front of: away with its pair, or among those that stay.
+__device__ __forceinline__ void place_source(int mine, int before, const int* nearest,
+                                             const int* __restrict__ sources, std::int64_t* keep,
+                                             std::int64_t* source, std::int64_t* destination,
+                                             const MatchShape& shape) {
+    if (before < shape.remove) {
+        source[before] = sources[mine];
+        destination[before] = nearest[mine] + shape.keep() - shape.destinations;
+    } else if (shape.order == kSourcesByValue) {
+        keep[shape.others + before - shape.remove] = sources[mine];
+    }
+}
+
+// The survivors of one image but for the sources that place_source has placed, by one block.
+template <int kThreads>
+__device__ __forceinline__ void arrange_survivors(const int* ranks, const int* __restrict__ sources,
+                                                  const int* __restrict__ destinations,
+                                                  const int* __restrict__ others, std::int64_t* out,
+                                                  const MatchShape& shape) {
+    const int me = static_cast<int>(threadIdx.x);
+    for (int i = me; i < shape.others; i += kThreads) {
+        out[i] = others[i];
+    }
+    for (int i = me; i < shape.destinations; i += kThreads) {
+        out[shape.keep() - shape.destinations + i] = destinations[i];
+    }
+    if (shape.order == kSourcesByValue) {
+        return;
+    }
+    Numbers running{0, 0};
+    for (int base = 0; base < shape.sources; base += kThreads) {
+        const int i = base + me;
+        const bool stays = i < shape.sources && ranks[i] >= shape.remove;
+        const int before = number<kThreads>(stays, false, running).first;
+        if (stays) {
+            out[shape.others + before] = sources[i];
+        }
+    }
+}
+
+template <typename T, typename Policy, bool kWhole>
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
+    similarity(const T* __restrict__ metric, const int* __restrict__ sources,
+               const int* __restrict__ destinations, float* __restrict__ value, int* __restrict__ nearest,
+               MatchShape shape) {
+    __shared__ TileShared<T, Policy> shared;
+    const std::int64_t image = blockIdx.y;
+    nearest_of<kWhole>(shared, metric + image * shape.tokens * shape.width,
+                       static_cast<int>(blockIdx.x) * Policy::kTile, sources, destinations,
+                       value + image * shape.sources, nearest + image * shape.sources, shape);
 }
 
 static __global__ void __launch_bounds__(kRankThreads)
@@ -109,13 +158,8 @@ static __global__ void __launch_bounds__(kRankThreads)
         return;
     }
     ranks[image * shape.sources + mine] = before;
-    if (before < shape.remove) {
-        source[image * shape.remove + before] = sources[mine];
-        destination[image * shape.remove + before] =
-            nearest[image * shape.sources + mine] + shape.keep() - shape.destinations;
-    } else if (shape.order == kSourcesByValue) {
-        keep[image * shape.keep() + shape.others + before - shape.remove] = sources[mine];
-    }
+    place_source(mine, before, nearest + image * shape.sources, sources, keep + image * shape.keep(),
+                 source + image * shape.remove, destination + image * shape.remove, shape);
 }
 
 static __global__ void __launch_bounds__(kArrangeThreads)
@@ -123,26 +167,8 @@ static __global__ void __launch_bounds__(kArrangeThreads)
             const int* __restrict__ destinations, const int* __restrict__ others,
             std::int64_t* __restrict__ keep, MatchShape shape) {
     const std::int64_t image = blockIdx.x;
-    const int me = static_cast<int>(threadIdx.x);
-    std::int64_t* out = keep + image * shape.keep();
-    for (int i = me; i < shape.others; i += kArrangeThreads) {
-        out[i] = others[i];
-    }
-    for (int i = me; i < shape.destinations; i += kArrangeThreads) {
-        out[shape.keep() - shape.destinations + i] = destinations[i];
-    }
-    if (shape.order == kSourcesByValue) {
-        return;
-    }
-    Numbers running{0, 0};
-    for (int base = 0; base < shape.sources; base += kArrangeThreads) {
-        const int i = base + me;
-        const bool stays = i < shape.sources && ranks[image * shape.sources + i] >= shape.remove;
-        const int before = number<kArrangeThreads>(stays, false, running).first;
-        if (stays) {
-            out[shape.others + before] = sources[i];
-        }
-    }
+    arrange_survivors<kArrangeThreads>(ranks + image * shape.sources, sources, destinations, others,
+                                       keep + image * shape.keep(), shape);
 }
 
 template <typename T, typename Policy, bool kWhole>

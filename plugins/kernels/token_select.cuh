@@ -27,15 +27,14 @@ namespace select {
 
 constexpr int kBins = 256, kBits = 8;
 
-template <typename T, typename Index, int kThreads>
-static __global__ void __launch_bounds__(kThreads)
-    by_position(const T* __restrict__ score, Index* __restrict__ index, int tokens, int keep, int protect) {
+// The positions of the best of one image, ascending, found by one block.
+template <int kThreads, typename T, typename Index>
+__device__ __forceinline__ void keep_best(const T* __restrict__ row, Index* __restrict__ out, int tokens,
+                                          int keep, int protect) {
     __shared__ unsigned histogram[kBins];
     __shared__ unsigned chosen_bin;
     __shared__ int still_wanted;
     const int me = static_cast<int>(threadIdx.x);
-    const T* row = score + static_cast<std::int64_t>(blockIdx.x) * tokens;
-    Index* out = index + static_cast<std::int64_t>(blockIdx.x) * keep;
 
     // `prefix`: the leading bits of the key of the last token kept. `wanted`: how many keys that begin so are
     // kept.
@@ -92,6 +91,13 @@ static __global__ void __launch_bounds__(kThreads)
             out[protect + before.first + min(before.second, wanted)] = static_cast<Index>(i);
         }
     }
+}
+
+template <typename T, typename Index, int kThreads>
+static __global__ void __launch_bounds__(kThreads)
+    by_position(const T* __restrict__ score, Index* __restrict__ index, int tokens, int keep, int protect) {
+    const std::int64_t image = blockIdx.x;
+    keep_best<kThreads>(score + image * tokens, index + image * keep, tokens, keep, protect);
 }
 
 template <typename T, int kThreads>
