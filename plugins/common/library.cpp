@@ -9,7 +9,9 @@
 
 #define TOKENRT_EXPORT extern "C" __attribute__((visibility("default")))
 
-#ifndef TOKENRT_BUILD
+#if __has_include("tokenrt_build.h")
+#include "tokenrt_build.h"  // written by whoever builds: CUDA's release and the architectures
+#else
 #define TOKENRT_BUILD ""
 #endif
 
@@ -20,7 +22,7 @@ namespace {
 class Library {
   public:
     Library() {
-        for (const auto operation : {token_select, token_match, token_score, token_combine, token_restore}) {
+        for (const auto operation : kOperators) {
             creators_.push_back(std::make_unique<Creator>(operation()));
             listed_.push_back(creators_.back().get());
         }
@@ -76,7 +78,15 @@ TOKENRT_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
     tokenrt::plugin::report_to(finder);
 }
 
-// What this library is: lines of "key value". `build` is what whoever built it wrote down.
+// What this library is and what its creators take, a line each; for `tokenrt plugins info` and tests.
 TOKENRT_EXPORT const char* tokenrt_plugin_library() {
-    return "tensorrt " TOKENRT_TENSORRT "\n" TOKENRT_BUILD;
+    using namespace tokenrt::plugin;
+    static std::string text;
+    return guarded<const char*>("", [&] {
+        text = "tensorrt " TOKENRT_TENSORRT "\n" TOKENRT_BUILD;
+        for (const auto operation : kOperators) {
+            text += operation().described();
+        }
+        return text.c_str();
+    });
 }

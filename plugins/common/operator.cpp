@@ -75,4 +75,22 @@ void Operator::enter(Sizes& sizes, int i, int rank, const std::int64_t* axes) co
     }
 }
 
+std::string Operator::described() const {
+    constexpr const char* kKinds[] = {"int", "float", "size", "list"};
+    constexpr const char* kTypes[] = {"own", "float32", "int64"};
+    std::ostringstream text;
+    text << "operator " << name << "\n";
+    for (const Field& field : fields) {
+        text << "field " << field.name << " " << kKinds[static_cast<int>(field.kind)] << " " << field.least << " "
+             << field.most << "\n";
+    }
+    for (const auto* const tensors : {&inputs, &outputs}) {
+        for (const Tensor& tensor : *tensors) {
+            text << (tensors == &inputs ? "input " : "output ") << tensor.name << " " << tensor.shape << " "
+                 << kTypes[static_cast<int>(tensor.type)] << "\n";
+        }
+    }
+    return text.str();
+}
+
 }  // namespace tokenrt::plugin

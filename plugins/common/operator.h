@@ -90,6 +90,8 @@ class Operator {
     Sizes given(const Values& values) const;
     // Enters the axes of input `i`; refuses what contradicts earlier ones or exceeds a limit.
     void enter(Sizes& sizes, int i, int rank, const std::int64_t* axes) const;
+    // A line each for the name, the fields, the inputs and the outputs.
+    std::string described() const;
 
   protected:
     Operator(const char* name, std::vector<Field> fields, std::vector<Tensor> inputs,

@@ -1,4 +1,4 @@
-// Every operator that has a plugin: one line here, one folder in plugins/.
+// Every operator that has a plugin: its function and its place in the list here, its folder in plugins/.
 #pragma once
 
 #include "operator.h"
@@ -10,5 +10,9 @@ const Operator& token_match();
 const Operator& token_score();
 const Operator& token_combine();
 const Operator& token_restore();
+
+constexpr const Operator& (*kOperators[])() = {
+    token_select, token_match, token_score, token_combine, token_restore,
+};
 
 }  // namespace tokenrt::plugin
