@@ -12,7 +12,7 @@ import onnx_ir as ir
 from tokenrt.errors import TargetError
 from tokenrt.passes.model import ModelLike, load
 from tokenrt.passes.prepare import prepare
-from tokenrt.perf import node_profile, timing
+from tokenrt.perf import groups, node_profile, timing
 from tokenrt.perf.node_profile import NodeProfile
 from tokenrt.targets import load as load_target
 
@@ -47,7 +47,7 @@ class Profile:
         return sum(
             time
             for name, time in self.nodes.groups.items()
-            if name.endswith("reduction") or name == node_profile.REST
+            if groups.of_the_reduction(name)
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def profile(
     count = threads or timing.default_threads()
     tell("finding the blocks")
     prepared = prepare(model if original is None else original)
-    known = node_profile.groups_of(prepared)
+    known = groups.groups_of(prepared)
     ratio = None
     if original is not None:
         tell("timing both in turn")

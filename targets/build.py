@@ -14,20 +14,20 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tokenrt.errors import BuildError, ShapeError, TargetError
+from tokenrt.errors import BuildError, TargetError
 from tokenrt.files import atomic
 from tokenrt.passes.legalize import Change, label, legalize
 from tokenrt.passes.lower import on_disk
 from tokenrt.passes.model import ModelLike
 from tokenrt.passes.model import load as load_model
 from tokenrt.targets import engine_cache, trtexec
+from tokenrt.targets.batch import Batch, batch_of, shapes_of
 from tokenrt.targets.profile import Target, load, targets
 from tokenrt.targets.report import BuildReport
 from tokenrt.targets.tensorrt_rtx import (
     NO_KERNEL,
     TENSORRT,
     TENSORRT_RTX,
-    Batch,
     Builder,
     Engine,
     Named,
@@ -35,9 +35,6 @@ from tokenrt.targets.tensorrt_rtx import (
     compile_engine,
     version,
 )
-
-DEFAULT_BATCH: Batch = (1, 8, 8)
-"""Range of a dynamic batch when none is asked for."""
 
 BUILDERS = {"tensorrt-rtx": TENSORRT_RTX, "tensorrt": TENSORRT}
 
@@ -103,7 +100,7 @@ def build(
     with atomic(path) as file, atomic(manifest_path) as manifest, on_disk(model) as source:
         tell("reading the model")
         legal = load_model(source)
-        job = _Job(chosen, builder, _batch(legal, batch), workspace, libraries, verbose, tell)
+        job = _Job(chosen, builder, batch_of(legal, batch), workspace, libraries, verbose, tell)
         parts = _parts(job, source, legal)
         key = engine_cache.key(parts)
         places = [path, *([] if folder is None else [folder / f"{key}.engine"])]
@@ -172,15 +169,11 @@ def commands(
     engine = Path(output)
     with on_disk(model) as source:
         legal = load_model(source)
-        span = _batch(legal, batch)
+        span = batch_of(legal, batch)
         legalize(legal, chosen.accepts(), bare=bool(libraries))
         name = Path("model.onnx") if isinstance(model, ir.Model) else Path(model)
     lowered = engine.with_name(f"{name.stem}.{chosen.name}.onnx")
-    shapes = {
-        str(value.name): tuple((size, *_rest(value)) for size in span)
-        for value in legal.graph.inputs
-        if span is not None and value.name not in legal.graph.initializers
-    }
+    shapes = shapes_of(legal, span)
     cache = engine.with_name(f"{chosen.name}.timing")
     return trtexec.Commands(
         chosen.name,
@@ -201,10 +194,6 @@ def commands(
             trtexec.measure_command(chosen, engine, shapes=shapes, plugins=libraries),
         ),
     )
-
-
-def _rest(value: ir.Value) -> tuple[int, ...]:
-    return tuple(size for size in list(value.shape or ())[1:] if isinstance(size, int))
 
 
 def _libraries(target: Target, plugins: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
@@ -267,61 +256,6 @@ def _compile(source: Path, legal: ir.Model, output: Path, job: _Job) -> tuple[En
 
 def _with_engines() -> str:
     return ", ".join(target.name for target in targets() if target.builder != "none")
-
-
-def _batch(model: ir.Model, asked: str | int | Batch | None) -> Batch | None:
-    """The batch range of the engine; None for a model whose shapes are all static."""
-    wanted = None if asked is None else _read_batch(asked)
-    dynamic, fixed = [], {}
-    for value in model.graph.inputs:
-        if value.name in model.graph.initializers:
-            continue
-        if value.shape is None:
-            raise ShapeError(
-                f"input {value.name!r} has no shape; fix it with --shape {value.name}=1x3x224x224"
-            )
-        for axis, size in enumerate(value.shape):
-            if axis and not isinstance(size, int):
-                raise ShapeError(
-                    f"axis {axis} of input {value.name!r} is dynamic ({size}), and an engine takes a dynamic "
-                    f"batch only: fix it when reducing, as in --shape {value.name}={_example(value)}"
-                )
-        for size in value.shape[:1]:
-            if isinstance(size, int):
-                fixed[str(value.name)] = size
-            else:
-                dynamic.append(str(value.name))
-    if dynamic:
-        return wanted or DEFAULT_BATCH
-    if wanted is not None and any(size != only for size in fixed.values() for only in wanted):
-        held = ", ".join(f"{name} ({size})" for name, size in fixed.items())
-        raise BuildError(
-            f"batch {':'.join(map(str, wanted))} was asked for, but the model's batch is fixed: {held}; "
-            "leave --batch out, or export with a dynamic batch"
-        )
-    return None
-
-
-def _read_batch(asked: str | int | Batch) -> Batch:
-    parts = [asked] if isinstance(asked, int) else asked.split(":") if isinstance(asked, str) else list(asked)
-    try:
-        numbers = [int(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        numbers *= 3
-    if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
-        raise BuildError(
-            f"batch {asked!r}: expected a number or MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, as 1:4:8"
-        )
-    return numbers[0], numbers[1], numbers[2]
-
-
-def _example(value: ir.Value) -> str:
-    sizes = value.shape or ()
-    return "x".join(
-        "B" if not axis else str(size) if isinstance(size, int) else "128" for axis, size in enumerate(sizes)
-    )
 
 
 def _named(model: ir.Model) -> dict[str, Named]:
