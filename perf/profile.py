@@ -44,11 +44,7 @@ class Profile:
     @property
     def reduction(self) -> float:
         """Milliseconds in what the reduction put into the model."""
-        return sum(
-            time
-            for name, time in self.nodes.groups.items()
-            if groups.of_the_reduction(name)
-        )
+        return sum(time for name, time in self.nodes.groups.items() if groups.of_the_reduction(name))
 
     def as_dict(self) -> dict[str, Any]:
         return {

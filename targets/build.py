@@ -20,7 +20,7 @@ from tokenrt.passes.legalize import Change, label, legalize
 from tokenrt.passes.lower import on_disk
 from tokenrt.passes.model import ModelLike
 from tokenrt.passes.model import load as load_model
-from tokenrt.targets import engine_cache, trtexec
+from tokenrt.targets import engine_cache, trtexec, trtexec_tool
 from tokenrt.targets.batch import Batch, batch_of, shapes_of
 from tokenrt.targets.profile import Target, load, targets
 from tokenrt.targets.report import BuildReport
@@ -48,6 +48,8 @@ class _Job:
     batch: Batch | None
     workspace: int | None
     plugins: tuple[Path, ...]
+    tool: Path | None
+    timing_cache: Path
     verbose: bool
     tell: Progress
 
@@ -67,7 +69,8 @@ def build(
 ) -> BuildReport:
     """Build an engine at `output`, with its manifest beside it as `<output>.json`.
 
-    TensorRT-RTX builds for GPUs that are not here; TensorRT builds for the GPU of the machine it runs on.
+    TensorRT-RTX builds for GPUs that are not here; TensorRT builds for the GPU of the machine it runs on, through its
+    Python bindings, or trtexec where only that is installed.
     An engine that is at `output`, or in the folder `cache`, is taken when model, target, options and versions
     are all the same; `force` builds anyway.
 
@@ -77,7 +80,7 @@ def build(
 
     Raises: BuildError naming the node the builder refuses, or that TensorRT is not here;
         ShapeError for a dynamic dimension that is not the batch; TargetError for a target nothing is built
-        for; DependencyError when the builder is missing.
+        for; DependencyError when the builder is missing; DeviceError for a trtexec of another major.
     """
     chosen = load(target) if isinstance(target, str) else target
     builder = BUILDERS.get(chosen.builder)
@@ -89,18 +92,19 @@ def build(
     if path.suffix == ".onnx":
         raise BuildError(f"{path} is named like a model; name the engine with another ending, as in .engine")
     libraries = _libraries(chosen, plugins)
-    if builder is TENSORRT and find_spec("tensorrt") is None:
-        raise BuildError(
-            f"nothing was built: TensorRT is not installed here (pip install 'tokenrt[tensorrt]'). `tokenrt build "
-            f"... --target {chosen.name} --print` shows the commands to run on the device"
-        )
+    for library in libraries:
+        if not library.is_file():
+            raise BuildError(f"--plugins {library}: no such file")
+    tool = _tool(chosen) if builder is TENSORRT and find_spec("tensorrt") is None else None
     tell = progress or (lambda stage: None)
     manifest_path = engine_cache.manifest(path)
     folder = None if cache is None else _folder(Path(cache))
     with atomic(path) as file, atomic(manifest_path) as manifest, on_disk(model) as source:
         tell("reading the model")
         legal = load_model(source)
-        job = _Job(chosen, builder, batch_of(legal, batch), workspace, libraries, verbose, tell)
+        span = batch_of(legal, batch)
+        timing_cache = (folder or path.parent) / f"{chosen.name}.timing"
+        job = _Job(chosen, builder, span, workspace, libraries, tool, timing_cache, verbose, tell)
         parts = _parts(job, source, legal)
         key = engine_cache.key(parts)
         places = [path, *([] if folder is None else [folder / f"{key}.engine"])]
@@ -203,6 +207,16 @@ def _libraries(target: Target, plugins: Iterable[str | os.PathLike[str]]) -> tup
     return libraries
 
 
+def _tool(target: Target) -> Path:
+    found = trtexec_tool.find()
+    if found is None:
+        raise BuildError(
+            "nothing was built: TensorRT is not installed here (pip install 'tokenrt[tensorrt]'), and there is no trtexec. "
+            f"`tokenrt build ... --target {target.name} --print` shows the commands to run on the device"
+        )
+    return found
+
+
 def _folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -221,7 +235,7 @@ def _parts(job: _Job, source: Path, model: ir.Model) -> dict[str, Any]:
         "batch": job.batch,
         "workspace": job.workspace,
         "plugins": [engine_cache.sha256(library) for library in job.plugins],
-        "versions": _versions(job.builder),
+        "versions": _versions(job),
     }
 
 
@@ -230,6 +244,18 @@ def _compile(source: Path, legal: ir.Model, output: Path, job: _Job) -> tuple[En
     changes = legalize(legal, accepts, bare=bool(job.plugins))
 
     def run(model: ModelLike) -> Engine:
+        if job.tool is not None:
+            return trtexec_tool.compile_engine(
+                legal,
+                output,
+                target=job.target,
+                batch=job.batch,
+                workspace=job.workspace,
+                plugins=job.plugins,
+                timing_cache=job.timing_cache,
+                verbose=job.verbose,
+                progress=job.tell,
+            )
         with on_disk(model) as path:
             return compile_engine(
                 path,
@@ -283,9 +309,14 @@ def _beside(path: Path, model: ir.Model) -> list[Path]:
     return [file for file in dict.fromkeys(named) if file != path]
 
 
-def _versions(builder: Builder) -> dict[str, str]:
+def _versions(job: _Job) -> dict[str, str]:
     import onnx
 
     import tokenrt
 
-    return {"tokenrt": tokenrt.__version__, "onnx": onnx.__version__, builder.key: version(builder)}
+    builder = (
+        {job.builder.key: version(job.builder)}
+        if job.tool is None
+        else {"trtexec": trtexec_tool.version(job.tool)}
+    )
+    return {"tokenrt": tokenrt.__version__, "onnx": onnx.__version__, **builder}

@@ -100,9 +100,7 @@ def measure_command(
     times, profile, layers = (
         engine.with_name(f"{kind}_{tag}.json") for kind in ("times", "profile", "layers")
     )
-    return time_command(
-        target, engine, times, shapes=shapes, plugins=plugins, profile=profile, layers=layers
-    )
+    return time_command(target, engine, times, shapes=shapes, plugins=plugins, profile=profile, layers=layers)
 
 
 def time_command(

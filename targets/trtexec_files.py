@@ -110,7 +110,7 @@ def read_layers(path: Path) -> Layers:
     tensors = content.get("I/O Tensors", content.get("Bindings"))
     if not isinstance(tensors, list):
         raise _bad(path, option, "it has neither Bindings, as of 10.x, nor I/O Tensors, as of 11.x")
-    names = [tensor.get("Name") if isinstance(tensor, dict) else tensor for tensor in tensors]
+    names: list[Any] = [tensor.get("Name") if isinstance(tensor, dict) else tensor for tensor in tensors]
     if not all(isinstance(name, str) for name in names):
         raise _bad(path, option, "an input or output has no name")
     return Layers(tuple(_layer(path, layer) for layer in content["Layers"]), tuple(names))

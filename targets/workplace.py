@@ -109,20 +109,25 @@ class Workplace:
             bound = next((step.seconds for step in listed if step.label == label), 0)
             raise BuildError(self._failure(status, label, bound))
 
+    def results(self) -> dict[str, str]:
+        """The results by name, with the checksum of each."""
+        lines = (line.split(maxsplit=1) for line in self.ask("give", "manifest", "0").splitlines())
+        return {name: digest for digest, name in lines}
+
     def fetch(self, folder: Path, only: Iterable[str] | None = None) -> list[Path]:
-        """Copy the results into a folder here. Raises: DeviceError when one of them is not whole."""
-        listed = {
-            name: digest for digest, name in (line.split(maxsplit=1) for line in self.ask("give", "manifest", "0").splitlines())
-        }  # fmt: skip
+        """Copy the results into a folder here. Raises: DeviceError when one of them is missing or not whole."""
+        listed = self.results()
         found = []
         for name in listed if only is None else only:
             if name not in listed:
-                raise DeviceError(f"{self.machine.name} has no {name} among its results")
-            path = folder / Path(name).name
-            self.tell(f"bringing {path.name} back")
+                raise DeviceError(
+                    f"trtexec on {self.machine.name} ended well and did not write {name}; nothing was taken"
+                )
+            path = folder / name
+            self.tell(f"bringing {name} back")
             self._persist(partial(self._receive, f"out/{name}", path))
             if sha256(path) != listed[name]:
-                raise DeviceError(f"{name} came back damaged from {self.machine.name}; it was not taken")
+                raise DeviceError(f"{name} came back damaged from {self.machine.name}; nothing was taken")
             found.append(path)
         return found
 
@@ -130,9 +135,9 @@ class Workplace:
         """What a verb of device.sh answers."""
         return self._persist(lambda: self._once(self._line(verb, *words))).strip("\n")
 
-    def log(self) -> str:
-        """The end of what the last step printed."""
-        return self.ask("last_log").rpartition("free_kib=")[0].rstrip()
+    def log(self, step: str) -> str:
+        """What a step printed; steps count from 1, and those without a command do not count."""
+        return self.ask("give", f"log/{step}", "0")
 
     def end(self) -> None:
         """Remove the folder, with whatever still runs in it."""
@@ -237,7 +242,9 @@ class Workplace:
                     env={**os.environ, "LC_ALL": "C"},
                 )
             except FileNotFoundError as cause:
-                raise DeviceError(f"there is no {cause.filename} here; install it, as apt-get install openssh-client") from cause
+                raise DeviceError(
+                    f"there is no {cause.filename} here; install it, as apt-get install openssh-client"
+                ) from cause
             with suppress(BrokenPipeError), process:
                 try:
                     yield process, noise
@@ -315,7 +322,9 @@ def _complaint(log: str) -> str:
     """What a log of trtexec ends in: its first errors, else its last line."""
     errors = [line.partition("[E]")[2].strip() for line in log.splitlines() if "[E]" in line]
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return "; ".join(list(dict.fromkeys(filter(None, errors)))[:4]) or (lines[-1] if lines else "it printed nothing")
+    return "; ".join(list(dict.fromkeys(filter(None, errors)))[:4]) or (
+        lines[-1] if lines else "it printed nothing"
+    )
 
 
 def _pairs(text: str) -> dict[str, str]:
@@ -328,4 +337,3 @@ def _pairs(text: str) -> dict[str, str]:
 def _read(noise: IO[bytes]) -> str:
     noise.seek(0)
     return noise.read().decode(errors="replace")
-
