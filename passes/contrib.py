@@ -248,7 +248,7 @@ def _fused_matmul(op: GraphOps, node: ir.Node) -> Opened:
         raise _refuse(
             node,
             f"its batch transposes need inputs of one rank, 3 or more, and the ranks are {told}; ONNX Runtime does not "
-            "run such a node either, so what fused it made a mistake: reduce the model first, and fuse it then",
+            "run such a node either, so what fused it made a mistake: use the model as it was before",
         )
     sides = [_turned(op, node, index, side) for index, side in enumerate("AB")]
     product = op("MatMul", *sides)
