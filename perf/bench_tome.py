@@ -159,8 +159,8 @@ class TomeCost:
             results.table(head, rows),
             f"`{GIVEN}` has constants for the pairs: it finds nothing, and still writes the survivors in ToMe's order, copies "
             "them once more to put the merged rows among them (ONNX Runtime's ScatterND does not write in place), and adds "
-            f"log size to every score. What it takes above `{FLOOR}` is the least that a lowering to standard operators pays "
-            "for any pairs.",
+            f"log size to every score. What it takes above `{FLOOR}` is what this lowering pays for any pairs, "
+            "however they are found.",
             "## What the rest is made of",
             "Time by what a node is there for, with ONNX Runtime's profiler on (which adds a little to every node).",
         ]
