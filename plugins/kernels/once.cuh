@@ -2,17 +2,17 @@
 // kernel.
 //
 // Problem   as token_select.cuh, token_match.cuh and token_combine.cuh, whose code does the work. What there
-//           takes a second launch (ordering what was selected, ranking and arranging what was matched) follows
-//           here behind a barrier, so one block takes an image from beginning to end, and what was handed on
-//           through workspace lies in shared memory.
+//           takes a second launch (ordering what was selected, ranking and arranging what was matched)
+//           follows here behind a barrier, so one block takes an image from beginning to end, and what was
+//           handed on through workspace lies in shared memory.
 // Division  one block an image; merging as in token_combine.cuh.
 // Bound     matching: 2 S T D operations an image on a single multiprocessor, so a batch as large as the GPU
 //           has multiprocessors is needed to fill it. Sources are limited to kMostSources.
 #pragma once
 
-#include "token_combine.cuh"
-#include "token_match.cuh"
-#include "token_select.cuh"
+#include "combine.cuh"
+#include "match.cuh"
+#include "select.cuh"
 
 namespace tokenrt {
 namespace once {
