@@ -9,6 +9,9 @@
 
 namespace tokenrt {
 
+// The order of what a kernel chooses.
+constexpr int kByPosition = 0, kByScore = 1;
+
 // A number that grows with the score.
 __device__ __forceinline__ unsigned ordered(float score) {
     const float rated = isnan(score) ? -INFINITY : fminf(score, FLT_MAX);
