@@ -24,7 +24,7 @@ NAME = "libtokenrt_plugins.so"
 NAMESPACE, VERSION = "tokenrt", "1"
 """What a node names its plugin by."""
 
-FLAGS = ("-std=c++17", "-O3", "--extended-lambda", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra")
+FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra")
 LINK = ("-shared", "-cudart=static", "-Xlinker=--no-undefined")
 """The runtime of CUDA is part of the library, so that it loads where there is no driver."""
 

@@ -12,7 +12,6 @@ struct MatchShape {
     __host__ __device__ int keep() const { return tokens - remove; }
 };
 
-constexpr float kLeastSquare = 1e-38f;
 constexpr int kSourcesByPosition = 0, kSourcesByValue = 1;
 
 namespace match {
@@ -48,12 +47,11 @@ __device__ __forceinline__ void nearest_of(TileShared<T, Policy>& shared, const 
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
             const int column = base + kEach * x + j;
-            const float right_length = sqrtf(fmaxf(shared.right_square[kEach * x + j], kLeastSquare));
+            const float right_length = length_of(shared.right_square[kEach * x + j]);
 #pragma unroll
             for (int i = 0; i < kEach; ++i) {
-                const float left_length = sqrtf(fmaxf(shared.left_square[kEach * y + i], kLeastSquare));
-                float cosine = product[i][j] / left_length / right_length;
-                cosine = isnan(cosine) ? 0.0f : cosine;
+                const float left_length = length_of(shared.left_square[kEach * y + i]);
+                const float cosine = cosine_of(product[i][j], left_length, right_length);
                 // Columns come in ascending order, so that an equal one later on never wins.
                 if (column < shape.destinations && cosine > best[i]) {
                     best[i] = cosine;

@@ -195,8 +195,12 @@ def test_64_bit_integers_are_taken(path: Path) -> None:
 
 
 MATCH = alternate(8, 0, 3, 0)
+GREEDY = {"keep": [3], "protect": [0], "order": 0, "objective": 0, "power": 1.0, "mix": 0.0, "seed": 0}
 TOGETHER = [
     ("TokenSelect", {"keep": [3], "protect": [3], "order": 0}, "'protect' is 3, it must be below 'keep', 3"),
+    ("TokenGreedySelect", {**GREEDY, "protect": [3]}, "'protect' is 3, it must be below 'keep', 3"),
+    ("TokenGreedySelect", {**GREEDY, "power": 4.5}, "'power' must be 0 to 4, got 4.5"),
+    ("TokenGreedySelect", {**GREEDY, "mix": -1.0}, "'mix' must be 0 to 1e+09, got -1"),
     ("TokenScore", {"scale": 1.0, "first_row": [4], "end_row": [4]}, "'first_row' is 4, it must be below"),
     ("TokenCombine", {"type": 2}, "'type' must be 1"),
     (
@@ -291,6 +295,8 @@ MISFITS = [
     ("TokenSelect", [[2, 20000]], "axis 1 of input 'score' is 20000, the kernels take up to 16384"),
     ("TokenSelect", [[1025, 17]], "up to 1024"),
     ("TokenSelect", [[2, 17, 1]], "has 3 axes, [BN] was expected"),
+    ("TokenGreedySelect", [[2, 11, 8], [2, 11]], "'keep' is 12, but there are 11 tokens"),
+    ("TokenGreedySelect", [[2, 17, 8], [2, 16]], "axis 1 of input 'importance' is 16, but N is 17 elsewhere"),
     ("TokenMatch", [[2, 18, 8]], "add up to 17, but there are 18 tokens"),
     ("TokenMatch", [[2, 17, 4097]], "up to 4096"),
     ("TokenScore", [[2, 300, 17, 4], [2, 300, 17, 4], [1]], "up to 256"),

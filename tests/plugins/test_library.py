@@ -345,3 +345,41 @@ def test_a_bare_node_is_what_its_creator_takes(name: str) -> None:
         for field in shown
     }
     assert Node.create(built.host_library(), name, fields) is not None, told()
+
+
+# CMake -------------------------------------------------------------------------------------------------------------------
+
+
+def test_cmake_builds_what_the_verb_builds() -> None:
+    text = (HERE / "CMakeLists.txt").read_text()
+    wanted = re.search(r"set\(wanted ([\d ]+)\)", text)
+    assert wanted
+    assert tuple(map(int, wanted[1].split())) == toolchain.ARCHITECTURES
+    assert "common/*.cpp token_*/plugin.cu" in text
+    for flag in library.FLAGS:
+        for word in flag.removeprefix("-Xcompiler=").split(","):
+            own = {
+                "-std=c++17": "CUDA_STANDARD 17",
+                "-fvisibility=hidden": "VISIBILITY_PRESET hidden",
+                "-fPIC": "SHARED",
+            }
+            assert own.get(word, word) in text
+    assert "CUDA_RUNTIME_LIBRARY Static" in text
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="no cmake on PATH")
+def test_cmake_makes_the_library(tmp_path: Path) -> None:
+    folder = tmp_path / "made"
+    for command in (
+        [
+            "cmake", "-S", str(HERE), "-B", str(folder), f"-DTENSORRT_INCLUDE={headers().folder}",
+            f"-DTOKENRT_ARCHITECTURES={ONE}", f"-DCMAKE_CUDA_COMPILER={toolchain.toolkit().nvcc}",
+        ],
+        ["cmake", "--build", str(folder), "--parallel"],
+    ):  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "warning" not in done.stderr
+    assert info(folder / library.NAME).architectures == (ONE,)
