@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tokenrt.errors import TokenrtError
-from tokenrt.perf import bench_large, bench_methods, bench_tome, flops, quality, results
+from tokenrt.perf import bench_large, bench_methods, bench_tome, flops, method_models, quality, results
 
 
 class Bench(Protocol):
@@ -27,6 +27,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "flops": ("flops", flops.run),
     "quality": ("quality", quality.run),
     "methods": ("method_costs", bench_methods.run),
+    "models": ("method_models", method_models.run),
 }
 
 

@@ -120,7 +120,6 @@ PROGRAMS = {
         "the commands of build --print",
         "install TensorRT on the device; JetPack keeps it in /usr/src/tensorrt/bin",
     ),
-    "nvcc": ("plugins for the GPU", "install the CUDA toolkit, or pip install nvidia-cuda-nvcc"),
     "g++": ("plugins on the CPU", "install a C++ compiler, as apt-get install g++"),
 }
 
@@ -141,6 +140,8 @@ def _findings() -> Iterable[Finding]:
     for program, (verbs, remedy) in PROGRAMS.items():
         place = shutil.which(program)
         yield Finding(program, place or "missing", verbs, "" if place else remedy)
+    for title, look in (("nvcc", _nvcc), ("cuobjdump", _disassembler), ("TensorRT headers", _headers)):
+        yield _guarded("plugins build", title, look)
     driver = shutil.which("nvidia-smi")
     yield Finding(
         "NVIDIA driver", driver or "missing", "running on a GPU here",
@@ -177,6 +178,39 @@ def _targets() -> Finding:
         return Finding(
             "target profiles", str(cause), "lower, build", "mend or remove the profile named above"
         )
+
+
+def _nvcc() -> Finding:
+    from tokenrt.plugins import toolchain
+
+    try:
+        nvcc = toolchain.look()
+    except TokenrtError as cause:
+        return Finding("nvcc", "missing", "plugins build", str(cause))
+    dropped = f", not for {', '.join(map(str, nvcc.dropped))}" if nvcc.dropped else ""
+    known = ", ".join(map(str, nvcc.architectures))
+    return Finding("nvcc", f"{nvcc.version} ({nvcc.found}) for {known}{dropped}", "plugins build")
+
+
+def _disassembler() -> Finding:
+    from tokenrt.plugins import toolchain
+
+    title, verbs = "cuobjdump", "tables of the kernels"
+    try:
+        return Finding(title, str(toolchain.look().tool("cuobjdump")), verbs)
+    except TokenrtError:
+        return Finding(title, "missing", verbs, "pip install 'tokenrt[cuda]'")
+
+
+def _headers() -> Finding:
+    from tokenrt.plugins import headers
+
+    title, verbs = "TensorRT headers", "plugins build"
+    try:
+        here = headers.headers(fetch=False)
+    except TokenrtError as cause:
+        return Finding(title, "missing", verbs, str(cause))
+    return Finding(title, f"{here.version} ({here.found})", verbs)
 
 
 def _importable(module: str) -> bool:

@@ -67,7 +67,7 @@ def _run_case(root: Path, method: str, name: str, case: Mapping[str, Any]) -> Ou
     if method not in CHECKS:
         return Outcome(method, name, "unsupported", "no such method in this version")
     try:
-        with np.load(root / case["file"]) as file:
+        with np.load(root / (case.get("file") or case["path"])) as file:
             arrays = {key: file[key] for key in file.files}
         for backend in BACKENDS:
             CHECKS[method](arrays, case["params"], backend)
