@@ -38,6 +38,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "quality": ("quality", quality.run),
     "methods": ("method_costs", bench_methods.run),
     "models": ("method_models", method_models.run),
+    "dense": ("method_models_dense", method_models.run_dense),
 }
 
 
