@@ -60,7 +60,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
                        : nullptr;
         };
         float product[kEach][kEach];
-        tile_product<T, Policy, kWhole, true>(shared, left, right, shape.width, product);
+        tile_product<T, Policy, kWhole, Tile::kDotsAndSquares>(shared, left, right, shape.width, product);
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
             const int column = base + kEach * x + j;

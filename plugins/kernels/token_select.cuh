@@ -27,16 +27,15 @@ namespace select {
 
 constexpr int kBins = 256, kBits = 8;
 
+// Writes the positions of the `keep` best of `tokens` scores, the first `protect` of them unread, counted
+// from `origin`: a whole block's work.
 template <typename T, typename Index, int kThreads>
-static __global__ void __launch_bounds__(kThreads)
-    by_position(const T* __restrict__ score, Index* __restrict__ index, int tokens, int keep, int protect) {
+__device__ __forceinline__ void best_of(const T* row, Index* out, int tokens, int keep, int protect,
+                                        int origin) {
     __shared__ unsigned histogram[kBins];
     __shared__ unsigned chosen_bin;
     __shared__ int still_wanted;
     const int me = static_cast<int>(threadIdx.x);
-    const T* row = score + static_cast<std::int64_t>(blockIdx.x) * tokens;
-    Index* out = index + static_cast<std::int64_t>(blockIdx.x) * keep;
-
     // `prefix`: the leading bits of the key of the last token kept. `wanted`: how many keys that begin so are
     // kept.
     unsigned prefix = 0;
@@ -80,7 +79,7 @@ static __global__ void __launch_bounds__(kThreads)
     }
 
     for (int i = me; i < protect; i += kThreads) {
-        out[i] = static_cast<Index>(i);
+        out[i] = static_cast<Index>(origin + i);
     }
     Numbers running{0, 0};  // tokens above the last one's score, and its equals
     for (int base = protect; base < tokens; base += kThreads) {
@@ -89,9 +88,16 @@ static __global__ void __launch_bounds__(kThreads)
         const bool above = i < tokens && key > prefix, equal = i < tokens && key == prefix;
         const Numbers before = number<kThreads>(above, equal, running);
         if (above || (equal && before.second < wanted)) {
-            out[protect + before.first + min(before.second, wanted)] = static_cast<Index>(i);
+            out[protect + before.first + min(before.second, wanted)] = static_cast<Index>(origin + i);
         }
     }
+}
+
+template <typename T, typename Index, int kThreads>
+static __global__ void __launch_bounds__(kThreads)
+    by_position(const T* __restrict__ score, Index* __restrict__ index, int tokens, int keep, int protect) {
+    const std::int64_t image = blockIdx.x;
+    best_of<T, Index, kThreads>(score + image * tokens, index + image * keep, tokens, keep, protect, 0);
 }
 
 template <typename T, int kThreads>
