@@ -40,7 +40,7 @@ FAULTS: Mapping[int, str] = MappingProxyType(
 @functools.cache
 def _loaded(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for name in ("select", "match", "score", "greedy_select"):
+    for name in ("select", "match", "score", "greedy_select", "cover_select", "cluster", "peaks"):
         getattr(library, f"host_token_{name}_workspace").restype = ctypes.c_size_t
     return library
 
@@ -113,6 +113,33 @@ def token_select(score: Array, keep: Sequence[int], protect: Sequence[int], orde
     return (index,)
 
 
+def token_group_select(
+    score: Array, keep: Sequence[int], protect: Sequence[int], lengths: Sequence[int], quotas: Sequence[int]
+) -> tuple[Array]:
+    """Run TokenGroupSelect. Shapes: score [B,N] -> index [B,K]."""
+    given, lists = ready(score), [ready(listed, np.int32) for listed in (lengths, quotas)]
+    (batch, tokens), count, first = given.shape, keep[0], protect[0]
+    if sum(lengths) != tokens - first or sum(quotas) != count - first:
+        raise UnsupportedError(
+            f"TokenGroupSelect: lengths add up to {sum(lengths)} and quotas to {sum(quotas)}, with {tokens - first} "
+            f"unprotected tokens of which {count - first} stay"
+        )
+    index = aligned((batch, count), np.int64)
+    shape = (batch, tokens, count, first, len(lists[0]))
+    _call("token_group_select", _type_of(given), given, *lists, index, *shape)
+    return (index,)
+
+
+def _chosen(name: str, metric: Array, importance: Array, keep: int, *options: Any) -> tuple[Array]:
+    """Run a kernel that chooses one by one. Shapes: metric [B,N,D], importance [B,N] -> index [B,K]."""
+    given, rated = ready(metric), ready(importance, np.float32)
+    batch, tokens, width = given.shape
+    index = aligned((batch, keep), np.int64)
+    space = _workspace(getattr(library(), f"host_{name}_workspace")(batch, tokens))
+    _call(name, _type_of(given), given, rated, index, space, batch, tokens, width, keep, *options)
+    return (index,)
+
+
 def token_greedy_select(
     metric: Array,
     importance: Array,
@@ -124,14 +151,23 @@ def token_greedy_select(
     mix: float,
     seed: int,
 ) -> tuple[Array]:
-    """Run TokenGreedySelect. Shapes: metric [B,N,D], importance [B,N] -> index [B,K]."""
-    given, rated = ready(metric), ready(importance, np.float32)
-    batch, tokens, width = given.shape
-    index = aligned((batch, keep[0]), np.int64)
-    space = _workspace(library().host_token_greedy_select_workspace(batch, tokens))
-    shape = (batch, tokens, width, keep[0], protect[0], order, objective, seed, float(power), float(mix))
-    _call("token_greedy_select", _type_of(given), given, rated, index, space, *shape)
-    return (index,)
+    """Run TokenGreedySelect."""
+    options = (protect[0], order, objective, seed, float(power), float(mix))
+    return _chosen("token_greedy_select", metric, importance, keep[0], *options)
+
+
+def token_cover_select(
+    metric: Array,
+    importance: Array,
+    keep: Sequence[int],
+    protect: Sequence[int],
+    order: int,
+    power: float,
+    mix: float,
+) -> tuple[Array]:
+    """Run TokenCoverSelect."""
+    options = (protect[0], order, float(power), float(mix))
+    return _chosen("token_cover_select", metric, importance, keep[0], *options)
 
 
 def token_match(
@@ -154,6 +190,28 @@ def token_match(
     sizes = (batch, tokens, width, *(len(listed) for listed in lists), removed, order)
     _call("token_match", _type_of(given), given, *lists, value, kept, source, destination, space, *sizes)
     return value, kept, source, destination
+
+
+def _clustered(name: str, metric: Array, keep: int, option: int) -> tuple[Array, Array]:
+    """Run a clustering kernel. Shapes: metric [B,N,D] -> center [B,K], assign [B,N]."""
+    given = ready(metric)
+    batch, tokens, width = given.shape
+    center, assign = aligned((batch, keep), np.int64), aligned((batch, tokens), np.int64)
+    space = _workspace(getattr(library(), f"host_{name}_workspace")(batch, tokens))
+    _call(name, _type_of(given), given, center, assign, space, batch, tokens, width, keep, option)
+    return center, assign
+
+
+def token_cluster(
+    metric: Array, keep: Sequence[int], remove: Sequence[int], linkage: int
+) -> tuple[Array, Array]:
+    """Run TokenCluster; N = K + R."""
+    return _clustered("token_cluster", metric, keep[0], linkage)
+
+
+def token_peaks(metric: Array, keep: Sequence[int], neighbours: Sequence[int]) -> tuple[Array, Array]:
+    """Run TokenPeaks, with up to 64 neighbours."""
+    return _clustered("token_peaks", metric, keep[0], neighbours[0])
 
 
 def token_combine(
@@ -202,8 +260,12 @@ def token_score(
 KERNELS: Mapping[str, Callable[..., tuple[Array, ...]]] = MappingProxyType(
     {
         "TokenSelect": token_select,
+        "TokenGroupSelect": token_group_select,
         "TokenGreedySelect": token_greedy_select,
+        "TokenCoverSelect": token_cover_select,
         "TokenMatch": token_match,
+        "TokenCluster": token_cluster,
+        "TokenPeaks": token_peaks,
         "TokenCombine": token_combine,
         "TokenRestore": token_restore,
         "TokenScore": token_score,

@@ -8,7 +8,9 @@ from types import MappingProxyType
 from tokenrt.passes.ops import (
     token_cluster,
     token_combine,
+    token_cover_select,
     token_greedy_select,
+    token_group_select,
     token_match,
     token_peaks,
     token_restore,
@@ -26,7 +28,9 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
             token_cluster.OPERATOR,
             token_peaks.OPERATOR,
             token_select.OPERATOR,
+            token_group_select.OPERATOR,
             token_greedy_select.OPERATOR,
+            token_cover_select.OPERATOR,
             token_combine.OPERATOR,
             token_restore.OPERATOR,
         )

@@ -56,7 +56,7 @@ def _leaders(product: Array, steps: int, linkage: int) -> Array:
         row = {
             SINGLE: np.maximum(like[i], like[j]),
             COMPLETE: np.minimum(like[i], like[j]),
-            AVERAGE: (members[i] * like[i] + members[j] * like[j]) / (members[i] + members[j]),
+            AVERAGE: like[i] + (like[j] - like[i]) * (members[j] / (members[i] + members[j])),
         }[linkage]
         row[[i, j]] = APART
         like[i], like[:, i] = row, row
@@ -68,7 +68,8 @@ def _leaders(product: Array, steps: int, linkage: int) -> Array:
 
 # One merge a turn: the matrix of similarities stays symmetric, so the first row that holds its maximum and the first
 # column in that row are the pair (i, j), i < j. Row and column i get the new similarities, row and column j go out of
-# reach. A Loop's outputs have no known shape; what leaves the body takes its shape from the metric and from `keep`.
+# reach. The mean is written so that equal similarities stay equal to the bit, and ties ties. A Loop's outputs have no
+# known shape; what leaves the body takes its shape from the metric and from `keep`.
 BODY = """
     keep = Constant <value_ints: ints = @keep> ()
     remove = Constant <value_ints: ints = @remove> ()
@@ -121,10 +122,10 @@ BODY = """
         count_i = GatherElements <axis = 2> (members, i)
         count_j = GatherElements <axis = 2> (members, j)
         count = Add (count_i, count_j)
-        part_i = Mul (row_i, count_i)
-        part_j = Mul (row_j, count_j)
-        sum = Add (part_i, part_j)
-        mean = Div (sum, count)
+        share_j = Div (count_j, count)
+        difference = Sub (row_j, row_i)
+        part_j = Mul (difference, share_j)
+        mean = Add (row_i, part_j)
         most = Max (row_i, row_j)
         least = Min (row_i, row_j)
         unless_single = Where (is_complete, least, mean)

@@ -43,7 +43,7 @@ __device__ __forceinline__ void nearest_of(TileShared<T, Policy>& shared, const 
                        : nullptr;
         };
         float product[kEach][kEach];
-        tile_product<T, Policy, kWhole, true>(shared, left, right, shape.width, product);
+        tile_product<T, Policy, kWhole, Tile::kDotsAndSquares>(shared, left, right, shape.width, product);
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
             const int column = base + kEach * x + j;

@@ -29,15 +29,21 @@ __device__ __forceinline__ bool ahead(Best one, Best other) {
     return one.value > other.value || (one.value == other.value && one.place < other.place);
 }
 
-// The best of all threads' candidates, for every thread. `slots` must be free: a barrier lies between two
-// calls.
-template <int kThreads>
-__device__ __forceinline__ Best block_best(Best mine, Best (&slots)[kThreads / kWarp]) {
+// The best of a warp's candidates, for every lane.
+__device__ __forceinline__ Best warp_best(Best mine) {
     for (int step = static_cast<int>(kWarp) / 2; step > 0; step /= 2) {
         const Best other{__shfl_xor_sync(kEveryLane, mine.value, step),
                          __shfl_xor_sync(kEveryLane, mine.place, step)};
         mine = ahead(other, mine) ? other : mine;
     }
+    return mine;
+}
+
+// The best of all threads' candidates, for every thread. `slots` must be free: a barrier lies between two
+// calls.
+template <int kThreads>
+__device__ __forceinline__ Best block_best(Best mine, Best (&slots)[kThreads / kWarp]) {
+    mine = warp_best(mine);
     if (lane() == 0) {
         slots[warp()] = mine;
     }

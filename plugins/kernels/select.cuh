@@ -8,10 +8,10 @@ namespace select {
 
 constexpr int kBins = 256, kBits = 8;
 
-// The positions of the best of one image, ascending, found by one block.
+// The positions of the best of one image, ascending and counted from `origin`, found by one block.
 template <int kThreads, typename T, typename Index>
 __device__ __forceinline__ void keep_best(const T* __restrict__ row, Index* __restrict__ out, int tokens,
-                                          int keep, int protect) {
+                                          int keep, int protect, int origin = 0) {
     __shared__ unsigned histogram[kBins];
     __shared__ unsigned chosen_bin;
     __shared__ int still_wanted;
@@ -60,7 +60,7 @@ __device__ __forceinline__ void keep_best(const T* __restrict__ row, Index* __re
     }
 
     for (int i = me; i < protect; i += kThreads) {
-        out[i] = static_cast<Index>(i);
+        out[i] = static_cast<Index>(origin + i);
     }
     Numbers running{0, 0};  // tokens above the last one's score, and its equals
     for (int base = protect; base < tokens; base += kThreads) {
@@ -69,7 +69,7 @@ __device__ __forceinline__ void keep_best(const T* __restrict__ row, Index* __re
         const bool above = i < tokens && key > prefix, equal = i < tokens && key == prefix;
         const Numbers before = number<kThreads>(above, equal, running);
         if (above || (equal && before.second < wanted)) {
-            out[protect + before.first + min(before.second, wanted)] = static_cast<Index>(i);
+            out[protect + before.first + min(before.second, wanted)] = static_cast<Index>(origin + i);
         }
     }
 }

@@ -1,5 +1,5 @@
-// A square tile of dot products between two lists of rows, kept in registers: the core of matching and
-// scoring.
+// A square tile of dot products or distances between two lists of rows, kept in registers: the core of
+// whatever compares all pairs.
 //
 // Division  kTile rows by kTile rows a block; each thread holds 4 x 4 products. Rows come in slices of 64
 //           bytes, 16 bytes a thread, are widened to float once and lie in shared memory transposed, so that
@@ -75,10 +75,14 @@ __device__ __forceinline__ void store_squares(float* to, const float* squares) {
     }
 }
 
-// product[i][j] = left row (4 y + i) . right row (4 x + j), thread (x, y) of the block's square; with
-// kSquares the squared lengths of all rows are in `shared` too. left(i) and right(i) point at a row, or are
-// null for zeros. The block may use `shared` again after its next barrier.
-template <typename T, typename Policy, bool kWhole, bool kSquares, typename Left, typename Right>
+// What a tile is made of: dot products; dot products with the squared lengths of all rows left in `shared`;
+// squared distances, which are 0 for equal rows and lose no digits to what the rows have in common.
+enum class Tile { kDots, kDotsAndSquares, kDistances };
+
+// product[i][j] = left row (4 y + i) with right row (4 x + j), thread (x, y) of the block's square. left(i)
+// and right(i) point at a row, or are null for zeros. The block may use `shared` again after its next
+// barrier.
+template <typename T, typename Policy, bool kWhole, Tile kTile, typename Left, typename Right>
 __device__ __forceinline__ void tile_product(TileShared<T, Policy>& shared, Left left, Right right, int width,
                                              float (&product)[Policy::kEach][Policy::kEach]) {
     constexpr int kUnits = Policy::kTile * Policy::kVectors / Policy::kThreads;
@@ -107,12 +111,13 @@ __device__ __forceinline__ void tile_product(TileShared<T, Policy>& shared, Left
             for (int i = 0; i < kEach; ++i) {
 #pragma unroll
                 for (int j = 0; j < kEach; ++j) {
-                    product[i][j] += as[i] * bs[j];
+                    const float difference = as[i] - bs[j];
+                    product[i][j] += kTile == Tile::kDistances ? difference * difference : as[i] * bs[j];
                 }
             }
         }
     }
-    if (kSquares) {
+    if (kTile == Tile::kDotsAndSquares) {
         store_squares<Policy>(shared.left_square, left_squares);
         store_squares<Policy>(shared.right_square, right_squares);
         __syncthreads();

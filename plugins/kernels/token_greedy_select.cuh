@@ -80,7 +80,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     }
     for (int base = 0; base < free; base += Policy::kTile) {
         float product[kEach][kEach];
-        tile_product<T, Policy, kWhole, true>(
+        tile_product<T, Policy, kWhole, Tile::kDotsAndSquares>(
             shared, [=](int i) { return row_at(first + i); }, [=](int i) { return row_at(base + i); },
             shape.width, product);
 #pragma unroll

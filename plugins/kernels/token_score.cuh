@@ -181,7 +181,7 @@ __device__ __forceinline__ void tile_logits(TileShared<T, Policy>& shared, const
     const auto right = [=](int i) {
         return column + i < tokens ? asked + static_cast<long long>(i) * width : nullptr;
     };
-    tile_product<T, Policy, kWhole, false>(shared, left, right, width, product);
+    tile_product<T, Policy, kWhole, Tile::kDots>(shared, left, right, width, product);
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
 #pragma unroll

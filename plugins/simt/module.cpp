@@ -1,9 +1,13 @@
 // The kernels as a plain C library: what plugins/host.py loads. The functions mirror the launchers, without
 // streams.
+#include <token_cluster.cuh>
 #include <token_combine.cuh>
+#include <token_cover_select.cuh>
 #include <token_gather.cuh>
 #include <token_greedy_select.cuh>
+#include <token_group_select.cuh>
 #include <token_match.cuh>
+#include <token_peaks.cuh>
 #include <token_score.cuh>
 #include <token_select.cuh>
 
@@ -68,6 +72,43 @@ int host_token_greedy_select(int type, const void* metric, const float* importan
                              int order, int objective, int seed, float power, float mix) {
     const GreedyShape shape{batch, tokens, width, keep, protect, order, objective, seed, power, mix};
     return token_greedy_select(type, metric, importance, index, workspace, shape, nullptr);
+}
+
+std::size_t host_token_cover_select_workspace(int batch, int tokens) {
+    return token_cover_select_workspace(batch, tokens);
+}
+
+int host_token_cover_select(int type, const void* metric, const float* importance, std::int64_t* index,
+                            void* workspace, int batch, int tokens, int width, int keep, int protect,
+                            int order, float power, float mix) {
+    const CoverShape shape{batch, tokens, width, keep, protect, order, power, mix};
+    return token_cover_select(type, metric, importance, index, workspace, shape, nullptr);
+}
+
+int host_token_group_select(int type, const void* score, const int* lengths, const int* quotas,
+                            std::int64_t* index, int batch, int tokens, int keep, int protect, int groups) {
+    const GroupShape shape{batch, tokens, keep, protect, groups};
+    return token_group_select(type, score, lengths, quotas, index, shape, nullptr);
+}
+
+std::size_t host_token_cluster_workspace(int batch, int tokens) {
+    return token_cluster_workspace(batch, tokens);
+}
+
+int host_token_cluster(int type, const void* metric, std::int64_t* center, std::int64_t* assign,
+                       void* workspace, int batch, int tokens, int width, int keep, int linkage) {
+    const ClusterShape shape{batch, tokens, width, keep, linkage};
+    return token_cluster(type, metric, center, assign, workspace, shape, nullptr);
+}
+
+std::size_t host_token_peaks_workspace(int batch, int tokens) {
+    return token_peaks_workspace(batch, tokens);
+}
+
+int host_token_peaks(int type, const void* metric, std::int64_t* center, std::int64_t* assign,
+                     void* workspace, int batch, int tokens, int width, int keep, int neighbours) {
+    const PeaksShape shape{batch, tokens, width, keep, neighbours};
+    return token_peaks(type, metric, center, assign, workspace, shape, nullptr);
 }
 
 }  // extern "C"

@@ -1,4 +1,4 @@
-"""Every method, whatever it is: both backends, sizes at the boundaries, protected tokens or none, batch 1 and 3.
+"""Every method, whatever it is: every backend, sizes at the boundaries, protected tokens or none, batch 1 and 3.
 
 Numbers agree with float64 by the tolerance rule, with `rounding` as the yardstick. Choices may differ only for
 images in which rounding alone can change them.
@@ -15,6 +15,7 @@ import pytest
 
 from tests.conformance.given import call, wide
 from tests.conformance.rounding import UNIT, shaken
+from tests.plugins.running import needs_compiler
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.apply import apply_method
@@ -35,9 +36,12 @@ DRAWS, MORE = 6, 40
 
 CHOICES = ("assign", "index")
 
+BY_KERNEL = (2, 33, 197)
+"""Sizes at which the kernels run, on the CPU, outside the full matrix too."""
+
 
 def settings() -> Iterator[Any]:
-    """Method, tokens, kept, protected, batch: small sizes all, large ones once each, fewest and most kept."""
+    """Backend, method, tokens, kept, protected, batch: small sizes all, large ones once each, fewest and most kept."""
     for name, tokens, protect in itertools.product(methods.names(), SMALL + LARGE, (0, 1, 5)):
         method = methods.get(name)()
         if protect >= tokens or (tokens in LARGE and protect != tokens % 2):
@@ -47,8 +51,12 @@ def settings() -> Iterator[Any]:
         for keep in sorted(count for count in counts if fewest <= count < tokens):
             marks = [pytest.mark.slow] if name in SLOW.get(tokens, ()) else []
             batch = 1 if tokens % 2 else 3
+            label = f"{name}-{tokens}-{keep}-{protect}"
+            yield pytest.param("onnxruntime", name, tokens, keep, protect, batch, id=label, marks=marks)
+            often = tokens in BY_KERNEL and protect == tokens % 2
+            marks = [needs_compiler] if often else [needs_compiler, pytest.mark.slow]
             yield pytest.param(
-                name, tokens, keep, protect, batch, id=f"{name}-{tokens}-{keep}-{protect}", marks=marks
+                "plugin-host", name, tokens, keep, protect, batch, id=f"kernels-{label}", marks=marks
             )
 
 
@@ -67,16 +75,23 @@ def fitting(name: str, tokens: int, keep: int, protect: int, batch: int) -> dict
 
 
 @pytest.mark.parametrize("sized", [False, True], ids=["plain", "sized"])
-@pytest.mark.parametrize(("name", "tokens", "keep", "protect", "batch"), [*settings()])
+@pytest.mark.parametrize(("backend", "name", "tokens", "keep", "protect", "batch"), [*settings()])
 def test_backends_agree(
-    name: str, tokens: int, keep: int, protect: int, batch: int, sized: bool, monkeypatch: pytest.MonkeyPatch
+    backend: str,
+    name: str,
+    tokens: int,
+    keep: int,
+    protect: int,
+    batch: int,
+    sized: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given = fitting(name, tokens, keep, protect, batch)
     if not sized:
         del given["tensors"]["size"]
     double = given | {"tensors": wide(given["tensors"])}
     exact = apply_method(name, backend="numpy", **double)
-    found = apply_method(name, backend="onnxruntime", **given)
+    found = apply_method(name, backend=backend, **given)
     assert {key: value.shape for key, value in found.items()} == {
         key: value.shape for key, value in exact.items()
     }

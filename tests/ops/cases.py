@@ -45,6 +45,14 @@ def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
             {"scale": 0.5, "first_row": 0, "end_row": 1},
         ),
         "TokenSelect": ([floats(B, N)], {"keep": K, "protect": 1, "order": 0}),
+        "TokenGroupSelect": (
+            [floats(B, N)],
+            {"keep": K, "protect": 1, "lengths": [6, 2, 3, 5], "quotas": [4, 2, 0, 5]},
+        ),
+        "TokenCoverSelect": (
+            [floats(B, N, D), rng.random((B, N)).astype(np.float32)],
+            {"keep": K, "protect": 1, "order": 0, "power": 1.0, "mix": 0.5},
+        ),
         "TokenGreedySelect": (
             [floats(B, N, D), rng.random((B, N)).astype(np.float32)],
             {"keep": K, "protect": 1, "order": 0, "objective": 0, "power": 1.0, "mix": 0.5, "seed": 2},
@@ -63,7 +71,9 @@ def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
 SHAPES = {
     "TokenScore": [[N]],
     "TokenSelect": [[K]],
+    "TokenGroupSelect": [[K]],
     "TokenGreedySelect": [[K]],
+    "TokenCoverSelect": [[K]],
     "TokenMatch": [[(N - 1) // 2], [K], [R], [R]],
     "TokenCluster": [[K], [N]],
     "TokenPeaks": [[K], [N]],

@@ -1,4 +1,4 @@
-"""ToMe and EViT in plain torch, written from the papers' mathematics and nothing of tokenrt's.
+"""ToMe, EViT and DivPrune in plain torch, written from the papers' mathematics and nothing of tokenrt's.
 
 One image at a time, one formula to a line. `forward` runs a timm VisionTransformer through its own weights and
 lets a method shorten the sequence between attention and MLP, where both papers put it. Each method also
@@ -91,14 +91,48 @@ class EViT:
         return shortened, sizes.new_ones(len(shortened)), float(attention[kept[-1]] - attention[dropped[0]])
 
 
-def forward(net: Any, images: Tensor, method: ToMe | EViT) -> tuple[Tensor, float]:
+@dataclass(frozen=True)
+class DivPrune:
+    """Alvar et al. 2025: at `layers`, keep ceil(ratio * (N - 1)) tokens beside the class token, the farthest from each other."""
+
+    ratio: float
+    layers: tuple[int, ...]
+    proportional: bool = False
+
+    def __call__(
+        self, tokens: Tensor, queries: Tensor, keys: Tensor, sizes: Tensor, block: int
+    ) -> tuple[Tensor, Tensor, float]:
+        if block not in self.layers:
+            return tokens, sizes, math.inf
+        unit = tokens[1:] / tokens[1:].norm(dim=-1, keepdim=True)
+        distance = 1 - unit @ unit.T
+        nearest = distance.clone().fill_diagonal_(math.inf).min(dim=1).values
+        chosen, margins = [int(nearest.argmax())], [_lead(nearest)]
+        while len(chosen) < math.ceil(self.ratio * len(unit)):
+            reach = distance[chosen].min(dim=0).values
+            reach[chosen] = -math.inf
+            chosen.append(int(reach.argmax()))
+            margins.append(_lead(reach))
+        shortened = torch.cat([tokens[:1], tokens[1:][sorted(chosen)]])
+        return shortened, sizes.new_ones(len(shortened)), min(margins)
+
+
+def _lead(values: Tensor) -> float:
+    first, second = values.topk(2).values
+    return float(first - second)
+
+
+Published = ToMe | EViT | DivPrune
+
+
+def forward(net: Any, images: Tensor, method: Published) -> tuple[Tensor, float]:
     """Outputs of a timm VisionTransformer under a method, [B, classes], and the smallest margin of all decisions."""
     net = net.to(images.dtype)
     results = [_one(net, image[None], method) for image in images]
     return torch.cat([output for output, _ in results]), min(margin for _, margin in results)
 
 
-def _one(net: Any, image: Tensor, method: ToMe | EViT) -> tuple[Tensor, float]:
+def _one(net: Any, image: Tensor, method: Published) -> tuple[Tensor, float]:
     x = net.norm_pre(net._pos_embed(net.patch_embed(image)))[0]
     sizes, smallest = x.new_ones(len(x)), math.inf
     for number, block in enumerate(net.blocks):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import zoo
-from tests.passes.published import EViT, ToMe, forward
+from tests.passes.published import DivPrune, EViT, Published, ToMe, forward
 from tests.passes.running import Variant, dynamo, run
 from tests.tolerance import within_twice
 from tokenrt.passes.plan import Budget
@@ -42,7 +42,7 @@ def images(count: int, size: int = 64, seed: int = 5) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-def compare(net: Any, method: ToMe | EViT, pictures: torch.Tensor, found: Any) -> None:
+def compare(net: Any, method: Published, pictures: torch.Tensor, found: Any) -> None:
     with torch.no_grad():
         plain, _ = forward(net, pictures, method)
         exact, margin = forward(net, pictures.double(), method)
@@ -69,6 +69,15 @@ def test_evit(variant: Variant, ratio: float, layers: tuple[int, ...]) -> None:
     pictures = images(IMAGES)
     (found,) = run(result.model, {"pixel_values": pictures.numpy()})
     compare(net, EViT(ratio, layers), pictures, found)
+
+
+@pytest.mark.parametrize(("variant", "ratio", "layers"), EVIT, ids=identity)
+def test_divprune(variant: Variant, ratio: float, layers: tuple[int, ...]) -> None:
+    net = zoo.build(variant.name)[0].net
+    result = reduce(variant.path(), method="divprune", budget=Budget.keep(ratio, layers))
+    pictures = images(IMAGES)
+    (found,) = run(result.model, {"pixel_values": pictures.numpy()})
+    compare(net, DivPrune(ratio, layers), pictures, found)
 
 
 @pytest.mark.slow

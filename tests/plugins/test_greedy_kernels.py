@@ -1,4 +1,4 @@
-"""TokenGreedySelect's kernel, run on the CPU, against the NumPy reference."""
+"""The kernels of TokenGreedySelect and TokenCoverSelect, run on the CPU, against the NumPy references."""
 
 from __future__ import annotations
 
@@ -70,6 +70,41 @@ def test_odd_numbers_are_chosen_as_the_reference_does(bad: float) -> None:
         check(metric, importance, {"keep": 12, "protect": 1, **others})
 
 
+def check_cover(metric: Any, importance: Any, given: dict[str, Any]) -> None:
+    inputs = [metric, np.asarray(importance, np.float32)]
+    (found,), (wanted,) = (
+        run("TokenCoverSelect", inputs, given),
+        expect("TokenCoverSelect", wide(inputs), given),
+    )
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tokens", SIZES)
+def test_cover_choices_are_the_reference_s(tokens: int, kind: str) -> None:
+    importance = np.random.default_rng(tokens).random((2, tokens))
+    for turn, (power, mix, order) in enumerate(((1.0, 0.0, 0), (0.5, 0.25, 1), (2.0, 1.0, 1))):
+        protect = min(turn % 3, tokens - 1)
+        if tokens > 500 and turn != 1:
+            continue
+        keep = min(tokens, protect + (1 + tokens // 4 if turn == 0 else 12))
+        batch = 1 if tokens > 500 else 2
+        metric = random((batch, tokens, 20 if turn else 7), kind)
+        given = {"keep": keep, "protect": protect, "order": order, "power": power, "mix": mix}
+        check_cover(metric, importance[:batch], given)
+
+
+@pytest.mark.parametrize("bad", [None, np.nan, np.inf, -np.inf])
+def test_cover_of_equal_and_odd_tokens_is_the_reference_s(bad: float | None) -> None:
+    few = np.eye(8, dtype=np.float32)[np.random.default_rng(0).integers(0, 3, (2, 33))]
+    importance = np.random.default_rng(1).random((2, 33)) if bad is not None else np.ones((2, 33))
+    if bad is not None:
+        few[0, [3, 9]], importance[0, [4, 9]] = bad, bad
+    given = {"keep": 12, "protect": 1, "order": 1, "power": 1.0, "mix": 0.0}
+    for metric in (few, np.ones_like(few), np.zeros_like(few)):
+        check_cover(metric, importance, given)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [{"keep": 10}, {"protect": 5}, {"power": -1.0}, {"power": np.nan}, {"mix": np.inf}, {"seed": 3}, {"objective": 2}],
@@ -78,3 +113,7 @@ def test_greedy_options_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     given = {"keep": 5, "protect": 1, **OPTIONS[0], **wrong}
     with pytest.raises(UnsupportedError, match="error 1: a size is outside"):
         run("TokenGreedySelect", [random((1, 9, 4)), np.ones((1, 9), np.float32)], given)
+    if not {"seed", "objective"} & set(wrong):
+        shared = {name: given[name] for name in ("keep", "protect", "order", "power", "mix")}
+        with pytest.raises(UnsupportedError, match="error 1: a size is outside"):
+            run("TokenCoverSelect", [random((1, 9, 4)), np.ones((1, 9), np.float32)], shared)

@@ -25,7 +25,7 @@ pytestmark = needs_compiler
 TIE = 2.0**-20
 """Scores this close, relative to the largest, may be rounded into a tie by float32 arithmetic."""
 
-STAYS_FLOAT = {"TokenCombine": 1, "TokenScore": 2, "TokenGreedySelect": 1}
+STAYS_FLOAT = {"TokenCombine": 1, "TokenScore": 2, "TokenGreedySelect": 1, "TokenCoverSelect": 1}
 """Operators of which one input is float32 whatever the tokens are: sizes, bias, importance."""
 
 
@@ -75,6 +75,33 @@ def test_select_has_no_limit_of_k(order: int) -> None:
     np.testing.assert_array_equal(
         run("TokenSelect", [score], attributes)[0], expect("TokenSelect", [score], attributes)[0]
     )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_keep_their_quotas(kind: str) -> None:
+    for protect, lengths in ((0, [1]), (1, [31, 1]), (5, [16, 0, 9, 3]), (1, [98, 98]), (0, [300, 277])):
+        score = np.round(random((2, protect + sum(lengths))), 1).astype(KINDS[kind])
+        score[1, ::3] = np.nan
+        for share in (0.0, 0.3, 1.0):
+            quotas = [round(share * length) for length in lengths]
+            if protect + sum(quotas) == 0:
+                continue
+            given = {
+                "keep": protect + sum(quotas),
+                "protect": protect,
+                "lengths": lengths,
+                "quotas": quotas,
+            }
+            (found,) = run("TokenGroupSelect", [score], given)
+            np.testing.assert_array_equal(found, expect("TokenGroupSelect", wide([score]), given)[0])
+
+
+def test_quotas_that_do_not_fit_are_refused() -> None:
+    score = np.zeros((1, 9), np.float32)
+    for lengths, quotas in (([4, 4], [2, 2]), ([4, 5], [2, 3])):
+        given = {"keep": 4, "protect": 0, "lengths": lengths, "quotas": quotas}
+        with pytest.raises(UnsupportedError, match="lengths add up to"):
+            run("TokenGroupSelect", [score], given)
 
 
 # TokenMatch ----------------------------------------------------------------------------------------------------------

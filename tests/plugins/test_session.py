@@ -11,8 +11,9 @@ import pytest
 from tests import zoo
 from tests.ops import runner
 from tests.ops.cases import cases
-from tests.passes.published import EViT, ToMe
-from tests.passes.running import Variant
+from tests.passes.published import DivPrune, EViT, Published, ToMe
+from tests.passes.running import Variant, run
+from tests.passes.test_dense import focus, focus_path
 from tests.passes.test_published import compare, images
 from tokenrt.errors import TokenrtError, UnsupportedError
 from tokenrt.passes.plan import Budget
@@ -49,20 +50,46 @@ def test_a_node_runs_its_kernel(name: str, kind: Any) -> None:
         np.testing.assert_array_equal(actual, wanted)
 
 
-@pytest.mark.parametrize("method", ["tome", "evit"])
+PUBLISHED: dict[str, tuple[Budget, Published]] = {
+    "tome": (Budget.remove(2), ToMe(2, 1)),
+    "evit": (Budget.keep(0.7, layers=(1, 2)), EViT(0.7, (1, 2))),
+    "divprune": (Budget.keep(0.7, layers=(1, 2)), DivPrune(0.7, (1, 2))),
+}
+
+
+@pytest.mark.parametrize("method", PUBLISHED)
 def test_a_vision_transformer_keeps_the_tolerance_rule(method: str) -> None:
     path = Variant("timm_vit").path()
     net = zoo.build("timm_vit")[0].net
-    if method == "tome":
-        reduced, published = reduce(path, method="tome", budget=Budget.remove(2)), ToMe(2, 1)
-    else:
-        budget = Budget.keep(0.7, layers=(1, 2))
-        reduced, published = reduce(path, method="evit", budget=budget), EViT(0.7, (1, 2))
+    budget, published = PUBLISHED[method]
+    reduced = reduce(path, method=method, budget=budget)
     pictures = images(8)
     session = HostSession(reduced.model)
     (found,) = session.run({"pixel_values": pictures.numpy()}).values()
     assert session.calls > 0
     compare(net, published, pictures, found)
+
+
+@focus
+@pytest.mark.parametrize(
+    ("method", "budget"),
+    [
+        ("tome", Budget.remove(16)),
+        ("evit", Budget.keep(0.7, layers=(3, 6))),
+        ("divprune", Budget.keep(0.5, layers=(4,))),
+    ],
+)
+def test_a_trained_model_says_the_same_in_both_forms(method: str, budget: Budget) -> None:
+    """Rounding differs between the two forms as between any two orders of summation, and nothing else does."""
+    reduced = reduce(focus_path(), method=method, budget=budget)
+    session = HostSession(reduced.model)
+    name = reduced.model.graph.inputs[0].name
+    picture = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    wanted = run(reduced.model, {name: picture})
+    found = [*session.run({name: picture}).values()]
+    assert session.calls > 0
+    for actual, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(actual, expected, atol=1e-4 * float(np.abs(expected).max()))
 
 
 def test_what_a_kernel_refuses_is_raised_by_run() -> None:

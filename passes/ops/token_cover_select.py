@@ -1,0 +1,158 @@
+"""TokenCoverSelect: choose K tokens one after the other so that every token has a similar one among them (facility location)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tokenrt.passes.ops.contract import Array, Operator
+from tokenrt.passes.ops.token_greedy_select import LEAST_SQUARE, MOST
+from tokenrt.passes.ops.token_select import BY_POSITION
+
+
+def reference(
+    metric: Array,
+    importance: Array,
+    keep: Sequence[int],
+    protect: Sequence[int],
+    order: int,
+    power: float,
+    mix: float,
+) -> Array:
+    """Choose K - P tokens one by one, each time the token i of largest gain a_i^power n_i + mix a_i.
+
+    a_i is the importance and n_i the sum over all tokens j of max(0, cos(i,j) - c_j), where c_j is the largest cosine of j
+    to a chosen token, at least 0. Similarities (1 + cos) / 2 come from a metric of length one with a 1 appended. The first
+    P tokens are protected: always kept, always first, compared with nobody. Ties: the larger gain, then the smaller
+    position; without importance two tokens that have only each other left to cover tie. A cosine that is NaN or of a zero
+    vector counts as 0; an importance that is negative or NaN counts as 0, one above 1e9 as 1e9.
+
+    Shapes: metric [B,N,D] float32 (magnitudes below 1e18), importance [B,N] float32 -> index [B,K] int64.
+    Attributes: keep K (protected included, P < K <= N), protect P, order of the others: 0 ascending position, 1 as chosen;
+    power, 0 to 4, and mix, 0 or more.
+    Source: Cornuejols, Fisher and Nemhauser, Location of bank accounts to optimize float, 1977 (the greedy rule).
+    """
+    first, count = protect[0], keep[0] - protect[0]
+    x = np.asarray(metric, dtype=np.float64)[:, first:]
+    with np.errstate(all="ignore"):
+        unit = x / np.sqrt(np.maximum(np.sum(x * x, axis=2, keepdims=True), LEAST_SQUARE))
+        similar = unit @ unit.transpose(0, 2, 1)
+    similar = np.where(np.isnan(similar), 0, similar)
+    a = np.asarray(importance, dtype=np.float64)[:, first:]
+    a = np.clip(np.where(np.isnan(a), 0, a), 0, MOST)
+    cover, taken = np.zeros(a.shape), np.zeros(a.shape, bool)
+    images, chosen = np.arange(len(x)), []
+    for _ in range(count):
+        gain = a**power * np.maximum(similar - cover[:, None], 0).sum(axis=2) + mix * a
+        best = np.argmax(np.where(taken, -np.inf, gain), axis=1)
+        chosen.append(best)
+        taken[images, best] = True
+        cover = np.maximum(cover, similar[images, best])
+    index = np.stack(chosen, axis=1) + first
+    if order == BY_POSITION:
+        index = np.sort(index, axis=1)
+    head = np.broadcast_to(np.arange(first), (len(x), first))
+    return np.concatenate([head, index], axis=1).astype(np.int64)
+
+
+# One choice a turn, N x N comparisons each. Keys as in TokenGreedySelect: protected tokens have the largest, in order, a
+# token chosen at turn t has -t, all others are below. Protected tokens are similar to nobody, so they cover nothing.
+BODY = """
+    keep = Constant <value_ints: ints = @keep> ()
+    protect = Constant <value_ints: ints = @protect> ()
+    order = Constant <value_int: int = @order> ()
+    power = Constant <value_float: float = @power> ()
+    mix = Constant <value_float: float = @mix> ()
+    last = Constant <value_ints = [-1]> ()
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    nothing = Constant <value_float = 0.0> ()
+    whole = Constant <value_float = 1.0> ()
+    most = Constant <value_float = 1e9> ()
+    lowest = Constant <value_float = -3e38> ()
+    unchosen = Constant <value_float = -1e9> ()
+
+    shape = Shape (metric)
+    tokens = Gather (shape, one)
+    place = Range (zero, tokens, one)
+    is_protected = Less (place, protect)
+    free = Sub (keep, protect)
+    turns = Squeeze (free)
+    yes = Cast <to = 9> (one)
+
+    unit = LpNormalization <axis = 2, p = 2> (metric)
+    unit_t = Transpose <perm = [0, 2, 1]> (unit)
+    product = MatMul (unit, unit_t)
+    undefined = IsNaN (product)
+    nobody = Or (undefined, is_protected)
+    similar = Where (nobody, nothing, product)
+
+    missing = IsNaN (importance)
+    known = Where (missing, nothing, importance)
+    positive = Max (known, nothing)
+    rated = Min (positive, most)
+    is_flat = Equal (power, nothing)
+    raised = Pow (rated, power)
+    weight = Where (is_flat, whole, raised)
+    bonus = Mul (rated, mix)
+    own_cover = Mul (rated, nothing)
+    low_or_high = Where (is_protected, most, unchosen)
+    own_key = Add (own_cover, low_or_high)
+
+    cover_end, key_end = Loop <body = choose (
+        int64 turn, bool on, float[] cover, float[] key
+    ) => (bool still, float[] cover_out, float[] key_out) {
+        still = Identity (on)
+        middle = Constant <value_ints = [1]> ()
+        cover_row = Unsqueeze (cover, middle)
+        difference = Sub (similar, cover_row)
+        excess = Max (difference, nothing)
+        novelty = ReduceSum <keepdims = 0> (excess, last)
+        weighed = Mul (weight, novelty)
+        gain = Add (weighed, bonus)
+        is_taken = Greater (key, unchosen)
+        open_gain = Where (is_taken, lowest, gain)
+        chosen = ArgMax <axis = 1, keepdims = 1> (open_gain)
+        row = GatherND <batch_dims = 1> (similar, chosen)
+        cover_out = Max (cover, row)
+        here = Equal (place, chosen)
+        turn_f = Cast <to = 1> (turn)
+        turn_key = Neg (turn_f)
+        key_out = Where (here, turn_key, key)
+    }> (turns, yes, own_cover, own_key)
+
+    no_place = Cast <to = 7> (own_cover)
+    every = Add (no_place, place)
+    keys = GatherElements <axis = 1> (key_end, every)
+    key_sorted, best = TopK <axis = 1> (keys, keep)
+
+    by_choice = Cast <to = 9> (order)
+    best_f = Cast <to = 1> (best)
+    no_best = Mul (best_f, nothing)
+    step = Add (no_best, whole)
+    rank = CumSum (step, one)
+    own_order = Where (by_choice, rank, best_f)
+    is_first = Less (best, protect)
+    depth = Constant <value_float = 1e6> ()
+    first_order = Sub (best_f, depth)
+    sort_key = Where (is_first, first_order, own_order)
+    order_sorted, permutation = TopK <axis = 1, largest = 0> (sort_key, keep)
+    index = GatherElements <axis = 1> (best, permutation)
+"""
+
+OPERATOR = Operator(
+    name="TokenCoverSelect",
+    inputs=("metric", "importance"),
+    outputs=("index",),
+    types=("int64",),
+    attributes={
+        "keep": "ints",
+        "protect": "ints",
+        "order": "int",
+        "power": "float",
+        "mix": "float",
+    },
+    body=BODY,
+    reference=reference,
+)

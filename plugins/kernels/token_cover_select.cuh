@@ -1,0 +1,231 @@
+// TokenCoverSelect: choose K of N tokens so that every token has a similar one among them (facility
+// location).
+//
+// Problem   metric [B,N,D], importance [B,N] float32 -> index [B,K] int64. The gain of token i is a^power *
+//           (sum over j of max(0, cos(i,j) - c_j)) + mix * a, with c_j the largest cosine of j to a chosen
+//           token, at least 0. Ties, zero rows, NaN, importance and protected tokens as in TokenGreedySelect.
+// Division  Gains only fall while tokens are chosen, so an earlier gain is a bound of today's, and only the
+//           tokens whose bound leads need a new one (lazy greedy: Minoux, 1978); rounding of sums in a fixed
+//           order is monotone, so that holds in floating point too. 1. bounds: tiles of all pairs
+//           (tile.cuh), added up along the rows. 2. choose: one block an image runs the whole loop; a turn
+//           takes the leading bound, computes that token's row of cosines as TokenGreedySelect does, and
+//           ends when the leader's gain is today's. Two rows are kept, the leader's and the last one's.
+// Bytes     B * (N D size + 4 N + 8 K) from memory; N D size from cache for each gain computed anew.
+// Bound     bounds: arithmetic, 2 B N^2 D operations. choose: what one multiprocessor reads of L2. A turn
+//           costs at least one row and at most one of every token; a few are usual.
+#pragma once
+
+#include "token_greedy_select.cuh"
+
+namespace tokenrt {
+
+struct CoverShape {
+    int batch, tokens, width, keep, protect, order;
+    float power, mix;
+    __host__ __device__ int free() const { return tokens - protect; }
+    __host__ __device__ int wanted() const { return keep - protect; }
+};
+
+namespace cover {
+
+using greedy::own_of;
+using greedy::products;
+
+// What the image keeps for each free token. rows: cosines to the leader and to the token looked at last.
+struct Held {
+    float *bound, *length, *cover, *rows[2];
+};
+
+__device__ __forceinline__ Held held_by(float* workspace, std::int64_t image, std::int64_t free) {
+    float* start = workspace + 5 * image * free;
+    return {start, start + free, start + 2 * free, {start + 3 * free, start + 4 * free}};
+}
+
+__device__ __forceinline__ float gain(float importance, float novelty, const CoverShape& shape) {
+    const float a = fminf(fmaxf(importance, 0.0f), kMostImportance);
+    const float weight = shape.power == 0 ? 1.0f : shape.power == 1 ? a : powf(a, shape.power);
+    return fmaxf(weight * novelty + shape.mix * a, -FLT_MAX);
+}
+
+template <typename T, typename Policy, bool kWhole>
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
+    bounds(const T* __restrict__ metric, const float* __restrict__ importance, float* __restrict__ workspace,
+           CoverShape shape) {
+    __shared__ TileShared<T, Policy> shared;
+    constexpr int kEach = Policy::kEach;
+    const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
+              y = static_cast<int>(threadIdx.x) / Policy::kSide;
+    const std::int64_t image = blockIdx.y;
+    const int first = static_cast<int>(blockIdx.x) * Policy::kTile, free = shape.free();
+    const T* rows = metric + (image * shape.tokens + shape.protect) * shape.width;
+    const Held held = held_by(workspace, image, free);
+    const auto row_at = [=](int row) {
+        return row < free ? rows + static_cast<std::int64_t>(row) * shape.width : nullptr;
+    };
+    float sum[kEach] = {}, length[kEach] = {};
+    for (int base = 0; base < free; base += Policy::kTile) {
+        float product[kEach][kEach];
+        tile_product<T, Policy, kWhole, Tile::kDotsAndSquares>(
+            shared, [=](int i) { return row_at(first + i); }, [=](int i) { return row_at(base + i); },
+            shape.width, product);
+#pragma unroll
+        for (int i = 0; i < kEach; ++i) {
+            length[i] = length_of(shared.left_square[kEach * y + i]);
+#pragma unroll
+            for (int j = 0; j < kEach; ++j) {
+                const float other = length_of(shared.right_square[kEach * x + j]);
+                // A column beyond the end is a zero row and adds nothing.
+                sum[i] += fmaxf(cosine_of(product[i][j], length[i], other), 0.0f);
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+        sum[i] = group_sum<Policy::kSide>(sum[i]);
+        const int row = first + kEach * y + i;
+        if (x == 0 && row < free) {
+            const float a = importance[image * shape.tokens + shape.protect + row];
+            held.bound[row] = gain(a, sum[i], shape);
+            held.length[row] = length[i];
+            held.cover[row] = 0;
+        }
+    }
+}
+
+template <typename T, typename Policy, bool kWhole>
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
+    choose(const T* __restrict__ metric, const float* __restrict__ importance, float* __restrict__ workspace,
+           std::int64_t* __restrict__ index, CoverShape shape) {
+    alignas(16) __shared__ float latest_row[kMostWidth];
+    __shared__ Best slots[Policy::kThreads / kWarp];
+    __shared__ float sums[Policy::kThreads / kWarp];
+    constexpr int kRows = Policy::kRows, kStep = Policy::kThreads / Policy::kLanes * kRows;
+    constexpr float kTaken = -INFINITY;
+    const int me = static_cast<int>(threadIdx.x), part = me % Policy::kLanes;
+    const int offset = me / Policy::kLanes * kRows, free = shape.free();
+    const std::int64_t image = blockIdx.x;
+    const T* rows = metric + (image * shape.tokens + shape.protect) * shape.width;
+    std::int64_t* out = index + image * shape.keep;
+    const Held held = held_by(workspace, image, free);
+
+    for (int i = me; i < shape.protect; i += Policy::kThreads) {
+        out[i] = i;
+    }
+    for (int turn = 0; turn < shape.wanted(); ++turn) {
+        Best today{-INFINITY, free};  // the leader of those whose gain is today's
+        int spare = 0;                // the row that does not belong to it
+        for (;;) {
+            Best best{-INFINITY, free};
+            for (int row = offset + part; part < kRows && row < free; row += kStep) {
+                const Best candidate{held.bound[row], row};
+                best = ahead(candidate, best) ? candidate : best;
+            }
+            best = block_best<Policy::kThreads>(best, slots);
+            if (best.place == today.place) {
+                break;
+            }
+            const int latest = best.place;
+            for (int i = me; i < shape.width; i += Policy::kThreads) {
+                latest_row[i] = widened(rows[static_cast<std::int64_t>(latest) * shape.width + i]);
+            }
+            __syncthreads();
+            const float latest_length = held.length[latest];
+            float novelty = 0;
+            for (int base = 0; base < free; base += kStep) {
+                float product[kRows];
+                products<T, Policy, kWhole>(rows, base + offset, free, shape.width, latest_row, product);
+                const int row = base + offset + part;
+                if (part < kRows && row < free) {
+                    const float cosine =
+                        cosine_of(own_of<Policy>(product, part), held.length[row], latest_length);
+                    held.rows[spare][row] = cosine;
+                    novelty += fmaxf(cosine - held.cover[row], 0.0f);
+                }
+            }
+            novelty = group_sum<kWarp>(novelty);
+            if (lane() == 0) {
+                sums[warp()] = novelty;
+            }
+            __syncthreads();
+            novelty = 0;
+            for (const float sum : sums) {
+                novelty += sum;
+            }
+            const float a = importance[image * shape.tokens + shape.protect + latest];
+            const Best fresh{gain(a, novelty, shape), latest};
+            if (latest % kStep == offset + part && part < kRows) {
+                held.bound[latest] = fresh.value;
+            }
+            if (ahead(fresh, today)) {
+                today = fresh;
+                spare = 1 - spare;
+            }
+        }
+        for (int row = offset + part; part < kRows && row < free; row += kStep) {
+            held.cover[row] = fmaxf(held.cover[row], held.rows[1 - spare][row]);
+            held.bound[row] = row == today.place ? kTaken : held.bound[row];
+        }
+        if (shape.order == kByChoice && me == 0) {
+            out[shape.protect + turn] = shape.protect + today.place;
+        }
+        __syncthreads();
+    }
+    if (shape.order == kByPosition) {
+        Numbers running{0, 0};
+        for (int base = 0; base < free; base += Policy::kThreads) {
+            const int i = base + me;
+            const bool kept = i < free && held.bound[i] == kTaken;
+            const int before = number<Policy::kThreads>(kept, false, running).first;
+            if (kept) {
+                out[shape.protect + before] = shape.protect + i;
+            }
+        }
+    }
+}
+
+template <typename T, bool kWhole>
+cudaError_t run(const T* metric, const float* importance, float* workspace, std::int64_t* index,
+                CoverShape shape, cudaStream_t stream) {
+    using Policy = TilePolicy<32>;
+    const dim3 grid(static_cast<unsigned>(ceil_div(shape.free(), Policy::kTile)),
+                    static_cast<unsigned>(shape.batch));
+    const cudaError_t state = launch(bounds<T, Policy, kWhole>, grid, Policy::kThreads, stream, metric,
+                                     importance, workspace, shape);
+    if (state != cudaSuccess) {
+        return state;
+    }
+    return launch(choose<T, GreedyPolicy, kWhole>, dim3(static_cast<unsigned>(shape.batch)),
+                  GreedyPolicy::kThreads, stream, metric, importance, workspace, index, shape);
+}
+
+}  // namespace cover
+
+inline std::size_t token_cover_select_workspace(int batch, int tokens) {
+    return 5 * sizeof(float) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+}
+
+// metric [B,N,D] of element type `type`, importance [B,N] float32 -> index [B,K].
+inline cudaError_t token_cover_select(int type, const void* metric, const float* importance,
+                                      std::int64_t* index, void* workspace, CoverShape shape,
+                                      cudaStream_t stream) {
+    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
+        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
+        !within(shape.protect, 0, shape.keep - 1) || !within(shape.order, kByPosition, kByChoice) ||
+        !(shape.power >= 0 && shape.power <= kMostPower) ||
+        !(shape.mix >= 0 && shape.mix <= kMostImportance)) {
+        return cudaErrorInvalidValue;
+    }
+    const cudaError_t bad = check_pointers(metric, importance, index, workspace);
+    if (bad != cudaSuccess) {
+        return bad;
+    }
+    return with_type(type, [=](auto* like) {
+        using T = std::remove_pointer_t<decltype(like)>;
+        const bool whole = shape.width * sizeof(T) % 16 == 0;
+        const auto run = whole ? cover::run<T, true> : cover::run<T, false>;
+        return run(static_cast<const T*>(metric), importance, static_cast<float*>(workspace), index, shape,
+                   stream);
+    });
+}
+
+}  // namespace tokenrt
