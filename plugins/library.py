@@ -24,7 +24,7 @@ NAME = "libtokenrt_plugins.so"
 NAMESPACE, VERSION = "tokenrt", "1"
 """What a node names its plugin by."""
 
-FLAGS = ("-std=c++17", "-O3", "--extended-lambda", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra")
+FLAGS = ("-std=c++17", "-O3", "-Xcompiler=-fPIC,-fvisibility=hidden,-Wall,-Wextra")
 LINK = ("-shared", "-cudart=static", "-Xlinker=--no-undefined")
 """The runtime of CUDA is part of the library, so that it loads where there is no driver."""
 
@@ -65,7 +65,9 @@ class Library:
             f"machine code for {listed}, PTX of compute_{max(self.architectures)} for later ones",
         ]
         if self.dropped:
-            lines.append(f"left out, because this nvcc does not know them: {', '.join(map(str, self.dropped))}")
+            lines.append(
+                f"left out, because this nvcc does not know them: {', '.join(map(str, self.dropped))}"
+            )
         return Text("\n".join(lines))
 
 
@@ -113,10 +115,14 @@ def _built(nvcc: toolchain.Toolkit, here: Headers, architectures: Sequence[int],
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BuildError(f"cannot make the cache folder {folder}: {error}; set TOKENRT_CACHE to one") from error
+        raise BuildError(
+            f"cannot make the cache folder {folder}: {error}; set TOKENRT_CACHE to one"
+        ) from error
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         described = f"cuda {nvcc.version}\\narchitectures {' '.join(map(str, architectures))}\\n"
-        Path(scratch, "tokenrt_build.h").write_text(f'#define TOKENRT_BUILD "{described}"\n', encoding="utf-8")
+        Path(scratch, "tokenrt_build.h").write_text(
+            f'#define TOKENRT_BUILD "{described}"\n', encoding="utf-8"
+        )
         includes = (f"-I{HERE / 'kernels'}", f"-I{scratch}", f"-isystem={here.folder}")
         gencode = toolchain.gencode(architectures)
 
@@ -144,7 +150,15 @@ def _built(nvcc: toolchain.Toolkit, here: Headers, architectures: Sequence[int],
 
 def _key(nvcc: toolchain.Toolkit, here: Headers, architectures: Sequence[int]) -> str:
     """Everything the library depends on."""
-    settings = (str(nvcc.nvcc), nvcc.version, str(here.folder), here.version, *map(str, architectures), *FLAGS, *LINK)
+    settings = (
+        str(nvcc.nvcc),
+        nvcc.version,
+        str(here.folder),
+        here.version,
+        *map(str, architectures),
+        *FLAGS,
+        *LINK,
+    )
     key = hashlib.sha256("\0".join(settings).encode())
     folders = sorted({source.parent for source in sources()} | {HERE / "kernels"})
     for path in sorted(path for folder in folders for path in folder.iterdir()):
@@ -223,12 +237,16 @@ class Info:
         table = Table("operator", "attributes", "kernel", "plugin", "on a GPU", box=None, pad_edge=False)
         for contract in self.operators:
             names = ", ".join(field.name for field in contract.fields)
-            table.add_row(contract.operator, names, *(contract.status[part] for part in ("kernel", "plugin", "gpu")))
+            table.add_row(
+                contract.operator, names, *(contract.status[part] for part in ("kernel", "plugin", "gpu"))
+            )
         what = "can be built here" if self.library is None else f"{self.library}, compiled"
         versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
         listed = ", ".join(f"sm_{arch}" for arch in self.architectures)
         told = [f"plugins of namespace {NAMESPACE}, version {VERSION}"]
-        told.append(f"cannot be built here: {self.missing}" if self.missing else f"{what}: {listed}; {versions}")
+        told.append(
+            f"cannot be built here: {self.missing}" if self.missing else f"{what}: {listed}; {versions}"
+        )
         return Group(table, Text("\n" + "\n".join(told)))
 
 
@@ -240,10 +258,12 @@ def info(library: str | os.PathLike[str] | None = None) -> Info:
     listed = contracts.contracts()
     if library is not None:
         told = described(library)
-        versions = {"TensorRT": told["tensorrt"], "CUDA": told["cuda"]}
         known = tuple(listed[name] for name in told["operators"] if name in listed)
-        return Info(known, Path(library), tuple(told["architectures"]), versions)
-    versions, architectures, missing = {}, (), []
+        built = {"TensorRT": told["tensorrt"], "CUDA": told["cuda"]}
+        return Info(known, Path(library), tuple(told["architectures"]), built)
+    versions: dict[str, str] = {}
+    architectures: tuple[int, ...] = ()
+    missing: list[str] = []
     try:
         nvcc = toolchain.look()
         architectures, versions["CUDA"] = nvcc.architectures, nvcc.version

@@ -80,7 +80,6 @@ start() {
 }
 
 work() {
-  echo $$ >run.pid
   mkdir -p out log
   count=0
   . ./steps

@@ -26,7 +26,7 @@ from tokenrt.targets.engine_cache import sha256
 from tokenrt.targets.machine import Machine, last_words
 
 SCRIPT = Path(__file__).with_name("device.sh")
-LEASE_S = 300
+LEASE_S = 900
 """How long the folder of somebody who has gone stays."""
 PATIENCE_S = 120
 """How long a lost connection is tried again; shorter than the lease."""
@@ -245,11 +245,15 @@ class Workplace:
                 raise DeviceError(
                     f"there is no {cause.filename} here; install it, as apt-get install openssh-client"
                 ) from cause
-            with suppress(BrokenPipeError), process:
-                try:
-                    yield process, noise
-                finally:
-                    process.kill()
+            try:
+                yield process, noise
+            finally:
+                process.kill()
+                for pipe in (process.stdin, process.stdout):
+                    # What could not be written is of no interest any more, and must not hide what is.
+                    with suppress(BrokenPipeError):
+                        pipe.close()  # type: ignore[union-attr]
+                process.wait()
 
     def _judge(self, status: int, noise: IO[bytes]) -> None:
         if not status:

@@ -117,9 +117,10 @@ PACKAGES = (
 
 PROGRAMS = {
     "trtexec": (
-        "the commands of build --print",
+        "build and profile on a device with TensorRT, there",
         "install TensorRT on the device; JetPack keeps it in /usr/src/tensorrt/bin",
     ),
+    "ssh": ("profile --host", "install an ssh client, as apt-get install openssh-client"),
     "g++": ("plugins on the CPU", "install a C++ compiler, as apt-get install g++"),
 }
 

@@ -1,5 +1,6 @@
-// How TensorRT finds the plugins, by either route. IPluginRegistry::loadLibrary opens the library and asks for
-// getCreators; who only opens it (trtexec --staticPlugins, Polygraphy, ctypes) relies on its registering itself.
+// How TensorRT finds the plugins, by either route. IPluginRegistry::loadLibrary opens the library and asks
+// for getCreators; who only opens it (trtexec --staticPlugins, Polygraphy, ctypes) relies on its registering
+// itself.
 #include <memory>
 
 #include "creator.h"

@@ -81,8 +81,8 @@ std::string Operator::described() const {
     std::ostringstream text;
     text << "operator " << name << "\n";
     for (const Field& field : fields) {
-        text << "field " << field.name << " " << kKinds[static_cast<int>(field.kind)] << " " << field.least << " "
-             << field.most << "\n";
+        text << "field " << field.name << " " << kKinds[static_cast<int>(field.kind)] << " " << field.least
+             << " " << field.most << "\n";
     }
     for (const auto* const tensors : {&inputs, &outputs}) {
         for (const Tensor& tensor : *tensors) {

@@ -1,4 +1,5 @@
-// What an operator is, as its file in plugins/token_* says it; everything TensorRT asks is answered from this.
+// What an operator is, as its file in plugins/token_* says it; everything TensorRT asks is answered from
+// this.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -19,8 +20,8 @@ enum class Type {
     kInt64,
 };
 
-// `shape` has a letter an axis, as the operator's documentation: equal letters are equal sizes. "1" is an axis
-// of one, and "*" a tensor of any shape of up to four axes, which the operator looks at itself.
+// `shape` has a letter an axis, as the operator's documentation: equal letters are equal sizes. "1" is an
+// axis of one, and "*" a tensor of any shape of up to four axes, which the operator looks at itself.
 struct Tensor {
     const char* name;
     const char* shape;
@@ -45,7 +46,7 @@ class Sizes {
 struct Call {
     const Values& values;
     const Sizes& sizes;
-    int type;                        // ONNX number of the model's own type
+    int type;                                     // ONNX number of the model's own type
     const nvinfer1::PluginTensorDesc* described;  // the inputs
     const void* const* inputs;
     void* const* outputs;

@@ -6,13 +6,14 @@
 namespace tokenrt::plugin {
 
 const Operator& token_select();
+const Operator& token_greedy_select();
 const Operator& token_match();
 const Operator& token_score();
 const Operator& token_combine();
 const Operator& token_restore();
 
 constexpr const Operator& (*kOperators[])() = {
-    token_select, token_match, token_score, token_combine, token_restore,
+    token_select, token_greedy_select, token_match, token_score, token_combine, token_restore,
 };
 
 }  // namespace tokenrt::plugin

@@ -82,7 +82,7 @@ std::int32_t Plugin::getOutputDataTypes(DataType* outputs, std::int32_t n_output
         const int own = first_own(operator_.inputs);
         for (int i = 0; i < n_outputs; ++i) {
             const Type type = operator_.outputs[static_cast<std::size_t>(i)].type;
-            outputs[i] = type == Type::kInt64 ? DataType::kINT64
+            outputs[i] = type == Type::kInt64             ? DataType::kINT64
                          : type == Type::kOwn && own >= 0 ? inputs[own]
                                                           : DataType::kFLOAT;
         }
@@ -131,8 +131,8 @@ bool Plugin::supportsFormatCombination(std::int32_t place, const DynamicPluginTe
     return answer(false, [&] {
         expect(n_inputs, n_outputs);
         const auto at = static_cast<std::size_t>(place);
-        const Tensor& tensor = place < n_inputs ? operator_.inputs.at(at)
-                                                : operator_.outputs.at(at - operator_.inputs.size());
+        const Tensor& tensor =
+            place < n_inputs ? operator_.inputs.at(at) : operator_.outputs.at(at - operator_.inputs.size());
         const PluginTensorDesc& asked = both[place].desc;
         if (asked.format != nvinfer1::TensorFormat::kLINEAR) {
             return false;
@@ -180,7 +180,8 @@ std::int32_t Plugin::enqueue(const PluginTensorDesc* described, const PluginTens
                              cudaStream_t stream) noexcept {
     return answer(kFailed, [&] {
         const Sizes now = sizes(described);
-        const Call call{values_, now, own_type(described), described, inputs, outputs, lists_, workspace, stream};
+        const Call call{values_, now,    own_type(described), described, inputs,
+                        outputs, lists_, workspace,           stream};
         const cudaError_t state = operator_.run(call);
         if (state != cudaSuccess) {
             refuse("CUDA error ", static_cast<int>(state), ": ", cudaGetErrorString(state));

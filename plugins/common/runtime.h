@@ -1,5 +1,5 @@
-// TensorRT as this process has loaded it. The library is not linked against TensorRT: it loads without it, into
-// the registry of whoever asks for its creators.
+// TensorRT as this process has loaded it. The library is not linked against TensorRT: it loads without it,
+// into the registry of whoever asks for its creators.
 #pragma once
 
 #include "version.h"

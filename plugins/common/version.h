@@ -1,5 +1,5 @@
-// The one place that knows releases of TensorRT. Only what exists since 10.0 is used: IPluginV3 with its first
-// build capability, so that one source serves 10.3 to 11.
+// The one place that knows releases of TensorRT. Only what exists since 10.0 is used: IPluginV3 with its
+// first build capability, so that one source serves 10.3 to 11.
 #pragma once
 
 #include <NvInferRuntime.h>
@@ -11,9 +11,8 @@
 #define TOKENRT_TEXT(value) #value
 #define TOKENRT_TEXT_OF(value) TOKENRT_TEXT(value)
 #define TOKENRT_TENSORRT_MAJOR TOKENRT_TEXT_OF(NV_TENSORRT_MAJOR)
-#define TOKENRT_TENSORRT                                              \
-    TOKENRT_TENSORRT_MAJOR "." TOKENRT_TEXT_OF(NV_TENSORRT_MINOR) "." \
-                           TOKENRT_TEXT_OF(NV_TENSORRT_PATCH)
+#define TOKENRT_TENSORRT \
+    TOKENRT_TENSORRT_MAJOR "." TOKENRT_TEXT_OF(NV_TENSORRT_MINOR) "." TOKENRT_TEXT_OF(NV_TENSORRT_PATCH)
 
 namespace tokenrt::plugin {
 

@@ -32,8 +32,8 @@ class TokenCombine final : public Operator {
     cudaError_t run(const Call& call) const override {
         const Sizes& sizes = call.sizes;
         return tokenrt::token_combine(
-            call.type, call.in<void>(0), call.in<float>(1), call.in<std::int64_t>(2), call.in<std::int64_t>(3),
-            call.in<std::int64_t>(4), call.out<void>(0), call.out<float>(1),
+            call.type, call.in<void>(0), call.in<float>(1), call.in<std::int64_t>(2),
+            call.in<std::int64_t>(3), call.in<std::int64_t>(4), call.out<void>(0), call.out<float>(1),
             CombineShape{sizes.of('B'), sizes.of('N'), sizes.of('C'), sizes.of('K'), sizes.of('R')},
             call.stream);
     }

@@ -30,11 +30,13 @@ class TokenMatch final : public Operator {
         const Sizes sizes = given(values);
         const std::int64_t tokens = sizes['K'] + sizes['R'];
         if (sizes['S'] + sizes['T'] + sizes['O'] != tokens) {
-            refuse("fields 'sources', 'destinations' and 'others' list ", sizes['S'] + sizes['T'] + sizes['O'],
-                   " tokens, but 'keep' and 'remove' add up to ", tokens);
+            refuse("fields 'sources', 'destinations' and 'others' list ",
+                   sizes['S'] + sizes['T'] + sizes['O'], " tokens, but 'keep' and 'remove' add up to ",
+                   tokens);
         }
         if (tokens > kMostTokens) {
-            refuse("fields 'keep' and 'remove' add up to ", tokens, " tokens, the kernels take up to ", kMostTokens);
+            refuse("fields 'keep' and 'remove' add up to ", tokens, " tokens, the kernels take up to ",
+                   kMostTokens);
         }
         if (sizes['T'] < 1) {
             refuse("field 'destinations' is empty");
@@ -57,8 +59,8 @@ class TokenMatch final : public Operator {
 
     void fit(const Values&, const Sizes& sizes) const override {
         if (sizes['N'] != kUnknown && sizes['N'] != sizes['K'] + sizes['R']) {
-            refuse("fields 'keep' and 'remove' add up to ", sizes['K'] + sizes['R'], ", but there are ", sizes['N'],
-                   " tokens");
+            refuse("fields 'keep' and 'remove' add up to ", sizes['K'] + sizes['R'], ", but there are ",
+                   sizes['N'], " tokens");
         }
     }
 

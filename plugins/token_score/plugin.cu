@@ -11,14 +11,13 @@ namespace {
 class TokenScore final : public Operator {
   public:
     TokenScore()
-        : Operator("TokenScore",
-                   {{"scale", Kind::kFloat},
-                    {"first_row", Kind::kSize, 0, kMostTokens - 1},
-                    {"end_row", Kind::kSize, 1, kMostTokens}},
-                   {{"queries", "BHND", Type::kOwn},
-                    {"keys", "BHND", Type::kOwn},
-                    {"bias", "*", Type::kFloat32}},
-                   {{"score", "BN", Type::kFloat32}}) {}
+        : Operator(
+              "TokenScore",
+              {{"scale", Kind::kFloat},
+               {"first_row", Kind::kSize, 0, kMostTokens - 1},
+               {"end_row", Kind::kSize, 1, kMostTokens}},
+              {{"queries", "BHND", Type::kOwn}, {"keys", "BHND", Type::kOwn}, {"bias", "*", Type::kFloat32}},
+              {{"score", "BN", Type::kFloat32}}) {}
 
     void check(const Values& values) const override {
         if (values.number("first_row") >= values.number("end_row")) {
@@ -29,7 +28,8 @@ class TokenScore final : public Operator {
 
     void fit(const Values& values, const Sizes& sizes) const override {
         if (sizes['N'] != kUnknown && sizes['N'] < values.number("end_row")) {
-            refuse("field 'end_row' is ", values.number("end_row"), ", but there are ", sizes['N'], " tokens");
+            refuse("field 'end_row' is ", values.number("end_row"), ", but there are ", sizes['N'],
+                   " tokens");
         }
     }
 

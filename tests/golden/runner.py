@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden.checks import checks
-from tests.golden.compare import Mismatch, Unsupported
-from tokenrt.errors import TokenrtError
+from tests.golden.compare import Unsupported
 
 HERE = Path(__file__).resolve().parent
 COMMITTED = HERE / "data"
@@ -73,7 +72,7 @@ def _run_case(root: Path, method: str, name: str, case: Mapping[str, Any]) -> Ou
             CHECKS[method](arrays, case["params"], backend)
     except Unsupported as reason:
         return Outcome(method, name, "unsupported", str(reason))
-    except (Mismatch, TokenrtError, KeyError, OSError) as reason:
+    except Exception as reason:  # one case that cannot be read or compared must not end the others
         return Outcome(method, name, "failed", f"{type(reason).__name__}: {reason}")
     return Outcome(method, name, "passed")
 

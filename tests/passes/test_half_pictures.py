@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,9 +21,6 @@ BUDGETS = {
     "evit": tokenrt.Budget.keep(0.85, [3, 6, 9]),
 }
 """The milder of the demonstration's budgets."""
-
-CHOICES = {"TokenSelect": (0, 0), "TokenMatch": (0, 1)}
-"""Operators that choose: the output that holds the score or the similarity, if it is one, and the choice."""
 
 
 @dataclass(frozen=True)
@@ -82,63 +78,51 @@ def test_the_outputs_on_photographs_are_the_same(
     assert report.samples == len(pictures)
 
 
-def chosen(path: Path, feeds: dict[str, np.ndarray]) -> list[tuple[Any, Any]]:
-    """What every TokenSelect scored and kept, [B,N] and [B,K], in the order of the model."""
+def chosen(path: Path, feeds: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+    """What every site scored, [B,S], and which of these S it chose, [B,R], in the order of the model."""
     model = load(path)
-    selects = [node for node in model.graph if node.op_type == "TokenSelect"]
-    first = len(model.graph.outputs)
-    for node in selects:
-        model.graph.outputs.extend([value for value in (node.inputs[0], node.outputs[0]) if value])
+    first, places = len(model.graph.outputs), []
+    for node in model.graph:
+        if node.op_type == "TokenSelect":
+            model.graph.outputs.extend([value for value in (node.inputs[0], node.outputs[0]) if value])
+            places.append(None)
+        elif node.op_type == "TokenMatch":
+            model.graph.outputs.extend([node.outputs[0], node.outputs[2]])
+            places.append(
+                {token: place for place, token in enumerate(node.attributes.get_ints("sources") or ())}
+            )
     # Layout passes of the runtime crash on convolutions in fp16.
     told = session(model, layout=False).run(None, feeds)[first:]
-    return [*zip(told[::2], told[1::2], strict=True)]
+    return [
+        (score, index if place is None else np.vectorize(place.__getitem__)(index))
+        for score, index, place in zip(told[::2], told[1::2], places, strict=True)
+    ]
 
 
-@pytest.mark.parametrize("method", ["topk", "evit"])
+@pytest.mark.parametrize("method", [*BUDGETS])
 @pytest.mark.parametrize("name", ["focus", "vit"])
-def test_the_same_tokens_are_kept_but_for_near_ties(
+def test_the_same_tokens_are_chosen_but_for_near_ties(
     pairs: dict[tuple[str, str], Pair], pictures: dict[str, np.ndarray], name: str, method: str
 ) -> None:
     pair = pairs[name, method]
     feeds = fed(pair.full, pictures)
     wide, narrow = chosen(pair.full, feeds), chosen(pair.half, feeds)
-    assert len(wide) == len(narrow) == 3
-    # Once a photograph keeps another token, its later sites see other tokens and are not compared.
-    alike = set(range(len(pictures)))
-    for (scores, kept), (others, again) in zip(wide, narrow, strict=True):
+    assert len(wide) == len(narrow) == (12 if method == "tome" else 3)
+    # Once a photograph loses another token, its later sites see other tokens and are not compared.
+    alike, compared = set(range(len(pictures))), 0
+    for (scores, choice), (others, again) in zip(wide, narrow, strict=True):
         for photo in sorted(alike):
-            swapped = {*kept[photo]} ^ {*again[photo]}
             finite = np.isfinite(scores[photo])
-            error = np.abs(scores[photo] - others[photo])[finite].max()
-            assert error < 0.01 * scores[photo][finite].std()
-            cut = scores[photo][kept[photo]].min()
+            error = np.abs(scores[photo] - others[photo])[finite]
+            assert np.median(error) < 0.003 * np.median(np.abs(scores[photo][finite]))
+            cut = scores[photo][choice[photo]].min()
+            swapped = {*choice[photo]} ^ {*again[photo]}
             for token in swapped:
-                assert abs(scores[photo][token] - cut) <= 2 * error, (photo, token)
-            if swapped:
-                alike.remove(photo)
-    assert len(alike) >= len(pictures) - 1
-
-
-@pytest.mark.parametrize("method", [*BUDGETS])
-def test_nearly_all_photographs_merge_the_same_tokens(
-    pairs: dict[tuple[str, str], Pair], pictures: dict[str, np.ndarray], method: str
-) -> None:
-    """Where every original token went, over the whole model."""
-    pair = pairs["focus", method]
-    plan = tokenrt.plan(subject.model_file(), method=method, budget=BUDGETS[method])
-    maps = []
-    for half in (False, True):
-        model = tokenrt.reduce(subject.model_file(), plan=plan, source_map=True).model
-        if half:
-            model = tokenrt.convert(
-                model, precision="fp16", keep_io=True, rules="standard", check=False
-            ).model
-        names = [value.name for value in model.graph.outputs]
-        maps.append(
-            session(model, layout=False).run(None, fed(pair.full, pictures))[names.index("token_source_map")]
-        )
-    assert maps[0].shape == maps[1].shape == (len(pictures), 257)
-    assert (maps[0] == maps[1]).mean() > 0.97
+                assert abs(scores[photo][token] - cut) <= 2 * error.max(), (photo, token)
+            alike -= {photo} if swapped else set()
+            compared += 1
+    print(f"{name} {method}: {compared} of {len(wide) * len(pictures)} sites compared")
+    assert compared >= len(wide) * len(pictures) / 4
 
 
 @pytest.mark.parametrize(

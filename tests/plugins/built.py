@@ -30,7 +30,7 @@ def driver() -> Path:
 
 def stub(source: Path, name: str) -> Path:
     """Another small library of the tests."""
-    return _shared((source,), name, f"-Wl,-soname,{name}")
+    return _shared((source,), name, f"-Wl,-soname,{name}", "-Wno-deprecated-declarations")
 
 
 def _shared(sources: tuple[Path, ...], name: str, *more: str) -> Path:

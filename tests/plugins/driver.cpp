@@ -23,9 +23,7 @@ struct Logger : ILogger, ILoggerFinder {
 struct Size : IDimensionExpr, apiv::VDimensionExpr {
     std::int64_t value;
     bool constant;
-    Size(std::int64_t value, bool constant) : value(value), constant(constant) {
-        mImpl = this;
-    }
+    Size(std::int64_t value, bool constant) : value(value), constant(constant) { mImpl = this; }
     bool isConstant() const override { return constant; }
     std::int64_t getConstantValue() const override { return value; }
     bool isSizeTensor() const override { return false; }
@@ -193,8 +191,7 @@ int driver_types(void* plugin, int n_inputs, const int* types, int n_outputs, in
     for (int i = 0; i < n_inputs; ++i) {
         given.push_back(static_cast<DataType>(types[i]));
     }
-    const int failed =
-        build(plugin)->getOutputDataTypes(made.data(), n_outputs, given.data(), n_inputs);
+    const int failed = build(plugin)->getOutputDataTypes(made.data(), n_outputs, given.data(), n_inputs);
     for (int i = 0; i < n_outputs; ++i) {
         found[i] = static_cast<int>(made[i]);
     }
@@ -215,8 +212,8 @@ int driver_shapes(void* plugin, int n_inputs, const int* ranks, const std::int64
         }
     }
     Builder builder;
-    const int failed = build(plugin)->getOutputShapes(given.data(), n_inputs, nullptr, 0, made.data(),
-                                                      n_outputs, builder);
+    const int failed =
+        build(plugin)->getOutputShapes(given.data(), n_inputs, nullptr, 0, made.data(), n_outputs, builder);
     for (int i = 0; failed == 0 && i < n_outputs; ++i) {
         found_ranks[i] = made[i].nbDims;
         for (int axis = 0; axis < made[i].nbDims; ++axis) {
@@ -239,8 +236,8 @@ int driver_supports(void* plugin, int n_inputs, int n_outputs, const int* types,
     return 1;
 }
 
-int driver_configure(void* plugin, int n_inputs, const int* ranks, const std::int64_t* axes,
-                     const int* types, int n_outputs) {
+int driver_configure(void* plugin, int n_inputs, const int* ranks, const std::int64_t* axes, const int* types,
+                     int n_outputs) {
     const auto given = dynamic(tensors(n_inputs, ranks, axes, types));
     const std::vector<DynamicPluginTensorDesc> made(n_outputs);
     return build(plugin)->configurePlugin(given.data(), n_inputs, made.data(), n_outputs);

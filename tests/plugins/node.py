@@ -64,12 +64,18 @@ class Node:
         return cls.listed(library, name, items, phase)
 
     @classmethod
-    def listed(cls, library: Path, name: str, items: Sequence[tuple[str, Any]], phase: int = BUILD) -> Node | None:
+    def listed(
+        cls, library: Path, name: str, items: Sequence[tuple[str, Any]], phase: int = BUILD
+    ) -> Node | None:
         handle = opened(library)
-        arrays = [np.atleast_1d(np.asarray(value, getattr(value, "dtype", _kind(value)))) for _, value in items]
+        arrays = [
+            np.atleast_1d(np.asarray(value, getattr(value, "dtype", _kind(value)))) for _, value in items
+        ]
         count = len(items)
         names = (ctypes.c_char_p * max(1, count))(*(key.encode() for key, _ in items))
-        data = (ctypes.c_void_p * max(1, count))(*(array.ctypes.data if array.size else None for array in arrays))
+        data = (ctypes.c_void_p * max(1, count))(
+            *(array.ctypes.data if array.size else None for array in arrays)
+        )
         types = _ints([FIELD_TYPES[array.dtype.name] for array in arrays])
         lengths = _ints([array.size for array in arrays])
         found = calls().driver_create(

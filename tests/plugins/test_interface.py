@@ -127,7 +127,9 @@ def test_fields_travel_through_an_engine(name: str, phase: int, path: Path) -> N
     assert node.fields == again.fields == copy.fields
     assert node.texts == again.texts == copy.texts
     for key, value in attributes.items():
-        numbers = " ".join(f"{item:.6f}" if isinstance(item, float) else str(item) for item in np.ravel(value))
+        numbers = " ".join(
+            f"{item:.6f}" if isinstance(item, float) else str(item) for item in np.ravel(value)
+        )
         assert f"{key} {1 if isinstance(value, float) else 5}:{' ' * bool(numbers)}{numbers};" in node.fields
     told_before = node.fields
     for one in (node, copy):
@@ -147,7 +149,11 @@ def test_a_bad_field_is_refused_by_name(name: str, path: Path) -> None:
             (np.array([1], np.int8), "must be "),
         ]
         if field.kind == "float":
-            bad += [(float("nan"), "finite"), (np.int32(1), "must be float32"), ([0.5, 0.5], "takes one number")]
+            bad += [
+                (float("nan"), "finite"),
+                (np.int32(1), "must be float32"),
+                ([0.5, 0.5], "takes one number"),
+            ]
         else:
             bad += [
                 (np.array([field.most + 1], np.int32), f"must be {field.least} to {field.most}"),
@@ -156,7 +162,10 @@ def test_a_bad_field_is_refused_by_name(name: str, path: Path) -> None:
                 (np.float32(1), "must be int32 or int64"),
             ]
         if field.kind in ("int", "size"):
-            bad += [(np.array([1, 1], np.int32), "takes one number"), (np.array([], np.int32), "takes one number")]
+            bad += [
+                (np.array([1, 1], np.int32), "takes one number"),
+                (np.array([], np.int32), "takes one number"),
+            ]
         for value, reason in bad:
             given = {key: item for key, item in good.items() if key != field.name}
             if value is not None:
@@ -186,11 +195,19 @@ def test_64_bit_integers_are_taken(path: Path) -> None:
 
 
 MATCH = alternate(8, 0, 3, 0)
+GREEDY = {"keep": [3], "protect": [0], "order": 0, "objective": 0, "power": 1.0, "mix": 0.0, "seed": 0}
 TOGETHER = [
     ("TokenSelect", {"keep": [3], "protect": [3], "order": 0}, "'protect' is 3, it must be below 'keep', 3"),
+    ("TokenGreedySelect", {**GREEDY, "protect": [3]}, "'protect' is 3, it must be below 'keep', 3"),
+    ("TokenGreedySelect", {**GREEDY, "power": 4.5}, "'power' must be 0 to 4, got 4.5"),
+    ("TokenGreedySelect", {**GREEDY, "mix": -1.0}, "'mix' must be 0 to 1e+09, got -1"),
     ("TokenScore", {"scale": 1.0, "first_row": [4], "end_row": [4]}, "'first_row' is 4, it must be below"),
     ("TokenCombine", {"type": 2}, "'type' must be 1"),
-    ("TokenMatch", {**MATCH, "keep": [6], "remove": [3]}, "list 8 tokens, but 'keep' and 'remove' add up to 9"),
+    (
+        "TokenMatch",
+        {**MATCH, "keep": [6], "remove": [3]},
+        "list 8 tokens, but 'keep' and 'remove' add up to 9",
+    ),
     ("TokenMatch", {**MATCH, "keep": [3], "remove": [5]}, "'remove' is 5, but 'sources' has 4"),
     ("TokenMatch", {**MATCH, "sources": [0, 2, 4, 4]}, "'sources' names position 4 a second time"),
     ("TokenMatch", {**MATCH, "sources": [0, 2, 4, 9]}, "'sources' names position 9, which does not exist"),
@@ -255,7 +272,9 @@ def test_types_and_formats(name: str, kind: str, path: Path) -> None:
         for other in {FLOAT, HALF, BFLOAT16, INT8, INT32, INT64} - {every[place]}:
             changed = [*every]
             changed[place] = other
-            alone = [tensor.type for tensor in (*CONTRACTS[name].inputs, *CONTRACTS[name].outputs)].count("own") == 1
+            alone = [tensor.type for tensor in (*CONTRACTS[name].inputs, *CONTRACTS[name].outputs)].count(
+                "own"
+            ) == 1
             floating = other in (FLOAT, HALF, BFLOAT16) and every[place] in (FLOAT, HALF, BFLOAT16)
             first = place == 0 and floating and alone
             assert node.supports(changed) == first
@@ -276,10 +295,16 @@ MISFITS = [
     ("TokenSelect", [[2, 20000]], "axis 1 of input 'score' is 20000, the kernels take up to 16384"),
     ("TokenSelect", [[1025, 17]], "up to 1024"),
     ("TokenSelect", [[2, 17, 1]], "has 3 axes, [BN] was expected"),
+    ("TokenGreedySelect", [[2, 11, 8], [2, 11]], "'keep' is 12, but there are 11 tokens"),
+    ("TokenGreedySelect", [[2, 17, 8], [2, 16]], "axis 1 of input 'importance' is 16, but N is 17 elsewhere"),
     ("TokenMatch", [[2, 18, 8]], "add up to 17, but there are 18 tokens"),
     ("TokenMatch", [[2, 17, 4097]], "up to 4096"),
     ("TokenScore", [[2, 300, 17, 4], [2, 300, 17, 4], [1]], "up to 256"),
-    ("TokenScore", [[2, 2, 17, 4], [2, 2, 16, 4], [1]], "axis 2 of input 'keys' is 16, but N is 17 elsewhere"),
+    (
+        "TokenScore",
+        [[2, 2, 17, 4], [2, 2, 16, 4], [1]],
+        "axis 2 of input 'keys' is 16, but N is 17 elsewhere",
+    ),
     ("TokenScore", [[2, 2, 17, 4], [2, 2, 17, 4], [1, 1, 1, 1, 1]], "'bias' has 5 axes, at most 4"),
     ("TokenCombine", [[2, 17, 8], [2, 17, 2], [2, 12], [2, 5], [2, 5]], "axis 2 of input 'size' is 2, not 1"),
     ("TokenCombine", [[2, 17, 8], [2, 17, 1], [2, 12], [2, 5], [2, 4]], "but R is 5 elsewhere"),
@@ -393,5 +418,3 @@ def test_a_workspace_grows_with_the_shapes_and_is_none_where_none_is_needed(path
     assert by_score is not None
     assert by_score.workspace([[4, 17]], [FLOAT]) == 4 * 12 * 4
     assert made(path, "TokenMatch").workspace([[4, 17, 8]], [FLOAT]) == 2 * 4 * 4 * 8
-
-

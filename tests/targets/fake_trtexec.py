@@ -209,9 +209,8 @@ def layers(model: Any, at: dict[str, list[int]]) -> list[dict[str, Any]]:
 
     def put_down(core: list[Any], stem: str, kind: str) -> None:
         cost = sum(sizes.get(name, 64) for part in core for name in part.output) * 1e-6 + 0.001
-        found.append(
-            {"name": f"{stem}_myl0_{len(found)}", "kind": kind, "nodes": [n.name for n in core], "ms": cost}
-        )
+        names = [part.name or f"node_of_{part.output[0]}" for part in core]
+        found.append({"name": f"{stem}_myl0_{len(found)}", "kind": kind, "nodes": names, "ms": cost})
 
     for node in nodes:
         alone = node.op_type in PRODUCTS or id(node) in taken

@@ -22,7 +22,9 @@ def build(
     *,
     arch: Annotated[
         str | None,
-        typer.Option(help="Compute capabilities without the dot; all that nvcc knows by default.", metavar="89,90"),
+        typer.Option(
+            help="Compute capabilities without the dot; all that nvcc knows by default.", metavar="89,90"
+        ),
     ] = None,
     output: Annotated[
         Path | None,
