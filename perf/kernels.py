@@ -106,8 +106,9 @@ class Report:
             "## Roofline\n\nThe least time in microseconds: for each launch its bytes over the device's memory bandwidth or "
             "its operations over the device's fp32 rate, whichever is longer, summed. **A model, not a measurement**: "
             "nothing here ran on a GPU. Starting a launch takes some two microseconds more, which at batch 1 is most of the "
-            "time; nor does the bound know that one block an image selects greedily, from rows that come again each turn, so that "
-            "few images leave most of a GPU idle. M: bound by memory; A: by arithmetic. The devices' figures are facts of `targets/*.toml`: "
+            "time; nor does the bound know that one block an image selects greedily, from rows that come again each turn, "
+            "so that few images leave most of a GPU idle. M: bound by memory; A: by arithmetic. The devices' figures are "
+            "facts of `targets/*.toml`: "
             f"{self._figures()}.{self._missing()}"
         )
         time_head = [
