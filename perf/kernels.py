@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenrt.errors import TokenrtError
 from tokenrt.perf import results, roofline
-from tokenrt.plugins import device, occupancy, toolchain
+from tokenrt.plugins import device, host, occupancy, toolchain
 
 BATCHES = (1, 32)
 
@@ -106,8 +106,10 @@ class Report:
             "## Roofline\n\nThe least time in microseconds: for each launch its bytes over the device's memory bandwidth or "
             "its operations over the device's fp32 rate, whichever is longer, summed. **A model, not a measurement**: "
             "nothing here ran on a GPU. Starting a launch takes some two microseconds more, which at batch 1 is most of the "
-            "time. M: bound by memory; A: by arithmetic. The devices' figures are facts of `targets/*.toml`: "
-            f"{self._figures()}."
+            "time; nor does the bound know that one block an image selects greedily, from rows that come again each turn, "
+            "so that few images leave most of a GPU idle. M: bound by memory; A: by arithmetic. The devices' figures are "
+            "facts of `targets/*.toml`: "
+            f"{self._figures()}.{self._missing()}"
         )
         time_head = [
             "operator",
@@ -131,7 +133,7 @@ class Report:
                 f"`{works[0].operator}`",
                 works[0].setting,
                 *(
-                    f"{1e6 * work.seconds(each):.3g} {work.bound(each)[0].upper()}"
+                    f"{_short(1e6 * work.seconds(each))} {work.bound(each)[0].upper()}"
                     for each in devices
                     for work in works
                 ),
@@ -139,11 +141,20 @@ class Report:
             for works in by_batch
         ]
 
+    def _missing(self) -> str:
+        lacking = [name for name in host.KERNELS if name not in roofline.WORKS]
+        return f" Operators without a model: {', '.join(lacking)}." if lacking else ""
+
     def _figures(self) -> str:
         return "; ".join(
             f"{each.name} {each.bandwidth / 1e9:g} GB/s and {each.operations / 1e12:g} TFLOP/s"
             for each in map(roofline.device, roofline.DEVICES)
         )
+
+
+def _short(value: float) -> str:
+    """Three digits, never an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.6f}"
 
 
 def _bytes(work: roofline.Work) -> list[str]:

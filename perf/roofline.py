@@ -130,6 +130,18 @@ def match(batch: int, b: Block) -> Work:
     )  # fmt: skip
 
 
+def greedy(batch: int, b: Block) -> Work:
+    metric, importance = batch * b.tokens * b.width * HALF, batch * b.tokens * SINGLE
+    state, index = batch * b.tokens * SINGLE, batch * b.keep * INDEX
+    return Work(
+        "TokenGreedySelect", f"{b.keep} of {b.tokens}, the farthest first", metric + importance, index,
+        (
+            Launch("isolation", metric, state, 2 * batch * b.tokens**2 * b.width),
+            Launch("choose", metric + importance + state, 3 * state + index, 2 * batch * b.keep * b.tokens * b.width),
+        ),
+    )  # fmt: skip
+
+
 def combine(batch: int, b: Block) -> Work:
     kept = b.tokens - b.remove
     tokens, merged = batch * b.tokens * b.width * HALF, batch * kept * b.width * HALF
@@ -172,6 +184,7 @@ Model = Callable[[int, Block], Work]
 WORKS: Mapping[str, Sequence[Model]] = MappingProxyType(
     {
         "TokenSelect": (lambda n, b: select(n, b, "position"), lambda n, b: select(n, b, "score")),
+        "TokenGreedySelect": (greedy,),
         "TokenMatch": (match,),
         "TokenCombine": (combine,),
         "TokenRestore": (restore,),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,8 @@ def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs
             made.name, made.source + TAIL.replace("KERNEL", made.name), made.grid, made.threads
         )
     )
-    library = ctypes.CDLL(str(compiled(source, (*host.FLAGS, "-x", "c++"), "quick.so")))
+    extra = os.environ.get(host.EXTRA_FLAGS, "").split()
+    library = ctypes.CDLL(str(compiled(source, (*host.FLAGS, *extra, "-x", "c++"), "quick.so")))
     batch = len(inputs[0])
     grid = [batch if size == quick_kernels.BATCH else size for size in made.grid]
     pointers = [array.ctypes.data for array in (*inputs, *outputs)]

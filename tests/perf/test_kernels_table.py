@@ -1,0 +1,80 @@
+"""The table of the kernels: its models of work, and the page that is made from a compilation."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from types import MappingProxyType
+
+import pytest
+
+from tokenrt.errors import TargetError
+from tokenrt.perf import kernels, roofline
+from tokenrt.plugins import host
+from tokenrt.plugins.device import Usage
+
+ROOT = Path(__file__).parents[2]
+DEVICE = roofline.Device("one", bandwidth=1e9, operations=1e12)
+
+
+def report() -> kernels.Report:
+    used = {75: Usage("f", 32, 1048, 0, 0), 89: Usage("f", 128, 1048, 0, 0)}
+    return kernels.Report("13.0.88", [kernels.Row("few<float>", 256, MappingProxyType(used))])
+
+
+def test_each_operator_moves_no_less_than_its_inputs_and_outputs() -> None:
+    assert roofline.WORKS.keys() <= host.KERNELS.keys()
+    for work in (*roofline.works(1), *roofline.works(32)):
+        assert work.moved >= work.least > 0, work
+        assert work.launches
+        for name in roofline.DEVICES:
+            assert work.seconds(roofline.device(name)) >= work.least / roofline.device(name).bandwidth * 0.999
+    one, many = roofline.works(1), roofline.works(32)
+    for single, batch in zip(one, many, strict=True):
+        # Lists that all images share are read once.
+        assert 25 * single.moved < batch.moved <= 32 * single.moved
+
+
+def test_the_roofline_is_the_slower_of_memory_and_arithmetic() -> None:
+    launches = (roofline.Launch("a", 500, 500), roofline.Launch("b", 1, 0, 3e6))
+    work = roofline.Work("X", "", 500, 500, launches)
+    assert work.seconds(DEVICE) == pytest.approx(1e-6 + 3e-6)
+    assert work.bound(DEVICE) == "arithmetic"
+    assert roofline.Work("X", "", 500, 500, launches[:1]).bound(DEVICE) == "memory"
+
+
+def test_a_device_without_figures_is_refused() -> None:
+    with pytest.raises(TargetError, match=r"agx-orin does not state bandwidth_gb_s and vector_tflops\.fp32"):
+        roofline.device("agx-orin")
+
+
+def test_matching_counts_by_hand() -> None:
+    work = roofline.match(1, roofline.VIT_B)
+    assert work.setting == "98 x 98, 16 leave"
+    assert work.least == 197 * 64 * 2 + 4 * 197 + 4 * 98 + 8 * 181 + 16 * 16
+    assert work.operations == 2 * (98 * 98 + 197) * 64
+
+
+def test_the_page_tells_registers_and_occupancy() -> None:
+    page = report().page({"date": "today", "processor": "x", "processors": 2, "versions": {}})
+    assert "| `few<float>` | 256 | 1048 | 32 · 100 | 128 · 33 |" in page
+    assert "not a measurement" in page
+
+
+def test_the_committed_table_is_of_the_kernels_there_are() -> None:
+    """Made anew whenever a kernel or an operator comes or goes: python -m tokenrt.perf.kernels."""
+    told = json.loads((ROOT / "docs" / "kernels.json").read_text())
+    files = {row["kernel"].split("::")[0] for row in told["kernels"]}
+    sources = "".join(path.read_text() for path in (ROOT / "plugins" / "kernels").glob("token_*.cuh"))
+    assert files == set(re.findall(r"^namespace (\w+) \{", sources, re.MULTILINE)) - {"tokenrt"}
+    assert {row["operator"] for row in told["operators"]} == roofline.WORKS.keys()
+    for row in told["kernels"]:
+        assert all(
+            used["spilled_bytes"] == used["stack_bytes"] == 0 for used in row["architectures"].values()
+        )
+
+
+def test_bad_input_ends_with_status_2(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert kernels.main(["--arch", "ampere", "--out", str(tmp_path)]) == 2
+    assert "'ampere' is no architecture" in capsys.readouterr().err
