@@ -20,17 +20,12 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.ancestry import between
-from tokenrt.passes.legalize import inline
 from tokenrt.passes.model import load
-from tokenrt.passes.precision import INSERTED
-from tokenrt.passes.prepare import Prepared
 from tokenrt.perf import timing
+from tokenrt.perf.groups import inlined
 
-BEFORE, AFTER, REST = "before the blocks", "after the blocks", "masks, sizes and positions"
 KERNEL = "_kernel_time"
 TAG = re.compile(r"group(\d+)_")
-SITE = re.compile(rf"{INSERTED}block(\d+)_")
 
 
 @dataclass(frozen=True)
@@ -46,33 +41,13 @@ class NodeProfile:
     runs: int
 
 
-def groups_of(prepared: Prepared) -> dict[str, str]:
-    """The group of every named node of an unreduced model: its block, or what is before or after them."""
-    found: dict[str, str] = {}
-    blocks = prepared.structure.blocks
-    for block in blocks:
-        for node in between(block.entry, block.output):
-            found.setdefault(str(node.name), f"block {block.index}")
-    seen = False
-    for node in prepared.model.graph:
-        seen = seen or str(node.name) in found
-        found.setdefault(str(node.name), AFTER if seen and blocks else BEFORE)
-    found.pop("", None)
-    found.pop("None", None)
-    return found
-
-
 def labelled(model: ir.Model, known: Mapping[str, str]) -> tuple[ir.Model, list[str]]:
     """A copy without functions whose nodes are named `group<i>_<n>`, and the groups by that i.
 
-    known: groups of the nodes of the unreduced model. A node that is not in it and was not put in by a reduction
-    belongs where its result is used first.
+    known: groups of the nodes of the unreduced model.
     """
     copy = load(model)
-    inline(copy, reason="the runtime forgets where inlined nodes come from")
-    own: dict[ir.Node, str] = {}
-    for node in reversed([*copy.graph]):
-        own[node] = _group(node, known) or _of_users(node, own) or AFTER
+    own = inlined(copy, known)
     order = list(dict.fromkeys(own[node] for node in copy.graph))
     for number, node in enumerate(copy.graph):
         node.name = f"group{order.index(own[node])}_{number}"
@@ -135,18 +110,3 @@ def _shares(nodes: Sequence[Mapping[str, Any]], start: float, groups: int) -> li
         shares[group] += stop - end
         end = stop
     return shares
-
-
-def _group(node: ir.Node, known: Mapping[str, str]) -> str:
-    names = [str(node.name or ""), *(str(value.name) for value in node.outputs)]
-    if names[0] in known:
-        return known[names[0]]
-    for name in names:
-        if site := SITE.match(name):
-            return f"block {site[1]}, reduction"
-    return REST if any(name.startswith(INSERTED) for name in names) else ""
-
-
-def _of_users(node: ir.Node, own: Mapping[ir.Node, str]) -> str:
-    users = [user for value in node.outputs for user in value.consumers()]
-    return next((own[user] for user in users if user in own), "")

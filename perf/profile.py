@@ -1,20 +1,25 @@
-"""Compare a reduced model with its original in ONNX Runtime on this CPU: the ratio of their times, and where it is."""
+"""Compare a reduced model with its original: the ratio of their times, and where it is. ONNX Runtime on this CPU is here."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from tokenrt.errors import TargetError
 from tokenrt.passes.model import ModelLike, load
 from tokenrt.passes.prepare import prepare
-from tokenrt.perf import node_profile, timing
+from tokenrt.perf import groups, node_profile, timing
 from tokenrt.perf.node_profile import NodeProfile
+from tokenrt.targets import Target, trtexec_tool
 from tokenrt.targets import load as load_target
+from tokenrt.targets.machine import Here, Machine
+
+if TYPE_CHECKING:
+    from tokenrt.perf.device_profile import DeviceProfile
 
 HERE = "ort-cpu"
 REPEATS = 3
@@ -44,11 +49,7 @@ class Profile:
     @property
     def reduction(self) -> float:
         """Milliseconds in what the reduction put into the model."""
-        return sum(
-            time
-            for name, time in self.nodes.groups.items()
-            if name.endswith("reduction") or name == node_profile.REST
-        )
+        return sum(time for name, time in self.nodes.groups.items() if groups.of_the_reduction(name))
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -90,32 +91,54 @@ def profile(
     model: ModelLike,
     *,
     original: ModelLike | None = None,
-    target: str = HERE,
+    target: str | Target = HERE,
     batch: int = 1,
     rounds: int = 20,
     threads: int | None = None,
+    machine: Machine | None = None,
     progress: Told | None = None,
-) -> Profile:
-    """Time `model` in ONNX Runtime on this CPU, in pairs with `original`, and say which blocks the time is in.
+    **device: Any,
+) -> Profile | DeviceProfile:
+    """Time `model` in pairs with `original`, and say which blocks the time is in.
+
+    On "ort-cpu" that is ONNX Runtime on this CPU; for a target that TensorRT builds for, trtexec builds and times both
+    on `machine`: here when left out, or `tokenrt.targets.machine.host("user@jetson")`. Further options there are
+    those of `tokenrt.perf.device.profile`.
 
     original: the model before reduction. Without it there is no ratio, and blocks are those of a model that is
-    not reduced. rounds: in each of three repeats. threads: of one operator; four at most when left out.
+    not reduced. rounds: in each of three repeats. threads: of one operator; four at most when left out; both for
+    ONNX Runtime.
 
-    Raises: TargetError for a target that does not run here; TokenrtError when the runtime refuses a model.
+    Raises: TargetError for a target that does not run here; TokenrtError when the runtime refuses a model; DeviceError,
+        BuildError for what fails on the machine.
     """
-    chosen = load_target(target)
+    chosen = load_target(target) if isinstance(target, str) else target
+    if chosen.builder == "tensorrt" and (machine is not None or device.get("tool") or trtexec_tool.find()):
+        from tokenrt.perf import device as on_device
+
+        return on_device.profile(
+            model,
+            original=original,
+            target=chosen,
+            machine=machine or Here(),
+            batch=batch,
+            tell=progress or (lambda stage: None),
+            **device,
+        )
     if chosen.name != HERE:
         raise TargetError(
-            f"{chosen.name} does not run here: profile runs {HERE}. On the device, run the last command of "
-            f"`tokenrt build ... --target {chosen.name} --print`"
+            f"{chosen.name} does not run here: there is no trtexec. --host USER@DEVICE runs it there over ssh; or run the "
+            f"last command of `tokenrt build ... --target {chosen.name} --print` on the device"
             if chosen.builder == "tensorrt"
-            else f"{chosen.name} does not run here: profile runs {HERE}"
+            else f"{chosen.name} does not run here: profile runs {HERE}, and targets that TensorRT builds for"
         )
+    if machine is not None:
+        raise TargetError(f"{HERE} is this machine: --host goes with a target that TensorRT builds for")
     tell = progress or (lambda stage: None)
     count = threads or timing.default_threads()
     tell("finding the blocks")
     prepared = prepare(model if original is None else original)
-    known = node_profile.groups_of(prepared)
+    known = groups.groups_of(prepared)
     ratio = None
     if original is not None:
         tell("timing both in turn")

@@ -14,20 +14,20 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tokenrt.errors import BuildError, ShapeError, TargetError
+from tokenrt.errors import BuildError, TargetError
 from tokenrt.files import atomic
 from tokenrt.passes.legalize import Change, label, legalize
 from tokenrt.passes.lower import on_disk
 from tokenrt.passes.model import ModelLike
 from tokenrt.passes.model import load as load_model
-from tokenrt.targets import engine_cache, trtexec
+from tokenrt.targets import engine_cache, trtexec, trtexec_tool
+from tokenrt.targets.batch import Batch, batch_of, shapes_of
 from tokenrt.targets.profile import Target, load, targets
 from tokenrt.targets.report import BuildReport
 from tokenrt.targets.tensorrt_rtx import (
     NO_KERNEL,
     TENSORRT,
     TENSORRT_RTX,
-    Batch,
     Builder,
     Engine,
     Named,
@@ -35,9 +35,6 @@ from tokenrt.targets.tensorrt_rtx import (
     compile_engine,
     version,
 )
-
-DEFAULT_BATCH: Batch = (1, 8, 8)
-"""Range of a dynamic batch when none is asked for."""
 
 BUILDERS = {"tensorrt-rtx": TENSORRT_RTX, "tensorrt": TENSORRT}
 
@@ -51,6 +48,8 @@ class _Job:
     batch: Batch | None
     workspace: int | None
     plugins: tuple[Path, ...]
+    tool: Path | None
+    timing_cache: Path
     verbose: bool
     tell: Progress
 
@@ -70,7 +69,8 @@ def build(
 ) -> BuildReport:
     """Build an engine at `output`, with its manifest beside it as `<output>.json`.
 
-    TensorRT-RTX builds for GPUs that are not here; TensorRT builds for the GPU of the machine it runs on.
+    TensorRT-RTX builds for GPUs that are not here; TensorRT builds for the GPU of the machine it runs on, through its
+    Python bindings, or trtexec where only that is installed.
     An engine that is at `output`, or in the folder `cache`, is taken when model, target, options and versions
     are all the same; `force` builds anyway.
 
@@ -80,7 +80,7 @@ def build(
 
     Raises: BuildError naming the node the builder refuses, or that TensorRT is not here;
         ShapeError for a dynamic dimension that is not the batch; TargetError for a target nothing is built
-        for; DependencyError when the builder is missing.
+        for; DependencyError when the builder is missing; DeviceError for a trtexec of another major.
     """
     chosen = load(target) if isinstance(target, str) else target
     builder = BUILDERS.get(chosen.builder)
@@ -92,18 +92,19 @@ def build(
     if path.suffix == ".onnx":
         raise BuildError(f"{path} is named like a model; name the engine with another ending, as in .engine")
     libraries = _libraries(chosen, plugins)
-    if builder is TENSORRT and find_spec("tensorrt") is None:
-        raise BuildError(
-            f"nothing was built: TensorRT is not installed here (pip install 'tokenrt[tensorrt]'). `tokenrt build "
-            f"... --target {chosen.name} --print` shows the commands to run on the device"
-        )
+    for library in libraries:
+        if not library.is_file():
+            raise BuildError(f"--plugins {library}: no such file")
+    tool = _tool(chosen) if builder is TENSORRT and find_spec("tensorrt") is None else None
     tell = progress or (lambda stage: None)
     manifest_path = engine_cache.manifest(path)
     folder = None if cache is None else _folder(Path(cache))
     with atomic(path) as file, atomic(manifest_path) as manifest, on_disk(model) as source:
         tell("reading the model")
         legal = load_model(source)
-        job = _Job(chosen, builder, _batch(legal, batch), workspace, libraries, verbose, tell)
+        span = batch_of(legal, batch)
+        timing_cache = (folder or path.parent) / f"{chosen.name}.timing"
+        job = _Job(chosen, builder, span, workspace, libraries, tool, timing_cache, verbose, tell)
         parts = _parts(job, source, legal)
         key = engine_cache.key(parts)
         places = [path, *([] if folder is None else [folder / f"{key}.engine"])]
@@ -172,15 +173,11 @@ def commands(
     engine = Path(output)
     with on_disk(model) as source:
         legal = load_model(source)
-        span = _batch(legal, batch)
+        span = batch_of(legal, batch)
         legalize(legal, chosen.accepts(), bare=bool(libraries))
         name = Path("model.onnx") if isinstance(model, ir.Model) else Path(model)
     lowered = engine.with_name(f"{name.stem}.{chosen.name}.onnx")
-    shapes = {
-        str(value.name): tuple((size, *_rest(value)) for size in span)
-        for value in legal.graph.inputs
-        if span is not None and value.name not in legal.graph.initializers
-    }
+    shapes = shapes_of(legal, span)
     cache = engine.with_name(f"{chosen.name}.timing")
     return trtexec.Commands(
         chosen.name,
@@ -203,15 +200,21 @@ def commands(
     )
 
 
-def _rest(value: ir.Value) -> tuple[int, ...]:
-    return tuple(size for size in list(value.shape or ())[1:] if isinstance(size, int))
-
-
 def _libraries(target: Target, plugins: Iterable[str | os.PathLike[str]]) -> tuple[Path, ...]:
     libraries = tuple(map(Path, plugins))
     if libraries and not target.fact("plugins", False):
         raise TargetError(f"{target.name} loads no plugin library ({libraries[0]}): leave --plugins out")
     return libraries
+
+
+def _tool(target: Target) -> Path:
+    found = trtexec_tool.find()
+    if found is None:
+        raise BuildError(
+            "nothing was built: TensorRT is not installed here (pip install 'tokenrt[tensorrt]'), and there is no trtexec. "
+            f"`tokenrt build ... --target {target.name} --print` shows the commands to run on the device"
+        )
+    return found
 
 
 def _folder(path: Path) -> Path:
@@ -232,7 +235,7 @@ def _parts(job: _Job, source: Path, model: ir.Model) -> dict[str, Any]:
         "batch": job.batch,
         "workspace": job.workspace,
         "plugins": [engine_cache.sha256(library) for library in job.plugins],
-        "versions": _versions(job.builder),
+        "versions": _versions(job),
     }
 
 
@@ -241,6 +244,18 @@ def _compile(source: Path, legal: ir.Model, output: Path, job: _Job) -> tuple[En
     changes = legalize(legal, accepts, bare=bool(job.plugins))
 
     def run(model: ModelLike) -> Engine:
+        if job.tool is not None:
+            return trtexec_tool.compile_engine(
+                legal,
+                output,
+                target=job.target,
+                batch=job.batch,
+                workspace=job.workspace,
+                plugins=job.plugins,
+                timing_cache=job.timing_cache,
+                verbose=job.verbose,
+                progress=job.tell,
+            )
         with on_disk(model) as path:
             return compile_engine(
                 path,
@@ -269,61 +284,6 @@ def _with_engines() -> str:
     return ", ".join(target.name for target in targets() if target.builder != "none")
 
 
-def _batch(model: ir.Model, asked: str | int | Batch | None) -> Batch | None:
-    """The batch range of the engine; None for a model whose shapes are all static."""
-    wanted = None if asked is None else _read_batch(asked)
-    dynamic, fixed = [], {}
-    for value in model.graph.inputs:
-        if value.name in model.graph.initializers:
-            continue
-        if value.shape is None:
-            raise ShapeError(
-                f"input {value.name!r} has no shape; fix it with --shape {value.name}=1x3x224x224"
-            )
-        for axis, size in enumerate(value.shape):
-            if axis and not isinstance(size, int):
-                raise ShapeError(
-                    f"axis {axis} of input {value.name!r} is dynamic ({size}), and an engine takes a dynamic "
-                    f"batch only: fix it when reducing, as in --shape {value.name}={_example(value)}"
-                )
-        for size in value.shape[:1]:
-            if isinstance(size, int):
-                fixed[str(value.name)] = size
-            else:
-                dynamic.append(str(value.name))
-    if dynamic:
-        return wanted or DEFAULT_BATCH
-    if wanted is not None and any(size != only for size in fixed.values() for only in wanted):
-        held = ", ".join(f"{name} ({size})" for name, size in fixed.items())
-        raise BuildError(
-            f"batch {':'.join(map(str, wanted))} was asked for, but the model's batch is fixed: {held}; "
-            "leave --batch out, or export with a dynamic batch"
-        )
-    return None
-
-
-def _read_batch(asked: str | int | Batch) -> Batch:
-    parts = [asked] if isinstance(asked, int) else asked.split(":") if isinstance(asked, str) else list(asked)
-    try:
-        numbers = [int(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1:
-        numbers *= 3
-    if len(numbers) != 3 or not 1 <= numbers[0] <= numbers[1] <= numbers[2]:
-        raise BuildError(
-            f"batch {asked!r}: expected a number or MIN:OPT:MAX with 1 <= MIN <= OPT <= MAX, as 1:4:8"
-        )
-    return numbers[0], numbers[1], numbers[2]
-
-
-def _example(value: ir.Value) -> str:
-    sizes = value.shape or ()
-    return "x".join(
-        "B" if not axis else str(size) if isinstance(size, int) else "128" for axis, size in enumerate(sizes)
-    )
-
-
 def _named(model: ir.Model) -> dict[str, Named]:
     """The model's nodes under the names the builder gives them: their own, or one after the first output.
 
@@ -349,9 +309,14 @@ def _beside(path: Path, model: ir.Model) -> list[Path]:
     return [file for file in dict.fromkeys(named) if file != path]
 
 
-def _versions(builder: Builder) -> dict[str, str]:
+def _versions(job: _Job) -> dict[str, str]:
     import onnx
 
     import tokenrt
 
-    return {"tokenrt": tokenrt.__version__, "onnx": onnx.__version__, builder.key: version(builder)}
+    builder = (
+        {job.builder.key: version(job.builder)}
+        if job.tool is None
+        else {"trtexec": trtexec_tool.version(job.tool)}
+    )
+    return {"tokenrt": tokenrt.__version__, "onnx": onnx.__version__, **builder}

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenrt.passes.legalize import Change
-from tokenrt.targets.tensorrt_rtx import Batch, Port
+from tokenrt.targets.batch import Batch
+from tokenrt.targets.tensorrt_rtx import Port
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tokenrt.errors import BuildError, DependencyError, TargetError
-
-Batch = tuple[int, int, int]
-"""Smallest, usual and largest batch of an engine."""
+from tokenrt.targets.batch import Batch
 
 Progress = Callable[[str], None]
 """Called with one line of text when a stage of the work begins."""

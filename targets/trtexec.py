@@ -79,7 +79,7 @@ def build_command(
         f"--saveEngine={engine}",
         *TYPED[major],
         *_shapes(shapes or {}),
-        *(f"--dynamicPlugins={library}" for library in plugins),
+        *_plugins(plugins),
         *([f"--memPoolSize=workspace:{workspace}"] if workspace is not None else []),
         *([f"--timingCacheFile={timing_cache}"] if timing_cache is not None else []),
         f"--builderOptimizationLevel={OPTIMIZATION_LEVEL}",
@@ -96,14 +96,34 @@ def measure_command(
 
     Raises: TargetError for a release nothing is known of.
     """
+    tag = engine.stem
+    times, profile, layers = (
+        engine.with_name(f"{kind}_{tag}.json") for kind in ("times", "profile", "layers")
+    )
+    return time_command(target, engine, times, shapes=shapes, plugins=plugins, profile=profile, layers=layers)
+
+
+def time_command(
+    target: Target,
+    engine: PurePath,
+    times: PurePath,
+    *,
+    shapes: Shapes | None = None,
+    plugins: Iterable[PurePath] = (),
+    profile: PurePath | None = None,
+    layers: PurePath | None = None,
+) -> tuple[str, ...]:
+    """The command that times `engine` and writes the times; in a run of its own also the layers and their times.
+
+    Raises: TargetError for a release nothing is known of.
+    """
     major = _major(target)
-    stem = engine.with_suffix("")
     usual = {name: sizes[len(sizes) // 2] for name, sizes in (shapes or {}).items()}
     return _checked(
         major,
         f"--loadEngine={engine}",
         *([f"--shapes={_spec(usual)}"] if usual else []),
-        *(f"--dynamicPlugins={library}" for library in plugins),
+        *_plugins(plugins),
         *PINNED[major],
         "--infStreams=1",
         f"--warmUp={WARM_UP_MS}",
@@ -112,10 +132,10 @@ def measure_command(
         "--avgRuns=1",
         "--percentile=50,90,99",
         # The profiler slows the layers it times, so it gets a run of its own.
-        "--separateProfileRun",
-        f"--exportTimes={stem.with_name(f'times_{stem.name}.json')}",
-        f"--exportProfile={stem.with_name(f'profile_{stem.name}.json')}",
-        f"--exportLayerInfo={stem.with_name(f'layers_{stem.name}.json')}",
+        *(["--separateProfileRun"] if profile is not None else []),
+        f"--exportTimes={times}",
+        *([f"--exportProfile={profile}"] if profile is not None else []),
+        *([f"--exportLayerInfo={layers}"] if layers is not None else []),
     )
 
 
@@ -147,6 +167,11 @@ def _major(target: Target) -> int:
 def _checked(major: int, *arguments: str) -> tuple[str, ...]:
     read(arguments, major)
     return ("trtexec", *arguments)
+
+
+def _plugins(libraries: Iterable[PurePath]) -> list[str]:
+    # A name without a folder is looked for where the system keeps its libraries, not here.
+    return [f"--dynamicPlugins={'./' * (len(library.parts) == 1)}{library}" for library in libraries]
 
 
 def _shapes(shapes: Shapes) -> list[str]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tokenrt.errors import (
     BuildError,
     DependencyError,
+    DeviceError,
     ExportError,
     MethodError,
     ModelError,
@@ -69,6 +70,7 @@ __all__ = [
     "Budget",
     "BuildError",
     "DependencyError",
+    "DeviceError",
     "ExportError",
     "MethodError",
     "ModelError",

@@ -92,6 +92,8 @@ class Package:
         return Finding(self.names[0], _version(self.names), self.verbs, needed=needed)
 
 
+AUTOCAST = "pip install --no-deps nvidia-modelopt nvidia-ml-py lief"
+
 PACKAGES = (
     *(Package(name, (name,), BASE) for name in ("numpy", "onnx", "onnxslim", "polygraphy", "rich", "typer")),
     Package("onnx_ir", ("onnx-ir",), BASE),
@@ -103,6 +105,10 @@ PACKAGES = (
     Package("torchvision", ("torchvision",), "export torchvision:", "vision"),
     Package("tensorrt_rtx_bindings", ("tensorrt-rtx-cu13-bindings",), "build for rtx targets", "rtx"),
     Package("tensorrt", ("tensorrt",), "build for other targets, on the device", "tensorrt"),
+    Package("modelopt", ("nvidia-modelopt",), "convert by ranges (AutoCast)", remedy=AUTOCAST),
+    Package(
+        "onnxruntime_extensions", ("onnxruntime-extensions",), "models run by the host plugins", "plugins"
+    ),
     Package("PIL", ("pillow",), "demo, check --data DIR", "demo"),
     Package("matplotlib", ("matplotlib",), "demo", "demo"),
     Package("skimage", ("scikit-image",), "demo", "demo"),

@@ -47,6 +47,10 @@ class BuildError(TokenrtError):
     """The engine builder refused the model; the message names the node."""
 
 
+class DeviceError(TokenrtError):
+    """A device cannot be reached, lacks what is needed there, or gave results that are not whole."""
+
+
 class DependencyError(TokenrtError):
     """An optional package is missing; the message holds the command that installs it."""
 

@@ -14,6 +14,11 @@ from tokenrt.perf.plain_vit import PlainViT
 from tokenrt.perf.quality import Exam, Quality, Result
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     form = PlainViT(width=32, heads=2, blocks=4, patch=16, image=64, classes=5)

@@ -14,7 +14,8 @@ from tests import zoo
 from tests.tokenrt.conftest import run as run
 from tokenrt.errors import TargetError, TokenrtError
 from tokenrt.passes.prepare import prepare
-from tokenrt.perf.node_profile import AFTER, BEFORE, REST, groups_of, labelled, read, split
+from tokenrt.perf.groups import AFTER, BEFORE, REST, groups_of
+from tokenrt.perf.node_profile import labelled, read, split
 
 
 def reduced(method: str = "tome") -> ir.Model:

@@ -143,24 +143,86 @@ def build(
 
 
 def profile(
-    model: Annotated[Path, typer.Argument(help="ONNX model.", metavar="R.onnx", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Argument(
+            help="ONNX model, or an engine built for the target.",
+            metavar="R.onnx|R.engine",
+            show_default=False,
+        ),
+    ],
     *,
     original: Annotated[
         Path | None, typer.Option(help="The model before reduction, to compare with.", metavar="M.onnx")
     ] = None,
     target: Annotated[
-        str, typer.Option(help="Where to run; ort-cpu is this machine.", metavar="TARGET")
+        str,
+        typer.Option(
+            help="Where to run: ort-cpu is this machine, others are built and timed by trtexec.",
+            metavar="TARGET",
+        ),
     ] = "ort-cpu",
-    batch: Annotated[int, typer.Option(help="Batch of the seeded inputs.", min=1)] = 1,
-    rounds: Annotated[int, typer.Option(help="Runs in each of three repeats.", min=3)] = 20,
+    batch: Annotated[int, typer.Option(help="Batch of the inputs.", min=1)] = 1,
+    rounds: Annotated[int, typer.Option(help="Runs in each of three repeats, on ort-cpu.", min=3)] = 20,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of one operator; four at most when left out.", min=1)
+        int | None,
+        typer.Option(help="Threads of one operator, on ort-cpu; four at most when left out.", min=1),
     ] = None,
+    host: o.Host = None,
+    port: o.Port = None,
+    identity: o.Identity = None,
+    ssh_config: o.SshConfig = None,
+    ssh_option: o.SshOption = None,
+    device_folder: o.DeviceFolder = None,
+    keep: o.KeepFolder = False,
+    plugins: Annotated[
+        list[Path] | None,
+        typer.Option(help="Library with plugins; may be repeated.", metavar="FILE", rich_help_panel=o.DEVICE),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for trtexec's files; out/profile/TARGET when left out.",
+            metavar="DIR",
+            rich_help_panel=o.DEVICE,
+        ),
+    ] = None,
+    trtexec: o.Trtexec = None,
+    workspace: Annotated[
+        int | None,
+        typer.Option(help="Memory the builder may plan for.", metavar="MIB", rich_help_panel=o.DEVICE),
+    ] = None,
+    timeout: o.Timeout = 3600,
+    reconnect: o.Reconnect = 120,
+    tensorrt: o.Tensorrt = None,
+    folder: o.Folder = None,
 ) -> Result:
     """Time a model in pairs with its original, and say in which blocks the time is.
 
+    For a target of TensorRT, both are built and timed by the trtexec of this machine, or of another over ssh.
+
     Example: tokenrt profile reduced.onnx --original deit.onnx
+
+    Example: tokenrt profile reduced.onnx --original deit.onnx --target orin-nano --host user@jetson
     """
+    wanted = o.load_target(target, tensorrt, folder)
+    device = {
+        "plugins": plugins or (),
+        "out": out or Path("out/profile") / wanted.name,
+        "tool": trtexec or "",
+        "workspace": workspace,
+        "timeout": timeout,
+        "patience": reconnect,
+        "keep": keep,
+    }
     return tokenrt.profile(
-        model, original=original, target=target, batch=batch, rounds=rounds, threads=threads, progress=tell
+        model,
+        original=original,
+        target=wanted,
+        batch=batch,
+        rounds=rounds,
+        threads=threads,
+        machine=o.read_host(host, port, identity, ssh_config, ssh_option, device_folder),
+        progress=tell,
+        **(device if wanted.builder == "tensorrt" else {}),
     )

@@ -8,17 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
-from tokenrt.errors import MethodError, PlanError
+from tokenrt.errors import DeviceError, MethodError, PlanError
 from tokenrt.passes import schedules
 
 if TYPE_CHECKING:
     from tokenrt.passes.plan import Budget
     from tokenrt.targets import Target
+    from tokenrt.targets.machine import Machine
 
 BUDGETS = (
     "--remove R, --keep RATIO --layers I,J,K, --tokens N1,N2,..., --flops FRACTION or --schedule NAME=VALUE"
 )
 PANEL = "Budget: one of these"
+
+DEVICE = "On a device with TensorRT"
 
 SiteName = Literal["around-attention", "after-attention", "after-block"]
 
@@ -102,6 +105,59 @@ Folder = Annotated[
     Path | None,
     typer.Option("--targets", help="A folder with profiles of your own, as TOKENRT_TARGETS.", metavar="DIR"),
 ]
+Host = Annotated[
+    str | None,
+    typer.Option(
+        help="Run there over ssh, with your own ssh configuration and keys.",
+        metavar="USER@DEVICE",
+        rich_help_panel=DEVICE,
+    ),
+]
+Port = Annotated[
+    int | None, typer.Option(help="Port of ssh on the device.", min=1, max=65535, rich_help_panel=DEVICE)
+]
+Identity = Annotated[
+    Path | None,
+    typer.Option(help="Private key that ssh offers.", metavar="FILE", rich_help_panel=DEVICE),
+]
+SshConfig = Annotated[
+    Path | None,
+    typer.Option(help="Configuration of ssh instead of your own.", metavar="FILE", rich_help_panel=DEVICE),
+]
+SshOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An option of ssh, as ProxyJump=gate; may be repeated.",
+        metavar="NAME=VALUE",
+        rich_help_panel=DEVICE,
+    ),
+]
+DeviceFolder = Annotated[
+    str | None,
+    typer.Option(
+        help="Where to work on the device; the home directory when left out.",
+        metavar="DIR",
+        rich_help_panel=DEVICE,
+    ),
+]
+KeepFolder = Annotated[
+    bool, typer.Option("--keep", help="Leave the work folder on the device.", rich_help_panel=DEVICE)
+]
+Trtexec = Annotated[
+    str | None,
+    typer.Option(
+        help="Where trtexec is; else on the path or in /usr/src/tensorrt/bin.",
+        metavar="FILE",
+        rich_help_panel=DEVICE,
+    ),
+]
+Timeout = Annotated[
+    int, typer.Option(help="Seconds for each build and each run.", min=1, rich_help_panel=DEVICE)
+]
+Reconnect = Annotated[
+    int,
+    typer.Option(help="Seconds a lost connection is tried again.", min=1, max=240, rich_help_panel=DEVICE),
+]
 AllowNoop = Annotated[bool, typer.Option("--allow-noop", help="Succeed when no site takes a reduction.")]
 
 
@@ -110,6 +166,32 @@ def load_target(name: str, tensorrt: str | None, folder: Path | None) -> Target:
     from tokenrt.targets import load
 
     return load(name, tensorrt=tensorrt, folder=folder)
+
+
+def read_host(
+    name: str | None,
+    port: int | None,
+    identity: Path | None,
+    config: Path | None,
+    options: Iterable[str] | None,
+    folder: str | None,
+) -> Machine | None:
+    """The machine of `--host`; None where none was given. Raises DeviceError."""
+    from tokenrt.targets.machine import host
+
+    if name is not None:
+        return host(name, folder=folder, port=port, identity=identity, config=config, options=options or ())
+    given = {
+        "--port": port,
+        "--identity": identity,
+        "--ssh-config": config,
+        "--ssh-option": options,
+        "--device-folder": folder,
+    }
+    for option, value in given.items():
+        if value is not None:
+            raise DeviceError(f"{option} goes with --host: there is no connection without it")
+    return None
 
 
 def read_budget(

@@ -1,0 +1,75 @@
+"""Which part of a model a node belongs to: a transformer block, the reduction in it, or what is around the blocks.
+
+Profiles of every runtime are added up by these groups.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import onnx_ir as ir
+
+from tokenrt.passes.ancestry import between
+from tokenrt.passes.legalize import inline
+from tokenrt.passes.precision import INSERTED
+from tokenrt.passes.prepare import Prepared
+
+BEFORE, AFTER, REST = "before the blocks", "after the blocks", "masks, sizes and positions"
+REDUCTION = ", reduction"
+SITE = re.compile(rf"{INSERTED}block(\d+)_")
+
+
+def groups_of(prepared: Prepared) -> dict[str, str]:
+    """The group of every named node of an unreduced model: its block, or what is before or after them."""
+    found: dict[str, str] = {}
+    blocks = prepared.structure.blocks
+    for block in blocks:
+        for node in between(block.entry, block.output):
+            found.setdefault(str(node.name), f"block {block.index}")
+    seen = False
+    for node in prepared.model.graph:
+        seen = seen or str(node.name) in found
+        found.setdefault(str(node.name), AFTER if seen and blocks else BEFORE)
+    found.pop("", None)
+    found.pop("None", None)
+    return found
+
+
+def inlined(model: ir.Model, known: Mapping[str, str]) -> dict[ir.Node, str]:
+    """Inline the functions of `model`, in place, and say the group of every node then.
+
+    known: groups of the nodes of the unreduced model. A node that is not in it and was not put in by a reduction
+    belongs where its result is used first.
+    """
+    inline(model, reason="what runs it forgets where inlined nodes come from")
+    return grouped(model, known)
+
+
+def grouped(model: ir.Model, known: Mapping[str, str]) -> dict[ir.Node, str]:
+    """The group of every node of the graph, as `inlined` says."""
+    own: dict[ir.Node, str] = {}
+    for node in reversed([*model.graph]):
+        names = [str(node.name or ""), *(str(value.name) for value in node.outputs)]
+        own[node] = named(names, known) or _of_users(node, own) or AFTER
+    return own
+
+
+def named(names: list[str], known: Mapping[str, str]) -> str:
+    """The group that the name of a node tells, followed by those of its outputs; empty where none does."""
+    if names[0] in known:
+        return known[names[0]]
+    for name in names:
+        if site := SITE.match(name):
+            return f"block {site[1]}{REDUCTION}"
+    return REST if any(name.startswith(INSERTED) for name in names) else ""
+
+
+def of_the_reduction(group: str) -> bool:
+    """Whether a group is what a reduction put into the model."""
+    return group.endswith(REDUCTION) or group == REST
+
+
+def _of_users(node: ir.Node, own: Mapping[ir.Node, str]) -> str:
+    users = [user for value in node.outputs for user in value.consumers()]
+    return next((own[user] for user in users if user in own), "")
