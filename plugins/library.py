@@ -128,7 +128,10 @@ def _built(nvcc: toolchain.Toolkit, here: Headers, architectures: Sequence[int],
 
         def compiled(source: Path) -> Path:
             made = Path(scratch) / f"{source.parent.name}_{source.stem}.o"
-            _run([nvcc.nvcc, *FLAGS, *includes, *gencode, "-c", source, "-o", made], source.name)
+            _run(
+                [nvcc.nvcc, *FLAGS, *includes, *gencode, "-c", source, "-o", made],
+                f"{source.parent.name}/{source.name}",
+            )
             return made
 
         parts = sources()
