@@ -19,7 +19,7 @@ METHOD, BUDGET, TOLD = "tome", Budget.remove(13), "tome --remove 13"
 AGREE, COVER = 0.03, 0.95
 """What is asked: two ratios within 3 % of one another, and 95 % of the time in named groups."""
 
-RUNS, ROUNDS = 4, 40
+RUNS, ROUNDS = 3, 20
 
 
 @dataclass(frozen=True)

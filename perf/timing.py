@@ -66,8 +66,9 @@ def session(
 
     Raises: TokenrtError with the runtime's first line when it does not take the model.
     """
-    import onnx_ir as ir
     import onnxruntime
+
+    from tokenrt.passes.lower import on_disk
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
@@ -79,9 +80,10 @@ def session(
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
-    source = ir.to_proto(model).SerializeToString() if isinstance(model, ir.Model) else os.fspath(model)
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        # As bytes a model would lose the weights that lie beside it.
+        with on_disk(model) as path:
+            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as cause:
         raise TokenrtError(
             f"ONNX Runtime does not take the model: {str(cause).splitlines()[0][:300]}"

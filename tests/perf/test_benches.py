@@ -13,7 +13,17 @@ from tokenrt.errors import TokenrtError
 from tokenrt.passes.lower import lower
 from tokenrt.passes.model import save
 from tokenrt.passes.plan import Budget
-from tokenrt.perf import bench, bench_large, bench_models, bench_tome, coverage, flops, results, timing
+from tokenrt.perf import (
+    bench,
+    bench_agreement,
+    bench_large,
+    bench_models,
+    bench_tome,
+    coverage,
+    flops,
+    results,
+    timing,
+)
 from tokenrt.perf.plain_vit import PlainViT
 
 TINY = PlainViT(width=32, heads=2, blocks=2, patch=16, image=64, classes=5)
@@ -137,3 +147,15 @@ def test_the_coverage_page_numbers_its_reasons_once() -> None:
     assert "| `vit` | yes | yes |\n| `swin` | refused (1) | refused (1) |" in page
     assert "1. refused: node 'a' is in the way" in page
     assert "2. " not in page
+
+
+def test_how_well_two_profiles_agree_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_agreement, "exported", lambda source: tiny)
+    monkeypatch.setattr(bench_agreement, "BUDGET", Budget.remove(2))
+    report = bench_agreement.run((1,), runs=2, rounds=3)
+    (found,) = report.found
+    assert len(found.ratios) == 2
+    assert found.spread == max(found.ratios) / min(found.ratios) - 1
+    assert found.covered >= bench_agreement.COVER
+    page = report.page(results.circumstances())
+    assert f"| {found.spread:.1%} | {found.covered:.1%} |" in page

@@ -43,6 +43,12 @@ def test_the_same_again_is_taken(tmp_path: Path) -> None:
     assert not build(tmp_path, force=True).reused
 
 
+def test_an_engine_built_anew_has_the_same_bytes(tmp_path: Path) -> None:
+    first, again = build(tmp_path), build(tmp_path, force=True)
+    assert not again.reused
+    assert again.engine_sha256 == first.engine_sha256
+
+
 def test_another_model_of_the_same_shapes_is_built(tmp_path: Path) -> None:
     first, second = build(tmp_path, 1.0), build(tmp_path, 2.0)
     assert not second.reused
