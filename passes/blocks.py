@@ -138,6 +138,11 @@ def _structure(
     nodes = {core.node for core, _ in starts}
     for core, (skip, attended) in starts:
         reason = _unmarked(core, flow) or (CAUSAL if causal(core) else None)
+        if reason is not None and blocks and core.queries == core.keys and not flow.marks.get(skip):
+            reason = (
+                f"it belongs to a transformer of its own, over {core.keys} tokens that start anew at {skip.name!r}, and "
+                f"of several the first is reduced, here that of {tokens} tokens ({reason})"
+            )
         if reason is None and not blocks and skip is not entry:
             reason = "it does not start at the residual stream of the first block"
         if reason is not None:

@@ -241,21 +241,35 @@ def _embed(op: GraphOps, node: ir.Node) -> Opened:
 
 
 def _fused_matmul(op: GraphOps, node: ir.Node) -> Opened:
-    if _attribute(node, "transBatchA", 0) or _attribute(node, "transBatchB", 0):
-        raise _refuse(node, "batch transposes are not supported")
-    left, right = node.inputs[:2]
-    for index, flag in ((0, "transA"), (1, "transB")):
-        value = (left, right)[index]
-        if not _attribute(node, flag, 0) or value is None:
-            continue
-        if value.shape is None:
-            raise _refuse(node, "the rank of an input is unknown")
-        rank = len(value.shape)
-        turned = op("Transpose", value, perm=[*range(rank - 2), rank - 1, rank - 2])
-        left, right = (turned, right) if index == 0 else (left, turned)
-    product = op("MatMul", left, right)
+    ranks = [len(value.shape) for value in node.inputs[:2] if value is not None and value.shape is not None]
+    turned = any(_attribute(node, f"transBatch{side}", 0) for side in "AB")
+    if turned and (len(set(ranks)) != 1 or ranks[0] < 3):
+        told = " and ".join(map(str, ranks)) or "unknown"
+        raise _refuse(
+            node,
+            f"its batch transposes need inputs of one rank, 3 or more, and the ranks are {told}; ONNX Runtime does not "
+            "run such a node either, so what fused it made a mistake: use the model as it was before",
+        )
+    sides = [_turned(op, node, index, side) for index, side in enumerate("AB")]
+    product = op("MatMul", *sides)
     alpha = float(_attribute(node, "alpha", 1.0))
     return (product if alpha == 1 else op("Mul", product, _scalar(alpha, product)),)
+
+
+def _turned(op: GraphOps, node: ir.Node, index: int, side: str) -> ir.Value | None:
+    """One side of a FusedMatMul as MatMul wants it: first the rows, if they are axis 0, then the last two axes."""
+    value = node.inputs[index]
+    flags = [bool(_attribute(node, f"{name}{side}", 0)) for name in ("transBatch", "trans")]
+    if value is None or not any(flags):
+        return value
+    if value.shape is None:
+        raise _refuse(node, "the rank of an input is unknown")
+    order = list(range(len(value.shape)))
+    if flags[0]:
+        order.insert(-1, order.pop(0))
+    if flags[1]:
+        order[-2:] = order[:-3:-1]
+    return op("Transpose", value, perm=order)
 
 
 OPENERS: Mapping[tuple[str, str], Callable[[GraphOps, ir.Node], Opened]] = {

@@ -3,28 +3,35 @@
 The reduction itself stays in float32: scores, sums, the logarithm of sizes, and the arithmetic of combining. Casts at
 the boundary of the tokenrt operators are nodes of the graph; only the input `tokens`, and an output of its type, are
 half there. A softmax inside attention runs in half, between its two products, so that runtimes still fuse it; every
-other softmax, exponential and sum stays in float32. See precision.py for the lists.
+other softmax, exponential and sum stays in float32. See precision.py for the lists, caster.py for the walk.
+
+Where modelopt is installed, its AutoCast runs the model first and also keeps in float32 what leaves the range of values in
+which half is fine. The result is compared with the float32 model before it is written.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError, UnsupportedError
-from tokenrt.passes.limits import STANDARD, spelled
+from tokenrt.passes import autocast
+from tokenrt.passes.caster import Caster, tell_types
 from tokenrt.passes.model import ModelLike, check_target, load, save
-from tokenrt.passes.ops import DOMAIN, OPERATORS
-from tokenrt.passes.precision import ELEMENTWISE, HALF, INDEX_INPUTS, INSERTED, MOVED, TYPED
+
+if TYPE_CHECKING:
+    from tokenrt.passes.check import CheckReport
 
 PRECISIONS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
-FULL = ir.DataType.FLOAT
+LARGEST = {"fp16": 65504.0, "bf16": 3.3895313892515355e38}
+RULES = ("auto", "standard", "autocast")
+STANDARD = "standard lists"
+"""What decides when AutoCast does not."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,11 @@ class Conversion:
 
 @dataclass(frozen=True)
 class Converted:
-    """The converted model, and how much of it is half."""
+    """The converted model, how much of it is half, who decided that, and how far it is from the float32 model.
+
+    rules: the standard lists, alone or with AutoCast, or why AutoCast could not judge. ranged: nodes AutoCast keeps
+    in float32. drift: None where nothing was compared.
+    """
 
     model: ir.Model
     precision: str
@@ -48,6 +59,9 @@ class Converted:
     full: int
     casts: int
     clamped: tuple[str, ...]
+    rules: str = STANDARD
+    ranged: tuple[str, ...] = ()
+    drift: CheckReport | None = None
     output: Path | None = None
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,19 +72,26 @@ class Converted:
             "float32_nodes": self.full,
             "casts": self.casts,
             "clamped_constants": list(self.clamped),
+            "rules": self.rules,
+            "kept_for_their_range": list(self.ranged),
+            "check": None if self.drift is None else self.drift.as_dict(),
         }
 
     def __rich__(self) -> Any:
+        from rich.console import Group
         from rich.text import Text
 
         where = "" if self.output is None else f" -> {self.output}"
-        told = (
-            f"{self.precision}{where}: {self.half} nodes in half, {self.full} in float32, {self.casts} casts"
-        )
-        clamped = (
-            f"\nclamped to the range of {self.precision}: {', '.join(self.clamped)}" if self.clamped else ""
-        )
-        return Text(told + clamped)
+        lines = [
+            f"{self.precision}{where}: {self.half} nodes in half, {self.full} in float32, {self.casts} casts",
+            f"decided by the {self.rules}",
+        ]
+        if self.ranged:
+            lines.append(f"kept in float32 for the range of their values: {_some(self.ranged)}")
+        if self.clamped:
+            lines.append(f"clamped to the range of {self.precision}: {_some(self.clamped)}")
+        told = Text("\n".join(lines))
+        return told if self.drift is None else Group(told, Text("\nagainst the float32 model:"), self.drift)
 
 
 def convert(
@@ -78,22 +99,33 @@ def convert(
     *,
     precision: str,
     keep_io: bool = False,
+    rules: str = "auto",
+    data: str | os.PathLike[str] | Mapping[str, Any] | None = None,
+    check: bool = True,
     output: str | os.PathLike[str] | None = None,
 ) -> Converted:
     """Convert a copy of `model` to "fp16" or "bf16", and write it where `output` says.
 
     keep_io: inputs and outputs stay float32, with a cast behind and before them.
+    rules: "standard", the lists of mixed precision; "autocast", these and modelopt's AutoCast, which runs the model and
+    keeps in float32 what leaves the range of half; "auto", AutoCast where it is installed.
+    data: what AutoCast and the comparison run on, as `check` takes it; seeded noise when left out.
+    check: compare with the float32 model, and write nothing when values overflow.
 
-    Raises: TokenrtError for another precision; UnsupportedError for a model without float32 inputs or weights.
+    Raises: TokenrtError for another precision or rule, or AutoCast asked for and missing; UnsupportedError for a model
+    without float32 inputs or weights, or whose values do not fit the type.
     """
     if precision not in PRECISIONS:
         raise TokenrtError(f"precision is {precision!r}; there are {' and '.join(PRECISIONS)}")
+    if rules not in RULES:
+        raise TokenrtError(f"rules are {rules!r}; there are {', '.join(RULES)}")
     conversion = Conversion(precision, keep_io)
     if output is not None:
         check_target(output, model)
     copy = load(model)
-    _tell_types(copy)
-    caster = _Caster(copy, PRECISIONS[precision], keep_io)
+    tell_types(copy)
+    decided, kept = _judged(copy, precision, rules, data)
+    caster = Caster(copy, PRECISIONS[precision], keep_io, kept)
     half, full = caster.run()
     if not half:
         raise UnsupportedError(
@@ -102,262 +134,56 @@ def convert(
         )
     made_by = copy.metadata_props.get("tokenrt.passes")
     copy.metadata_props["tokenrt.passes"] = "; ".join(filter(None, (made_by, conversion.spec())))
-    path = None if output is None else save(copy, output)
-    return Converted(copy, precision, half, full, caster.casts, tuple(caster.clamped), path)
+    done = Converted(
+        copy, precision, half, full, caster.casts, tuple(caster.clamped), decided, tuple(sorted(kept))
+    )
+    if check:
+        done = replace(done, drift=_compared(model, done, data))
+    return done if output is None else replace(done, output=save(copy, output))
 
 
-class _Caster:
-    """Walks the graph once in order; every float32 value is, from its node on, half or full."""
+def _judged(model: ir.Model, precision: str, rules: str, data: Any) -> tuple[str, frozenset[str]]:
+    """Who decides, in words, and the first outputs of the nodes AutoCast keeps in float32."""
+    from tokenrt.passes.check_data import feeds, inputs_of
 
-    def __init__(self, model: ir.Model, half: ir.DataType, keep_io: bool) -> None:
-        self.model, self.graph, self.half, self.keep_io = model, model.graph, half, keep_io
-        self.opset = model.opset_imports.get("", 0)
-        self.casts = 0
-        self.clamped: list[str] = []
-        self._made: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
-        self._names = {
-            str(value.name)
-            for value in [*self.graph.inputs, *self.graph.initializers.values()]
-            + [value for node in self.graph.all_nodes() for value in node.outputs]
-        }
-        limits = np.finfo(half.numpy()) if half == ir.DataType.FLOAT16 else None
-        self._most = float(limits.max) if limits else float("inf")
-        self._least = float(limits.smallest_subnormal) if limits else 0.0
-
-    def run(self) -> tuple[int, int]:
-        """Convert everything; returns the nodes in half and in float32."""
-        inner = self._captured()
-        if not self.keep_io:
-            for value in self.graph.inputs:
-                if value.dtype == FULL and value.name not in self.graph.initializers:
-                    value.dtype = self.half
-        outputs = [value.dtype for value in self.graph.outputs]
-        half = full = 0
-        for node in [*self.graph]:
-            before = [value.dtype for value in node.outputs]
-            self._node(node)
-            turned = before != [value.dtype for value in node.outputs]
-            half, full = half + turned, full + (FULL in before and not turned)
-        for value, uses in inner.items():
-            for node, index in uses:
-                node.replace_input_with(index, self._as(value, FULL))
-        if self.keep_io:
-            self._outputs(outputs)
-        for name in [*self.graph.initializers]:
-            value = self.graph.initializers[name]
-            if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
-                del self.graph.initializers[name]
-        return half, full
-
-    def _node(self, node: ir.Node) -> None:
-        """Give one node its types."""
-        if node.op_identifier() in self.model.functions or node.domain == DOMAIN:
-            self._call(node)
-            return
-        kind = self._kind(node)
-        if kind is None:
-            return
-        if kind == self.half and not _takes(node.op_type, self.opset, self.half):
-            kind = FULL
-        keep = INDEX_INPUTS.get(node.op_type, ())
-        for index, value in enumerate(node.inputs):
-            if value is not None and index not in keep and value.dtype in (FULL, self.half):
-                node.replace_input_with(index, self._as(value, kind))
-        for value in node.outputs:
-            if value.dtype == FULL and node.op_type not in TYPED:
-                value.dtype = kind
-
-    def _kind(self, node: ir.Node) -> ir.DataType | None:
-        """The type a standard node computes in; None for one that takes and gives what it does."""
-        data = [
-            value.dtype
-            for index, value in enumerate(node.inputs)
-            if value is not None
-            and value.dtype in (FULL, self.half)
-            and index not in INDEX_INPUTS.get(node.op_type, ())
-            and not _is_constant(value)
-        ]
-        inserted = (node.name or "").startswith(INSERTED)
-        if node.op_type == "CastLike":
-            if node.inputs[1] is not None and node.inputs[1].dtype is not None:
-                node.outputs[0].dtype = node.inputs[1].dtype
-            return None
-        if node.op_type in TYPED or node.domain not in STANDARD or node.op_type == "Constant":
-            return None if node.domain in STANDARD else FULL
-        if not inserted and node.op_type in HALF:
-            return self.half
-        if not data:
-            # Rows of a table of weights, as an embedding's.
-            return self.half if node.op_type == "Gather" and not inserted else FULL
-        if node.op_type in MOVED:
-            return self.half if self.half in data else FULL
-        if node.op_type == "Softmax" and not inserted and _in_attention(node) and self.half in data:
-            return self.half
-        if node.op_type not in ELEMENTWISE or (inserted and not _before_softmax(node)):
-            return FULL
-        if inserted:
-            return self.half if self.half in data else FULL
-        # What a reduction gives to the model's own nodes is half again from there on.
-        given = [
-            value
-            for value in node.inputs
-            if value is not None and value.dtype == FULL and not _is_constant(value)
-        ]
-        from_reduction = all(_is_inserted(value.producer()) for value in given)
-        if (self.half in data or given) and from_reduction and self._fits(node):
-            return self.half
-        return FULL
-
-    def _call(self, node: ir.Node) -> None:
-        """Casts at the boundary of a function: float32, but for the tokens of our operators."""
-        operator = OPERATORS.get(node.op_type) if node.domain == DOMAIN else None
-        tokens = operator.inputs.index("tokens") if operator and "tokens" in operator.inputs else None
-        for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype == self.half and index != tokens:
-                node.replace_input_with(index, self._as(value, FULL))
-        given = None if tokens is None else node.inputs[tokens]
-        if operator is None or given is None or given.dtype != self.half:
-            return
-        if "type" in operator.attributes:
-            node.attributes["type"] = ir.AttrInt64("type", int(self.half))
-        for value, kind in zip(node.outputs, operator.types, strict=False):
-            if kind == "tokens":
-                value.dtype = self.half
-
-    def _fits(self, node: ir.Node) -> bool:
-        """Whether no constant of the node would vanish: a floor of 1e-12 is no floor in float16."""
-        for value in node.inputs:
-            tensor = None if value is None or value.dtype != FULL else ir.convenience.get_const_tensor(value)
-            if tensor is not None and tensor.size == 1:
-                size = abs(float(tensor.numpy().ravel()[0]))
-                if 0 < size < self._least:
-                    return False
-        return True
-
-    def _as(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
-        """The value in another type: a converted constant, or a Cast that all its users share."""
-        if value.dtype == kind:
-            return value
-        if (value, kind) not in self._made:
-            self._made[value, kind] = self._constant(value, kind) or self._cast(value, kind)
-        return self._made[value, kind]
-
-    def _constant(self, value: ir.Value, kind: ir.DataType) -> ir.Value | None:
-        if not _is_constant(value):
-            return None
-        tensor = ir.convenience.get_const_tensor(value)
-        if tensor is None:
-            return None
-        array = np.asarray(tensor.numpy())
-        if self._most < float("inf"):
-            finite = np.isfinite(array) & (np.abs(array) > self._most)
-            if finite.any():
-                self.clamped.append(str(value.name))
-                array = np.where(finite, np.sign(array) * np.float32(self._most), array)
-        made = ir.Value(name=self._fresh(value, kind), type=ir.TensorType(kind), shape=value.shape)
-        made.const_value = ir.tensor(array.astype(kind.numpy()), dtype=kind, name=made.name)
-        self.graph.register_initializer(made)
-        return made
-
-    def _cast(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
-        name = self._fresh(value, kind)
-        node = ir.node("Cast", [value], attributes={"to": int(kind)}, name=name)
-        made = node.outputs[0]
-        made.name, made.shape, made.dtype = name, value.shape, kind
-        producer = value.producer()
-        if producer is None:
-            self.graph.insert_before(self.graph[0], node)
-        else:
-            self.graph.insert_after(producer, node)
-        self.casts += 1
-        return made
-
-    def _captured(self) -> dict[ir.Value, list[tuple[ir.Node, int]]]:
-        """Values the bodies of If, Loop and Scan take from the graph; they stay as those bodies know them."""
-        found: dict[ir.Value, list[tuple[ir.Node, int]]] = {}
-        for node in self.graph.all_nodes():
-            if node.graph is self.graph:
-                continue
-            for index, value in enumerate(node.inputs):
-                if value is not None and value.dtype == FULL and _belongs(value, self.graph):
-                    found.setdefault(value, []).append((node, index))
-        return found
-
-    def _outputs(self, kinds: list[ir.DataType | None]) -> None:
-        for index, (value, kind) in enumerate(zip([*self.graph.outputs], kinds, strict=True)):
-            if kind != FULL or value.dtype == FULL:
-                continue
-            name = str(value.name)
-            value.name = self._fresh(value, self.half)
-            made = self._cast(value, FULL)
-            made.name = name
-            self.graph.outputs[index] = made
-
-    def _fresh(self, value: ir.Value, kind: ir.DataType) -> str:
-        base = name = f"{value.name}_{kind.name.lower()}"
-        count = 1
-        while name in self._names:
-            name, count = f"{base}_{count}", count + 1
-        self._names.add(name)
-        return name
-
-
-def _tell_types(model: ir.Model) -> None:
-    """Give every value of the graph its type. Raises: UnsupportedError where one cannot be told."""
-    from onnx_ir.passes.common import ShapeInferencePass
-
-    def untold() -> list[ir.Node]:
-        return [
-            node for node in model.graph if any(value.name and value.dtype is None for value in node.outputs)
-        ]
-
-    if untold():
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
-    if left := untold():
-        raise UnsupportedError(
-            f"{left[0].op_type} node {left[0].name or left[0].outputs[0].name!r}: the type of what it gives cannot be "
-            "told, so nothing after it can be cast: run shape inference on the model, or export it with types"
+    if rules == "autocast" and not autocast.installed():
+        raise TokenrtError(
+            f"AutoCast is part of {autocast.PACKAGE}, which is not installed: {autocast.REMEDY}"
         )
+    if rules == "standard" or not autocast.installed():
+        return STANDARD, frozenset()
+    ran, _ = feeds(inputs_of(model, model), model, data=data, batch=1, seed=0, samples=1)
+    try:
+        found = autocast.judge(model, ran, LARGEST[precision])
+    except Exception as cause:
+        # It raises whatever its runners and readers do; the standard lists do without it.
+        why = " ".join(str(cause).split())[:300] or type(cause).__name__
+        if rules == "autocast":
+            raise UnsupportedError(
+                f"AutoCast cannot judge the model: {why}; --rules standard does without it"
+            ) from cause
+        return f"{STANDARD} alone: AutoCast cannot judge the model ({why})", frozenset()
+    return f"{STANDARD} and AutoCast of modelopt {found.version}", found.full
 
 
-@lru_cache
-def _takes(operator: str, opset: int, kind: ir.DataType) -> bool:
-    """Whether the operator of this opset takes the type wherever it takes float32: bf16 came late to many."""
-    import onnx.defs
+def _compared(model: ModelLike, done: Converted, data: Any) -> CheckReport:
+    from tokenrt.passes.check import check
 
-    formals = onnx.defs.get_schema(operator, opset, "").inputs
-    return all(spelled(kind) in item.types for item in formals if spelled(FULL) in item.types)
-
-
-def _is_constant(value: ir.Value) -> bool:
-    producer = value.producer()
-    if producer is not None:
-        return producer.op_type == "Constant" and producer.domain in STANDARD
-    return value.is_initializer() and not value.is_graph_input()
-
-
-def _is_inserted(node: ir.Node | None) -> bool:
-    return node is not None and (node.name or "").startswith(INSERTED)
+    drift = check(model, done.model, data=data, samples=1)
+    lost = [found.output for found in drift.outputs if not found.finite]
+    if lost:
+        advice = "--bf16 has the range of float32"
+        if done.precision == "bf16":
+            advice = "is the float32 model finite there?"
+        elif not autocast.installed():
+            advice += f", or let AutoCast find what overflows ({autocast.REMEDY})"
+        raise UnsupportedError(
+            f"nothing was written: in {done.precision} not all values of output {', '.join(map(repr, lost))} are finite; "
+            f"{advice}"
+        )
+    return drift
 
 
-def _belongs(value: ir.Value, graph: ir.Graph) -> bool:
-    producer = value.producer()
-    return value.graph is graph if producer is None else producer.graph is graph
-
-
-def _in_attention(node: ir.Node) -> bool:
-    """Whether a softmax ends in a product, directly or behind a guard or a cast of its result."""
-    ahead, seen = [*node.outputs[0].consumers()], 0
-    while ahead and seen < 8:
-        follower, seen = ahead.pop(), seen + 1
-        if follower.op_type in ("MatMul", "Einsum"):
-            return True
-        if follower.op_type in ("Where", "Cast", "Dropout", "Identity", "Reshape", "IsNaN"):
-            ahead += [user for value in follower.outputs for user in value.consumers()]
-    return False
-
-
-def _before_softmax(node: ir.Node) -> bool:
-    """Whether the node adds what a reduction knows, as the log of sizes, to the logits of attention."""
-    users = [user for value in node.outputs for user in value.consumers()]
-    return any(user.op_type == "Softmax" and not _is_inserted(user) for user in users)
+def _some(names: tuple[str, ...], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -23,7 +23,8 @@ class Stage:
     original one lives in, -1 where it was dropped. assign and before belong to the last reduction: where its
     N inputs went, and those inputs; affinity replaces assign where positions are restored by more than a copy.
     parent: the stage before it. state: what the method hands on to its next site. None: nothing has happened
-    yet (every token in its own place).
+    yet (every token in its own place). representative [B,1,C]: the last output token as it was made, where its
+    changes go to the dropped tokens as well.
     """
 
     count: int
@@ -33,6 +34,7 @@ class Stage:
     assign: Value | None = None
     before: ir.Value | None = None
     affinity: ir.Value | None = None
+    representative: ir.Value | None = None
     parent: Stage | None = None
     state: Mapping[str, ir.Value] = field(default_factory=dict)
     cache: dict[Any, ir.Value] = field(default_factory=dict)
@@ -48,6 +50,7 @@ class Stage:
             assign=reduction.assign,
             before=tokens,
             affinity=reduction.affinity,
+            representative=_last(op, reduction.tokens, count) if reduction.represented else None,
             parent=self,
             state=reduction.state,
             cache={},
@@ -71,9 +74,24 @@ def full(op: GraphOps, tokens: ir.Value, stage: Stage, drops: bool) -> ir.Value:
                 source = np.where(source < 0, cached, source)
             else:
                 source = op("Where", op("Less", source, 0), cached, source)
-            tokens = op("Concat", tokens, step.before, axis=1)
+            tokens = op("Concat", tokens, _back(op, step, tokens), axis=1)
         tokens = _spread(op, tokens, source)
     return tokens
+
+
+def _back(op: GraphOps, step: Stage, tokens: ir.Value) -> ir.Value | None:
+    """The N tokens of before a reduction, as those of them that were dropped come back."""
+    if step.representative is None:
+        return step.before
+    change = op("Sub", _last(op, tokens, step.count), step.representative)
+    changed: ir.Value = op("Add", step.before, change)
+    return changed
+
+
+def _last(op: GraphOps, tokens: ir.Value, count: int) -> ir.Value:
+    """The last of `count` tokens: [B,1,C]."""
+    last: ir.Value = op("Slice", tokens, [count - 1], [count], [1])
+    return last
 
 
 def _chain(stage: Stage) -> Iterator[Stage]:

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tokenrt.errors import TokenrtError
-from tokenrt.perf import bench_large, bench_methods, bench_tome, flops, quality, results
+from tokenrt.perf import (
+    bench_agreement,
+    bench_large,
+    bench_methods,
+    bench_tome,
+    flops,
+    method_models,
+    quality,
+    results,
+)
 
 
 class Bench(Protocol):
@@ -23,10 +32,13 @@ class Bench(Protocol):
 # name -> (name of the results files, benchmark)
 BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "tome": ("tome_cost", bench_tome.run),
+    "agreement": ("profile_agreement", bench_agreement.run),
     "large": ("large_models", bench_large.run),
     "flops": ("flops", flops.run),
     "quality": ("quality", quality.run),
     "methods": ("method_costs", bench_methods.run),
+    "models": ("method_models", method_models.run),
+    "dense": ("method_models_dense", method_models.run_dense),
 }
 
 

@@ -20,13 +20,13 @@ from tokenrt.passes.catalog import FAMILIES
 from tokenrt.passes.plan import Budget, Plan
 from tokenrt.perf import results, timing
 from tokenrt.perf.bench_models import DEIT_S, exported
-from tokenrt.perf.timing import Ratio
+from tokenrt.perf.journal import Journal, digest
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 EVERY_BLOCK, THREE_STAGES = Budget.remove(13), Budget.keep(0.7, [3, 6, 9])
-BUDGETS: Mapping[str, tuple[str, Budget]] = {
+BUDGETS: dict[str, tuple[str, Budget]] = {
     "merging": ("--remove 13", EVERY_BLOCK),
     "pruning": ("--keep 0.7 --layers 3,6,9", THREE_STAGES),
     "clustering": ("--keep 0.7 --layers 3,6,9", THREE_STAGES),
@@ -34,7 +34,10 @@ BUDGETS: Mapping[str, tuple[str, Budget]] = {
 """Family -> the budget its methods are measured at; families without one are not one-shot on still pictures."""
 
 MOST = 0.05
-BATCH, ROUNDS, REPEATS = 8, 5, 4
+BATCH, ROUNDS, REPEATS = 8, 4, 3
+
+REASONS: Mapping[str, str] = {}
+"""Where the time goes of methods that cost more than MOST."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +89,11 @@ class MethodCosts:
             f"the sessions made anew {REPEATS} times. Made by `python -m tokenrt.perf.bench methods`.",
             results.table(HEAD, [_cells(cost) for cost in self.costs]),
             f"Above {MOST:.0%}: " + (", ".join(f"`{name}`" for name in above) or "none") + ".",
+            *(
+                ["\n".join(f"- `{name}`: {REASONS[name]}" for name in above if name in REASONS)]
+                if above
+                else []
+            ),
         ]
         return "\n\n".join([*parts, results.told(where)])
 
@@ -112,9 +120,9 @@ def run(names: Sequence[str] | None = None) -> MethodCosts:
                 costs.append(Cost(method, family, told, None, reason=str(refusal).splitlines()[0]))
                 continue
             _floor(source, planned, floor)
-            make = partial(_runs, {"slice": floor, method: own, "unreduced": source}, threads)
-            found = timing.compare_afresh(make, base="slice", rounds=ROUNDS, repeats=REPEATS)
-            costs.append(_cost(method, family, told, found))
+            models = {"slice": floor, "method": own, "unreduced": source}
+            whole, ratio = _ratios(models, threads)
+            costs.append(Cost(method, family, told, (ratio - 1) / whole, ratio))
             print(f"{method}: {_cells(costs[-1])[3]}", file=sys.stderr)
             own.unlink()
     order = list(FAMILIES)
@@ -140,9 +148,21 @@ def _runs(models: Mapping[str, Path], threads: int) -> Mapping[str, timing.Run]:
     return {name: timing.runner(session, data) for name, session in opened.items()}
 
 
-def _cost(method: str, family: str, budget: str, found: Mapping[str, Ratio]) -> Cost:
-    own, whole = found[method].median, found["unreduced"].median
-    return Cost(method, family, budget, (own - 1) / whole, own)
+def _ratios(models: Mapping[str, Path], threads: int) -> tuple[float, float]:
+    """Times of the unreduced model and of the method over that of `slice`, taken before or now."""
+    journal = Journal.of("method_costs")
+    key = digest(*models.values(), f"{threads} threads, batch {BATCH}, {ROUNDS} x {REPEATS}", _processor())
+    known = journal.get(key)
+    if known is None:
+        make = partial(_runs, models, threads)
+        found = timing.compare_afresh(make, base="slice", rounds=ROUNDS, repeats=REPEATS)
+        known = journal.put(key, [found["unreduced"].median, found["method"].median])
+    return known[0], known[1]
+
+
+def _processor() -> str:
+    where = results.circumstances()
+    return f"{where['processor']}, {where['processors']}, {where['versions']}"
 
 
 def _cells(cost: Cost) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,35 @@ TARGETS = {8: 1.03, 1: 1.10}
 """Batch size -> the most that ToMe may take, in times of the floor."""
 
 FLOOR, TOME, PLAIN, WHOLE = "slice", "tome", "tome without proportional attention", "unreduced"
+GIVEN = "tome, its pairs given"
+"""ToMe whose pairs are constants: what merging any pairs and keeping their sizes costs, without finding them."""
+
+CONSTANT_PAIRS = """
+    others = Constant <value_ints: ints = @others> ()
+    sources = Constant <value_ints: ints = @sources> ()
+    destinations = Constant <value_ints: ints = @destinations> ()
+    kept = Constant <value_ints: ints = @keep> ()
+    removed = Constant <value_ints: ints = @remove> ()
+    start = Constant <value_ints = [0]> ()
+    one = Constant <value_ints = [1]> ()
+    shape = Shape (metric)
+    images = Slice (shape, start, one)
+    listed = Concat <axis = 0> (others, destinations, sources)
+    end = Add (kept, removed)
+    first = Slice (listed, start, kept)
+    last = Slice (listed, kept, end)
+    n_sources = Shape (sources)
+    shape_value = Concat <axis = 0> (images, n_sources)
+    shape_keep = Concat <axis = 0> (images, kept)
+    shape_removed = Concat <axis = 0> (images, removed)
+    nothing = Constant <value_float = 0.0> ()
+    value = Expand (nothing, shape_value)
+    keep = Expand (first, shape_keep)
+    source = Expand (last, shape_removed)
+    slots = Slice (destinations, start, removed)
+    destination = Expand (slots, shape_removed)
+"""
+"""A body for TokenMatch that looks at nothing: the last sources leave, for slots of destinations."""
 ROUNDS = {8: 8, 1: 40}
 REPEATS = 12
 """Times all sessions are made anew."""
@@ -128,6 +157,10 @@ class TomeCost:
             f"counts. ONNX Runtime CPU, {self.threads} threads; medians of the ratios of paired runs in one process, with the "
             f"sessions made anew {REPEATS} times. Made by `python -m tokenrt.perf.bench tome`.",
             results.table(head, rows),
+            f"`{GIVEN}` has constants for the pairs: it finds nothing, and still writes the survivors in ToMe's order, copies "
+            "them once more to put the merged rows among them (ONNX Runtime's ScatterND does not write in place), and adds "
+            f"log size to every score. What it takes above `{FLOOR}` is what this lowering pays for any pairs, "
+            "however they are found.",
             "## What the rest is made of",
             "Time by what a node is there for, with ONNX Runtime's profiler on (which adds a little to every node).",
         ]
@@ -154,6 +187,7 @@ def run(
         reduce(source, method="slice", budget=budget, output=models[FLOOR])
         tome = reduce(source, method="tome", budget=budget, output=models[TOME])
         reduce(source, method="tome", budget=budget, proportional_attention=False, output=models[PLAIN])
+        models[GIVEN] = _with_given_pairs(models[TOME], folder / "given.onnx")
         models[WHOLE] = source
         ratios, shares = {}, {}
 
@@ -171,6 +205,20 @@ def run(
         for batch in ratios:
             shares[batch] = breakdown(inlined, batch, used, PROFILED.get(batch, 20), folder)
     return TomeCost(ratios, shares, used)
+
+
+def _with_given_pairs(path: Path, output: Path) -> Path:
+    """The same model with CONSTANT_PAIRS as the body of TokenMatch."""
+    import onnx
+
+    from tokenrt.passes.ops import OPERATORS
+
+    model = onnx.load(path)
+    (matching,) = (function for function in model.functions if function.name == "TokenMatch")
+    opset = next(entry.version for entry in matching.opset_import if not entry.domain)
+    matching.CopyFrom(replace(OPERATORS["TokenMatch"], body=CONSTANT_PAIRS).function(opset))
+    onnx.save(model, output)
+    return output
 
 
 def breakdown(model: ModelLike, batch: int, threads: int, runs: int, folder: Path) -> list[Share]:

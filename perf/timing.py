@@ -58,11 +58,13 @@ def default_threads() -> int:
 def session(
     model: ModelLike, *, threads: int | None = None, profile: str | None = None, layout: bool = True
 ) -> Any:
-    """An ONNX Runtime CPU session with a fixed number of threads that sleep, not spin, while they wait.
+    """An ONNX Runtime CPU session with a fixed number of threads, which spin while it runs and sleep when it does not.
 
-    A thread that spins after its session's run would take time from the next contestant. profile: prefix of
-    the profiler's file. layout: whether ONNX Runtime may change layouts too, which crashes release 1.31 on
-    convolutions in fp16. Raises: TokenrtError with the runtime's first line when it does not take the model.
+    Spinning is what a session does by default, and small operators are much slower without it; a thread that went on
+    spinning after its session's run would take time from the next contestant. profile: prefix of the profiler's
+    file. layout: whether ONNX Runtime may change layouts too, which crashes release 1.31 on convolutions in fp16.
+
+    Raises: TokenrtError with the runtime's first line when it does not take the model.
     """
     import onnx_ir as ir
     import onnxruntime
@@ -73,7 +75,7 @@ def session(
     options.log_severity_level = 3
     if not layout:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile

@@ -1,4 +1,4 @@
-"""Compile a C++ source against the kernels for the CPU, once, into the cache."""
+"""Compile a source against the kernels, once, into the cache."""
 
 from __future__ import annotations
 
@@ -52,15 +52,23 @@ def compiler() -> str:
 
 
 def compiled(source: Path, flags: Sequence[str], name: str) -> Path:
-    """Return the compiled file, made now unless the cache holds it.
-
-    The key is everything the result depends on: the compiler and its version, the flags, the source and all headers.
+    """Return the source compiled for the CPU, made now unless the cache holds it.
 
     Raises: UnsupportedError without a compiler; BuildError when it refuses the source, with what it said.
     """
-    program = compiler()
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
-    key = hashlib.sha256("\0".join([program, version, *FLAGS, *flags]).encode())
+    includes = [f"-I{folder}" for folder in INCLUDES]
+    return kept((compiler(), *FLAGS, *flags, *includes), source, name)
+
+
+def kept(command: Sequence[str], source: Path, name: str) -> Path:
+    """Return what `command` makes of the source, made now unless the cache holds it; `<name>.log` has what it said.
+
+    The key is everything the result depends on: the program and its version, the flags, the source and all headers.
+
+    Raises: BuildError when the program refuses the source, with what it said.
+    """
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
+    key = hashlib.sha256("\0".join([version, *command]).encode())
     headers = sorted(
         path for folder in INCLUDES for path in folder.iterdir() if path.suffix in {".h", ".cuh"}
     )
@@ -77,12 +85,14 @@ def compiled(source: Path, flags: Sequence[str], name: str) -> Path:
             f"cannot make the cache folder {folder}: {error}; set TOKENRT_CACHE to one"
         ) from error
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        made = Path(scratch) / name
-        includes = [f"-I{folder}" for folder in INCLUDES]
-        command = [program, *FLAGS, *flags, *includes, str(source), "-o", str(made)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        made, log = Path(scratch) / name, Path(scratch) / f"{name}.log"
+        whole = [*command, str(source), "-o", str(made)]
+        done = subprocess.run(whole, capture_output=True, text=True, check=False)
+        said = done.stdout + done.stderr
         if done.returncode != 0:
-            told = "\n".join(done.stderr.splitlines()[:20])
-            raise BuildError(f"the compiler refused {source.name}: {' '.join(command)}\n{told}")
+            told = "\n".join(said.splitlines()[:20])
+            raise BuildError(f"the compiler refused {source.name}: {' '.join(whole)}\n{told}")
+        log.write_text(said, encoding="utf-8")
+        log.replace(folder / log.name)
         made.replace(target)
     return target

@@ -40,7 +40,7 @@ FAULTS: Mapping[int, str] = MappingProxyType(
 @functools.cache
 def _loaded(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for name in ("select", "match", "score"):
+    for name in ("select", "match", "score", "greedy_select"):
         getattr(library, f"host_token_{name}_workspace").restype = ctypes.c_size_t
     return library
 
@@ -113,6 +113,27 @@ def token_select(score: Array, keep: Sequence[int], protect: Sequence[int], orde
     return (index,)
 
 
+def token_greedy_select(
+    metric: Array,
+    importance: Array,
+    keep: Sequence[int],
+    protect: Sequence[int],
+    order: int,
+    objective: int,
+    power: float,
+    mix: float,
+    seed: int,
+) -> tuple[Array]:
+    """Run TokenGreedySelect. Shapes: metric [B,N,D], importance [B,N] -> index [B,K]."""
+    given, rated = ready(metric), ready(importance, np.float32)
+    batch, tokens, width = given.shape
+    index = aligned((batch, keep[0]), np.int64)
+    space = _workspace(library().host_token_greedy_select_workspace(batch, tokens))
+    shape = (batch, tokens, width, keep[0], protect[0], order, objective, seed, float(power), float(mix))
+    _call("token_greedy_select", _type_of(given), given, rated, index, space, *shape)
+    return (index,)
+
+
 def token_match(
     metric: Array,
     sources: Sequence[int],
@@ -181,6 +202,7 @@ def token_score(
 KERNELS: Mapping[str, Callable[..., tuple[Array, ...]]] = MappingProxyType(
     {
         "TokenSelect": token_select,
+        "TokenGreedySelect": token_greedy_select,
         "TokenMatch": token_match,
         "TokenCombine": token_combine,
         "TokenRestore": token_restore,

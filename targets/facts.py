@@ -117,10 +117,12 @@ HARDWARE: Mapping[str, Check] = {
     "memory_gb": _amount,
     "bandwidth_gb_s": _amount,
     "tensor_tflops": _throughput,
+    "vector_tflops": _throughput,
     "sm_count": _count,
     "shared_memory_kib": _count,
 }
-"""The device. Throughput is dense, in 10^12 operations a second; memory in 10^9 bytes; shared memory is per SM."""
+"""The device. Throughput is dense, in 10^12 operations a second, of its matrix units and of the others; memory in 10^9
+bytes; shared memory is per SM."""
 
 SOFTWARE: Mapping[str, Check] = {
     "jetpack": text,

@@ -119,6 +119,9 @@ def _open(path: Path, name: str, options: Mapping[str, str], threads: int | None
         return None, f"{why} ({chosen.remedy})."
     settings = onnxruntime.SessionOptions()
     settings.log_severity_level = QUIET
+    if name == "cpu" and _is_half(path):
+        # Layout passes crash ONNX Runtime 1.31 on convolutions in fp16.
+        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     if threads is not None:
         settings.intra_op_num_threads = threads
     behind: list[tuple[str, dict[str, str]]] = [(other, {}) for other in chosen.behind]
@@ -133,6 +136,10 @@ def _open(path: Path, name: str, options: Mapping[str, str], threads: int | None
     if found.get_providers()[0] != chosen.name:
         return None, f"the session runs on {found.get_providers()[0]} instead ({chosen.remedy})."
     return found, ""
+
+
+def _is_half(path: Path) -> bool:
+    return any(value.dtype == ir.DataType.FLOAT16 for value in ir.load(path).graph.initializers.values())
 
 
 def _options(

@@ -92,6 +92,8 @@ class Package:
         return Finding(self.names[0], _version(self.names), self.verbs, needed=needed)
 
 
+AUTOCAST = "pip install --no-deps nvidia-modelopt nvidia-ml-py lief"
+
 PACKAGES = (
     *(Package(name, (name,), BASE) for name in ("numpy", "onnx", "onnxslim", "polygraphy", "rich", "typer")),
     Package("onnx_ir", ("onnx-ir",), BASE),
@@ -103,6 +105,10 @@ PACKAGES = (
     Package("torchvision", ("torchvision",), "export torchvision:", "vision"),
     Package("tensorrt_rtx_bindings", ("tensorrt-rtx-cu13-bindings",), "build for rtx targets", "rtx"),
     Package("tensorrt", ("tensorrt",), "build for other targets, on the device", "tensorrt"),
+    Package("modelopt", ("nvidia-modelopt",), "convert by ranges (AutoCast)", remedy=AUTOCAST),
+    Package(
+        "onnxruntime_extensions", ("onnxruntime-extensions",), "models run by the host plugins", "plugins"
+    ),
     Package("PIL", ("pillow",), "demo, check --data DIR", "demo"),
     Package("matplotlib", ("matplotlib",), "demo", "demo"),
     Package("skimage", ("scikit-image",), "demo", "demo"),
@@ -115,7 +121,6 @@ PROGRAMS = {
         "install TensorRT on the device; JetPack keeps it in /usr/src/tensorrt/bin",
     ),
     "ssh": ("profile --host", "install an ssh client, as apt-get install openssh-client"),
-    "nvcc": ("plugins for the GPU", "install the CUDA toolkit, or pip install nvidia-cuda-nvcc"),
     "g++": ("plugins on the CPU", "install a C++ compiler, as apt-get install g++"),
 }
 
@@ -136,6 +141,8 @@ def _findings() -> Iterable[Finding]:
     for program, (verbs, remedy) in PROGRAMS.items():
         place = shutil.which(program)
         yield Finding(program, place or "missing", verbs, "" if place else remedy)
+    for title, look in (("nvcc", _nvcc), ("cuobjdump", _disassembler), ("TensorRT headers", _headers)):
+        yield _guarded("plugins build", title, look)
     driver = shutil.which("nvidia-smi")
     yield Finding(
         "NVIDIA driver", driver or "missing", "running on a GPU here",
@@ -172,6 +179,39 @@ def _targets() -> Finding:
         return Finding(
             "target profiles", str(cause), "lower, build", "mend or remove the profile named above"
         )
+
+
+def _nvcc() -> Finding:
+    from tokenrt.plugins import toolchain
+
+    try:
+        nvcc = toolchain.look()
+    except TokenrtError as cause:
+        return Finding("nvcc", "missing", "plugins build", str(cause))
+    dropped = f", not for {', '.join(map(str, nvcc.dropped))}" if nvcc.dropped else ""
+    known = ", ".join(map(str, nvcc.architectures))
+    return Finding("nvcc", f"{nvcc.version} ({nvcc.found}) for {known}{dropped}", "plugins build")
+
+
+def _disassembler() -> Finding:
+    from tokenrt.plugins import toolchain
+
+    title, verbs = "cuobjdump", "tables of the kernels"
+    try:
+        return Finding(title, str(toolchain.look().tool("cuobjdump")), verbs)
+    except TokenrtError:
+        return Finding(title, "missing", verbs, "pip install 'tokenrt[cuda]'")
+
+
+def _headers() -> Finding:
+    from tokenrt.plugins import headers
+
+    title, verbs = "TensorRT headers", "plugins build"
+    try:
+        here = headers.headers(fetch=False)
+    except TokenrtError as cause:
+        return Finding(title, "missing", verbs, str(cause))
+    return Finding(title, f"{here.version} ({here.found})", verbs)
 
 
 def _importable(module: str) -> bool:

@@ -107,10 +107,12 @@ def appended(
     index: Value,
     token: Value,
     state: Mapping[str, Value] | None = None,
+    represented: bool = False,
 ) -> Reduction:
     """The tokens at `index` [B,K-1], then `token` [B,1,C], which stands for all that were dropped.
 
     It takes the place of the best of them, and as its size the sum of theirs.
+    represented: what is added to it later they get as well, when they come back.
     """
     kept = site.keep - 1
     gone = dropped(op, score, index, site)
@@ -127,6 +129,7 @@ def appended(
         op("Concat", index, best, axis=1),
         _steps.kept_map(op, taps.tokens, index, kept, site),
         state=state or {},
+        represented=represented,
     )
 
 

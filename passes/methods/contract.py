@@ -109,7 +109,8 @@ class Reduction:
     token whose place (rotary table, position bias) each output takes; assign [B,N] int64: the output each
     input token went to, -1 when dropped. Where the choice does not depend on the input, position is [1,K] and
     assign [1,N], both constants. affinity [B,N,K] float32: the rule by which positions are restored where it
-    is not a copy along `assign`. state: what the method's next site shall find in `taps.state`.
+    is not a copy along `assign`. state: what the method's next site shall find in `taps.state`. represented: dropped
+    tokens come back with what has been added to the last output token since it was made, their representative.
     """
 
     tokens: Value
@@ -118,6 +119,7 @@ class Reduction:
     assign: Value
     affinity: Value | None = None
     state: Mapping[str, Value] = field(default_factory=dict)
+    represented: bool = False
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,10 @@ class EvoViT(Method):
     `global_attention` [B,N] has all N, which are N again at the next site. The release averages over all
     blocks, also those between sites.
     With representative the mean of the waiting tokens, weighted by global attention, is appended as the last token;
-    in `assign` those it stands for are -1. What the blocks add to it is not added to the waiting tokens, which
-    come back as they left. The paper selects before a block: --site after-block at the block before.
+    in `assign` those it stands for are -1. Waiting tokens come back with all that the attentions and MLPs added to
+    it meanwhile: adding that block by block, and making the mean anew each time, comes to the same, as the weights
+    of waiting tokens stay and sum to 1. Without representative they come back as they left.
+    The paper selects before a block: --site after-block at the block before.
     Options: tradeoff; representative; score: class, received or auto; order of the kept tokens: position, or
     score (descending, as published).
     """
@@ -83,7 +85,9 @@ class EvoViT(Method):
         index = _scores.select(op, taps, site, attention, self.order, kept)
         waiting = op("Mul", _scores.dropped(op, attention, index, site), attention)
         token = _scores.weighted_mean(op, waiting, _steps.float_tokens(op, taps))
-        return _scores.appended(op, taps, site, attention, index, token, state={STATE: attention})
+        return _scores.appended(
+            op, taps, site, attention, index, token, state={STATE: attention}, represented=True
+        )
 
     def fewest(self, tokens: int, protect: int) -> int:
         return self.after_keeping(1, protect)

@@ -14,10 +14,10 @@ from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduc
 class TokenTransforming(Method):
     """Many-to-many: each token gives itself in shares to the K most important ones, whose outputs are weighted means.
 
-    Shares of a token are softmax over outputs of cosine(mean keys) / temperature. An output is the mean of all
-    tokens by share times size, its size the sum of those, so that sizes add up to what they were. Outputs stand at
-    the important tokens, in ascending position; positions are restored by the same shares. Numbers that are not
-    finite count as 0.
+    Shares of a token are softmax over outputs of cosine / temperature, of mean keys less their mean by size: what all
+    keys share makes every cosine alike, and the outputs one blur. An output is the mean of all tokens by share times
+    size, its size the sum of those, so that sizes add up to what they were. Outputs stand at the important tokens,
+    in ascending position; positions are restored by the same shares. Numbers that are not finite count as 0.
     Options: score: class, received, key_norm or auto; temperature.
     """
 
@@ -34,7 +34,7 @@ class TokenTransforming(Method):
     )
 
     score: str = "auto"
-    temperature: float = 0.1
+    temperature: float = 0.02
 
     def __post_init__(self) -> None:
         _steps.choice(self.name, "score", self.score, ("auto", "class", "received", "key_norm"))
@@ -65,8 +65,11 @@ class TokenTransforming(Method):
 
     def _shares(self, op: Ops, taps: Taps, site: Site, chosen: Value) -> Value:
         """Return what each token gives to each output: [B,M,T], columns adding up to 1."""
-        metric = _clusters.finite(op, _steps.free(op, taps.metric(), site))
-        unit = op("LpNormalization", metric, axis=2, p=2)
+        keys = _clusters.finite(op, _steps.free(op, taps.metric(), site))
+        weight = _steps.free(op, _steps.sizes(op, taps, site), site)
+        total = op("Max", op("ReduceSum", weight, _clusters.ROWS, keepdims=1), 1e-30)
+        mean = op("Div", op("ReduceSum", op("Mul", keys, weight), _clusters.ROWS, keepdims=1), total)
+        unit = op("LpNormalization", op("Sub", keys, mean), axis=2, p=2)
         selected = _steps.gather(op, unit, chosen)
         similarity = op("MatMul", selected, op("Transpose", unit, perm=[0, 2, 1]))
         return op("Softmax", op("Mul", similarity, 1.0 / self.temperature), axis=1)

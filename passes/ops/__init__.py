@@ -8,6 +8,7 @@ from types import MappingProxyType
 from tokenrt.passes.ops import (
     token_cluster,
     token_combine,
+    token_greedy_select,
     token_match,
     token_peaks,
     token_restore,
@@ -25,6 +26,7 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
             token_cluster.OPERATOR,
             token_peaks.OPERATOR,
             token_select.OPERATOR,
+            token_greedy_select.OPERATOR,
             token_combine.OPERATOR,
             token_restore.OPERATOR,
         )

@@ -42,9 +42,8 @@ def reference(
 
 # Only the R rows that change are computed, once per source, and written over the gathered survivors (ONNX Runtime on
 # a CPU, batch 8: half the time of a K x R one-hot matrix times the sources). Sources with the same survivor write
-# equal rows, so their order does not matter; nothing else reads the gathered survivors, so that ONNX Runtime writes
-# in place. Adding share * (source - survivor) instead of dividing a sum keeps
-# equal tokens equal bit for bit.
+# equal rows, so their order does not matter. Adding share * (source - survivor) instead of dividing a sum keeps equal
+# tokens equal bit for bit.
 BODY = """
     last = Constant <value_ints = [-1]> ()
     middle = Constant <value_ints = [1]> ()
@@ -57,16 +56,14 @@ BODY = """
     source_rows = Unsqueeze (source, last)
     slot_rows = Unsqueeze (destination, last)
     slot_columns = Unsqueeze (destination, middle)
-    near_at = GatherElements <axis = 1> (keep, destination)
-    near_rows = Unsqueeze (near_at, last)
     kept = GatherND <batch_dims = 1> (tokens, keep_rows)
     kept_size = GatherND <batch_dims = 1> (size, keep_rows)
     moved_own = GatherND <batch_dims = 1> (tokens, source_rows)
-    near_own = GatherND <batch_dims = 1> (tokens, near_rows)
+    near_own = GatherND <batch_dims = 1> (kept, slot_rows)
     moved = Cast <to = 1> (moved_own)
     near = Cast <to = 1> (near_own)
     moved_size = GatherND <batch_dims = 1> (size, source_rows)
-    near_size = GatherND <batch_dims = 1> (size, near_rows)
+    near_size = GatherND <batch_dims = 1> (kept_size, slot_rows)
 
     together = Equal (slot_rows, slot_columns)
     together_f = Cast <to = 1> (together)

@@ -105,6 +105,34 @@ __device__ __forceinline__ unsigned lanes_before() {
     return (1u << lane()) - 1u;
 }
 
+// Copies kVector floats, by 16 bytes where they are that many: `from` then starts on 16 bytes.
+template <int kVector>
+__device__ __forceinline__ void load_floats(float (&to)[kVector], const float* from) {
+    if constexpr (kVector % 4 == 0) {
+#pragma unroll
+        for (int i = 0; i < kVector; i += 4) {
+            const float4 four = *reinterpret_cast<const float4*>(from + i);
+            to[i] = four.x, to[i + 1] = four.y, to[i + 2] = four.z, to[i + 3] = four.w;
+        }
+    } else {
+#pragma unroll
+        for (int i = 0; i < kVector; ++i) {
+            to[i] = from[i];
+        }
+    }
+}
+
+// The length of a row and the cosine of two: a zero row, and what is no number, count as 0.
+constexpr float kLeastSquare = 1e-38f;
+
+__device__ __forceinline__ float length_of(float square) {
+    return sqrtf(fmaxf(square, kLeastSquare));
+}
+__device__ __forceinline__ float cosine_of(float product, float left_length, float right_length) {
+    const float cosine = product / left_length / right_length;
+    return isnan(cosine) ? 0.0f : cosine;
+}
+
 // Sum over the aligned group of `kLanes` lanes, in a fixed order; every lane gets it.
 template <int kLanes>
 __device__ __forceinline__ float group_sum(float value) {

@@ -1,5 +1,5 @@
-// The order of scores, and two ways to use it inside a block: counting those in front, numbering those
-// chosen.
+// The order of scores, and three ways to use it inside a block: finding the best, counting those in front,
+// numbering those chosen.
 //
 // Total order: the larger score first, among equal scores the smaller position. NaN counts as minus infinity,
 // plus infinity as the largest float, and the two zeros are equal.
@@ -9,11 +9,44 @@
 
 namespace tokenrt {
 
+// The order of what a kernel chooses.
+constexpr int kByPosition = 0, kByScore = 1;
+
 // A number that grows with the score.
 __device__ __forceinline__ unsigned ordered(float score) {
     const float rated = isnan(score) ? -INFINITY : fminf(score, FLT_MAX);
     const unsigned bits = __float_as_uint(rated + 0.0f);  // -0 + 0 = +0
     return bits ^ ((bits >> 31) != 0 ? 0xffffffffu : 0x80000000u);
+}
+
+// A value, never NaN, and where it stands: the larger value first, then the smaller place.
+struct Best {
+    float value;
+    int place;
+};
+
+__device__ __forceinline__ bool ahead(Best one, Best other) {
+    return one.value > other.value || (one.value == other.value && one.place < other.place);
+}
+
+// The best of all threads' candidates, for every thread. `slots` must be free: a barrier lies between two
+// calls.
+template <int kThreads>
+__device__ __forceinline__ Best block_best(Best mine, Best (&slots)[kThreads / kWarp]) {
+    for (int step = static_cast<int>(kWarp) / 2; step > 0; step /= 2) {
+        const Best other{__shfl_xor_sync(kEveryLane, mine.value, step),
+                         __shfl_xor_sync(kEveryLane, mine.place, step)};
+        mine = ahead(other, mine) ? other : mine;
+    }
+    if (lane() == 0) {
+        slots[warp()] = mine;
+    }
+    __syncthreads();
+    mine = slots[0];
+    for (unsigned i = 1; i < kThreads / kWarp; ++i) {
+        mine = ahead(slots[i], mine) ? slots[i] : mine;
+    }
+    return mine;
 }
 
 // How many of `count` entries stand before entry `mine`. All threads of the block call it, those without an

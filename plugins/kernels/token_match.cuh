@@ -14,21 +14,13 @@
 // Bound     arithmetic: 2 B S T D operations in fp32; at 197 tokens and batch 1, latency.
 #pragma once
 
-#include "order.cuh"
-#include "tile.cuh"
+#include "match.cuh"
 
 namespace tokenrt {
-
-struct MatchShape {
-    int batch, tokens, width, sources, destinations, others, remove, order;
-    __host__ __device__ int keep() const { return tokens - remove; }
-};
 
 constexpr int kMatchLarge =
     512;  // from so many sources on, larger tiles save loads; below, smaller ones fill the GPU
 constexpr int kArrangeThreads = 128, kRankThreads = 128;
-constexpr float kLeastSquare = 1e-38f;
-constexpr int kSourcesByPosition = 0, kSourcesByValue = 1;
 
 namespace match {
 
@@ -38,64 +30,10 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
                const int* __restrict__ destinations, float* __restrict__ value, int* __restrict__ nearest,
                MatchShape shape) {
     __shared__ TileShared<T, Policy> shared;
-    constexpr int kEach = Policy::kEach;
-    const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
-              y = static_cast<int>(threadIdx.x) / Policy::kSide;
-    const int first = static_cast<int>(blockIdx.x) * Policy::kTile;
-    const T* rows = metric + static_cast<std::int64_t>(blockIdx.y) * shape.tokens * shape.width;
-    const auto left = [=](int i) {
-        return first + i < shape.sources ? rows + static_cast<std::int64_t>(sources[first + i]) * shape.width
-                                         : nullptr;
-    };
-    float best[kEach];
-    int where[kEach];
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-        best[i] = -INFINITY;
-        where[i] = shape.destinations;
-    }
-    for (int base = 0; base < shape.destinations; base += Policy::kTile) {
-        const auto right = [=](int i) {
-            return base + i < shape.destinations
-                       ? rows + static_cast<std::int64_t>(destinations[base + i]) * shape.width
-                       : nullptr;
-        };
-        float product[kEach][kEach];
-        tile_product<T, Policy, kWhole, true>(shared, left, right, shape.width, product);
-#pragma unroll
-        for (int j = 0; j < kEach; ++j) {
-            const int column = base + kEach * x + j;
-            const float right_length = sqrtf(fmaxf(shared.right_square[kEach * x + j], kLeastSquare));
-#pragma unroll
-            for (int i = 0; i < kEach; ++i) {
-                const float left_length = sqrtf(fmaxf(shared.left_square[kEach * y + i], kLeastSquare));
-                float cosine = product[i][j] / left_length / right_length;
-                cosine = isnan(cosine) ? 0.0f : cosine;
-                // Columns come in ascending order, so that an equal one later on never wins.
-                if (column < shape.destinations && cosine > best[i]) {
-                    best[i] = cosine;
-                    where[i] = column;
-                }
-            }
-        }
-    }
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-        for (int step = Policy::kSide / 2; step > 0; step /= 2) {
-            const float other = __shfl_xor_sync(kEveryLane, best[i], step);
-            const int other_where = __shfl_xor_sync(kEveryLane, where[i], step);
-            if (other > best[i] || (other == best[i] && other_where < where[i])) {
-                best[i] = other;
-                where[i] = other_where;
-            }
-        }
-        const int row = first + kEach * y + i;
-        if (x == 0 && row < shape.sources) {
-            const std::int64_t at = static_cast<std::int64_t>(blockIdx.y) * shape.sources + row;
-            value[at] = best[i];
-            nearest[at] = where[i];
-        }
-    }
+    const std::int64_t image = blockIdx.y;
+    nearest_of<kWhole>(shared, metric + image * shape.tokens * shape.width,
+                       static_cast<int>(blockIdx.x) * Policy::kTile, sources, destinations,
+                       value + image * shape.sources, nearest + image * shape.sources, shape);
 }
 
 static __global__ void __launch_bounds__(kRankThreads)
@@ -111,13 +49,8 @@ static __global__ void __launch_bounds__(kRankThreads)
         return;
     }
     ranks[image * shape.sources + mine] = before;
-    if (before < shape.remove) {
-        source[image * shape.remove + before] = sources[mine];
-        destination[image * shape.remove + before] =
-            nearest[image * shape.sources + mine] + shape.keep() - shape.destinations;
-    } else if (shape.order == kSourcesByValue) {
-        keep[image * shape.keep() + shape.others + before - shape.remove] = sources[mine];
-    }
+    place_source(mine, before, nearest + image * shape.sources, sources, keep + image * shape.keep(),
+                 source + image * shape.remove, destination + image * shape.remove, shape);
 }
 
 static __global__ void __launch_bounds__(kArrangeThreads)
@@ -125,26 +58,8 @@ static __global__ void __launch_bounds__(kArrangeThreads)
             const int* __restrict__ destinations, const int* __restrict__ others,
             std::int64_t* __restrict__ keep, MatchShape shape) {
     const std::int64_t image = blockIdx.x;
-    const int me = static_cast<int>(threadIdx.x);
-    std::int64_t* out = keep + image * shape.keep();
-    for (int i = me; i < shape.others; i += kArrangeThreads) {
-        out[i] = others[i];
-    }
-    for (int i = me; i < shape.destinations; i += kArrangeThreads) {
-        out[shape.keep() - shape.destinations + i] = destinations[i];
-    }
-    if (shape.order == kSourcesByValue) {
-        return;
-    }
-    Numbers running{0, 0};
-    for (int base = 0; base < shape.sources; base += kArrangeThreads) {
-        const int i = base + me;
-        const bool stays = i < shape.sources && ranks[image * shape.sources + i] >= shape.remove;
-        const int before = number<kArrangeThreads>(stays, false, running).first;
-        if (stays) {
-            out[shape.others + before] = sources[i];
-        }
-    }
+    arrange_survivors<kArrangeThreads>(ranks + image * shape.sources, sources, destinations, others,
+                                       keep + image * shape.keep(), shape);
 }
 
 template <typename T, typename Policy, bool kWhole>

@@ -2,6 +2,7 @@
 // streams.
 #include <token_combine.cuh>
 #include <token_gather.cuh>
+#include <token_greedy_select.cuh>
 #include <token_match.cuh>
 #include <token_score.cuh>
 #include <token_select.cuh>
@@ -56,6 +57,17 @@ int host_token_score(int type, const void* queries, const void* keys, const floa
     const ScoreShape shape{batch,     heads,   tokens, width,
                            first_row, end_row, scale,  {strides[0], strides[1], strides[2], strides[3]}};
     return token_score(type, queries, keys, bias, mean, workspace, shape, nullptr);
+}
+
+std::size_t host_token_greedy_select_workspace(int batch, int tokens) {
+    return token_greedy_select_workspace(batch, tokens);
+}
+
+int host_token_greedy_select(int type, const void* metric, const float* importance, std::int64_t* index,
+                             void* workspace, int batch, int tokens, int width, int keep, int protect,
+                             int order, int objective, int seed, float power, float mix) {
+    const GreedyShape shape{batch, tokens, width, keep, protect, order, objective, seed, power, mix};
+    return token_greedy_select(type, metric, importance, index, workspace, shape, nullptr);
 }
 
 }  // extern "C"

@@ -35,7 +35,9 @@ struct alignas(8) float2 {
 enum cudaError_t {
     cudaSuccess = 0,
     cudaErrorInvalidValue = 1,
+    cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
+    cudaErrorNotReady = 600,
     cudaErrorMisalignedAddress = 716,
     cudaErrorNotSupported = 801,
 };

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokenrt.passes.methods.contract import Method
+from tokenrt.perf.method_models import length
 
 C, D, H = 12, 8, 2
 
@@ -41,18 +42,9 @@ def weights(method: type[Method], tokens: int, keep: int, protect: int) -> Mappi
     }  # fmt: skip
     return {
         name: 0.3
-        * rng.standard_normal([_length(part, letters) for part in shape.split(",")]).astype(np.float32)
+        * rng.standard_normal([length(part, letters) for part in shape.split(",")]).astype(np.float32)
         for name, shape in method.needs.items()
     }
-
-
-def _length(part: str, letters: Mapping[str, int]) -> int:
-    text = part.strip()
-    for sign in "/*":
-        if sign in text:
-            left, right = (_length(side, letters) for side in text.split(sign, 1))
-            return left // right if sign == "/" else left * right
-    return int(text) if text.isdigit() else letters[text]
 
 
 def call(

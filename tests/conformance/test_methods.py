@@ -20,10 +20,20 @@ from tokenrt.passes import methods
 from tokenrt.passes.apply import apply_method
 
 SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
-SLOW = ("clustering",)
-"""Families whose cost grows faster than the square of the tokens; the largest sizes go to the full matrix."""
+SLOW = {
+    577: ("expedit", "kmedoids"),
+    1025: (
+        "algm", "atc", "ats", "bat", "diffrate", "dpcknn", "expedit", "gtp", "kmedoids", "mctf", "sinkhorn",
+        "token_pooling", "zerotprune",
+    ),
+}  # fmt: skip
+"""Methods that take more than two seconds at these sizes, most of them for the draws in float64: left to the full matrix."""
 
-DRAWS = 6
+DRAWS, MORE = 6, 40
+"""Draws of rounding; where those do not explain a difference, so many more decide."""
+
+
+CHOICES = ("assign", "index")
 
 
 def settings() -> Iterator[Any]:
@@ -35,7 +45,7 @@ def settings() -> Iterator[Any]:
         fewest = method.fewest(tokens, protect)
         counts = {fewest, tokens - 1} if tokens in SMALL else {max(fewest, tokens // 2)}
         for keep in sorted(count for count in counts if fewest <= count < tokens):
-            marks = [pytest.mark.slow] if tokens > 300 and (method.family in SLOW or tokens == 1025) else []
+            marks = [pytest.mark.slow] if name in SLOW.get(tokens, ()) else []
             batch = 1 if tokens % 2 else 3
             yield pytest.param(
                 name, tokens, keep, protect, batch, id=f"{name}-{tokens}-{keep}-{protect}", marks=marks
@@ -70,24 +80,29 @@ def test_backends_agree(
     assert {key: value.shape for key, value in found.items()} == {
         key: value.shape for key, value in exact.items()
     }
-    noisy = shaken(monkeypatch, DRAWS, name, double)
     check_ranges(found, tokens, given["keep"])
-    same = np.ones(batch, bool)
-    for key in ("assign", "index"):
-        same &= (found[key] == exact[key]).all(axis=1)
-    steady = [
-        all((draw[key][image] == exact[key][image]).all() for draw in noisy for key in ("assign", "index"))
-        for image in range(batch)
-    ]
-    assert all(agrees or not firm for agrees, firm in zip(same, steady, strict=True)), (
-        "a clear choice differs"
-    )
-    for key in ("tokens", "size"):
-        for image in np.flatnonzero(same & np.array(steady)):
+    noisy = shaken(monkeypatch, DRAWS, name, double)
+    if unexplained(found, exact, noisy):
+        noisy += shaken(monkeypatch, MORE, name, double)
+    assert unexplained(found, exact, noisy) == []
+
+
+def unexplained(found: dict[str, Any], exact: dict[str, Any], noisy: list[dict[str, Any]]) -> list[str]:
+    """What of `found` differs from `exact` by more than twice what rounding did to it, image by image."""
+    different = []
+    for image in range(len(exact["tokens"])):
+        same = all((found[key][image] == exact[key][image]).all() for key in CHOICES)
+        steady = all((draw[key][image] == exact[key][image]).all() for draw in noisy for key in CHOICES)
+        if steady and not same:
+            different.append(f"image {image}: a clear choice")
+        for key in ("tokens", "size") if steady and same else ():
             wanted = exact[key][image]
             spread = max(float(np.max(np.abs(draw[key][image] - wanted))) for draw in noisy)
             allowed = 2 * spread + UNIT * float(np.max(np.abs(wanted)))
-            assert float(np.max(np.abs(found[key][image] - wanted))) <= allowed, key
+            off = float(np.max(np.abs(found[key][image] - wanted)))
+            if not off <= allowed:
+                different.append(f"image {image}: {key} off by {off:.3g}, allowed {allowed:.3g}")
+    return different
 
 
 def check_ranges(found: dict[str, Any], tokens: int, keep: int) -> None:

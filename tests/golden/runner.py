@@ -20,8 +20,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden.checks import checks
-from tests.golden.compare import Mismatch, Unsupported
-from tokenrt.errors import TokenrtError
+from tests.golden.compare import Unsupported
 
 HERE = Path(__file__).resolve().parent
 COMMITTED = HERE / "data"
@@ -67,13 +66,13 @@ def _run_case(root: Path, method: str, name: str, case: Mapping[str, Any]) -> Ou
     if method not in CHECKS:
         return Outcome(method, name, "unsupported", "no such method in this version")
     try:
-        with np.load(root / case["file"]) as file:
+        with np.load(root / (case.get("file") or case["path"])) as file:
             arrays = {key: file[key] for key in file.files}
         for backend in BACKENDS:
             CHECKS[method](arrays, case["params"], backend)
     except Unsupported as reason:
         return Outcome(method, name, "unsupported", str(reason))
-    except (Mismatch, TokenrtError, KeyError, OSError) as reason:
+    except Exception as reason:  # one case that cannot be read or compared must not end the others
         return Outcome(method, name, "failed", f"{type(reason).__name__}: {reason}")
     return Outcome(method, name, "passed")
 

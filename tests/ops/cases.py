@@ -45,6 +45,10 @@ def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
             {"scale": 0.5, "first_row": 0, "end_row": 1},
         ),
         "TokenSelect": ([floats(B, N)], {"keep": K, "protect": 1, "order": 0}),
+        "TokenGreedySelect": (
+            [floats(B, N, D), rng.random((B, N)).astype(np.float32)],
+            {"keep": K, "protect": 1, "order": 0, "objective": 0, "power": 1.0, "mix": 0.5, "seed": 2},
+        ),
         "TokenMatch": ([floats(B, N, D)], {**halves, "order": 0}),
         "TokenCluster": ([floats(B, N, D)], {"keep": K, "remove": R, "linkage": 2}),
         "TokenPeaks": ([floats(B, N, D)], {"keep": K, "neighbours": 5}),
@@ -59,6 +63,7 @@ def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
 SHAPES = {
     "TokenScore": [[N]],
     "TokenSelect": [[K]],
+    "TokenGreedySelect": [[K]],
     "TokenMatch": [[(N - 1) // 2], [K], [R], [R]],
     "TokenCluster": [[K], [N]],
     "TokenPeaks": [[K], [N]],

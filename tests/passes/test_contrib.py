@@ -56,6 +56,13 @@ FORMS: dict[str, tuple[str, list[Any], dict[str, Any], list[str]]] = {
     "FusedMatMul": ("FusedMatMul", [X, weight(WIDTH, 3)], {"alpha": 0.5}, ["y"]),
     "FusedMatMul-transposed": ("FusedMatMul", [X, weight(3, WIDTH)], {"transB": 1}, ["y"]),
     "FusedMatMul-of-itself": ("FusedMatMul", [X, SKIP], {"transA": 1, "alpha": 0.25}, ["y"]),
+    "FusedMatMul-rows-first": ("FusedMatMul", [X, weight(TOKENS, WIDTH, 3)], {"transBatchA": 1}, ["y"]),
+    "FusedMatMul-both-rows-first": (
+        "FusedMatMul", [X, weight(3, TOKENS, WIDTH)], {"transBatchA": 1, "transBatchB": 1, "transB": 1}, ["y"],
+    ),
+    "FusedMatMul-columns-last": (
+        "FusedMatMul", [X, SKIP], {"transBatchA": 1, "transA": 1, "transBatchB": 1}, ["y"],
+    ),
     "Attention": ("Attention", [X, PROJECTION, PROJECTION_BIAS], {"num_heads": HEADS}, ["y"]),
     "Attention-with-scale": ("Attention", [X, PROJECTION, PROJECTION_BIAS], {"num_heads": HEADS, "scale": 0.3}, ["y"]),
     "Attention-with-mask": ("Attention", [X, PROJECTION, PROJECTION_BIAS, MASK], {"num_heads": HEADS}, ["y"]),
@@ -174,7 +181,7 @@ REFUSED: dict[str, tuple[str, list[Any], dict[str, Any], str]] = {
     "mask-of-three-axes": (
         "Attention", [X, PROJECTION, PROJECTION_BIAS, ("mask", ["B", TOKENS, TOKENS])], {"num_heads": HEADS}, "mask is neither",
     ),
-    "batch-transposes": ("FusedMatMul", [X, SKIP], {"transBatchA": 1}, "batch transposes"),
+    "batch-transposes-of-two-ranks": ("FusedMatMul", [X, weight(WIDTH, 3)], {"transBatchA": 1}, "ranks are 3 and 2"),
 }  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ import tokenrt
 from tests import zoo
 from tests.passes import tiny
 from tokenrt.errors import TokenrtError, UnsupportedError
-from tokenrt.passes.convert import convert
 from tokenrt.passes.limits import STANDARD
 from tokenrt.passes.lower import lower
 from tokenrt.passes.ops import DOMAIN
@@ -25,6 +25,7 @@ from tokenrt.passes.ops import DOMAIN
 FULL, FP16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
 METHODS = ("tome", "topk", "evit")
 COSINE = 0.999
+convert = partial(tokenrt.convert, rules="standard", check=False)
 
 
 def parse(text: str) -> ir.Model:
@@ -91,6 +92,31 @@ def test_bfloat16_is_sound_and_casts_where_operators_came_late_to_it(method: str
         sound(made)
         (conv,) = (node for node in made.graph if node.op_type == "Conv")
         assert conv.outputs[0].dtype == (BF16 if opset == 23 else FULL)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("keep_io", [True, False])
+def test_the_result_is_compared_with_the_float32_model(method: str, keep_io: bool) -> None:
+    for precision, least in (("fp16", COSINE), ("bf16", 0.99)):
+        made = tokenrt.convert(reduced(method, 23), precision=precision, keep_io=keep_io, rules="standard")
+        assert made.drift is not None
+        assert made.drift.ok, made.drift.reasons
+        (drift,) = made.drift.outputs
+        assert drift.cosine_min is not None
+        assert least < drift.cosine_min < 1
+
+
+def test_nothing_is_written_when_values_overflow(tmp_path: Path) -> None:
+    model = parse("""<ir_version: 8, opset_import: ["": 18]>
+        main (float[B,4,4] x) => (float[B,4,4] y) <float big = {60000}> {
+          s = MatMul (x, x)
+          t = Mul (s, big)
+          y = MatMul (t, x)
+        }""")
+    with pytest.raises(UnsupportedError, match=r"in fp16 not all values of output 'y' are finite; --bf16"):
+        tokenrt.convert(model, precision="fp16", rules="standard", output=tmp_path / "h.onnx")
+    assert not list(tmp_path.iterdir())
+    assert tokenrt.convert(model, precision="bf16", rules="standard").drift is not None
 
 
 def scores(model: ir.Model) -> ir.Model:

@@ -145,7 +145,11 @@ def test_its_grid_and_the_place_of_its_blocks(path: Path) -> None:
     assert found.protected == 0
     assert [row.sites[0] for row in found.blocks] == ["around-attention"] * 2
     reasons = [refusal.reason for refusal in found.refusals]
-    assert any("does not read the residual stream's tokens" in reason for reason in reasons)
+    own = [reason for reason in reasons if "a transformer of its own" in reason]
+    assert len(own) == 1
+    assert f"over {TOKENS // 4} tokens that start anew" in own[0]
+    assert f"the first is reduced, here that of {TOKENS} tokens" in own[0]
+    assert sum("does not read the residual stream's tokens" in reason for reason in reasons) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,9 +44,16 @@ def test_a_plain_vit_without_a_seed_takes_no_room(tiny: Path, tmp_path: Path) ->
 
 
 def test_counts_are_those_of_the_papers() -> None:
-    wanted = [told for told in flops.PUBLISHED if told.model == "DeiT-S/16" and told.giga is not None]
-    for row in flops.run(wanted).rows:
-        assert round(row.giga, 1) == row.published.giga, row.published
+    report = flops.run()
+    assert [row.published for row in report.rows if not row.within] == []
+    assert "rounding of the published number: none." in report.page(results.circumstances())
+
+
+def test_a_count_that_is_off_is_told() -> None:
+    wrong = replace(flops.PUBLISHED[4], giga="4.8")
+    report = flops.run([wrong])
+    assert not report.rows[0].within
+    assert "DeiT-S/16 unreduced" in report.page(results.circumstances())
 
 
 def test_reducing_is_measured_in_a_process_of_its_own(tiny: Path) -> None:
@@ -86,7 +94,7 @@ def test_results_are_written_as_json_and_as_a_page(tmp_path: Path) -> None:
 def test_an_unknown_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         bench.main(["speed"])
-    assert "there are tome, large, flops, quality, methods" in capsys.readouterr().err
+    assert "there are tome, large, flops, quality, methods, models, dense" in capsys.readouterr().err
 
 
 def test_a_benchmark_that_cannot_run_exits_with_2(

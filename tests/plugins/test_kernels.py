@@ -7,45 +7,26 @@ where scores tie after rounding.
 from __future__ import annotations
 
 import itertools
-import shutil
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
 from tests.conformance import plain
 from tests.ops.cases import alternate, cases
 from tests.ops.runner import expect
+from tests.plugins.running import KINDS, SIZES, UNITS, needs_compiler, random, run, wide
 from tests.tolerance import within_twice
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.ops import OPERATORS
 from tokenrt.plugins import host
-from tokenrt.plugins.compiler import COMPILERS
 
-pytestmark = pytest.mark.skipif(
-    not any(shutil.which(name) for name in COMPILERS), reason="no C++ compiler on PATH"
-)
+pytestmark = needs_compiler
 
-UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-SIZES = (1, 2, 31, 32, 33, 196, 197, 257, 577, 1025)
 TIE = 2.0**-20
 """Scores this close, relative to the largest, may be rounded into a tie by float32 arithmetic."""
 
-
-def run(name: str, inputs: list[Any], attributes: Any) -> list[Any]:
-    return list(host.run(name, inputs, OPERATORS[name].settle(attributes)))
-
-
-def wide(inputs: list[Any]) -> list[Any]:
-    return [
-        item.astype(np.float64) if item.dtype.kind not in "iu" else item for item in map(np.asarray, inputs)
-    ]
-
-
-def random(shape: tuple[int, ...], kind: str = "float32", seed: int = 0) -> Any:
-    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(KINDS[kind])
+STAYS_FLOAT = {"TokenCombine": 1, "TokenScore": 2, "TokenGreedySelect": 1}
+"""Operators of which one input is float32 whatever the tokens are: sizes, bias, importance."""
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,9 +34,8 @@ def random(shape: tuple[int, ...], kind: str = "float32", seed: int = 0) -> Any:
 def test_every_kernel_takes_every_type(name: str, kind: str) -> None:
     inputs, attributes = cases()[name]
     own = [item.astype(KINDS[kind]) if item.dtype == np.float32 else item for item in inputs]
-    if name in ("TokenCombine", "TokenScore"):  # sizes and bias stay float32
-        place = 1 if name == "TokenCombine" else 2
-        own[place] = inputs[place]
+    if name in STAYS_FLOAT:
+        own[STAYS_FLOAT[name]] = inputs[STAYS_FLOAT[name]]
     found = run(name, own, attributes)
     for actual, wanted in zip(found, expect(name, wide(own), attributes), strict=True):
         assert actual.shape == wanted.shape

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.plugins import built
 from tokenrt.plugins import host
 from tokenrt.plugins.compiler import HERE, compiled
 
 TESTS = Path(__file__).with_name("test_kernels.py")
+INTERFACE = Path(__file__).with_name("test_interface.py")
 MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 RACES = ("-O1", "-DSIMT_THREADS", "-fsanitize=thread")
 RUNTIMES = {MEMORY: ("libasan.so", "libubsan.so"), RACES: ("libtsan.so",)}
@@ -29,17 +31,20 @@ def run(flags: tuple[str, ...], tests: str, *more: str) -> subprocess.CompletedP
     """Run the tests that `tests` selects with a host build of these flags."""
     extra = (*flags, *more)
     compiled(host.SOURCE, (*host.FLAGS, *extra), "host.so")  # here, where no runtime slows the compiler down
-    preload = " ".join(
-        subprocess.run(
-            ["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in RUNTIMES[flags]
-    )
+    preload = " ".join(map(_runtime, RUNTIMES[flags]))
+    return _pytest(TESTS, tests, {host.EXTRA_FLAGS: " ".join(extra), "LD_PRELOAD": preload})
+
+
+def _runtime(name: str) -> str:
+    done = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _pytest(path: Path, tests: str, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")},
         **OPTIONS,
-        host.EXTRA_FLAGS: " ".join(extra),
-        "LD_PRELOAD": preload,
+        **settings,
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
     }
@@ -47,7 +52,7 @@ def run(flags: tuple[str, ...], tests: str, *more: str) -> subprocess.CompletedP
         sys.executable,
         "-m",
         "pytest",
-        str(TESTS),
+        str(path),
         "-q",
         "-s",
         "-n",
@@ -82,6 +87,17 @@ def test_no_kernel_reads_or_writes_beside_its_memory() -> None:
 
 def test_no_kernel_has_a_race() -> None:
     check(run(RACES, "every_type"))
+
+
+@pytest.mark.slow
+def test_no_plugin_reads_or_writes_beside_its_memory() -> None:
+    """The plugin classes too: every field, shape, copy and run of test_interface.py."""
+    libraries = " ".join(_runtime(name) for name in RUNTIMES[MEMORY])
+    with pytest.MonkeyPatch.context() as patch:  # built here, where no runtime slows the compiler down
+        patch.setenv(built.EXTRA, " ".join(MEMORY))
+        built.host_library(), built.driver()
+    settings = {built.EXTRA: " ".join(MEMORY), "LD_PRELOAD": libraries}
+    check(_pytest(INTERFACE, "test", settings))
 
 
 @pytest.mark.slow

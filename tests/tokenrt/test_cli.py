@@ -170,10 +170,10 @@ def test_lower_check_build_export(run: Run, stand_in: StandIn) -> None:
         "data": Path("d.npz"), "batch": 2, "seed": 0, "samples": 4, "min_cosine": 0.9, "min_agreement": None,
     }  # fmt: skip
     convert = stand_in("convert")
-    assert run("convert", "r.onnx", "-o", "h.onnx", "--bf16", "--keep-io").exit_code == 0
-    assert convert.calls == [
-        ((Path("r.onnx"),), {"precision": "bf16", "keep_io": True, "output": Path("h.onnx")})
-    ]
+    assert run("convert", "r.onnx", "-o", "h.onnx", "--bf16", "--keep-io", "--no-check").exit_code == 0
+    assert convert.options == {
+        "precision": "bf16", "keep_io": True, "rules": "auto", "data": None, "check": False, "output": Path("h.onnx"),
+    }  # fmt: skip
     assert run("build", "r.onnx", "--target", "rtx-sm89", "-o", "e", "--batch", "1:4:8").exit_code == 0
     assert build.options.pop("progress") is not None
     assert build.options.pop("target").name == "rtx-sm89"

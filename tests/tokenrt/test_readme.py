@@ -10,23 +10,15 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
+from tests.documents import DEVICE, FENCE, HERE, PAGES, README, ROOT, commands
 from tests.tokenrt.conftest import Run
 from tokenrt.cli import app
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
-PAGES += sorted((ROOT / "docs").rglob("*.md"))
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
-
-def commands(page: Path) -> list[str]:
-    blocks = (body for language, body in FENCE.findall(page.read_text()) if language == "bash")
-    lines = "".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip() and not line.strip().startswith("#")]
-
-
-EVERY = [pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in commands(page)]
+EVERY = [
+    pytest.param(line, id=f"{page.name}: {line}") for page in PAGES for line in commands(page, HERE, DEVICE)
+]
 
 
 @pytest.mark.parametrize("line", EVERY)
@@ -44,7 +36,7 @@ def test_documented_command_is_understood(line: str) -> None:
 @pytest.mark.slow
 def test_the_tour_runs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for line in commands(ROOT / "README.md"):
+    for line in commands(README):
         words = shlex.split(line)
         if words[0] == "tokenrt":
             done = run(*words[1:])
@@ -59,7 +51,7 @@ def test_links_between_documents_lead_somewhere(page: Path) -> None:
 
 
 def test_every_verb_is_documented() -> None:
-    text = (ROOT / "README.md").read_text()
+    text = README.read_text()
     root: Any = get_command(app)
     assert not [verb for verb in root.commands if f"`{verb}`" not in text]
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import tokenrt
-from tokenrt.cli import graph, lists, models
+from tokenrt.cli import graph, lists, models, plugins
 
 app = typer.Typer(
     name="tokenrt",
@@ -39,3 +39,4 @@ def _root(
 models.register(app)
 graph.register(app)
 lists.register(app)
+plugins.register(app)

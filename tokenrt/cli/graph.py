@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -161,6 +161,20 @@ def convert(
     keep_io: Annotated[
         bool, typer.Option("--keep-io", help="Leave inputs and outputs as they are, behind casts.")
     ] = False,
+    rules: Annotated[
+        Literal["auto", "standard", "autocast"],
+        typer.Option(
+            help="What stays in float32: the standard lists, or these and what modelopt's AutoCast finds out of range; "
+            "auto takes AutoCast where it is installed."
+        ),
+    ] = "auto",
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Inputs to judge and compare on; without it, seeded noise.", metavar="DIR|NPZ"),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check/--no-check", help="Compare with the float32 model before writing.")
+    ] = True,
 ) -> Result:
     """Cast a float32 model to half precision, but for the reduction's scores, sums and sizes.
 
@@ -168,7 +182,15 @@ def convert(
     """
     if fp16 == bf16:
         raise TokenrtError("convert takes exactly one of --fp16 and --bf16")
-    return tokenrt.convert(model, precision="fp16" if fp16 else "bf16", keep_io=keep_io, output=output)
+    return tokenrt.convert(
+        model,
+        precision="fp16" if fp16 else "bf16",
+        keep_io=keep_io,
+        rules=rules,
+        data=data,
+        check=check,
+        output=output,
+    )
 
 
 def check(

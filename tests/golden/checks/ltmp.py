@@ -45,7 +45,7 @@ def _merged(arrays: Arrays, params: Mapping[str, Any]) -> int:
         return 0
     unit = arrays["metric"] / np.linalg.norm(arrays["metric"], axis=2, keepdims=True)
     best = (unit[:, 2::2] @ unit[:, 1::2].transpose(0, 2, 1)).max(2)
-    return int(np.sum(best[0] > params["threshold"][0]))
+    return int(np.sum(best[0] > np.ravel(params["threshold"])[0]))
 
 
 CHECKS: Mapping[str, Check] = {"ltmp": check_ltmp}

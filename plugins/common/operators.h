@@ -1,0 +1,19 @@
+// Every operator that has a plugin: its function and its place in the list here, its folder in plugins/.
+#pragma once
+
+#include "operator.h"
+
+namespace tokenrt::plugin {
+
+const Operator& token_select();
+const Operator& token_greedy_select();
+const Operator& token_match();
+const Operator& token_score();
+const Operator& token_combine();
+const Operator& token_restore();
+
+constexpr const Operator& (*kOperators[])() = {
+    token_select, token_greedy_select, token_match, token_score, token_combine, token_restore,
+};
+
+}  // namespace tokenrt::plugin

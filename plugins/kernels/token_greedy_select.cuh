@@ -1,0 +1,296 @@
+// TokenGreedySelect: choose K of N tokens one after the other, each time the one with the most to add.
+//
+// Problem   metric [B,N,D], importance [B,N] float32 -> index [B,K] int64. The gain of token i is a^power *
+//           novelty + mix * a, with its importance a (0 .. 1e9, NaN 0); novelty is 1 - the largest cosine to
+//           a chosen token (max-min) or minus the sum of the cosines (max-sum). Among equal gains the smaller
+//           position wins. A zero row and a NaN cosine count as 0. The first P tokens are always kept, always
+//           first, and compared with nobody.
+// Division  choose: one block an image runs the whole loop. Eight lanes share a row and take four rows at a
+//           time, so that a thread has four 16-byte loads in flight and reads the row chosen last, in shared
+//           memory, once for the four. What belongs to a row (length, weight, state) is read and written by
+//           one lane only; a turn has two barriers: the row is there, the best is known. No N x N matrix.
+//           isolation, only where the first token is the farthest from its neighbours: tiles of all pairs
+//           (tile.cuh), of which each row keeps its largest cosine.
+// Bytes     B * (N D size + 4 N + 8 K) from memory; the rows come again each turn, B K N D size from cache.
+// Bound     what one multiprocessor reads of L2 (about 64 bytes a cycle), an image each; with few images
+//           latency: two barriers and one reduction a turn. isolation: arithmetic, 2 B N^2 D operations.
+#pragma once
+
+#include "order.cuh"
+#include "tile.cuh"
+
+namespace tokenrt {
+
+struct GreedyPolicy {
+    static constexpr int kThreads = 512;
+    static constexpr int kBlocks = 2;  // a multiprocessor must hold: 64 registers a thread
+    static constexpr int kLanes = 8;   // lanes that share a row: 128 bytes a load
+    static constexpr int kRows = 4;    // rows they take at a time
+};
+
+struct GreedyShape {
+    int batch, tokens, width, keep, protect, order, objective, seed;
+    float power, mix;
+    __host__ __device__ int free() const { return tokens - protect; }
+    __host__ __device__ int wanted() const { return keep - protect; }
+};
+
+constexpr int kMaxMin = 0, kMaxSum = 1;
+constexpr int kFromNothing = 0, kMostImportant = 1, kMostIsolated = 2;
+constexpr int kByChoice = 1;
+constexpr float kMostImportance = 1e9f, kMostPower = 4.0f;
+constexpr int kIsolationLarge = 1024;  // from so many rows on, larger tiles save loads
+
+namespace greedy {
+
+constexpr float kBelow = -2.0f;  // below every cosine: the similarity to nothing
+
+// The state of a token that is chosen.
+__device__ __forceinline__ float taken() {
+    return INFINITY;
+}
+
+// What the image keeps for each free token, in its part of the workspace.
+struct Held {
+    float *state, *length, *weight;
+};
+
+__device__ __forceinline__ Held held_by(float* workspace, std::int64_t image, int free) {
+    float* start = workspace + 3 * image * free;
+    return {start, start + free, start + 2 * static_cast<std::int64_t>(free)};
+}
+
+template <typename T, typename Policy, bool kWhole>
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
+    isolation(const T* __restrict__ metric, float* __restrict__ workspace, GreedyShape shape) {
+    __shared__ TileShared<T, Policy> shared;
+    constexpr int kEach = Policy::kEach;
+    const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
+              y = static_cast<int>(threadIdx.x) / Policy::kSide;
+    const std::int64_t image = blockIdx.y;
+    const int first = static_cast<int>(blockIdx.x) * Policy::kTile, free = shape.free();
+    const T* rows = metric + (image * shape.tokens + shape.protect) * shape.width;
+    const auto row_at = [=](int row) {
+        return row < free ? rows + static_cast<std::int64_t>(row) * shape.width : nullptr;
+    };
+    float nearest[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+        nearest[i] = kBelow;
+    }
+    for (int base = 0; base < free; base += Policy::kTile) {
+        float product[kEach][kEach];
+        tile_product<T, Policy, kWhole, true>(
+            shared, [=](int i) { return row_at(first + i); }, [=](int i) { return row_at(base + i); },
+            shape.width, product);
+#pragma unroll
+        for (int j = 0; j < kEach; ++j) {
+            const int column = base + kEach * x + j;
+            const float right_length = length_of(shared.right_square[kEach * x + j]);
+#pragma unroll
+            for (int i = 0; i < kEach; ++i) {
+                const float left_length = length_of(shared.left_square[kEach * y + i]);
+                const float cosine = cosine_of(product[i][j], left_length, right_length);
+                const bool other = column < free && column != first + kEach * y + i;
+                nearest[i] = other ? fmaxf(nearest[i], cosine) : nearest[i];
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+        nearest[i] = group_max<Policy::kSide>(nearest[i]);
+        const int row = first + kEach * y + i;
+        if (x == 0 && row < free) {
+            held_by(workspace, image, free).state[row] = nearest[i];
+        }
+    }
+}
+
+// product[r] = row (first + r) . `other`, or . itself where `other` is null; every lane of the group gets it.
+template <typename T, typename Policy, bool kWhole>
+__device__ __forceinline__ void products(const T* rows, int first, int count, int width, const float* other,
+                                         float (&product)[Policy::kRows]) {
+    constexpr int kVector = kWhole ? Pack<T>::kCount : 1, kRows = Policy::kRows;
+    struct alignas(sizeof(T) * kVector) Vector {
+        T item[kVector];
+    };
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+        product[r] = 0;
+    }
+    const T* start = rows + static_cast<std::int64_t>(first) * width;
+    for (int i = static_cast<int>(threadIdx.x) % Policy::kLanes * kVector; i < width;
+         i += Policy::kLanes * kVector) {
+        Vector held[kRows];
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+            held[r] = first + r < count
+                          ? *reinterpret_cast<const Vector*>(start + static_cast<std::int64_t>(r) * width + i)
+                          : Vector{};
+        }
+        alignas(16) float factor[kVector] = {};
+        if (other != nullptr) {
+            load_floats<kVector>(factor, other + i);
+        }
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) {
+#pragma unroll
+            for (int j = 0; j < kVector; ++j) {
+                const float value = widened(held[r].item[j]);
+                product[r] += value * (other == nullptr ? value : factor[j]);
+            }
+        }
+    }
+#pragma unroll
+    for (int r = 0; r < kRows; ++r) {
+        product[r] = group_sum<Policy::kLanes>(product[r]);
+    }
+}
+
+// The product of the row that is this lane's own: lane r of a group owns its row r.
+template <typename Policy>
+__device__ __forceinline__ float own_of(const float (&product)[Policy::kRows], int part) {
+    float own = product[0];
+#pragma unroll
+    for (int r = 1; r < Policy::kRows; ++r) {
+        own = part == r ? product[r] : own;
+    }
+    return own;
+}
+
+template <typename T, typename Policy, bool kWhole>
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
+    choose(const T* __restrict__ metric, const float* __restrict__ importance, float* __restrict__ workspace,
+           std::int64_t* __restrict__ index, GreedyShape shape) {
+    alignas(16) __shared__ float latest_row[kMostWidth];
+    __shared__ Best slots[Policy::kThreads / kWarp];
+    constexpr int kRows = Policy::kRows, kStep = Policy::kThreads / Policy::kLanes * kRows;
+    const int me = static_cast<int>(threadIdx.x), part = me % Policy::kLanes;
+    const int offset = me / Policy::kLanes * kRows, free = shape.free();
+    const std::int64_t image = blockIdx.x;
+    const T* rows = metric + (image * shape.tokens + shape.protect) * shape.width;
+    const float* rated = importance + image * shape.tokens + shape.protect;
+    std::int64_t* out = index + image * shape.keep;
+    const Held held = held_by(workspace, image, free);
+    const float base_novelty = shape.objective == kMaxSum ? 0.0f : 1.0f;
+    const auto importance_of = [=](int row) { return fminf(fmaxf(rated[row], 0.0f), kMostImportance); };
+    const auto gain = [=](int row, float weight, float novelty) {
+        return Best{fmaxf(weight * novelty + shape.mix * importance_of(row), -FLT_MAX), row};
+    };
+
+    Best best{-INFINITY, free};
+    for (int base = 0; base < free; base += kStep) {
+        float square[kRows];
+        products<T, Policy, kWhole>(rows, base + offset, free, shape.width, nullptr, square);
+        const int row = base + offset + part;
+        if (part < kRows && row < free) {
+            const float a = importance_of(row);
+            const float weight = shape.power == 0 ? 1.0f : shape.power == 1 ? a : powf(a, shape.power);
+            const float novelty = shape.seed == kMostIsolated ? 1.0f - held.state[row] : base_novelty;
+            const Best candidate = shape.seed == kMostImportant ? Best{a, row} : gain(row, weight, novelty);
+            best = ahead(candidate, best) ? candidate : best;
+            held.length[row] = length_of(own_of<Policy>(square, part));
+            held.weight[row] = weight;
+            held.state[row] = shape.objective == kMaxSum ? 0.0f : kBelow;
+        }
+    }
+    best = block_best<Policy::kThreads>(best, slots);
+
+    for (int i = me; i < shape.protect; i += Policy::kThreads) {
+        out[i] = i;
+    }
+    for (int turn = 1;; ++turn) {
+        const int latest = best.place;
+        if (shape.order == kByChoice && me == 0) {
+            out[shape.protect + turn - 1] = shape.protect + latest;
+        }
+        if (turn == shape.wanted()) {
+            break;
+        }
+        for (int i = me; i < shape.width; i += Policy::kThreads) {
+            latest_row[i] = widened(rows[static_cast<std::int64_t>(latest) * shape.width + i]);
+        }
+        __syncthreads();
+        const float latest_length = held.length[latest];
+        best = {-INFINITY, free};
+        for (int base = 0; base < free; base += kStep) {
+            float product[kRows];
+            products<T, Policy, kWhole>(rows, base + offset, free, shape.width, latest_row, product);
+            const int row = base + offset + part;
+            if (part >= kRows || row >= free || held.state[row] == taken()) {
+                continue;
+            }
+            const float cosine = cosine_of(own_of<Policy>(product, part), held.length[row], latest_length);
+            float state = held.state[row];
+            state = shape.objective == kMaxSum ? state + cosine : fmaxf(state, cosine);
+            held.state[row] = row == latest ? taken() : state;
+            const Best candidate = gain(row, held.weight[row], base_novelty - state);
+            best = row != latest && ahead(candidate, best) ? candidate : best;
+        }
+        best = block_best<Policy::kThreads>(best, slots);
+    }
+    if (shape.order == kByPosition) {
+        Numbers running{0, 0};
+        for (int base = 0; base < free; base += Policy::kThreads) {
+            const int i = base + me;
+            const bool kept = i < free && (held.state[i] == taken() || i == best.place);
+            const int before = number<Policy::kThreads>(kept, false, running).first;
+            if (kept) {
+                out[shape.protect + before] = shape.protect + i;
+            }
+        }
+    }
+}
+
+template <typename T, bool kWhole>
+cudaError_t run(const T* metric, const float* importance, float* workspace, std::int64_t* index,
+                GreedyShape shape, cudaStream_t stream) {
+    if (shape.seed == kMostIsolated) {
+        const bool large = shape.free() >= kIsolationLarge;
+        const int tile = large ? TilePolicy<64>::kTile : TilePolicy<32>::kTile;
+        const dim3 grid(static_cast<unsigned>(ceil_div(shape.free(), tile)),
+                        static_cast<unsigned>(shape.batch));
+        const cudaError_t state = large ? launch(isolation<T, TilePolicy<64>, kWhole>, grid,
+                                                 TilePolicy<64>::kThreads, stream, metric, workspace, shape)
+                                        : launch(isolation<T, TilePolicy<32>, kWhole>, grid,
+                                                 TilePolicy<32>::kThreads, stream, metric, workspace, shape);
+        if (state != cudaSuccess) {
+            return state;
+        }
+    }
+    return launch(choose<T, GreedyPolicy, kWhole>, dim3(static_cast<unsigned>(shape.batch)),
+                  GreedyPolicy::kThreads, stream, metric, importance, workspace, index, shape);
+}
+
+}  // namespace greedy
+
+inline std::size_t token_greedy_select_workspace(int batch, int tokens) {
+    return 3 * sizeof(float) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+}
+
+// metric [B,N,D] of element type `type`, importance [B,N] float32 -> index [B,K].
+inline cudaError_t token_greedy_select(int type, const void* metric, const float* importance,
+                                       std::int64_t* index, void* workspace, GreedyShape shape,
+                                       cudaStream_t stream) {
+    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
+        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
+        !within(shape.protect, 0, shape.keep - 1) || !within(shape.order, kByPosition, kByChoice) ||
+        !within(shape.objective, kMaxMin, kMaxSum) || !within(shape.seed, kFromNothing, kMostIsolated) ||
+        !(shape.power >= 0 && shape.power <= kMostPower) ||
+        !(shape.mix >= 0 && shape.mix <= kMostImportance)) {
+        return cudaErrorInvalidValue;
+    }
+    const cudaError_t bad = check_pointers(metric, importance, index, workspace);
+    if (bad != cudaSuccess) {
+        return bad;
+    }
+    return with_type(type, [=](auto* like) {
+        using T = std::remove_pointer_t<decltype(like)>;
+        const bool whole = shape.width * sizeof(T) % 16 == 0;
+        const auto run = whole ? greedy::run<T, true> : greedy::run<T, false>;
+        return run(static_cast<const T*>(metric), importance, static_cast<float*>(workspace), index, shape,
+                   stream);
+    });
+}
+
+}  // namespace tokenrt

@@ -1,0 +1,170 @@
+"""The kernels compiled by nvcc: no warning, no spilled register, no stack, 16-byte access where rows allow it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from tokenrt.errors import BuildError, TokenrtError
+from tokenrt.plugins import device, host, occupancy, sass, toolchain
+
+USUAL = 89
+"""The architecture that `make test` compiles for; the others are slow."""
+
+ARCHITECTURES = [
+    pytest.param(arch, marks=() if arch == USUAL else pytest.mark.slow) for arch in toolchain.ARCHITECTURES
+]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def needs_nvcc() -> None:
+    try:
+        toolchain.toolkit().tool("cuobjdump")
+    except TokenrtError as missing:
+        pytest.skip(str(missing))
+
+
+def whole(arguments: list[str]) -> bool:
+    return arguments[-1] == "true"
+
+
+VECTORS: Mapping[str, Callable[[list[str]], bool]] = {
+    "combine::merge": lambda arguments: arguments[1] != "1",
+    "gather::copy_rows": lambda arguments: arguments[0] == "uint4",
+    "match::similarity": whole,
+    "score::few": whole,
+    "score::row_statistics": whole,
+    "score::column_sums": whole,
+}
+"""Kernels that read rows -> which of their forms, by template arguments, read them 16 bytes at a time."""
+
+NARROW: Mapping[str, str] = {
+    "match::rank": "a list of one number a source, staged in shared memory",
+    "match::arrange": "lists of one number a token",
+    "score::few_mean": "one thread a token: neighbours read neighbouring numbers",
+    "score::many_mean": "one thread a token: neighbours read neighbouring numbers",
+    "select::by_position": "one number a token, and a row need not start on 16 bytes",
+    "select::by_score": "scores through a list of positions",
+}
+"""Kernels without rows to read, and what they read."""
+
+
+def named(symbols: Mapping[str, object]) -> dict[str, tuple[str, list[str]]]:
+    """Mangled name -> name without and list of template arguments."""
+    found = {}
+    for symbol, name in device.readable(list(symbols)).items():
+        plain, _, rest = name.partition("<")
+        found[symbol] = plain, re.split(r",\s*(?![^<]*>)", rest.removesuffix(">")) if rest else []
+    return found
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_every_kernel_compiles_without_warning_spill_or_stack(arch: int) -> None:
+    if arch in toolchain.toolkit().dropped:
+        pytest.skip(f"nvcc {toolchain.toolkit().version} does not know sm_{arch}")
+    _, used = device.machine_code(arch)
+    declared = {entry.symbol: entry for entry in device.entries(device.ptx(arch).read_text())}
+    assert {usage.symbol for usage in used} == declared.keys()
+    for usage in used:
+        assert (usage.stack, usage.spilled) == (0, 0), usage
+        threads = declared[usage.symbol].threads
+        assert threads is not None, f"{usage.symbol} has no launch bounds"
+        assert occupancy.blocks(arch, threads, usage.registers, usage.shared) >= 1
+    # Each of three types, and the operator's own launches.
+    assert len(used) >= 3 * len(host.KERNELS)
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_rows_are_read_16_bytes_at_a_time(arch: int) -> None:
+    if arch in toolchain.toolkit().dropped:
+        pytest.skip(f"nvcc {toolchain.toolkit().version} does not know sm_{arch}")
+    code = sass.listing(device.machine_code(arch)[0])
+    names = named(code)
+    assert {plain for plain, _ in names.values()} == VECTORS.keys() | NARROW.keys()
+    forms = set()
+    for symbol, (plain, arguments) in names.items():
+        if plain not in VECTORS:
+            continue
+        widths = {line.bits for line in sass.looped(code[symbol]) if line.name.startswith("LDG")}
+        wide = VECTORS[plain](arguments)
+        assert (128 in widths) == wide, (
+            f"{plain}<{', '.join(arguments)}> reads {sorted(widths)} bits in its loops"
+        )
+        forms.add((plain, wide))
+    assert forms == {(plain, wide) for plain in VECTORS for wide in (True, False)}
+
+
+@pytest.mark.parametrize("kernel", ["match::similarity", "score::row_statistics", "score::column_sums"])
+def test_tiles_are_multiplied_from_16_byte_reads_of_shared_memory(kernel: str) -> None:
+    code = sass.listing(device.machine_code(USUAL)[0])
+    for symbol, (plain, _) in named(code).items():
+        if plain == kernel:
+            inner = min(
+                (loop for loop in sass.loops(code[symbol]) if _count(code[symbol], loop, "FFMA") >= 64),
+                key=len,
+            )
+            assert _count(code[symbol], inner, "LDS.128") * 8 <= _count(code[symbol], inner, "FFMA")
+            assert _count(code[symbol], inner, "LDS.128") == _count(code[symbol], inner, "LDS")
+
+
+def _count(code: tuple[sass.Instruction, ...], loop: range, name: str) -> int:
+    return sum(line.address in loop and line.name.startswith(name) for line in code)
+
+
+def test_a_kernel_that_spills_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "spills.cu"
+    source.write_text("""
+extern "C" __global__ void __launch_bounds__(1024, 2) spills(float* x) {
+    float held[48];
+    for (int i = 0; i < 48; ++i) held[i] = x[threadIdx.x + 1024 * i];
+    for (int turn = 0; turn < 8; ++turn)
+#pragma unroll
+        for (int i = 0; i < 48; ++i) held[i] = held[i] * held[(i * 7 + 5) % 48] + held[(i + 1) % 48];
+    for (int i = 0; i < 48; ++i) x[threadIdx.x + 1024 * i] = held[i];
+}
+""")
+    with pytest.raises(BuildError, match="spill"):
+        device.machine_code(USUAL, source)
+
+
+def test_a_warning_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "warns.cu"
+    source.write_text("__global__ void warns(int* x) { int unused = 1; *x = 2; }\n")
+    with pytest.raises(BuildError, match=r"refused warns\.cu"):
+        device.ptx(USUAL, source)
+
+
+def test_entries_of_ptx_are_read() -> None:
+    text = """
+.visible .entry one(
+    .param .u64 .ptr .align 1 one_param_0,
+    .param .align 8 .b8 one_param_1[64],
+    .param .f32 one_param_2
+)
+.maxntid 256, 1, 1
+.minnctapersm 2
+{ ret; }
+.weak .entry two()
+{ ret; }
+"""
+    assert device.entries(text) == (device.Entry("one", (8, 64, 4), 256), device.Entry("two", (), None))
+
+
+def test_loops_of_machine_code_are_read() -> None:
+    text = """
+        Function : one
+    /*0000*/       S2R R0, SR_TID.X ;                        /* 0x0000000000007919 */
+                                                             /* 0x000e280000002100 */
+    /*0010*/  @!P0 LDG.E.128.CONSTANT R4, desc[UR4][R2.64] ; /* 0x0000000000007919 */
+    /*0020*/   @P0 BRA 0x10 ;                                /* 0x0000000000007919 */
+    /*0030*/       LDG.E.U16 R4, [R2.64] ;                   /* 0x0000000000007919 */
+    /*0040*/       BRA 0x40 ;                                /* 0x0000000000007919 */
+"""
+    code = sass.read(text)["one"]
+    assert [(line.address, line.name, line.bits) for line in code] == [
+        (0, "S2R", 0), (16, "LDG.E.128.CONSTANT", 128), (32, "BRA", 0), (48, "LDG.E.U16", 16), (64, "BRA", 0),
+    ]  # fmt: skip
+    assert [line.address for line in sass.looped(code)] == [16, 32]

@@ -1,0 +1,420 @@
+"""Each plugin through TensorRT's interface, with its kernels on the CPU: contract, shapes, formats, copies, running."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.ops.cases import alternate, cases
+from tests.ops.runner import expect
+from tests.plugins import built
+from tests.plugins.node import BFLOAT16, CHW4, FLOAT, HALF, INT8, INT32, INT64, RUNTIME, TYPES, Node, told
+from tokenrt.passes.legalize import PLUGIN
+from tokenrt.passes.ops import DOMAIN, OPERATORS, VERSION
+from tokenrt.plugins import contracts, library
+from tokenrt.plugins.compiler import COMPILERS
+
+pytestmark = pytest.mark.skipif(
+    not any(shutil.which(name) for name in COMPILERS), reason="no C++ compiler on PATH"
+)
+
+KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+NUMBERS = {"float32": 1, "float16": 10, "bfloat16": 16}
+UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+CONTRACTS = contracts.contracts()
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    return built.host_library()
+
+
+def inputs_of(name: str, kind: str = "float32") -> tuple[list[Any], dict[str, Any]]:
+    """The shared case of an operator, in one of the types, with settled attributes."""
+    inputs, attributes = cases()[name]
+    contract = CONTRACTS[name]
+    own = [
+        np.asarray(item).astype(KINDS[kind]) if tensor.type == "own" else np.asarray(item)
+        for item, tensor in zip(inputs, contract.inputs, strict=True)
+    ]
+    settled = OPERATORS[name].settle(attributes)
+    return own, settled | ({"type": NUMBERS[kind]} if "type" in settled else {})
+
+
+def made(path: Path, name: str, kind: str = "float32") -> Node:
+    node = Node.create(path, name, inputs_of(name, kind)[1])
+    assert node is not None, told()
+    return node
+
+
+def types_of(name: str, kind: str) -> tuple[list[int], list[int]]:
+    """Types of inputs and outputs."""
+    contract = CONTRACTS[name]
+    return (
+        [TYPES[kind if tensor.type == "own" else tensor.type] for tensor in contract.inputs],
+        [TYPES[kind if tensor.type == "own" else tensor.type] for tensor in contract.outputs],
+    )
+
+
+# The contract, the schema, the creators and the README say the same -----------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_the_contract_is_the_operators_schema(name: str) -> None:
+    contract, operator = CONTRACTS[name], OPERATORS[name]
+    assert [tensor.name for tensor in contract.inputs] == list(operator.inputs)
+    assert [tensor.name for tensor in contract.outputs] == list(operator.outputs)
+    assert {field.name: contracts.KINDS[field.kind] for field in contract.fields} == dict(operator.attributes)
+    own = next((tensor.name for tensor in contract.inputs if tensor.type == "own"), None)
+    for tensor, kind in zip(contract.outputs, operator.types, strict=True):
+        assert tensor.type == ("own" if kind == own else kind)
+    function = operator.function(18)
+    assert set(function.attribute) == {field.name for field in contract.fields}
+
+
+def test_the_library_is_the_contracts(path: Path) -> None:
+    found = library.described(path)["operators"]
+    assert set(found) == set(CONTRACTS)
+    for name, contract in CONTRACTS.items():
+        assert found[name]["fields"] == [
+            (field.name, field.kind, field.least, field.most) for field in contract.fields
+        ]
+        for side in ("inputs", "outputs"):
+            assert found[name][side] == [
+                (tensor.name, tensor.shape, tensor.type) for tensor in getattr(contract, side)
+            ]
+
+
+def test_every_readme_is_that_of_its_contract() -> None:
+    for contract in CONTRACTS.values():
+        assert (contract.folder / "README.md").read_text() == contract.readme(), (
+            f"{contract.operator}: python -m tokenrt.plugins.contracts writes it"
+        )
+        assert (contract.folder.parent / "kernels" / contract.kernel).is_file()
+
+
+def test_nodes_and_plugins_name_each_other(path: Path) -> None:
+    assert PLUGIN == {"plugin_version": library.VERSION, "plugin_namespace": library.NAMESPACE}
+    assert (library.NAMESPACE, int(library.VERSION)) == (DOMAIN, VERSION)
+    for name in CONTRACTS:
+        assert made(path, name).texts[:3] == [name, library.VERSION, library.NAMESPACE]
+
+
+def test_status_words_are_known_and_no_gpu_is_claimed() -> None:
+    for contract in CONTRACTS.values():
+        assert set(contract.status) == {"kernel", "plugin", "gpu"}
+        assert set(contract.status.values()) <= set(contracts.STATUS)
+        assert contract.status["gpu"] == "unverified"
+
+
+# Fields ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("phase", [0, RUNTIME], ids=["build", "runtime"])
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_fields_travel_through_an_engine(name: str, phase: int, path: Path) -> None:
+    attributes = inputs_of(name)[1]
+    node = Node.create(path, name, attributes, phase)
+    assert node is not None, told()
+    again, copy = node.again(), node.clone()
+    assert again is not None
+    assert copy is not None
+    assert node.fields == again.fields == copy.fields
+    assert node.texts == again.texts == copy.texts
+    for key, value in attributes.items():
+        numbers = " ".join(
+            f"{item:.6f}" if isinstance(item, float) else str(item) for item in np.ravel(value)
+        )
+        assert f"{key} {1 if isinstance(value, float) else 5}:{' ' * bool(numbers)}{numbers};" in node.fields
+    told_before = node.fields
+    for one in (node, copy):
+        one.close()
+    assert again.fields == told_before  # lives without the one it was made from
+    again.close()
+
+
+@pytest.mark.parametrize("name", [name for name in CONTRACTS if CONTRACTS[name].fields])
+def test_a_bad_field_is_refused_by_name(name: str, path: Path) -> None:
+    good = inputs_of(name)[1]
+    for field in CONTRACTS[name].fields:
+        wide = [np.int64(2**31 + 5)]
+        bad: list[tuple[Any, str]] = [
+            (None, "is missing"),
+            (np.array([1.5], np.float64), "must be "),
+            (np.array([1], np.int8), "must be "),
+        ]
+        if field.kind == "float":
+            bad += [
+                (float("nan"), "finite"),
+                (np.int32(1), "must be float32"),
+                ([0.5, 0.5], "takes one number"),
+            ]
+        else:
+            bad += [
+                (np.array([field.most + 1], np.int32), f"must be {field.least} to {field.most}"),
+                (np.array([field.least - 1], np.int32), f"must be {field.least} to {field.most}"),
+                (np.array(wide), f"must be {field.least} to {field.most}"),
+                (np.float32(1), "must be int32 or int64"),
+            ]
+        if field.kind in ("int", "size"):
+            bad += [
+                (np.array([1, 1], np.int32), "takes one number"),
+                (np.array([], np.int32), "takes one number"),
+            ]
+        for value, reason in bad:
+            given = {key: item for key, item in good.items() if key != field.name}
+            if value is not None:
+                given[field.name] = value
+            assert Node.create(path, name, given) is None
+            said = told()
+            assert f"field '{field.name}'" in said
+            assert reason in said
+            assert f"{name} node 'node'" in said
+
+
+def test_unknown_and_repeated_fields_are_refused(path: Path) -> None:
+    good = inputs_of("TokenSelect")[1]
+    assert Node.create(path, "TokenSelect", {**good, "kep": [3]}) is None
+    assert "unknown field 'kep'" in told()
+    assert Node.listed(path, "TokenSelect", [*good.items(), ("keep", [3])]) is None
+    assert "field 'keep' is given twice" in told()
+    assert Node.create(path, "TokenRestore", {"keep": [3]}) is None
+    assert "unknown field 'keep'" in told()
+
+
+def test_64_bit_integers_are_taken(path: Path) -> None:
+    good = inputs_of("TokenMatch")[1]
+    node = Node.create(path, "TokenMatch", {key: np.array(value, np.int64) for key, value in good.items()})
+    assert node is not None
+    assert node.fields == made(path, "TokenMatch").fields
+
+
+MATCH = alternate(8, 0, 3, 0)
+GREEDY = {"keep": [3], "protect": [0], "order": 0, "objective": 0, "power": 1.0, "mix": 0.0, "seed": 0}
+TOGETHER = [
+    ("TokenSelect", {"keep": [3], "protect": [3], "order": 0}, "'protect' is 3, it must be below 'keep', 3"),
+    ("TokenGreedySelect", {**GREEDY, "protect": [3]}, "'protect' is 3, it must be below 'keep', 3"),
+    ("TokenGreedySelect", {**GREEDY, "power": 4.5}, "'power' must be 0 to 4, got 4.5"),
+    ("TokenGreedySelect", {**GREEDY, "mix": -1.0}, "'mix' must be 0 to 1e+09, got -1"),
+    ("TokenScore", {"scale": 1.0, "first_row": [4], "end_row": [4]}, "'first_row' is 4, it must be below"),
+    ("TokenCombine", {"type": 2}, "'type' must be 1"),
+    (
+        "TokenMatch",
+        {**MATCH, "keep": [6], "remove": [3]},
+        "list 8 tokens, but 'keep' and 'remove' add up to 9",
+    ),
+    ("TokenMatch", {**MATCH, "keep": [3], "remove": [5]}, "'remove' is 5, but 'sources' has 4"),
+    ("TokenMatch", {**MATCH, "sources": [0, 2, 4, 4]}, "'sources' names position 4 a second time"),
+    ("TokenMatch", {**MATCH, "sources": [0, 2, 4, 9]}, "'sources' names position 9, which does not exist"),
+    (
+        "TokenMatch",
+        {**MATCH, "sources": list(range(8)), "destinations": np.array([], np.int32)},
+        "field 'destinations' is empty",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "reason"), TOGETHER)
+def test_fields_that_do_not_fit_together_are_refused(name: str, fields: Any, reason: str, path: Path) -> None:
+    assert Node.create(path, name, fields) is None
+    assert reason in told()
+
+
+def test_the_timing_cache_tells_apart_what_changes_a_kernel(path: Path) -> None:
+    seen = set()
+    for fields in (
+        {"keep": [3], "protect": [0], "order": 0},
+        {"keep": [4], "protect": [0], "order": 0},
+        {"keep": [3], "protect": [1], "order": 0},
+        {"keep": [3], "protect": [0], "order": 1},
+    ):
+        node = Node.create(path, "TokenSelect", fields)
+        assert node is not None
+        seen.add(node.texts[3])
+    assert len(seen) == 4
+    assert "" not in seen
+    assert made(path, "TokenMatch").texts[4] == (
+        "TokenMatch sources=[8] destinations=[8] others=[1] keep=12 remove=5 order=0"
+    )
+
+
+# Building ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_shapes_follow_from_attributes_and_a_dynamic_batch(name: str, path: Path) -> None:
+    inputs, attributes = inputs_of(name)
+    node, wanted = made(path, name), [item.shape for item in expect(name, inputs, attributes)]
+    shapes = [list(item.shape) for item in inputs]
+    found = node.shapes(shapes)
+    assert found is not None, told()
+    assert [tuple(shape) for shape in found] == wanted
+    found = node.shapes([[-1, *shape[1:]] for shape in shapes])
+    assert found is not None, told()
+    assert [tuple(shape[1:]) for shape in found] == [shape[1:] for shape in wanted]
+    assert {shape[0] for shape in found} == {-1}  # the first axis of the first input
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_types_and_formats(name: str, kind: str, path: Path) -> None:
+    node = made(path, name, kind)
+    given, wanted = types_of(name, kind)
+    assert node.types(given) == wanted
+    every = [*given, *wanted]
+    assert node.supports(every)
+    for place in range(len(every)):
+        for other in {FLOAT, HALF, BFLOAT16, INT8, INT32, INT64} - {every[place]}:
+            changed = [*every]
+            changed[place] = other
+            alone = [tensor.type for tensor in (*CONTRACTS[name].inputs, *CONTRACTS[name].outputs)].count(
+                "own"
+            ) == 1
+            floating = other in (FLOAT, HALF, BFLOAT16) and every[place] in (FLOAT, HALF, BFLOAT16)
+            first = place == 0 and floating and alone
+            assert node.supports(changed) == first
+        layout = [0] * len(every)
+        layout[place] = CHW4
+        assert not node.supports(every, layout)
+
+
+def test_combine_takes_the_type_it_was_told_alone(path: Path) -> None:
+    node = made(path, "TokenCombine", "float16")
+    for kind in KINDS:
+        given, wanted = types_of("TokenCombine", kind)
+        assert node.supports([*given, *wanted]) == (kind == "float16")
+
+
+MISFITS = [
+    ("TokenSelect", [[2, 11]], "'keep' is 12, but there are 11 tokens"),
+    ("TokenSelect", [[2, 20000]], "axis 1 of input 'score' is 20000, the kernels take up to 16384"),
+    ("TokenSelect", [[1025, 17]], "up to 1024"),
+    ("TokenSelect", [[2, 17, 1]], "has 3 axes, [BN] was expected"),
+    ("TokenGreedySelect", [[2, 11, 8], [2, 11]], "'keep' is 12, but there are 11 tokens"),
+    ("TokenGreedySelect", [[2, 17, 8], [2, 16]], "axis 1 of input 'importance' is 16, but N is 17 elsewhere"),
+    ("TokenMatch", [[2, 18, 8]], "add up to 17, but there are 18 tokens"),
+    ("TokenMatch", [[2, 17, 4097]], "up to 4096"),
+    ("TokenScore", [[2, 300, 17, 4], [2, 300, 17, 4], [1]], "up to 256"),
+    (
+        "TokenScore",
+        [[2, 2, 17, 4], [2, 2, 16, 4], [1]],
+        "axis 2 of input 'keys' is 16, but N is 17 elsewhere",
+    ),
+    ("TokenScore", [[2, 2, 17, 4], [2, 2, 17, 4], [1, 1, 1, 1, 1]], "'bias' has 5 axes, at most 4"),
+    ("TokenCombine", [[2, 17, 8], [2, 17, 2], [2, 12], [2, 5], [2, 5]], "axis 2 of input 'size' is 2, not 1"),
+    ("TokenCombine", [[2, 17, 8], [2, 17, 1], [2, 12], [2, 5], [2, 4]], "but R is 5 elsewhere"),
+    ("TokenRestore", [[2, 32769, 8], [2, 17]], "up to 32768"),
+    ("TokenRestore", [[2, 17, 8], [3, 17]], "but B is 2 elsewhere"),
+]
+
+
+@pytest.mark.parametrize(("name", "shapes", "reason"), MISFITS)
+def test_shapes_that_do_not_fit_are_refused_at_every_stage(
+    name: str, shapes: list[list[int]], reason: str, path: Path
+) -> None:
+    node = made(path, name)
+    types = types_of(name, "float32")[0]
+    assert node.shapes(shapes) is None
+    assert f"{name}: " in (said := told())
+    assert reason in said
+    assert not node.configure(shapes, types)
+    assert reason in told()
+    assert not node.shape_change(shapes, types)
+    assert reason in told()
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_a_wrong_number_of_tensors_is_refused(name: str, path: Path) -> None:
+    node = made(path, name)
+    types = types_of(name, "float32")[0]
+    assert node.types([*types, FLOAT]) is None
+    assert "inputs and gives" in told()
+    assert not node.supports([FLOAT] * (node.outputs))
+
+
+# Running -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_every_plugin_runs_its_kernel(name: str, kind: str, path: Path) -> None:
+    inputs, attributes = inputs_of(name, kind)
+    node = made(path, name, kind)
+    shapes, types = [item.shape for item in inputs], types_of(name, kind)[0]
+    assert node.configure(shapes, types), told()
+    context = node.attached()
+    assert context is not None, told()
+    node.close()  # an engine's copy does not live on the builder's
+    assert context.shape_change(shapes, types), told()
+    kinds = [KINDS.get(kind if t.type == "own" else t.type, np.int64) for t in CONTRACTS[name].outputs]
+    wide = [item.astype(np.float64) if item.dtype.kind not in "iu" else item for item in inputs]
+    copy = context.clone()
+    assert copy is not None
+    for one in (context, copy):
+        found = one.run(inputs, kinds)
+        assert found is not None, told()
+        for actual, wanted in zip(found, expect(name, wide, attributes), strict=True):
+            assert actual.shape == wanted.shape
+            if wanted.dtype.kind == "i":
+                np.testing.assert_array_equal(actual, wanted)
+            else:
+                unit = UNITS[kind] if name in ("TokenCombine", "TokenRestore") else 2.0**-22
+                np.testing.assert_allclose(actual.astype(np.float64), wanted, atol=4 * unit, rtol=4 * unit)
+
+
+@pytest.mark.parametrize(
+    "bias", [(1,), (17,), (1, 17), (2, 1, 1), (3, 1, 1, 17), (3, 2, 3, 17), (1, 1, 3, 1)], ids=str
+)
+def test_the_bias_of_a_score_is_broadcast(bias: tuple[int, ...], path: Path) -> None:
+    queries, keys, _ = inputs_of("TokenScore")[0]
+    offset = np.random.default_rng(0).standard_normal(bias).astype(np.float32)
+    fields = {"scale": 0.25, "first_row": [2], "end_row": [5]}
+    node = Node.create(path, "TokenScore", fields)
+    assert node is not None
+    found = node.run([queries, keys, offset], [np.float32])
+    assert found is not None, told()
+    (wanted,) = expect("TokenScore", [queries, keys, offset], fields)
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-5)
+
+
+def test_a_bias_that_cannot_be_broadcast_is_refused(path: Path) -> None:
+    queries, keys, _ = inputs_of("TokenScore")[0]
+    node = made(path, "TokenScore")
+    assert node.run([queries, keys, np.zeros((1, 1, 1, 5), np.float32)], [np.float32]) is None
+    assert "axis 3 of input 'bias' is 5, it must be 1 or 17" in told()
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_a_misaligned_pointer_is_an_error(name: str, path: Path) -> None:
+    inputs, _ = inputs_of(name)
+    context = made(path, name).attached()
+    assert context is not None
+    kinds = [KINDS.get(tensor.type, np.int64) for tensor in CONTRACTS[name].outputs]
+    assert context.run(inputs, kinds, shift=4) is None
+    assert "CUDA error 716: misaligned address" in told()
+
+
+def test_lists_are_on_the_device_once_a_context_is_attached(path: Path) -> None:
+    inputs, _ = inputs_of("TokenMatch")
+    node, kinds = made(path, "TokenMatch"), [np.float32, np.int64, np.int64, np.int64]
+    assert node.run(inputs, kinds) is None
+    assert "CUDA error 600" in told()
+    first, second = node.attached(), node.attached()
+    assert first is not None
+    assert second is not None
+    first.close()
+    assert second.run(inputs, kinds) is not None
+
+
+def test_a_workspace_grows_with_the_shapes_and_is_none_where_none_is_needed(path: Path) -> None:
+    by_position = made(path, "TokenSelect")
+    assert by_position.workspace([[4, 17]], [FLOAT]) == 0
+    by_score = Node.create(path, "TokenSelect", {"keep": [12], "protect": [0], "order": 1})
+    assert by_score is not None
+    assert by_score.workspace([[4, 17]], [FLOAT]) == 4 * 12 * 4
+    assert made(path, "TokenMatch").workspace([[4, 17, 8]], [FLOAT]) == 2 * 4 * 4 * 8

@@ -1,0 +1,250 @@
+"""Quick deployable plugins: their kernels on the host, their PTX, and how they register with a strict stand-in."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tests.ops.cases import alternate
+from tests.ops.runner import expect
+from tests.plugins import fake_tensorrt
+from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
+from tokenrt.passes.ops import OPERATORS
+from tokenrt.plugins import host, quick, quick_kernels, toolchain
+from tokenrt.plugins.compiler import COMPILERS, compiled
+
+KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+TAIL = """
+template <typename... P, std::size_t... I>
+int started(void (*kernel)(P...), void** pointers, dim3 grid, unsigned threads, std::index_sequence<I...>) {
+    return tokenrt::launch(kernel, grid, threads, nullptr, static_cast<P>(pointers[I])...);
+}
+template <typename... P>
+int started(void (*kernel)(P...), void** pointers, dim3 grid, unsigned threads) {
+    return started(kernel, pointers, grid, threads, std::index_sequence_for<P...>());
+}
+extern "C" int start(void** pointers, unsigned x, unsigned y, unsigned z, unsigned threads) {
+    return started(KERNEL, pointers, dim3(x, y, z), threads);
+}
+"""
+"""Appended to a kernel's source for the CPU: what TensorRT does, which knows pointers, a grid and threads alone."""
+
+
+def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs: Sequence[Any]) -> None:
+    """Run the kernel on the CPU into `outputs`."""
+    settled = OPERATORS[name].settle(attributes)
+    shapes = [array.shape for array in inputs]
+    made = quick_kernels.kernel(name, inputs[0].dtype.name, shapes, settled)
+    source = quick_kernels.written(
+        quick_kernels.Kernel(
+            made.name, made.source + TAIL.replace("KERNEL", made.name), made.grid, made.threads
+        )
+    )
+    library = ctypes.CDLL(str(compiled(source, (*host.FLAGS, "-x", "c++"), "quick.so")))
+    batch = len(inputs[0])
+    grid = [batch if size == quick_kernels.BATCH else size for size in made.grid]
+    pointers = [array.ctypes.data for array in (*inputs, *outputs)]
+    assert library.start((ctypes.c_void_p * len(pointers))(*pointers), *grid, made.threads) == 0
+
+
+def same(found: Sequence[Any], wanted: Sequence[Any]) -> None:
+    for actual, exact in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(actual, exact)
+
+
+def score(tokens: int, kind: str) -> Any:
+    made = np.round(np.random.default_rng(tokens).standard_normal((3, tokens)), 1).astype(KINDS[kind])
+    made[0, ::5], made[1, 1::4] = np.nan, np.inf
+    return host.ready(made)
+
+
+on_cpu = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler on PATH")
+
+
+@on_cpu
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(
+    ("tokens", "keep", "kind"), [(1, 1, "float32"), (197, 139, "float16"), (577, 300, "float32")]
+)
+def test_selection_in_one_launch_is_the_reference(tokens: int, keep: int, kind: str, order: int) -> None:
+    attributes = {"keep": keep, "protect": min(1, keep - 1), "order": order}
+    given, index = score(tokens, kind), host.aligned((3, keep), np.int64)
+    run("TokenSelect", [given], attributes, [index])
+    same([index], expect("TokenSelect", [given.astype(np.float64)], attributes))
+
+
+@on_cpu
+@pytest.mark.parametrize(
+    ("tokens", "width", "protect", "remove", "order", "kind"),
+    [
+        (2, 8, 0, 1, 0, "float32"),
+        (197, 64, 1, 16, 0, "float16"),
+        (197, 20, 5, 96, 1, "bfloat16"),
+        (577, 32, 1, 100, 0, "float32"),
+    ],
+)
+def test_matching_in_one_launch_is_that_of_three(
+    tokens: int, width: int, protect: int, remove: int, order: int, kind: str
+) -> None:
+    metric = host.ready(np.random.default_rng(0).standard_normal((2, tokens, width)).astype(KINDS[kind]))
+    attributes = alternate(tokens, protect, remove, order)
+    counts = len(attributes["sources"]), tokens - remove, remove, remove
+    outputs = [
+        host.aligned((2, count), np.int64 if place else np.float32) for place, count in enumerate(counts)
+    ]
+    run("TokenMatch", [metric], attributes, outputs)
+    same(outputs, host.run("TokenMatch", [metric], OPERATORS["TokenMatch"].settle(attributes)))
+
+
+@on_cpu
+@pytest.mark.parametrize(("width", "kind"), [(768, "float16"), (33, "float32")])
+def test_merging_is_that_of_the_kernel(width: int, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    order = np.stack([rng.permutation(33) for _ in range(2)])
+    inputs = [
+        rng.standard_normal((2, 33, width)).astype(KINDS[kind]),
+        rng.integers(1, 6, (2, 33, 1)).astype(np.float32),
+        order[:, :21], order[:, 21:], rng.integers(0, 21, (2, 12)),
+    ]  # fmt: skip
+    inputs = [host.ready(array) for array in inputs]
+    outputs = [host.aligned((2, 21, width), KINDS[kind]), host.aligned((2, 21, 1), np.float32)]
+    attributes = {"type": host.TYPES[kind]}
+    run("TokenCombine", inputs, attributes, outputs)
+    same(outputs, host.run("TokenCombine", inputs, attributes))
+
+
+# Registration --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch)
+    assert quick.register() == ("TokenSelect", "TokenMatch", "TokenCombine")
+
+
+def give(monkeypatch: pytest.MonkeyPatch, version: str = "10.9.0.34") -> Any:
+    tensorrt, plugin = fake_tensorrt.module(version)
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
+    monkeypatch.setitem(sys.modules, "tensorrt.plugin", plugin)
+    return plugin
+
+
+def settled(name: str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Attributes as TensorRT hands them on: lists of numbers as arrays."""
+    return {
+        key: np.array(value, np.int32) if isinstance(value, list) else value
+        for key, value in OPERATORS[name].settle(attributes).items()
+    }
+
+
+MATCH = {**alternate(197, 1, 16, 0)}
+NODES: dict[str, tuple[list[tuple[list[int], str]], dict[str, Any], list[tuple[list[int | None], str]]]] = {
+    "TokenSelect": (
+        [([-1, 197], "FLOAT")],
+        {"keep": 139, "protect": 1, "order": 0},
+        [([None, 139], "INT64")],
+    ),
+    "TokenMatch": (
+        [([-1, 197, 64], "HALF")],
+        MATCH,
+        [([None, 98], "FLOAT"), ([None, 181], "INT64"), ([None, 16], "INT64"), ([None, 16], "INT64")],
+    ),
+    "TokenCombine": (
+        [
+            ([-1, 197, 768], "HALF"), ([-1, 197, 1], "FLOAT"), ([-1, 181], "INT64"),
+            ([-1, 16], "INT64"), ([-1, 16], "INT64"),
+        ],
+        {"type": 10},
+        [([None, 181, 768], "HALF"), ([None, 181, 1], "FLOAT")],
+    ),
+}  # fmt: skip
+"""Operator -> inputs, attributes, and the outputs that follow; None is the batch, open until the engine runs."""
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize("name", sorted(NODES))
+def test_an_engine_gets_shapes_ptx_and_its_launch(name: str) -> None:
+    try:
+        toolchain.toolkit()
+    except TokenrtError as missing:
+        pytest.skip(str(missing))
+    inputs, attributes, wanted = NODES[name]
+    outputs, (kernel, ptx, launch, extra) = fake_tensorrt.engine(
+        f"tokenrt::{name}", inputs, settled(name, attributes)
+    )
+    assert [([size.value for size in output.shape_expr.sizes], output.dtype) for output in outputs] == wanted
+    (entry,) = quick_kernels.device.entries(ptx)
+    assert entry.symbol == kernel
+    assert entry.parameters == (8,) * (len(inputs) + len(outputs))
+    assert extra.items == []
+    assert (launch.block_x.value, launch.block_y.value, launch.shared_mem.value) == (entry.threads, 1, 0)
+    assert [launch.grid_x.value, launch.grid_y.value, launch.grid_z.value].count(None) == 1
+    assert ".target sm_75" in ptx
+
+
+def test_plugins_are_those_of_the_operators() -> None:
+    assert quick.SHAPES.keys() == quick_kernels.KERNELS.keys() <= OPERATORS.keys()
+    assert NODES.keys() == quick_kernels.KERNELS.keys()
+
+
+@pytest.mark.usefixtures("registered")
+@pytest.mark.parametrize(
+    ("name", "place", "shape", "changed", "told"),
+    [
+        ("TokenSelect", 0, [-1, -1], {}, r"needs every size but the batch .* \[-1, -1\].*plugins build"),
+        ("TokenSelect", 0, [4, 20000], {}, "takes N up to 16384, not 20000"),
+        ("TokenSelect", 0, [4, 100], {}, "keep 139 do not fit 100 tokens"),
+        ("TokenMatch", 0, [4, 196, 64], {}, "name each of the 196 positions once"),
+        ("TokenMatch", 0, [4, 197, 64], {"keep": 180}, "keep 180 and remove 16 do not fit"),
+        (
+            "TokenMatch",
+            0,
+            [4, 4097, 64],
+            alternate(4097, 1, 16, 0),
+            "number of sources, up to 1024, not 2048",
+        ),
+        ("TokenCombine", 0, [4, 197, 5000], {}, "takes C up to 4096"),
+    ],
+)
+def test_what_they_cannot_serve_is_refused(
+    name: str, place: int, shape: list[int], changed: dict[str, Any], told: str
+) -> None:
+    inputs, attributes, _ = NODES[name]
+    inputs = [(shape if i == place else given, kind) for i, (given, kind) in enumerate(inputs)]
+    with pytest.raises(UnsupportedError, match=told):
+        fake_tensorrt.engine(f"tokenrt::{name}", inputs, settled(name, {**attributes, **changed}))
+
+
+@pytest.mark.usefixtures("registered")
+def test_other_types_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match="TokenSelect takes float32, float16, bfloat16, not INT32"):
+        fake_tensorrt.engine(
+            "tokenrt::TokenSelect", [([1, 197], "INT32")], settled("TokenSelect", NODES["TokenSelect"][1])
+        )
+
+
+def test_without_tensorrt_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    with pytest.raises(
+        DependencyError, match=r"quick deployable plugins needs the package 'tensorrt': pip install"
+    ):
+        quick.register()
+
+
+def test_an_older_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, "10.3.0.26")
+    with pytest.raises(
+        UnsupportedError, match=r"need TensorRT 10\.9 or later, and this is 10\.3\.0\.26; use the plugin"
+    ):
+        quick.register()
+    plugin = give(monkeypatch)
+    del plugin.aot_impl
+    with pytest.raises(UnsupportedError, match="installed without them"):
+        quick.register()

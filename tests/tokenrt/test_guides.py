@@ -1,0 +1,62 @@
+"""The guides run as written, up to where a GPU is needed."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.documents import GUIDES, HERE, blocks, commands
+from tests.tokenrt.conftest import Run
+from tokenrt.perf import subject
+
+PYTHON = "python"
+SHARED = "tokenrt export timm:deit_tiny_patch16_224 -o deit.onnx --random-weights"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the export of the guides writes, made once."""
+    import tokenrt
+
+    pytest.importorskip("timm", reason="timm is not installed (extra vision)")
+    path = tmp_path_factory.mktemp("guides") / "deit.onnx"
+    tokenrt.export("timm:deit_tiny_patch16_224", path, random_weights=True)
+    return path
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The reader's folder: a model of their own and some pictures."""
+    if subject.version(subject.PICTURES) is None:
+        pytest.skip("scikit-image, which carries the photographs, is not installed")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for name in ("coffee", "cat"):
+        shutil.copy(subject.photograph(name).file, tmp_path / "pictures")
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Path, run: Run) -> None:
+    if not any(line.startswith("tokenrt export") for line in commands(page)):
+        shutil.copy(exported, desk / "model.onnx")
+    for language, body in blocks(page, HERE, PYTHON):
+        if language == PYTHON:
+            exec(compile(body, str(page), "exec"), {})
+            continue
+        for line in body.replace("\\\n", " ").splitlines():
+            if line == SHARED:
+                shutil.copy(exported, desk / "deit.onnx")
+            elif line.startswith("tokenrt "):
+                done = run(*shlex.split(line)[1:])
+                assert done.exit_code == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+    assert {"reduced.onnx"} <= {path.name for path in desk.iterdir()}
+
+
+def test_there_are_three_guides() -> None:
+    assert [page.stem for page in GUIDES] == ["h100", "jetson", "measuring"]
+    for page in GUIDES:
+        assert page.read_text().count("```console") == (page.stem != "measuring")
