@@ -141,19 +141,26 @@ class Wire:
             self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.cut()
+        for pair in self.pairs:
+            for end in pair:
+                end.close()
 
     def _listen(self) -> None:
         while self.open:
             try:
                 client, _ = self.listener.accept()
-                if not self.open:
-                    return
+            except OSError:
+                return
+            try:
                 device = socket.create_connection(("127.0.0.1", self.target))
             except OSError:
+                client.close()
                 continue
+            self.pairs.append((client, device))
+            if not self.open:
+                self.cut()
             self.made += 1
             limit = self.cuts.pop(0) if self.cuts else 0
-            self.pairs.append((client, device))
             for source, sink, most in ((client, device, limit), (device, client, 0)):
                 threading.Thread(target=self._pass, args=(source, sink, most), daemon=True).start()
 
