@@ -118,8 +118,9 @@ class DivPrune:
 
 
 def _lead(values: Tensor) -> float:
-    first, second = values.topk(2).values
-    return float(first - second)
+    """How far the best is ahead; two nearest neighbours of each other tie exactly, and the first of them is chosen."""
+    ranked = values.unique()
+    return float(ranked[-1] - ranked[-2])
 
 
 Published = ToMe | EViT | DivPrune
