@@ -85,7 +85,10 @@ def _workspace(count: int) -> Array:
 def _call(name: str, *arguments: Any) -> None:
     """Call a launcher. Raises: UnsupportedError with what the error it returned means."""
     passed = [_passed(item) for item in arguments]
-    status = int(getattr(library(), f"host_{name}")(*passed))
+    _check(name, int(getattr(library(), f"host_{name}")(*passed)), arguments)
+
+
+def _check(name: str, status: int, arguments: Sequence[Any]) -> None:
     if status:
         shapes = ", ".join(
             f"{item.dtype}{list(item.shape)}" for item in arguments if isinstance(item, np.ndarray)

@@ -33,10 +33,7 @@ def launchers_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             for place, pointer in zip(moved, pointers, strict=True):
                 passed[place] = ctypes.c_void_p(pointer)
             status = int(getattr(library, f"host_{name}")(*passed))
-        if status:
-            raise host.UnsupportedError(
-                f"kernel {name} returned error {status}: {host.FAULTS.get(status, '')}"
-            )
+        host._check(name, status, arguments)
 
     monkeypatch.setattr(host, "library", lambda: library)
     monkeypatch.setattr(host, "_call", call)
