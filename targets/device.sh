@@ -34,7 +34,7 @@ guard() {
   idle=0
   before=
   # Turns are counted, not the clock: a board without a battery sets its clock while we wait.
-  while sleep 1 && [ -e alive ]; do
+  while sleep 1 && [ -d "$PWD" ]; do
     seen=$(stat -c '%y %s' alive ./*.part 2>/dev/null)
     idle=$((idle + 1))
     [ "$seen" = "$before" ] || idle=0
@@ -160,8 +160,8 @@ last_log() {
 
 remove() {
   end_group run.pid TERM
-  rm -f alive
   running run.pid && sleep 1 && end_group run.pid KILL
+  # The guard stays until the folder is gone: who ends us in between leaves the rest to it.
   guard=$(cat guard.pid 2>/dev/null)
   # Another try where something was still being written.
   rm -rf "$PWD" 2>/dev/null || { sleep 1; rm -rf "$PWD"; }
