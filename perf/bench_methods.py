@@ -36,8 +36,18 @@ BUDGETS: dict[str, tuple[str, Budget]] = {
 MOST = 0.05
 BATCH, ROUNDS, REPEATS = 8, 4, 3
 
-REASONS: Mapping[str, str] = {}
-"""Where the time goes of methods that cost more than MOST."""
+_WHOLE = "it compares whole tokens, C wide, where ToMe compares mean keys, D wide"
+REASONS: Mapping[str, str] = {
+    "algm": f"{_WHOLE}, here at every block and as published at two",
+    "mctf": (
+        f"{_WHOLE}; it needs what every token receives, an N x N attention once more beside the model's; and roots of an "
+        "N/2 x N/2 matrix of criteria"
+    ),
+    "ltmp": "it needs what every token receives, an N x N attention once more beside the model's, and cuts twice at a block",
+    "tofu": "behind the middle block it takes norms of all tokens and the largest of each group beside the mean",
+    "atc": "clusters merge one after the other, N - K turns of a loop",
+}
+"""What methods that cost more than MOST compute beyond the others."""
 
 
 @dataclass(frozen=True)
@@ -89,13 +99,9 @@ class MethodCosts:
             f"the sessions made anew {REPEATS} times. Made by `python -m tokenrt.perf.bench methods`.",
             results.table(HEAD, [_cells(cost) for cost in self.costs]),
             f"Above {MOST:.0%}: " + (", ".join(f"`{name}`" for name in above) or "none") + ".",
-            *(
-                ["\n".join(f"- `{name}`: {REASONS[name]}" for name in above if name in REASONS)]
-                if above
-                else []
-            ),
+            "\n".join(f"- `{name}`: {REASONS[name]}." for name in above if name in REASONS),
         ]
-        return "\n\n".join([*parts, results.told(where)])
+        return "\n\n".join(part for part in [*parts, results.told(where)] if part)
 
 
 HEAD = ("method", "family", "budget", "share of the unreduced time:", "times `slice`:")

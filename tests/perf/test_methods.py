@@ -139,7 +139,7 @@ def test_the_page_lists_what_costs_more_and_why(monkeypatch: pytest.MonkeyPatch)
         Cost("c", "merging", "", None, reason="no grid"),
     ]
     page = MethodCosts(costs, 2).page(results.circumstances())
-    assert "Above 5%: `b`.\n\n- `b`: it thinks long" in page
+    assert "Above 5%: `b`.\n\n- `b`: it thinks long." in page
     assert "| `a` | merging | `--remove 13` | 2.0% | 1.040 |" in page
 
 
