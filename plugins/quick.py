@@ -114,8 +114,8 @@ def _register(tensorrt: Any, operator: Operator, arch: int) -> None:
     outputs = _tuple(*[plugin.TensorDesc] * len(operator.outputs))
     sign(describe, [*tensors, *attributes], outputs)
     rest = [_parameter("outputs", _tuple(plugin.TensorDesc)), _parameter("tactic", int)]
-    built = _tuple(str, str, plugin.KernelLaunchParams, plugin.SymIntExprs)
-    sign(build, [*tensors, *attributes, *rest], built)
+    returned = _tuple(str, str, plugin.KernelLaunchParams, plugin.SymIntExprs)
+    sign(build, [*tensors, *attributes, *rest], returned)
     plugin.register(f"{DOMAIN}::{operator.name}")(describe)
     plugin.aot_impl(f"{DOMAIN}::{operator.name}")(build)
 
