@@ -115,7 +115,7 @@ class Contract:
 
 
 def _range(field: Field) -> str:
-    if field.kind == "float":
+    if field.kind == "float" and field.least == field.most:
         return "finite"
     many = "any number of " if field.kind == "list" else ""
     return f"{many}{field.least} to {field.most}"

@@ -78,6 +78,10 @@ void Values::read(Value& value, const PluginField& from) {
         if (!std::isfinite(value.real)) {
             refuse("field '", field.name, "' must be finite, got ", value.real);
         }
+        if (field.least < field.most && !(value.real >= field.least && value.real <= field.most)) {
+            refuse("field '", field.name, "' must be ", field.least, " to ", field.most, ", got ",
+                   value.real);
+        }
     } else {
         const bool wide = from.type == PluginFieldType::kINT64;
         if (!wide && from.type != PluginFieldType::kINT32) {

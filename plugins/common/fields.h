@@ -19,7 +19,7 @@ enum class Kind {
 struct Field {
     const char* name;
     Kind kind;
-    int least = 0, most = 0;  // of every number; unused for kFloat
+    int least = 0, most = 0;  // of every number; kFloat is unbounded where they are equal
 };
 
 class Values {

@@ -8,7 +8,7 @@
 // Bytes     B * (4 N + 8 K) from memory, four more readings of the scores from cache. Bound latency.
 #pragma once
 
-#include "select.cuh"
+#include "token_select.cuh"
 
 namespace tokenrt {
 

@@ -16,8 +16,8 @@ class TokenGreedySelect final : public Operator {
                     {"protect", Kind::kSize, 0, kMostTokens - 1},
                     {"order", Kind::kInt, kByPosition, kByChoice},
                     {"objective", Kind::kInt, kMaxMin, kMaxSum},
-                    {"power", Kind::kFloat},
-                    {"mix", Kind::kFloat},
+                    {"power", Kind::kFloat, 0, static_cast<int>(kMostPower)},
+                    {"mix", Kind::kFloat, 0, static_cast<int>(kMostImportance)},
                     {"seed", Kind::kInt, kFromNothing, kMostIsolated}},
                    {{"metric", "BND", Type::kOwn}, {"importance", "BN", Type::kFloat32}},
                    {{"index", "BK", Type::kInt64}}, {{'K', "keep"}}) {}
@@ -27,8 +27,6 @@ class TokenGreedySelect final : public Operator {
             refuse("field 'protect' is ", values.number("protect"), ", it must be below 'keep', ",
                    values.number("keep"));
         }
-        within(values, "power", kMostPower);
-        within(values, "mix", kMostImportance);
     }
 
     void fit(const Values&, const Sizes& sizes) const override {
@@ -49,13 +47,6 @@ class TokenGreedySelect final : public Operator {
                                 values.real("mix")};
         return tokenrt::token_greedy_select(call.type, call.in<void>(0), call.in<float>(1),
                                             call.out<std::int64_t>(0), call.workspace, shape, call.stream);
-    }
-
-  private:
-    static void within(const Values& values, const char* name, float most) {
-        if (!(values.real(name) >= 0 && values.real(name) <= most)) {
-            refuse("field '", name, "' must be 0 to ", most, ", got ", values.real(name));
-        }
     }
 };
 
