@@ -196,11 +196,15 @@ def test_64_bit_integers_are_taken(path: Path) -> None:
 
 MATCH = alternate(8, 0, 3, 0)
 GREEDY = {"keep": [3], "protect": [0], "order": 0, "objective": 0, "power": 1.0, "mix": 0.0, "seed": 0}
+GROUPS = {"keep": [4], "protect": [1], "lengths": [3, 4], "quotas": [1, 2]}
 TOGETHER = [
     ("TokenSelect", {"keep": [3], "protect": [3], "order": 0}, "'protect' is 3, it must be below 'keep', 3"),
     ("TokenGreedySelect", {**GREEDY, "protect": [3]}, "'protect' is 3, it must be below 'keep', 3"),
     ("TokenGreedySelect", {**GREEDY, "power": 4.5}, "'power' must be 0 to 4, got 4.5"),
-    ("TokenGreedySelect", {**GREEDY, "mix": -1.0}, "'mix' must be 0 to 1e+09, got -1"),
+    ("TokenGreedySelect", {**GREEDY, "mix": -1.0}, "'mix' must be 0 to 1000000000, got -1"),
+    ("TokenGroupSelect", {**GROUPS, "lengths": [3]}, "'lengths' and 'quotas' name 1 and 2 groups"),
+    ("TokenGroupSelect", {**GROUPS, "quotas": [0, 5]}, "'quotas' wants 5 of group 1, which has 4 tokens"),
+    ("TokenGroupSelect", {**GROUPS, "keep": [5]}, "'protect' and 'quotas' add up to 4, but 'keep' is 5"),
     ("TokenScore", {"scale": 1.0, "first_row": [4], "end_row": [4]}, "'first_row' is 4, it must be below"),
     ("TokenCombine", {"type": 2}, "'type' must be 1"),
     (
