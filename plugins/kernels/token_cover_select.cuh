@@ -31,14 +31,17 @@ namespace cover {
 using greedy::own_of;
 using greedy::products;
 
-// What the image keeps for each free token. rows: cosines to the leader and to the token looked at last.
+// What the image keeps for each free token. row: cosines to the leader and to the token looked at last; an
+// array of two pointers would lie in local memory.
 struct Held {
-    float *bound, *length, *cover, *rows[2];
+    float *bound, *length, *cover, *rows;
+    std::int64_t free;
+    __device__ __forceinline__ float* row(int which) const { return rows + which * free; }
 };
 
 __device__ __forceinline__ Held held_by(float* workspace, std::int64_t image, std::int64_t free) {
     float* start = workspace + 5 * image * free;
-    return {start, start + free, start + 2 * free, {start + 3 * free, start + 4 * free}};
+    return {start, start + free, start + 2 * free, start + 3 * free, free};
 }
 
 __device__ __forceinline__ float gain(float importance, float novelty, const CoverShape& shape) {
@@ -138,7 +141,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
                 if (part < kRows && row < free) {
                     const float cosine =
                         cosine_of(own_of<Policy>(product, part), held.length[row], latest_length);
-                    held.rows[spare][row] = cosine;
+                    held.row(spare)[row] = cosine;
                     novelty += fmaxf(cosine - held.cover[row], 0.0f);
                 }
             }
@@ -162,7 +165,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
             }
         }
         for (int row = offset + part; part < kRows && row < free; row += kStep) {
-            held.cover[row] = fmaxf(held.cover[row], held.rows[1 - spare][row]);
+            held.cover[row] = fmaxf(held.cover[row], held.row(1 - spare)[row]);
             held.bound[row] = row == today.place ? kTaken : held.bound[row];
         }
         if (shape.order == kByChoice && me == 0) {

@@ -104,7 +104,9 @@ def test_results_are_written_as_json_and_as_a_page(tmp_path: Path) -> None:
 def test_an_unknown_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         bench.main(["speed"])
-    assert "there are tome, large, flops, quality, methods, models, dense" in capsys.readouterr().err
+    assert (
+        "there are tome, agreement, large, flops, quality, methods, models, dense" in capsys.readouterr().err
+    )
 
 
 def test_a_benchmark_that_cannot_run_exits_with_2(
