@@ -22,7 +22,7 @@ namespace tokenrt {
 
 template <bool kLong>
 struct ClusterPolicy {
-    static constexpr int kThreads = kLong ? 1024 : 256;
+    static constexpr int kThreads = kLong ? 512 : 256;  // 1024 leave too few registers
 };
 constexpr int kClusterLong = 1024;
 
