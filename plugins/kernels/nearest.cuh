@@ -18,13 +18,14 @@ __device__ __forceinline__ const T* row_of(const T* rows, int row, int count, in
     return row < count ? rows + static_cast<std::int64_t>(row) * width : nullptr;
 }
 
+namespace nearest {
+
 // assign[i]: the nearest of K centres to token i, the first of equally near ones. The centres are the tokens
-// at `center` [B,K], or, where that is null, the rows `rows` [B,K,D]. Grid: tiles of tokens, images.
+// at `centers` [B,K], or, where that is null, the rows `rows` [B,K,D]. Grid: tiles of tokens, images.
 template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
-    nearest_center(const T* __restrict__ metric, const T* __restrict__ rows,
-                   const std::int64_t* __restrict__ center, std::int64_t* __restrict__ assign, int tokens,
-                   int width, int keep) {
+    center(const T* __restrict__ metric, const T* __restrict__ rows, const std::int64_t* __restrict__ centers,
+           std::int64_t* __restrict__ assign, int tokens, int width, int keep) {
     __shared__ TileShared<T, Policy> shared;
     constexpr int kEach = Policy::kEach;
     const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
@@ -43,9 +44,9 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     for (int base = 0; base < keep; base += Policy::kTile) {
         const auto right = [=](int i) -> const T* {
             const int slot = base + i;
-            return slot >= keep        ? nullptr
-                   : center == nullptr ? rows + (image * keep + slot) * width
-                                       : own + center[image * keep + slot] * width;
+            return slot >= keep         ? nullptr
+                   : centers == nullptr ? rows + (image * keep + slot) * width
+                                        : own + centers[image * keep + slot] * width;
         };
         float apart[kEach][kEach];
         tile_product<T, Policy, kWhole, Tile::kDistances>(shared, left, right, width, apart);
@@ -79,5 +80,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         }
     }
 }
+
+}  // namespace nearest
 
 }  // namespace tokenrt

@@ -8,7 +8,7 @@
 // Division  1. density: tiles of all pairs (tile.cuh); two threads a row keep the k least distances of every
 //           other column in a sorted list in shared memory, so k has a limit. 2. gaps: the tiles again, of
 //           which each row keeps the least distance to a denser token and the largest of all. 3. rate: one
-//           block an image. 4. the K best scores, by TokenSelect's kernels. 5. nearest_center: tiles of
+//           block an image. 4. the K best scores, by TokenSelect's kernels. 5. nearest::center: tiles of
 //           tokens and centres. 6. own: a centre belongs to itself.
 // Bytes     B * (2 N D size (1 + N / tile) + 24 N + 16 K), the repeats from cache.
 // Bound     arithmetic: 2 * 3 B N^2 D operations (differences, not products: equal tokens are at 0), and 3 B
@@ -205,7 +205,7 @@ cudaError_t run(const T* metric, std::int64_t* center, std::int64_t* assign, flo
         state = choose(score, center, kept, shape.batch, shape.tokens, shape.keep, 0, kByScore, stream);
     }
     if (state == cudaSuccess) {
-        state = launch(nearest_center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, nullptr,
+        state = launch(nearest::center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, nullptr,
                        center, assign, shape.tokens, shape.width, shape.keep);
     }
     if (state == cudaSuccess) {

@@ -35,6 +35,10 @@ VECTORS: Mapping[str, Callable[[list[str]], bool]] = {
 argument is kWhole, true for rows of whole 16-byte vectors, it need not be named here."""
 
 NARROW: Mapping[str, str] = {
+    "cluster::merge": "one number a pair of clusters, and a row of N need not start on 16 bytes",
+    "peaks::own": "one number a centre",
+    "peaks::rate": "one number a token",
+    "select::by_group": "one number a token, and a group need not start on 16 bytes",
     "match::rank": "a list of one number a source, staged in shared memory",
     "match::arrange": "lists of one number a token",
     "score::few_mean": "one thread a token: neighbours read neighbouring numbers",
