@@ -40,7 +40,7 @@ FAULTS: Mapping[int, str] = MappingProxyType(
 @functools.cache
 def _loaded(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for name in ("select", "match", "score", "greedy_select", "cover_select", "cluster", "peaks"):
+    for name in ("select", "match", "score", "greedy_select", "cover_select", "cluster", "peaks", "medoids"):
         getattr(library, f"host_token_{name}_workspace").restype = ctypes.c_size_t
     return library
 
@@ -217,6 +217,17 @@ def token_peaks(metric: Array, keep: Sequence[int], neighbours: Sequence[int]) -
     return _clustered("token_peaks", metric, keep[0], neighbours[0])
 
 
+def token_medoids(metric: Array, weight: Array, start: Array, rounds: int, power: int) -> tuple[Array, Array]:
+    """Run TokenMedoids. Shapes: metric [B,N,D], weight [B,N], start [B,K] -> center [B,K], assign [B,N]."""
+    given, weights, places = ready(metric), ready(weight, np.float32), ready(start, np.int64)
+    (batch, tokens, width), count = given.shape, places.shape[1]
+    center, assign = aligned((batch, count), np.int64), aligned((batch, tokens), np.int64)
+    space = _workspace(library().host_token_medoids_workspace(batch, tokens))
+    sizes = (batch, tokens, width, count, rounds, power)
+    _call("token_medoids", _type_of(given), given, weights, places, center, assign, space, *sizes)
+    return center, assign
+
+
 def token_combine(
     tokens: Array, size: Array, keep: Array, source: Array, destination: Array, type: int = 1
 ) -> tuple[Array, Array]:
@@ -269,6 +280,7 @@ KERNELS: Mapping[str, Callable[..., tuple[Array, ...]]] = MappingProxyType(
         "TokenMatch": token_match,
         "TokenCluster": token_cluster,
         "TokenPeaks": token_peaks,
+        "TokenMedoids": token_medoids,
         "TokenCombine": token_combine,
         "TokenRestore": token_restore,
         "TokenScore": token_score,

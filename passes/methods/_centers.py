@@ -1,4 +1,4 @@
-"""Choosing centres among the tokens: by weight, far from each other, by density, and moving them as medoids."""
+"""Choosing centres among the tokens: by weight, far from each other, by density, by cost."""
 
 from __future__ import annotations
 
@@ -51,30 +51,11 @@ def nearest(op: Ops, distance: Value, medoid: Value) -> Value:
     return op("ArgMin", _steps.gather(op, distance, medoid), axis=1, keepdims=0)
 
 
-def medoids(op: Ops, distance: Value, weight: Value, medoid: Value, site: Site, iterations: int) -> Value:
-    """Move each medoid to the member of its cluster with the least weighted distance to the members, repeatedly.
-
-    distance [B,T,T], weight [B,T], medoid [B,M] -> [B,M]. The smaller index wins; an empty cluster keeps its medoid.
-    """
-    count = _clusters.outputs(site)
-    weighed = op("Mul", distance, op("Unsqueeze", weight, _clusters.ROWS))
-    for _ in range(iterations):
-        assign = nearest(op, distance, medoid)
-        together = op(
-            "Equal", op("Unsqueeze", assign, _clusters.LAST), op("Unsqueeze", assign, _clusters.ROWS)
-        )
-        cost = op("ReduceSum", op("Where", together, weighed, 0.0), _clusters.LAST, keepdims=0)
-        best, occupied = cheapest(op, cost, assign, count)
-        medoid = op("Where", occupied, best, medoid)
-    return medoid
-
-
-def cheapest(op: Ops, cost: Value, assign: Value, count: int) -> tuple[Value, Value]:
-    """Return the member of least cost of each cluster [B,count] (0 of an empty one), and which have members."""
+def cheapest(op: Ops, cost: Value, assign: Value, count: int) -> Value:
+    """Return the member of least cost of each cluster [B,count], the smaller index of equals, 0 of an empty one."""
     member = _clusters.members(op, assign, count)
     rated = op("Where", member, op("Unsqueeze", cost, _clusters.ROWS), _clusters.FAR)
-    people = op("ReduceSum", op("Cast", member, to=_steps.FLOAT), _clusters.LAST, keepdims=0)
-    return op("ArgMin", rated, axis=2, keepdims=0), op("Greater", people, 0.0)
+    return op("ArgMin", rated, axis=2, keepdims=0)
 
 
 def peaks(op: Ops, taps: Taps, site: Site, neighbours: int) -> tuple[Value, Value]:

@@ -55,16 +55,17 @@ class KMedoids(Method):
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         count = site.tokens - site.protect
         points, _ = _clusters.points(op, _clusters.plain(op, taps, site), count)
-        distance = op("Sqrt", _clusters.squared_distances(op, points, count))
         weight = _centers.weights(op, taps, site, self.weight)
-        medoid = self._start(op, distance, weight, site)
+        start = self._start(op, points, weight, site)
         if self.variant == "paper":
-            medoid = _centers.medoids(op, distance, weight, medoid, site, self.iterations)
+            medoid, assign = op("TokenMedoids", points, weight, start, rounds=self.iterations, power=1)
         else:
-            medoid = self._moved(op, distance, weight, medoid, taps, site)
-        return selected(op, taps, site, distance, medoid, self.order)
+            distance = _distances(op, points, count)
+            medoid = self._moved(op, distance, weight, start, taps, site)
+            assign = _centers.nearest(op, distance, medoid)
+        return selected(op, taps, site, medoid, assign, self.order)
 
-    def _start(self, op: Ops, distance: Value, weight: Value, site: Site) -> Value:
+    def _start(self, op: Ops, points: Value, weight: Value, site: Site) -> Value:
         if self.weight != "equal":
             return _centers.heaviest(op, weight, site)
         count = site.tokens - site.protect
@@ -72,7 +73,7 @@ class KMedoids(Method):
             raise MethodError(
                 f"option start={self.start} of method {self.name!r}: expected 0 to {count - 1}, an unprotected token"
             )
-        reach = REACH[self.variant]
+        reach, distance = REACH[self.variant], _distances(op, points, count)
         return _centers.spread_out(op, distance, count, _clusters.outputs(site), self.start, reach)
 
     def _moved(self, op: Ops, distance: Value, weight: Value, medoid: Value, taps: Taps, site: Site) -> Value:
@@ -84,13 +85,16 @@ class KMedoids(Method):
             cost = op("Where", op("Squeeze", shown, np.array([1])), cost, _clusters.FAR)
         for _ in range(self.iterations):
             assign = _centers.nearest(op, distance, medoid)
-            medoid, _ = _centers.cheapest(op, cost, assign, _clusters.outputs(site))
+            medoid = _centers.cheapest(op, cost, assign, _clusters.outputs(site))
         return medoid
 
 
-def selected(op: Ops, taps: Taps, site: Site, distance: Value, medoid: Value, order: str) -> Reduction:
-    """Keep the medoids [B,M]; sizes add up over the tokens nearest to each."""
-    assign = _centers.nearest(op, distance, medoid)
+def _distances(op: Ops, points: Value, count: int) -> Value:
+    return op("Sqrt", _clusters.squared_distances(op, points, count))
+
+
+def selected(op: Ops, taps: Taps, site: Site, medoid: Value, assign: Value, order: str) -> Reduction:
+    """Keep the medoids [B,M]; sizes add up over the tokens assigned to each by assign [B,T]."""
     if order == _steps.BY_POSITION:
         _, medoid, assign = _clusters.by_position(op, medoid, assign, _clusters.outputs(site))
     keep, assign = _clusters.whole(op, taps, site, medoid), _clusters.whole(op, taps, site, assign)

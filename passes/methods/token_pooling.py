@@ -51,9 +51,8 @@ class TokenPooling(Method):
         weight = _centers.weights(op, taps, site, self.weight)
         start = _centers.heaviest(op, weight, site)
         if self.kind == "medoids":
-            square = _clusters.squared_distances(op, points, count)
-            medoid = _centers.medoids(op, square, weight, start, site, self.iterations)
-            return selected(op, taps, site, square, medoid, self.order)
+            medoid, assign = op("TokenMedoids", points, weight, start, rounds=self.iterations, power=2)
+            return selected(op, taps, site, medoid, assign, self.order)
 
         keep = _clusters.outputs(site)
         row = op("Unsqueeze", weight, _clusters.ROWS)

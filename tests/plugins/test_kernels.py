@@ -25,7 +25,13 @@ pytestmark = needs_compiler
 TIE = 2.0**-20
 """Scores this close, relative to the largest, may be rounded into a tie by float32 arithmetic."""
 
-STAYS_FLOAT = {"TokenCombine": 1, "TokenScore": 2, "TokenGreedySelect": 1, "TokenCoverSelect": 1}
+STAYS_FLOAT = {
+    "TokenCombine": 1,
+    "TokenScore": 2,
+    "TokenGreedySelect": 1,
+    "TokenCoverSelect": 1,
+    "TokenMedoids": 1,
+}
 """Operators of which one input is float32 whatever the tokens are: sizes, bias, importance."""
 
 

@@ -1,0 +1,219 @@
+// TokenMedoids: the cheapest member of each of K clusters, found in a fixed number of rounds.
+//
+// Problem   metric [B,N,D], weight [B,N] float32, start [B,K] int64 -> center [B,K], assign [B,N] int64. A
+//           round: each token joins the nearest centre (the first of equally near ones), then the member with
+//           the least sum of distances to the members, each times the other's weight, becomes the centre (the
+//           first of equal ones); a cluster without members keeps its centre. Distances are Euclidean or
+//           squared. One that is infinite or NaN counts as 1e15 when a token joins and adds nothing to a
+//           cost; a token that is not finite costs 1e30. Weights count from 0 to 1e9, NaN as 0. No N x N
+//           matrix.
+// Division  begin: the centres. A round is 1. nearest_center: tiles of tokens and centres; 2. arrange: the
+//           tokens in the order of their clusters, by counting those in front; 3. costs: tiles of pairs in
+//           that order, only those in which rows and columns share a cluster; 4. move: a warp a cluster.
+//           Sums run over the members by ascending position, so that equal members cost the same to the bit.
+// Bytes     a round: B * (N D size (2 + members / tile) + 40 N), the repeats from cache.
+// Bound     arithmetic: a round 3 B N (K + M) D operations, M the mean over the tokens of the members of the
+//           cluster each is in, rounded up to tiles, and B N^2 comparisons; one more N K D for `assign`.
+#pragma once
+
+#include "nearest.cuh"
+#include "order.cuh"
+
+namespace tokenrt {
+
+struct MedoidsShape {
+    int batch, tokens, width, keep, rounds, power;
+};
+
+constexpr int kMostRounds = 1000;
+constexpr int kEuclidean = 1, kSquared = 2;
+constexpr float kHeaviest = 1e9f;
+constexpr int kMedoidThreads = 256;
+
+namespace medoids {
+
+using Policy = TilePolicy<32>;
+
+// What the image keeps for each place in the order of clusters: token, its cluster, its cost.
+struct Held {
+    int *token, *cluster;
+    float* cost;
+};
+
+__device__ __forceinline__ Held held_by(int* workspace, std::int64_t image, std::int64_t tokens) {
+    int* start = workspace + 3 * image * tokens;
+    return {start, start + tokens, reinterpret_cast<float*>(start + 2 * tokens)};
+}
+
+static __global__ void __launch_bounds__(kMedoidThreads)
+    begin(const std::int64_t* __restrict__ start, std::int64_t* __restrict__ center, MedoidsShape shape) {
+    const int slot = static_cast<int>(blockIdx.x) * kMedoidThreads + static_cast<int>(threadIdx.x);
+    if (slot < shape.keep) {
+        const std::int64_t at = static_cast<std::int64_t>(blockIdx.y) * shape.keep + slot, given = start[at];
+        center[at] = given < 0 ? 0 : given < shape.tokens ? given : shape.tokens - 1;
+    }
+}
+
+static __global__ void __launch_bounds__(kMedoidThreads)
+    arrange(const std::int64_t* __restrict__ assign, int* __restrict__ workspace, MedoidsShape shape) {
+    const std::int64_t image = blockIdx.y;
+    const std::int64_t* own = assign + image * shape.tokens;
+    const Held held = held_by(workspace, image, shape.tokens);
+    const int mine = static_cast<int>(blockIdx.x) * kMedoidThreads + static_cast<int>(threadIdx.x);
+    const auto key = [=](int i) { return ~static_cast<unsigned>(own[i]); };  // the smaller cluster first
+    const int before = rank_among<kMedoidThreads>(shape.tokens, mine, key);
+    if (mine < shape.tokens) {
+        held.token[before] = mine;
+        held.cluster[before] = static_cast<int>(own[mine]);
+    }
+}
+
+template <typename T, bool kWhole>
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
+    costs(const T* __restrict__ metric, const float* __restrict__ weight, int* __restrict__ workspace,
+          MedoidsShape shape) {
+    __shared__ TileShared<T, Policy> shared;
+    constexpr int kEach = Policy::kEach, kTile = Policy::kTile;
+    const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
+              y = static_cast<int>(threadIdx.x) / Policy::kSide;
+    const std::int64_t image = blockIdx.y;
+    const int first = static_cast<int>(blockIdx.x) * kTile, tokens = shape.tokens;
+    const T* rows = metric + image * tokens * shape.width;
+    const float* weights = weight + image * tokens;
+    const Held held = held_by(workspace, image, tokens);
+    const auto row_at = [=](int at) {
+        return at < tokens ? rows + static_cast<std::int64_t>(held.token[at]) * shape.width : nullptr;
+    };
+    int own[kEach];
+    float sum[kEach];
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+        own[i] = held.cluster[min(first + kEach * y + i, tokens - 1)];
+        sum[i] = 0;
+    }
+    const int low = held.cluster[first], high = held.cluster[min(first + kTile, tokens) - 1];
+    for (int base = 0; base < tokens && held.cluster[base] <= high; base += kTile) {
+        if (held.cluster[min(base + kTile, tokens) - 1] < low) {
+            continue;
+        }
+        float square[kEach][kEach];
+        tile_product<T, Policy, kWhole, Tile::kDistances>(
+            shared, [=](int i) { return row_at(first + i); }, [=](int i) { return row_at(base + i); },
+            shape.width, square);
+#pragma unroll
+        for (int j = 0; j < kEach; ++j) {
+            const int column = base + kEach * x + j;
+            if (column >= tokens) {
+                continue;
+            }
+            const int cluster = held.cluster[column];
+            const float factor = fminf(fmaxf(weights[held.token[column]], 0.0f), kHeaviest);
+#pragma unroll
+            for (int i = 0; i < kEach; ++i) {
+                const float apart = square[i][j];
+                const float distance = shape.power == kSquared ? apart : sqrtf(apart);
+                const float unknown = column == first + kEach * y + i ? INFINITY : 0.0f;
+                const float term = apart < kFarthest ? distance * factor : unknown;
+                sum[i] += cluster == own[i] ? term : 0.0f;
+            }
+        }
+    }
+#pragma unroll
+    for (int i = 0; i < kEach; ++i) {
+        sum[i] = group_sum<Policy::kSide>(sum[i]);
+        const int row = first + kEach * y + i;
+        if (x == 0 && row < tokens) {
+            held.cost[row] = fminf(sum[i], kFarthest);
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(kMedoidThreads)
+    move(int* __restrict__ workspace, std::int64_t* __restrict__ center, MedoidsShape shape) {
+    constexpr int kWarps = kMedoidThreads / static_cast<int>(kWarp);
+    const std::int64_t image = blockIdx.y;
+    const int slot = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(warp());
+    const Held held = held_by(workspace, image, shape.tokens);
+    const auto first_of = [=](int cluster) {  // the first place of a cluster not before this one
+        int low = 0, high = shape.tokens;
+        while (low < high) {
+            const int half = (low + high) / 2;
+            (held.cluster[half] < cluster ? low : high) = held.cluster[half] < cluster ? half + 1 : half;
+        }
+        return low;
+    };
+    if (slot >= shape.keep) {
+        return;
+    }
+    const int end = first_of(slot + 1);
+    Best best{-INFINITY, shape.tokens};
+    for (int i = first_of(slot) + static_cast<int>(lane()); i < end; i += static_cast<int>(kWarp)) {
+        const Best member{-held.cost[i], held.token[i]};
+        best = ahead(member, best) ? member : best;
+    }
+    best = warp_best(best);
+    if (lane() == 0 && best.place < shape.tokens) {
+        center[image * shape.keep + slot] = best.place;
+    }
+}
+
+template <typename T, bool kWhole>
+cudaError_t run(const T* metric, const float* weight, const std::int64_t* start, std::int64_t* center,
+                std::int64_t* assign, int* workspace, MedoidsShape shape, cudaStream_t stream) {
+    const auto grid = [=](int count, int each) {
+        return dim3(static_cast<unsigned>(ceil_div(count, each)), static_cast<unsigned>(shape.batch));
+    };
+    const dim3 tiles = grid(shape.tokens, Policy::kTile);
+    const auto join = [=] {
+        return launch(nearest_center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, nullptr,
+                      center, assign, shape.tokens, shape.width, shape.keep);
+    };
+    cudaError_t state =
+        launch(begin, grid(shape.keep, kMedoidThreads), kMedoidThreads, stream, start, center, shape);
+    for (int round = 0; round < shape.rounds && state == cudaSuccess; ++round) {
+        state = join();
+        if (state == cudaSuccess) {
+            state = launch(arrange, grid(shape.tokens, kMedoidThreads), kMedoidThreads, stream, assign,
+                           workspace, shape);
+        }
+        if (state == cudaSuccess) {
+            state =
+                launch(costs<T, kWhole>, tiles, Policy::kThreads, stream, metric, weight, workspace, shape);
+        }
+        if (state == cudaSuccess) {
+            state = launch(move, grid(shape.keep, kMedoidThreads / static_cast<int>(kWarp)), kMedoidThreads,
+                           stream, workspace, center, shape);
+        }
+    }
+    return state == cudaSuccess ? join() : state;
+}
+
+}  // namespace medoids
+
+inline std::size_t token_medoids_workspace(int batch, int tokens) {
+    return 3 * sizeof(int) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+}
+
+// metric [B,N,D] of element type `type`, weight [B,N], start [B,K] -> center [B,K], assign [B,N].
+inline cudaError_t token_medoids(int type, const void* metric, const float* weight, const std::int64_t* start,
+                                 std::int64_t* center, std::int64_t* assign, void* workspace,
+                                 MedoidsShape shape, cudaStream_t stream) {
+    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
+        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
+        !within(shape.rounds, 0, kMostRounds) || !within(shape.power, kEuclidean, kSquared)) {
+        return cudaErrorInvalidValue;
+    }
+    const cudaError_t bad = check_pointers(metric, weight, start, center, assign, workspace);
+    if (bad != cudaSuccess) {
+        return bad;
+    }
+    return with_type(type, [=](auto* like) {
+        using T = std::remove_pointer_t<decltype(like)>;
+        const bool whole = shape.width * sizeof(T) % 16 == 0;
+        const auto run = whole ? medoids::run<T, true> : medoids::run<T, false>;
+        return run(static_cast<const T*>(metric), weight, start, center, assign, static_cast<int*>(workspace),
+                   shape, stream);
+    });
+}
+
+}  // namespace tokenrt
