@@ -7,7 +7,7 @@
 //           squared. One that is infinite or NaN counts as 1e15 when a token joins and adds nothing to a
 //           cost; a token that is not finite costs 1e30. Weights count from 0 to 1e9, NaN as 0. No N x N
 //           matrix.
-// Division  begin: the centres. A round is 1. nearest_center: tiles of tokens and centres; 2. arrange: the
+// Division  begin: the centres. A round is 1. nearest::center: tiles of tokens and centres; 2. arrange: the
 //           tokens in the order of their clusters, by counting those in front; 3. costs: tiles of pairs in
 //           that order, only those in which rows and columns share a cluster; 4. move: a warp a cluster.
 //           Sums run over the members by ascending position, so that equal members cost the same to the bit.
@@ -165,7 +165,7 @@ cudaError_t run(const T* metric, const float* weight, const std::int64_t* start,
     };
     const dim3 tiles = grid(shape.tokens, Policy::kTile);
     const auto join = [=] {
-        return launch(nearest_center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, nullptr,
+        return launch(nearest::center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, nullptr,
                       center, assign, shape.tokens, shape.width, shape.keep);
     };
     cudaError_t state =
