@@ -34,6 +34,18 @@ def cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenrt" / "plugins"
 
 
+def shelf(key: str) -> Path:
+    """Return the cache's folder for what `key` names, made where it is not there. Raises: BuildError."""
+    folder = cache() / key
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(
+            f"cannot make the cache folder {folder}: {error}; set TOKENRT_CACHE to one"
+        ) from error
+    return folder
+
+
 def compiler() -> str:
     """Return the C++ compiler: CXX, else the first of g++, clang++ and c++ on PATH.
 
@@ -74,16 +86,10 @@ def kept(command: Sequence[str], source: Path, name: str) -> Path:
     )
     for path in (source, *headers):
         key.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    folder = cache() / key.hexdigest()[:24]
+    folder = shelf(key.hexdigest()[:24])
     target = folder / name
     if target.is_file():
         return target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(
-            f"cannot make the cache folder {folder}: {error}; set TOKENRT_CACHE to one"
-        ) from error
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made, log = Path(scratch) / name, Path(scratch) / f"{name}.log"
         whole = [*command, str(source), "-o", str(made)]

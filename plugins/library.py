@@ -17,7 +17,7 @@ from typing import Any
 from tokenrt.errors import BuildError, DependencyError, TokenrtError, UnsupportedError
 from tokenrt.files import atomic
 from tokenrt.plugins import contracts, toolchain
-from tokenrt.plugins.compiler import HERE, cache
+from tokenrt.plugins.compiler import HERE, shelf
 from tokenrt.plugins.headers import Headers, headers
 
 NAME = "libtokenrt_plugins.so"
@@ -108,16 +108,10 @@ def build(
 
 def _built(nvcc: toolchain.Toolkit, here: Headers, architectures: Sequence[int], tell: Tell) -> Path:
     """The library out of the cache, built now where it is not there."""
-    folder = cache() / _key(nvcc, here, architectures)
+    folder = shelf(_key(nvcc, here, architectures))
     target = folder / NAME
     if target.is_file():
         return target
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BuildError(
-            f"cannot make the cache folder {folder}: {error}; set TOKENRT_CACHE to one"
-        ) from error
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         described = f"cuda {nvcc.version}\\narchitectures {' '.join(map(str, architectures))}\\n"
         Path(scratch, "tokenrt_build.h").write_text(
