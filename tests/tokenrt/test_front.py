@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
 import sys
 import time
@@ -25,13 +26,10 @@ def python(code: str) -> str:
     return done.stdout
 
 
-def seconds(code: str, times: int = 5) -> float:
-    def once() -> float:
-        start = time.perf_counter()
-        python(code)
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(times))
+def seconds(code: str) -> float:
+    start = time.perf_counter()
+    python(code)
+    return time.perf_counter() - start
 
 
 def test_import_pulls_in_nothing_heavy() -> None:
@@ -41,7 +39,9 @@ def test_import_pulls_in_nothing_heavy() -> None:
 
 
 def test_import_costs_little_beside_the_interpreter_itself() -> None:
-    assert seconds("import tokenrt") < 2.5 * seconds("pass")
+    """In pairs, since what else the machine does changes from one second to the next."""
+    ratios = [seconds("import tokenrt") / seconds("pass") for _ in range(9)]
+    assert statistics.median(ratios) < 2.5
 
 
 def test_command_line_loads_only_what_prints() -> None:
