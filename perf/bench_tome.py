@@ -157,10 +157,9 @@ class TomeCost:
             f"counts. ONNX Runtime CPU, {self.threads} threads; medians of the ratios of paired runs in one process, with the "
             f"sessions made anew {REPEATS} times. Made by `python -m tokenrt.perf.bench tome`.",
             results.table(head, rows),
-            f"`{GIVEN}` has constants for the pairs: it finds nothing, and still writes the survivors in ToMe's order, copies "
-            "them once more to put the merged rows among them (ONNX Runtime's ScatterND does not write in place), and adds "
-            f"log size to every score. What it takes above `{FLOOR}` is what this lowering pays for any pairs, "
-            "however they are found.",
+            f"`{GIVEN}` has constants for the pairs: it finds nothing, and still gathers the survivors in ToMe's order, copies "
+            "all tokens once more to have the merged rows behind them, and adds log size to every score. What it takes above "
+            f"`{FLOOR}` is what this lowering pays for any pairs, however they are found.",
             "## What the rest is made of",
             "Time by what a node is there for, with ONNX Runtime's profiler on (which adds a little to every node).",
         ]

@@ -40,31 +40,28 @@ def reference(
     return np.where(unchanged, kept, mean), total
 
 
-# Only the R rows that change are computed, once per source, and written over the gathered survivors (ONNX Runtime on
-# a CPU, batch 8: half the time of a K x R one-hot matrix times the sources). Sources with the same survivor write
-# equal rows, so their order does not matter. Adding share * (source - survivor) instead of dividing a sum keeps equal
-# tokens equal bit for bit.
+# Only the R rows that change are computed, once per source, and stand behind the N tokens; one gather then takes every
+# output from where it lies. (A scatter into the gathered survivors would copy them once more, on one thread in ONNX
+# Runtime.) Sources that share a survivor have equal rows, and all point to the first of them. Adding
+# share * (source - survivor) instead of dividing a sum keeps equal tokens equal bit for bit.
 BODY = """
     last = Constant <value_ints = [-1]> ()
     middle = Constant <value_ints = [1]> ()
-    column = Constant <value_ints = [-1, 1, 1]> ()
-    zero = Constant <value_int = 0> ()
     one = Constant <value_int = 1> ()
     least = Constant <value_float = 1e-30> ()
 
-    keep_rows = Unsqueeze (keep, last)
+    near_place = GatherElements <axis = 1> (keep, destination)
+    near_rows = Unsqueeze (near_place, last)
     source_rows = Unsqueeze (source, last)
-    slot_rows = Unsqueeze (destination, last)
-    slot_columns = Unsqueeze (destination, middle)
-    kept = GatherND <batch_dims = 1> (tokens, keep_rows)
-    kept_size = GatherND <batch_dims = 1> (size, keep_rows)
     moved_own = GatherND <batch_dims = 1> (tokens, source_rows)
-    near_own = GatherND <batch_dims = 1> (kept, slot_rows)
+    near_own = GatherND <batch_dims = 1> (tokens, near_rows)
     moved = Cast <to = 1> (moved_own)
     near = Cast <to = 1> (near_own)
     moved_size = GatherND <batch_dims = 1> (size, source_rows)
-    near_size = GatherND <batch_dims = 1> (kept_size, slot_rows)
+    near_size = GatherND <batch_dims = 1> (size, near_rows)
 
+    slot_rows = Unsqueeze (destination, last)
+    slot_columns = Unsqueeze (destination, middle)
     together = Equal (slot_rows, slot_columns)
     together_f = Cast <to = 1> (together)
     moved_size_t = Transpose <perm = [0, 2, 1]> (moved_size)
@@ -79,14 +76,15 @@ BODY = """
     grown_own = Cast <to: int = @type> (grown)
 
     shape = Shape (tokens)
-    images = Gather (shape, zero)
-    image = Range (zero, images, one)
-    image_column = Reshape (image, column)
-    no_slot = Mul (slot_rows, zero)
-    image_rows = Add (image_column, no_slot)
-    place = Concat <axis = 2> (image_rows, slot_rows)
-    merged = ScatterND (kept, place, grown_own)
-    total = ScatterND (kept_size, place, grown_size)
+    first_grown = Gather (shape, one)
+    first = ArgMax <axis = 2, keepdims = 0> (together_f)
+    grown_place = Add (first, first_grown)
+    place = ScatterElements <axis = 1> (keep, destination, grown_place)
+    rows = Unsqueeze (place, last)
+    all_tokens = Concat <axis = 1> (tokens, grown_own)
+    all_sizes = Concat <axis = 1> (size, grown_size)
+    merged = GatherND <batch_dims = 1> (all_tokens, rows)
+    total = GatherND <batch_dims = 1> (all_sizes, rows)
 """
 
 OPERATOR = Operator(
