@@ -117,8 +117,11 @@ class ATS(Method):
     def _points(self, site: Site) -> tuple[int, int]:
         """Points drawn, and the n that spaces them."""
         slots = site.keep - site.protect
-        if self.variant == TOKEN_REDUCTION and self.samples:
-            return min(slots, self.samples), self.samples
+        if self.variant == TOKEN_REDUCTION:
+            count = self.samples or slots + 1
+            # The release lists them with this very range, whose rounding now and then lets the last one in.
+            listed = np.arange(1 / (2 * count), (2 * count - 1) / (2 * count), 1 / count)
+            return (max(len(listed), 1) if self.samples else slots), count
         return (self.samples or slots,) * 2
 
     def _in_order(self, op: Ops, taps: Taps, sums: Value, site: Site) -> Value:
