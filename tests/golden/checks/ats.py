@@ -82,7 +82,7 @@ def check_ats_tr(arrays: Arrays, params: Mapping[str, Any], backend: str) -> Non
         "samples": params["sample_count"],
     }
     found = apply_method("ats", given, form="masked", **options)
-    width = min(arrays["keep_idx"].shape[1], options["keep"])
+    width = 1 + arrays["n_unique"].max()
     arrays = arrays | {name: arrays[name][:, :width] for name in ("keep_idx", "mask_out", "y")}
     drawn = found["assign"] >= 0
     equal("tokens drawn", drawn[:, 1:].sum(axis=1), arrays["n_unique"])

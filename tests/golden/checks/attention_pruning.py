@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden.block import Block
-from tests.golden.compare import Arrays, Check, close, equal
+from tests.golden.compare import Arrays, Check, close, equal, with_room
 from tokenrt.passes.apply import apply_method
 
 
@@ -23,7 +23,7 @@ def check_pruning(method: str) -> Check:
         if params["K"] == arrays["scores"].shape[1]:
             return _check_whole(method, arrays, params, options)
         given = {"x": arrays["x"], "attn": arrays["attn"]}
-        found = apply_method(method, _with_room(given, options), **options)
+        found = apply_method(method, with_room(given, options["keep"]), **options)
         wanted = arrays["keep_idx"] + 1
         kept = found["index"][:, 1:]
         equal("positions kept", np.sort(kept, axis=1), np.sort(wanted, axis=1))
@@ -41,23 +41,13 @@ def check_pruning(method: str) -> Check:
     return check
 
 
-def _check_whole(
-    method: str, arrays: Arrays, params: Mapping[str, Any], options: Mapping[str, Any]
-) -> None:
+def _check_whole(method: str, arrays: Arrays, params: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Where all tokens are kept the releases leave them as they are, without a fused token."""
     given = {"x": arrays["x"], "attn": arrays["attn"]}
     tokens = apply_method(method, given, **options)["tokens"]
     close("tokens", tokens, arrays["y"])
     block = Block(arrays, params["num_heads"], params["norm_eps"])
     close("block output", block.feed_forward(tokens.astype(np.float64)), arrays["y_block"])
-
-
-def _with_room(given: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """One dropped token and the fused one that takes its place leave as many tokens as there were, which the
-    methods take for no reduction: a further token, to which nothing attends, adds nothing to the sum."""
-    room = int(given["x"].shape[1] == options["keep"])
-    around = [(0, 0), (0, 0), (0, room), (0, room)]
-    return {"x": np.pad(given["x"], around[1:3] + [(0, 0)]), "attn": np.pad(given["attn"], around)}
 
 
 def _compare_block(
@@ -67,11 +57,10 @@ def _compare_block(
     block = Block(arrays, params["num_heads"], params["norm_eps"])
     branch, taps = block.attend(arrays["x_in"].astype(np.float64))
     close("attention", taps["attn"], arrays["attn"])
-    given = {"x": arrays["x_in"] + branch, "attn": taps["attn"]}
-    if given["x"].shape[1] == options["keep"]:
-        given = _with_room(given, options)
-    else:
-        given = {"x": given["x"], "queries": taps["queries"], "keys": taps["keys"]}
+    x = arrays["x_in"] + branch
+    given = {"x": x, "queries": taps["queries"], "keys": taps["keys"]}
+    if x.shape[1] == options["keep"]:
+        given = with_room({"x": x, "attn": taps["attn"]}, options["keep"])
     found = apply_method(method, given, **options)
     equal("positions kept, from queries and keys", np.sort(found["index"][:, 1:]), np.sort(wanted))
     close("block output", block.feed_forward(found["tokens"]), arrays["y_block"])

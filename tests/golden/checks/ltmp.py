@@ -58,7 +58,9 @@ def _merged(arrays: Arrays, params: Mapping[str, Any], removed: int) -> int:
         merge, prune = params["r_merge"], params["r_prune"]
         wanted = min(merge, free // 2) if kind == "mergeprune" else removed - min(prune, free // 2)
         if kind == "prunemerge":
-            equal("tokens merged", np.array(min(merge, (free - min(prune, free // 2)) // 2)), np.array(wanted))
+            equal(
+                "tokens merged", np.array(min(merge, (free - min(prune, free // 2)) // 2)), np.array(wanted)
+            )
         return wanted
     unit = arrays["metric"] / np.linalg.norm(arrays["metric"], axis=2, keepdims=True)
     best = (unit[:, 2::2] @ unit[:, 1::2].transpose(0, 2, 1)).max(2)
