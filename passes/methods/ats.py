@@ -34,7 +34,8 @@ class ATS(Method):
     --proportional-attention, which hides them; repeated: a token drawn m times stands m times, which later attention
     counts like one token of size m; top: no draws, the K highest scores.
     Order: filled and top ascending position; masked and repeated in the order of the sums.
-    Options: form; variant; samples: points drawn (0: as many as unprotected slots; of tokenreduction the n of its points).
+    Options: form; variant; samples: points drawn (0: as many as unprotected slots); of tokenreduction the n of its
+    points, of which it leaves out the last.
     """
 
     name: ClassVar[str] = "ats"
