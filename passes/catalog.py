@@ -29,6 +29,21 @@ FAMILIES: Mapping[str, str] = {
 MATRIX = frozenset({"attention", "received_attention"})
 """Taps that cost an N x N matrix beside a fused attention."""
 
+TENSORS: Mapping[str, str] = {
+    "tokens": "x [B,N,C]",
+    "normed": "normed [B,N,C]",
+    "metric": "keys [B,H,N,D]",
+    "queries": "queries [B,H,N,D]",
+    "keys": "keys [B,H,N,D]",
+    "values": "values [B,H,N,D]",
+    "attention": "attn [B,H,N,N], or queries and keys",
+    "class_attention": "cls_attn [B,H,N], or attn, or queries and keys",
+    "received_attention": "attn [B,H,N,N], or queries and keys",
+    "grid": "grid (h, w)",
+    "text": "text [B,T,C]",
+}
+"""What `apply_method` takes for each tap; x always, size [B,N,1] where tokens have sizes."""
+
 EVIDENCE: Mapping[str, str] = {
     "vectors": "recorded outputs of the published implementation",
     "independent implementation": "an independent implementation of the published formulas",
@@ -96,6 +111,7 @@ class MethodInfo:
         said = [
             ("family", FAMILIES[self.family].lower()),
             ("reads", ", ".join(self.reads) or "nothing: the same tokens for every input"),
+            ("arrays", "; ".join(dict.fromkeys([TENSORS["tokens"], *(TENSORS[tap] for tap in self.reads)]))),
             ("trained weights", "--set weights=FILE with " + ", ".join(needs) if needs else "none"),
             ("token count", f"quota form: {self.quota}" if self.quota else "fixed, as published"),
             ("fused attention", "kept" if self.fused else "kept, with an N x N matrix computed beside it"),

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from tokenrt.errors import MethodError
 from tokenrt.passes.methods import _scores, _steps
 from tokenrt.passes.methods.contract import Method, Ops, Site, Value
 
@@ -20,10 +19,7 @@ def grid_neighbours(method: Method, site: Site) -> np.ndarray[Any, np.dtype[np.f
     count = site.tokens - site.protect
     side = math.isqrt(count)
     if site.grid is None and side * side != count:
-        raise MethodError(
-            f"method {method.name!r} needs the grid of the {count} unprotected tokens, which is not known here; "
-            "use graph=semantic, or start at the first block"
-        )
+        raise _steps.no_grid(method.name, site, "use graph=semantic, or start at the first block")
     cells = np.stack(np.unravel_index(np.arange(count), site.grid or (side, side)), axis=-1)
     apart = np.abs(cells[:, None] - cells[None]).max(axis=-1)
     return np.asarray(apart == 1, np.float32)

@@ -33,6 +33,14 @@ def at_least(method: str, option: str, value: float, least: int) -> None:
         raise MethodError(f"option {option}={value} of method {method!r}: expected {least} or more")
 
 
+def no_grid(method: str, site: Site, instead: str = "reduce at one block, the first") -> MethodError:
+    """The error where the layout of the tokens is needed and not known."""
+    return MethodError(
+        f"method {method!r} needs the grid of the {site.tokens - site.protect} unprotected tokens, and at block "
+        f"{site.block} it is {site.grid or 'unknown'}; {instead} (apply_method takes it as the tensor grid, a pair (h, w))"
+    )
+
+
 def gather(op: Ops, data: Value, index: Value) -> Value:
     """Take rows: data [B,N,C], index [B,K] -> [B,K,C]."""
     return op("GatherND", data, op("Unsqueeze", index, LAST), batch_dims=1)

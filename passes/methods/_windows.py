@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenrt.errors import MethodError, PlanError
+from tokenrt.errors import PlanError
 from tokenrt.passes.methods import _bipartite, _steps
 from tokenrt.passes.methods._bipartite import Pairs
 from tokenrt.passes.methods.contract import Method, Ops, Site, Value
@@ -20,10 +20,7 @@ def windows(method: Method, site: Site, height: int, width: int) -> Positions:
     Of clips each frame has its own. Raises: MethodError where the layout of the tokens is unknown.
     """
     if site.grid is None:
-        raise MethodError(
-            f"method {method.name!r} needs the grid of the {site.tokens - site.protect} unprotected tokens, "
-            "which is known only while all of them are there; reduce at one block, the first"
-        )
+        raise _steps.no_grid(method.name, site)
     rows, columns = site.grid[-2:]
     cells = site.protect + np.arange(site.tokens - site.protect).reshape(-1, rows, columns)
     down, right, frames = rows // height, columns // width, len(cells)

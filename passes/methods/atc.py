@@ -29,6 +29,11 @@ class ATC(Method):
     evidence: ClassVar[Evidence] = "vectors"
     merges: ClassVar[bool] = True
 
+    deviations: ClassVar[str] = (
+        "the release's form for self-supervised models counts the class token among the clusters, so R leaves N - R + 1; "
+        "here K is what is left, in every form"
+    )
+
     linkage: str = "average"
 
     def __post_init__(self) -> None:

@@ -34,7 +34,8 @@ class ATS(Method):
     --proportional-attention, which hides them; repeated: a token drawn m times stands m times, which later attention
     counts like one token of size m; top: no draws, the K highest scores.
     Order: filled and top ascending position; masked and repeated in the order of the sums.
-    Options: form; variant; samples: points drawn (0: as many as unprotected slots; of tokenreduction the n of its points).
+    Options: form; variant; samples: points drawn (0: as many as unprotected slots); of tokenreduction the n of its
+    points, of which it leaves out the last.
     """
 
     name: ClassVar[str] = "ats"
@@ -117,8 +118,11 @@ class ATS(Method):
     def _points(self, site: Site) -> tuple[int, int]:
         """Points drawn, and the n that spaces them."""
         slots = site.keep - site.protect
-        if self.variant == TOKEN_REDUCTION and self.samples:
-            return min(slots, self.samples), self.samples
+        if self.variant == TOKEN_REDUCTION:
+            count = self.samples or slots + 1
+            # The release lists them with this very range, whose rounding now and then lets the last one in.
+            listed = np.arange(1 / (2 * count), (2 * count - 1) / (2 * count), 1 / count)
+            return (max(len(listed), 1) if self.samples else slots), count
         return (self.samples or slots,) * 2
 
     def _in_order(self, op: Ops, taps: Taps, sums: Value, site: Site) -> Value:

@@ -33,6 +33,10 @@ class AViT(Method):
     drops: ClassVar[bool] = True
     quota: ClassVar[str] = "the K with the lowest sums go on, not those below 1 - epsilon"
 
+    deviations: ClassVar[str] = (
+        "the release removes no token, it masks those that halted and adds up the outputs of all blocks; here they leave"
+    )
+
     gate_scale: float = 5.0
     gate_center: float = 10.0
     order: str = _steps.BY_POSITION

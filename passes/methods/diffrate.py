@@ -21,11 +21,11 @@ class DiffRate(Method):
     """Keep the best P of N tokens by class attention, then merge ranks K .. P-1 into their nearest of ranks 0 .. K-1.
 
     Tokens are compared by themselves, not by keys; protected ones receive nothing. The merged token is the
-    plain mean; its size grows by size times cosine of each token that joins, and never falls to zero.
+    plain mean; its size grows by size times cosine of each token that joins.
     Output order: protected, then descending score, as published.
     Options: prune_kept: how many tokens survive pruning, protected ones included: half (of those that leave
     are pruned), a number, or one number a block separated by commas (rates found by search); score: class,
-    received or auto.
+    received or auto; variant: reference lets a size fall to zero and below, whose logarithm attention cannot take.
     """
 
     name: ClassVar[str] = "diffrate"
@@ -39,14 +39,17 @@ class DiffRate(Method):
     merges: ClassVar[bool] = True
     drops: ClassVar[bool] = True
     deviations: ClassVar[str] = (
-        f"the release lets a size fall below zero at inference, here {LEAST_SIZE} is its floor; otherwise as released"
+        f"paper: sizes stay positive, {LEAST_SIZE} is their floor; reference: at inference tokens that join against their "
+        "direction may take a size to zero and below"
     )
 
     prune_kept: str = "half"
     score: str = "auto"
+    variant: str = "paper"
 
     def __post_init__(self) -> None:
         _steps.choice(self.name, "score", self.score, ("auto", "class", "received"))
+        _steps.choice(self.name, "variant", self.variant, ("paper", "reference"))
         if self.prune_kept != "half" and not all(
             part.strip().isdigit() for part in self.prune_kept.split(",")
         ):
@@ -92,10 +95,11 @@ class DiffRate(Method):
         return min(max(rates[0] if len(rates) == 1 else rates[site.block], site.keep), site.tokens)
 
     def _sizes(self, op: Ops, size: Value, cosine: Value, pairs: _bipartite.Pairs) -> Value:
-        """Sizes [B,K,1]: a padding destination may stay 0, any other stays positive."""
+        """Sizes [B,K,1]: a padding destination may stay 0, in the paper's form any other stays positive."""
         flat = op("Squeeze", size, _steps.LAST)
         joining = op("Mul", op("GatherElements", flat, pairs.source, axis=1), cosine)
         scaled = op("ScatterElements", flat, pairs.source, joining, axis=1)
-        floor = op("Min", op("GatherElements", flat, pairs.keep, axis=1), LEAST_SIZE)
-        total = op("Max", _bipartite.gathered(op, scaled, pairs), floor)
+        total = _bipartite.gathered(op, scaled, pairs)
+        if self.variant == "paper":
+            total = op("Max", total, op("Min", op("GatherElements", flat, pairs.keep, axis=1), LEAST_SIZE))
         return op("Unsqueeze", total, np.array([-1]))

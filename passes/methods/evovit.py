@@ -30,12 +30,12 @@ class EvoViT(Method):
     heads) at the sites; at the first it is a. It belongs to positions, not to the tokens kept: state
     `global_attention` [B,N] has all N, which are N again at the next site. The release averages over all
     blocks, also those between sites.
-    With representative the mean of the waiting tokens, weighted by global attention, is appended as the last token;
+    With variant=paper the mean of the waiting tokens, weighted by global attention, is appended as the last token;
     in `assign` those it stands for are -1. Waiting tokens come back with all that the attentions and MLPs added to
     it meanwhile: adding that block by block, and making the mean anew each time, comes to the same, as the weights
-    of waiting tokens stay and sum to 1. Without representative they come back as they left.
+    of waiting tokens stay and sum to 1. With variant=reference they come back as they left.
     The paper selects before a block: --site after-block at the block before.
-    Options: tradeoff; representative; score: class, received or auto; order of the kept tokens: position, or
+    Options: tradeoff; variant; score: class, received or auto; order of the kept tokens: position, or
     score (descending, as published).
     """
 
@@ -50,17 +50,18 @@ class EvoViT(Method):
     drops: ClassVar[bool] = True
     returns: ClassVar[Returns] = "before-next-site"
     deviations: ClassVar[str] = (
-        "the paper has a representative token (representative=true), the released DeiT form none (default)"
+        "paper: a representative token takes part for the tokens that wait; reference, the released DeiT form: none does"
     )
 
     tradeoff: float = 0.5
-    representative: bool = False
+    variant: str = _scores.REFERENCE
     score: str = "auto"
     order: str = _steps.BY_POSITION
 
     def __post_init__(self) -> None:
         _steps.choice(self.name, "score", self.score, ("auto", "class", "received"))
         _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
+        _steps.choice(self.name, "variant", self.variant, _scores.VARIANTS)
         if not 0 <= self.tradeoff <= 1:
             raise MethodError(
                 f"option tradeoff={self.tradeoff} of method {self.name!r}: expected a weight from 0 to 1"
@@ -68,7 +69,7 @@ class EvoViT(Method):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         attention = self._global(op, taps, site)
-        if self.representative:
+        if self.variant == _scores.PAPER:
             return self._with_representative(op, taps, site, attention)
         kept = _scores.pruned(op, taps, site, attention, self.order)
         return Reduction(kept.tokens, kept.size, kept.position, kept.assign, state={STATE: attention})
@@ -93,4 +94,4 @@ class EvoViT(Method):
         return self.after_keeping(1, protect)
 
     def after_keeping(self, kept: int, protect: int) -> int:
-        return protect + kept + int(self.representative)
+        return protect + kept + int(self.variant == _scores.PAPER)

@@ -13,10 +13,11 @@ from tokenrt.passes.methods import _clusters, _steps
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps, Value
 from tokenrt.passes.ops.contract import Array
 
-VARIANTS = {"sam": (0.01, 5, 0.01, 20), "segmenter": (1.0, 7, 0.05, 3)}
-"""Temperature, window, temperature and neighbours of the restoration in each release."""
+SAM, SEGMENTER = (0.01, 5, 0.01, 20), (1.0, 7, 0.05, 3)
+VARIANTS = {"sam": SAM, "segmenter": SEGMENTER, "reference": SAM, "paper": SAM}
+"""Temperature, window, temperature and neighbours of the restoration in each release; reference is the first."""
 
-NORMS = ("l2", "l1")
+NORMS = ("auto", "l2", "l1")
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Expedit(Method):
     its strongest token; sizes add up the shares. Numbers that are not finite count as 0.
     Options: rows h of the small grid (0: the shape nearest to that of the tokens); iterations; variant, whose settings
     serve where these are 0: temperature, window (in cells, across), recon_temperature, recon_k; norm: l2, as
-    published, or l1, so that weights add up to 1.
+    released, l1, so that weights add up to 1, or auto, l1 for variant=paper.
     """
 
     name: ClassVar[str] = "expedit"
@@ -40,11 +41,11 @@ class Expedit(Method):
     paper: ClassVar[str] = (
         "Liang et al., Expediting Large-Scale Vision Transformer for Dense Prediction without Fine-tuning, NeurIPS 2022"
     )
-    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "vectors"
     deviations: ClassVar[str] = (
-        "variant=sam and variant=segmenter carry the settings of the two releases; norm=l2 restores with weights of "
-        "length 1, as they do, norm=l1 with weights that add up to 1"
+        "reference (sam, or with its settings segmenter) restores with weights of length 1, as the releases do; paper "
+        "with weights that add up to 1"
     )
 
     variant: str = "sam"
@@ -54,7 +55,7 @@ class Expedit(Method):
     window: int = 0
     recon_temperature: float = 0.0
     recon_k: int = 0
-    norm: str = "l2"
+    norm: str = "auto"
 
     def __post_init__(self) -> None:
         _steps.choice(self.name, "variant", self.variant, tuple(VARIANTS))
@@ -106,7 +107,7 @@ class Expedit(Method):
         closest, _ = op("TopK", apart, np.array([count]), axis=2, largest=0)
         limit = op("ReduceMax", closest, axes=[-1], keepdims=1)
         weight = op("Where", op("Greater", apart, limit), 0.0, weight)
-        if self.norm == "l1":
+        if self.norm == "l1" or (self.norm == "auto" and self.variant == "paper"):
             return op("Div", weight, op("ReduceSum", weight, _clusters.LAST, keepdims=1))
         length = op("Sqrt", op("ReduceSum", op("Mul", weight, weight), _clusters.LAST, keepdims=1))
         return op("Div", weight, length)
@@ -114,10 +115,7 @@ class Expedit(Method):
     def _grids(self, site: Site) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return (H, W) and (h, w). Raises: MethodError when the tokens or the outputs form no grid."""
         if site.grid is None or len(site.grid) != 2:
-            raise MethodError(
-                f"method {self.name!r} needs the image grid (h, w) of its tokens, and at block {site.block} it is "
-                f"{site.grid or 'unknown'}; reduce once, before any other reduction"
-            )
+            raise _steps.no_grid(self.name, site, "reduce once, before any other reduction")
         grid, outputs = (site.grid[0], site.grid[1]), _clusters.outputs(site)
         if small := _shape(grid, outputs, self.rows):
             return grid, small

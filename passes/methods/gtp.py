@@ -46,7 +46,7 @@ class GTP(Method):
     paper: ClassVar[str] = (
         "Xu et al., GTP-ViT: Efficient Vision Transformers via Graph-based Token Propagation, WACV 2024"
     )
-    reads: ClassVar[tuple[str, ...]] = ("tokens", "attention")
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "attention", "grid")
     evidence: ClassVar[Evidence] = "vectors"
     drops: ClassVar[bool] = True
     deviations: ClassVar[str] = (

@@ -34,7 +34,7 @@ class MSViT(Trained):
     paper: ClassVar[str] = (
         "Havtorn et al., MSViT: Dynamic Mixed-Scale Tokenization for Vision Transformers, ICCVW 2023"
     )
-    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "mathematics"
     merges: ClassVar[bool] = True
     quota: ClassVar[str] = (

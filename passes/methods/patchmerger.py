@@ -18,7 +18,7 @@ class PatchMerger(Trained):
     """Each output is a weighted mean of the normalised tokens: W = softmax over tokens of Q LN(x), y = W LN(x).
 
     Output k belongs to query k. A mixture stands for no count of tokens: sizes are one.
-    Options: scaled: divide the logits by sqrt(C).
+    Options: scaled: divide the logits by sqrt(C); epsilon of the norm.
     """
 
     name: ClassVar[str] = "patchmerger"
@@ -30,6 +30,7 @@ class PatchMerger(Trained):
     needs: ClassVar[Mapping[str, str]] = {"queries": "K,C", "norm_weight": "C", "norm_bias": "C"}
 
     scaled: bool = False
+    epsilon: float = 1e-5
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         queries, weight, bias = (self.tensor(name, site) for name in self.needs)
@@ -37,7 +38,7 @@ class PatchMerger(Trained):
         self.check("norm_weight", weight, (width,))
         self.check("norm_bias", bias, (width,))
         self.check("queries", queries, (_clusters.outputs(site), width))
-        rows = _layers.layer_norm(op, _clusters.plain(op, taps, site), weight, bias)
+        rows = _layers.layer_norm(op, _clusters.plain(op, taps, site), weight, bias, self.epsilon)
         asking = op.constant(queries.astype(np.float64) * (width**-0.5 if self.scaled else 1.0))
         logits = op("MatMul", asking, op("Transpose", rows, perm=[0, 2, 1]))
         matrix = _clusters.shares(op, logits, _clusters.real(op, taps, site))

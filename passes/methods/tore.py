@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.errors import MethodError
 from tokenrt.passes.methods import _clusters, _layers, _steps
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps, Value
@@ -32,7 +31,7 @@ class TORE(Trained):
     family: ClassVar[Family] = "mixing"
     summary: ClassVar[str] = "pool the image tokens into K by weights from a trained convolution"
     paper: ClassVar[str] = "Dou et al., TORE: Token Reduction for Efficient Human Mesh Recovery, ICCV 2023"
-    reads: ClassVar[tuple[str, ...]] = ("tokens",)
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "independent implementation"
     needs: ClassVar[Mapping[str, str]] = {
         "conv_weight": "M,C,3,3",
@@ -63,10 +62,7 @@ class TORE(Trained):
         self.check("norm_weight", given["norm_weight"], (slots, width))
         self.check("norm_bias", given["norm_bias"], (slots, width))
         if site.grid is None or len(site.grid) != 2:
-            raise MethodError(
-                f"method {self.name!r} needs the image grid (h, w) of its tokens, and at block {site.block} it is "
-                f"{site.grid or 'unknown'}; reduce once, before any other reduction"
-            )
+            raise _steps.no_grid(self.name, site, "reduce once, before any other reduction")
         tokens = _clusters.plain(op, taps, site)
         rows = _convolved(op, tokens, given["conv_weight"], given["conv_bias"], site.grid)
         rows = _layers.linear(op, _layers.gelu(op, rows), given["linear_weight"], given["linear_bias"])

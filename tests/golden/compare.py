@@ -23,6 +23,20 @@ class Mismatch(Exception):
     """What differs, and by how much."""
 
 
+def with_room(given: Arrays, keep: int) -> dict[str, Any]:
+    """Return x [B,N,C] and attn [B,H,N,N], where K = N with one more token, padding to which nothing attends.
+
+    One dropped token and the one that stands for what was dropped leave as many tokens as there were, which
+    the methods take for no reduction.
+    """
+    x, attn = given["x"], given["attn"]
+    if x.shape[1] != keep:
+        return dict(given)
+    around = [(0, 0), (0, 0), (0, 1), (0, 1)]
+    size = np.pad(given.get("size", np.ones_like(x[:, :, :1])), [(0, 0), (0, 1), (0, 0)])
+    return {"x": np.pad(x, [(0, 0), (0, 1), (0, 0)]), "attn": np.pad(attn, around), "size": size}
+
+
 def close(what: str, found: Any, wanted: Any) -> None:
     """Raise Mismatch unless the arrays agree within the tolerance."""
     if found.shape != wanted.shape:

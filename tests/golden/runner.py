@@ -25,6 +25,7 @@ from tests.golden.compare import Unsupported
 HERE = Path(__file__).resolve().parent
 COMMITTED = HERE / "data"
 BESIDE = HERE.parents[2] / "shared" / "golden"
+MANIFESTS = "manifest*.json"
 BACKENDS = ("numpy", "onnxruntime")
 CHECKS = checks()
 
@@ -43,15 +44,15 @@ def folder() -> Path:
     """Return the folder of vectors. Raises: FileNotFoundError when TOKENRT_GOLDEN names none."""
     named = os.environ.get("TOKENRT_GOLDEN")
     if named:
-        if not (Path(named) / "manifest.json").is_file():
-            raise FileNotFoundError(f"TOKENRT_GOLDEN={named} holds no manifest.json")
+        if not any(Path(named).glob(MANIFESTS)):
+            raise FileNotFoundError(f"TOKENRT_GOLDEN={named} holds no manifest.json, nor any {MANIFESTS}")
         return Path(named)
     return next(path for path in (BESIDE, COMMITTED) if (path / "manifest.json").is_file())
 
 
 def run(root: Path) -> Iterator[Outcome]:
     """Run every case of every manifest in `root`."""
-    for manifest in sorted(root.glob("manifest*.json")):
+    for manifest in sorted(root.glob(MANIFESTS)):
         listed = json.loads(manifest.read_text())["methods"]
         entries = (
             listed.items() if isinstance(listed, dict) else ((entry["method"], entry) for entry in listed)
@@ -69,7 +70,7 @@ def _run_case(root: Path, method: str, name: str, case: Mapping[str, Any]) -> Ou
         with np.load(root / (case.get("file") or case["path"])) as file:
             arrays = {key: file[key] for key in file.files}
         for backend in BACKENDS:
-            CHECKS[method](arrays, case["params"], backend)
+            CHECKS[method](arrays, case.get("params", {}), backend)
     except Unsupported as reason:
         return Outcome(method, name, "unsupported", str(reason))
     except Exception as reason:  # one case that cannot be read or compared must not end the others

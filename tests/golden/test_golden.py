@@ -95,6 +95,26 @@ def test_a_case_that_cannot_be_compared_ends_no_others(
     assert capsys.readouterr().out.splitlines()[-1] == f"{CASES - 1} passed, 1 failed, 0 unsupported"
 
 
+def test_manifests_that_list_their_methods_are_read_like_those_that_map_them(
+    copy: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    methods = json.loads((copy / "manifest.json").read_text())["methods"]
+    (copy / "manifest.json").unlink()
+    listed = [
+        {
+            "method": method,
+            "cases": [
+                {"case": name, "path": case["file"], "params": case["params"]}
+                for name, case in entry["cases"].items()
+            ],
+        }
+        for method, entry in methods.items()
+    ]
+    (copy / "manifest_other.json").write_text(json.dumps({"methods": listed}))
+    assert runner.main() == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{CASES} passed, 0 failed, 0 unsupported"
+
+
 def test_a_folder_without_vectors_is_exit_status_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

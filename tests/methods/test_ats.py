@@ -64,8 +64,11 @@ def drawn(score: list[float], slots: int, variant: str, samples: int = 0, paddin
         return [walk[skipped + nearest(even[skipped:], point)] for point in points]
     for j in padding:
         sums[j] += 10 if variant == "paper" else 0.1
-    spaced = samples or slots
-    count = spaced if variant == "paper" else min(slots, spaced)
+    spaced = samples or (slots if variant == "paper" else slots + 1)
+    count = spaced
+    if variant == "tokenreduction":
+        first, last = 1 / (2 * spaced), (2 * spaced - 1) / (2 * spaced)
+        count = max(math.ceil((last - first) / (1 / spaced)), 1) if samples else slots
     return [nearest(sums, (2 * k - 1) / (2 * spaced)) for k in range(1, count + 1)]
 
 
@@ -120,6 +123,17 @@ def test_samples_set_the_points(samples: int, variant: str, backend: str) -> Non
         unique = [0, *(1 + j for j in dict.fromkeys(draws))][:13]
         used = int((found["size"][image] > 0).sum())
         assert found["index"][image, :used].tolist() == unique
+
+
+@pytest.mark.parametrize(("samples", "points"), [(8, 7), (30, 29), (60, 60)])
+def test_rounding_lets_the_last_point_of_a_release_in(samples: int, points: int) -> None:
+    """Of equally significant tokens every point draws another one."""
+    given = scored.arrays(62, 1, sized=False)
+    given["attn"] = np.full_like(given["attn"], 1 / 62)
+    given["values"] = np.ones_like(given["values"])
+    options: dict[str, Any] = {"variant": "tokenreduction", "form": "masked", "samples": samples}
+    found = apply_method("ats", given, keep=61, **options)
+    assert int((found["size"] > 0).sum()) == 1 + points
 
 
 def test_repeating_a_token_is_like_its_size_in_attention() -> None:

@@ -73,6 +73,10 @@ def test_sizes_stay_positive_when_opposites_merge() -> None:
     for backend in loops.BACKENDS:
         found = apply_method("diffrate", given, keep=2, prune_kept=3, backend=backend)
         np.testing.assert_allclose(found["size"][0, :, 0], [1, LEAST_SIZE])
+        options = {"prune_kept": 3, "variant": "reference", "backend": backend}
+        released = apply_method("diffrate", given, keep=2, **options)
+        np.testing.assert_allclose(released["size"][0, :, 0], [1, 2 - 5], rtol=1e-6)
+        np.testing.assert_array_equal(released["tokens"], found["tokens"])
         assert np.isfinite(np.log(found["size"])).all()
 
 

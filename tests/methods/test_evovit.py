@@ -46,15 +46,13 @@ def test_equals_the_loops(
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(
-    ("tokens", "removed", "protect", "batch"), [*settings("evovit", representative=True)]
-)
+@pytest.mark.parametrize(("tokens", "removed", "protect", "batch"), [*settings("evovit", variant="paper")])
 def test_one_token_represents_those_that_wait(
     tokens: int, removed: int, protect: int, batch: int, backend: str
 ) -> None:
     given = scored.arrays(tokens, batch)
     keep = tokens - removed
-    found = apply_method("evovit", given, keep=keep, protect=protect, backend=backend, representative=True)
+    found = apply_method("evovit", given, keep=keep, protect=protect, backend=backend, variant="paper")
     for image in range(batch):
         score = attention(given, image, protect)
         kept = scored.best(score, keep - 1, protect)
@@ -69,14 +67,14 @@ def test_one_token_represents_those_that_wait(
 
 def test_the_representative_is_counted() -> None:
     evovit = methods.get("evovit")
-    assert evovit(representative=True).after_keeping(kept=98, protect=1) == 100
+    assert evovit(variant="paper").after_keeping(kept=98, protect=1) == 100
     assert evovit().after_keeping(kept=98, protect=1) == 99
     assert evovit().returns == "before-next-site"
 
 
 def test_waiting_tokens_come_back_as_they_left() -> None:
     given = scored.arrays(12, 2)
-    for options in ({}, {"representative": True}):
+    for options in ({}, {"variant": "paper"}):
         found = apply_method("evovit", given, keep=7, restore=True, **options)
         np.testing.assert_array_equal(found["restored"], given["x"])
 
@@ -85,7 +83,7 @@ def test_ties_keep_the_first() -> None:
     scored.ties("evovit", scored.arrays(9, 2), 4)
 
 
-@pytest.mark.parametrize("options", [{}, {"representative": True}], ids=["plain", "representative"])
+@pytest.mark.parametrize("options", [{}, {"variant": "paper"}], ids=["reference", "paper"])
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_numbers_stay_in_range(odd: str, options: dict[str, Any]) -> None:
     scored.stays_in_range("evovit", ODD[odd], **options)

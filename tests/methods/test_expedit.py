@@ -54,6 +54,18 @@ def affinity(apart: Any, given: Any, norm: str) -> Any:
     return np.array(rows)
 
 
+@pytest.mark.parametrize(("variant", "norm"), [("paper", "l1"), ("reference", "l2"), ("segmenter", "l2")])
+def test_a_variant_decides_the_norm(variant: str, norm: str) -> None:
+    given = loops.arrays(17, 2)
+    given["grid"] = (4, 4)
+    options: dict[str, Any] = {"keep": 5, "restore": True, "variant": variant}
+    own = apply_method("expedit", given, **options)["affinity"][:, 1:]
+    length = own.sum(axis=2) if norm == "l1" else np.sqrt((own**2).sum(axis=2))
+    np.testing.assert_allclose(length, 1)
+    other = apply_method("expedit", given, norm="l2" if norm == "l1" else "l1", **options)["affinity"][:, 1:]
+    assert np.abs(own - other).max() > 0.1
+
+
 @pytest.mark.parametrize("norm", ["l2", "l1"])
 @pytest.mark.parametrize("protect", [0, 1])
 @pytest.mark.parametrize(
@@ -126,7 +138,7 @@ def test_odd_numbers_and_equal_tokens() -> None:
             r"23 clusters out of 6 x 6 tokens; token counts that fit \(--tokens\): 19, 21, 25, 26",
         ),
         ({"keep": 26, "rows": 6}, r"25 clusters out of 6 x 6 tokens in 6 rows"),
-        ({"grid": None}, r"needs the image grid .* at block 3 it is unknown; reduce once"),
+        ({"grid": None}, r"needs the grid of .* at block 3 it is unknown; reduce once.*tensor grid"),
         ({"iterations": 0}, r"iterations=0 .* expected 1 or more"),
         ({"window": -1}, r"window=-1 .* expected 0 or more"),
         ({"norm": "l3"}, "norm=l3"),

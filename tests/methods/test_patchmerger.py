@@ -41,6 +41,15 @@ def test_equals_the_loops(tokens: int, keep: int, protect: int, batch: int, scal
     loops.check("patchmerger", given, wanted, keep=keep, protect=protect, weights=trained, scaled=scaled)
 
 
+def test_epsilon_is_that_of_the_norm() -> None:
+    """Of tokens with variance 1 a norm with epsilon 3 leaves half."""
+    given = loops.arrays(9, 1, sized=False)
+    given["x"] = np.tile([1.0, -1.0], (1, 9, loops.C // 2))
+    trained = weights(4) | {"norm_weight": np.ones(loops.C, "f"), "norm_bias": np.zeros(loops.C, "f")}
+    found = apply_method("patchmerger", given, keep=4, protect=0, weights=trained, epsilon=3.0)
+    np.testing.assert_allclose(found["tokens"], given["x"][:, :4] / 2)
+
+
 def test_odd_numbers_and_padding() -> None:
     loops.survives_odd_numbers("patchmerger", 25, weights=weights(24))
     clusters.padding_changes_nothing("patchmerger", 9, weights=weights(8))

@@ -82,7 +82,7 @@ def test_odd_numbers() -> None:
             r"shape \[5, 6, 3, 3\] here, got",
         ),
         ({"variant": "book"}, "variant=book"),
-        ({"grid": None}, r"needs the image grid .* at block 3 it is unknown"),
+        ({"grid": None}, r"needs the grid of .* at block 3 it is unknown"),
         ({"grid": (2, 4, 4)}, r"at block 3 it is \(2, 4, 4\)"),
     ],
 )

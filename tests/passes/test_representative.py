@@ -74,7 +74,7 @@ def test_waiting_tokens_gain_what_their_representative_gains(name: str) -> None:
         method="evovit",
         budget=Budget.tokens([*SITES.values()], [*SITES]),
         site="after-block",
-        options={"representative": True},
+        options={"variant": "paper"},
     )
     images = torch.randn(3, 3, 64, 64, generator=torch.Generator().manual_seed(3))
     found = run(session(reduced.model), {"pixel_values": images.numpy()})[0]

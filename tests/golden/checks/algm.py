@@ -16,8 +16,8 @@ def check_algm(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     given = {name: arrays[name] for name in ("x", "size") if name in arrays}
     options: dict[str, Any] = {"stage": params["variant"], "protect": int(params["class_token"])}
     if params["variant"] == "local":
-        given["grid"] = (params["grid"], params["grid"])
-        options["height"], options["width"] = params["window"]
+        given["grid"] = np.broadcast_to(params["grid"], 2)
+        options["height"], options["width"] = (int(side) for side in np.broadcast_to(params["window"], 2))
     kept = arrays["y"].shape[1]
     found = apply_method("algm", given, keep=kept, backend=backend, **options)
     equal("map from input to output", found["assign"], arrays["assign"])

@@ -27,14 +27,24 @@ def attention(arrays: Arrays, heads: int) -> tuple[Any, Any]:
     return (weight + EPSILON / tokens) / (weight.sum(-1, keepdims=True) + EPSILON), values
 
 
+def _reduced(arrays: Arrays, images: Any) -> Arrays:
+    """Those images that lose tokens: as many slots as tokens reduce nothing, one fewer holds all that are drawn of them."""
+    if not images.any():
+        raise Unsupported("every token drawn of every image: nothing is reduced")
+    return {
+        name: value[images] if value.shape[:1] == images.shape and not name.startswith("w_") else value
+        for name, value in arrays.items()
+    }
+
+
 def check_ats(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     """Which tokens are drawn, in ascending significance, what stands in each slot, and the attention of those rows."""
     attn, values = attention(arrays, params["num_heads"])
-    slots, tokens = arrays["y"].shape[1], arrays["raw_x"].shape[1]
-    # As many slots as tokens reduce nothing; one fewer holds all that are drawn, unless all are.
+    tokens = arrays["raw_x"].shape[1]
+    reduced = (arrays["keep_idx"] >= 0).sum(axis=1) < tokens
+    arrays, attn, values = _reduced(arrays, reduced), attn[reduced], values[reduced]
+    slots = arrays["y"].shape[1]
     keep = min(slots, tokens - 1)
-    if (arrays["keep_idx"][:, keep:] >= 0).any():
-        raise Unsupported("every token drawn: nothing is reduced")
     found = apply_method(
         "ats",
         {"x": arrays["raw_x"], "attn": attn, "values": values},
@@ -57,17 +67,23 @@ def check_ats(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
 
 def check_ats_tr(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     """Which tokens are drawn, ascending; the recorded form stops at the most any image drew."""
+    tokens = arrays["x"].shape[1]
+    points = len(arrays["sample_steps"])
+    # Of as many points as images the list of points would pass for one entry an image.
+    images = {name: value for name, value in arrays.items() if name != "sample_steps"}
+    arrays = _reduced(images, arrays["n_unique"] < tokens - 1)
     given = {"x": arrays["x"], "attn": arrays["attn"], "values": arrays["v"]}
     if (arrays["mask"] == 0).any():
         given["size"] = arrays["mask"].astype(np.float32)[:, :, None]
     options: dict[str, Any] = {
-        "keep": 1 + len(arrays["sample_steps"]),
+        "keep": min(1 + points, tokens - 1),
         "backend": backend,
         "variant": "tokenreduction",
         "samples": params["sample_count"],
     }
     found = apply_method("ats", given, form="masked", **options)
-    width = arrays["keep_idx"].shape[1]
+    width = 1 + arrays["n_unique"].max()
+    arrays = arrays | {name: arrays[name][:, :width] for name in ("keep_idx", "mask_out", "y")}
     drawn = found["assign"] >= 0
     equal("tokens drawn", drawn[:, 1:].sum(axis=1), arrays["n_unique"])
     wanted = np.zeros_like(drawn)
@@ -78,7 +94,7 @@ def check_ats_tr(arrays: Arrays, params: Mapping[str, Any], backend: str) -> Non
     tokens = np.where(real[:, :, None], found["tokens"][:, :width], arrays["x"][:, :1])
     close("tokens", tokens, arrays["y"])
     rows = np.take_along_axis(arrays["attn"], arrays["keep_idx"][:, None, :, None], axis=2)
-    close("attention rows", rows, arrays["attn_out"])
+    close("attention rows", rows, arrays["attn_out"][:, :, :width])
 
 
 CHECKS: Mapping[str, Check] = {"ats": check_ats, "ats_tr": check_ats_tr}

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden.block import Block
-from tests.golden.compare import Arrays, Check, close, equal
+from tests.golden.compare import Arrays, Check, close, equal, with_room
 from tokenrt.passes.apply import apply_method
 
 
@@ -18,10 +18,12 @@ def check_pruning(method: str) -> Check:
     def check(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
         options: dict[str, Any] = {"keep": arrays["y"].shape[1], "backend": backend, "order": "score"}
         if method == "evit":
-            options["fuse"] = bool(params["fuse_token"])
-        given = {"x": arrays["x"], "attn": arrays["attn"]}
+            options["fuse"] = bool(params.get("fuse_token", True))
         close("scores", arrays["attn"][:, :, 0, 1:].mean(1), arrays["scores"])
-        found = apply_method(method, given, **options)
+        if params["K"] == arrays["scores"].shape[1]:
+            return _check_whole(method, arrays, params, options)
+        given = {"x": arrays["x"], "attn": arrays["attn"]}
+        found = apply_method(method, with_room(given, options["keep"]), **options)
         wanted = arrays["keep_idx"] + 1
         kept = found["index"][:, 1:]
         equal("positions kept", np.sort(kept, axis=1), np.sort(wanted, axis=1))
@@ -34,9 +36,18 @@ def check_pruning(method: str) -> Check:
         tokens = found["tokens"].copy()
         tokens[:, 1 : 1 + kept.shape[1]] = np.take_along_axis(tokens, order[:, :, None], axis=1)
         close("tokens", tokens, arrays["y"])
-        _compare_block(method, arrays, params, options, wanted)
+        return _compare_block(method, arrays, params, options, wanted)
 
     return check
+
+
+def _check_whole(method: str, arrays: Arrays, params: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Where all tokens are kept the releases leave them as they are, without a fused token."""
+    given = {"x": arrays["x"], "attn": arrays["attn"]}
+    tokens = apply_method(method, given, **options)["tokens"]
+    close("tokens", tokens, arrays["y"])
+    block = Block(arrays, params["num_heads"], params["norm_eps"])
+    close("block output", block.feed_forward(tokens.astype(np.float64)), arrays["y_block"])
 
 
 def _compare_block(
@@ -46,7 +57,10 @@ def _compare_block(
     block = Block(arrays, params["num_heads"], params["norm_eps"])
     branch, taps = block.attend(arrays["x_in"].astype(np.float64))
     close("attention", taps["attn"], arrays["attn"])
-    given = {"x": arrays["x_in"] + branch, "queries": taps["queries"], "keys": taps["keys"]}
+    x = arrays["x_in"] + branch
+    given = {"x": x, "queries": taps["queries"], "keys": taps["keys"]}
+    if x.shape[1] == options["keep"]:
+        given = with_room({"x": x, "attn": taps["attn"]}, options["keep"])
     found = apply_method(method, given, **options)
     equal("positions kept, from queries and keys", np.sort(found["index"][:, 1:]), np.sort(wanted))
     close("block output", block.feed_forward(found["tokens"]), arrays["y_block"])

@@ -11,14 +11,21 @@ from tests.golden.compare import Arrays, Check, close, equal
 from tokenrt.passes.apply import apply_method
 
 STEM = "w_cross_attn_"
+PARTS = {
+    "q_proj": ("q.weight", "q.bias"),
+    "k_proj": ("k.weight",),
+    "pre_attn_norm": ("attn_norm.weight", "attn_norm.bias"),
+}
+"""What each flag of the release switches on."""
 
 
 def check_cropr(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     """The tokens kept, best first, and those that left."""
     weights = {
         name: arrays[STEM + name.replace(".", "_")]
-        for name in ("q.weight", "q.bias", "k.weight", "attn_norm.weight", "attn_norm.bias")
-        if STEM + name.replace(".", "_") in arrays
+        for flag, names in PARTS.items()
+        for name in names
+        if params[flag] and STEM + name.replace(".", "_") in arrays
     }
     found = apply_method(
         "cropr",
@@ -27,7 +34,7 @@ def check_cropr(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None
         backend=backend,
         order="score",
         weights={"queries": arrays[STEM + "queries"][0], **weights},
-        epsilon=params["norm_eps"],
+        epsilon=params.get("norm_eps", 1e-6),
     )
     equal("kept, best first", found["index"], arrays["keep_idx"])
     close("tokens", found["tokens"], arrays["y"])

@@ -45,8 +45,10 @@ def check_cts(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
 def _places(place: Any, arrays: Arrays, single: int) -> None:
     code = arrays["code"].astype(int)
     equal("places", place[:, :, 1:], code[:, :, 1:])
-    for name, mask, count in (("unshared", arrays["mask1"], single), ("shared", arrays["mask2"], None)):
-        part, step = (place[:, :single], 1) if count else (place[:, single:], 2)
+    for name, mask, part, step in (
+        ("unshared", arrays["mask1"], place[:, :single], 1),
+        ("shared", arrays["mask2"], place[:, single:], 2),
+    ):
         found = np.zeros_like(mask)
         for image, rows in enumerate(part):
             found[image, rows[:, 1] // step, rows[:, 2] // step] = 1

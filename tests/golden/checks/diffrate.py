@@ -19,6 +19,7 @@ def check_diffrate(arrays: Arrays, params: Mapping[str, Any], backend: str) -> N
         "keep": arrays["y"].shape[1],
         "backend": backend,
         "prune_kept": params["prune_kept"],
+        "variant": "reference",
     }
     found = apply_method("diffrate", {name: arrays[name] for name in ("x", "attn", "size")}, **options)
     _compare(found, arrays)

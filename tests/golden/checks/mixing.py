@@ -50,7 +50,8 @@ def check_patchmerger(arrays: Arrays, params: Mapping[str, Any], backend: str) -
         "norm_weight": arrays["w_norm_weight"],
         "norm_bias": arrays["w_norm_bias"],
     }
-    mix("patchmerger", arrays, "attn", backend, weights=weights, scaled=params["scaled_attention"])
+    options = {"scaled": bool(params["scaled_attention"]), "epsilon": params.get("norm_eps", 1e-5)}
+    mix("patchmerger", arrays, "attn", backend, weights=weights, **options)
 
 
 CHECKS: Mapping[str, Check] = {

@@ -8,26 +8,25 @@ from typing import Any
 import numpy as np
 
 from tests.golden.block import Block
-from tests.golden.compare import Arrays, Check, close, equal
+from tests.golden.compare import Arrays, Check, Unsupported, close, equal
 from tokenrt.passes.apply import apply_method
 
 
 def check_tome(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     """ToMe's own merging, on its own or inside a whole patched block."""
-    if params.get("variant") == "kth":
-        return _check_kth(arrays, params, backend)
-    if params.get("variant") == "block":
-        return _check_tome_block(arrays, params, backend)
-    protect = int(params["class_token"]) + int(params.get("distill_token", False))
+    variant = params.get("variant")
+    if variant in VARIANTS:
+        return VARIANTS[variant](arrays, params, backend)
+    if variant is not None:
+        raise Unsupported(f"variant {variant} of ToMe")
     given = {"x": arrays["x"], "keys": arrays["metric"][:, None]}
-    sized = given | {"size": arrays["size"]} if "size" in arrays else given
     options: dict[str, Any] = {
         "keep": arrays["y"].shape[1],
-        "protect": protect,
+        "protect": _protected(params),
         "backend": backend,
         "restore": True,
     }
-    found = apply_method("tome", sized, **options)
+    found = apply_method("tome", given | _sizes(arrays), **options)
     _compare_merged(found, arrays)
     close("tokens", found["tokens"], arrays["y"])
     if "unmerged" in arrays:
@@ -35,6 +34,10 @@ def check_tome(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     if "y_mean" in arrays:
         close("plain mean", apply_method("tome", given, **options)["tokens"], arrays["y_mean"])
     return None
+
+
+def _protected(params: Mapping[str, Any]) -> int:
+    return int(params.get("class_token", True)) + int(params.get("distill_token", False))
 
 
 def _compare_merged(found: Arrays, arrays: Arrays) -> None:
@@ -61,24 +64,33 @@ def _check_kth(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
 def _check_tome_block(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     block = Block(arrays, params["num_heads"], params["norm_eps"])
     branch, taps = block.attend(
-        arrays["x"].astype(np.float64), arrays["size"] if params["prop_attn"] else None
+        arrays["x"].astype(np.float64), arrays.get("size") if params.get("prop_attn", True) else None
     )
     close("attention branch", branch, arrays["x_attn"])
     close("metric", taps["keys"].mean(1), arrays["metric"])
-    given = {"x": arrays["x"] + branch, "keys": taps["keys"], "size": arrays["size"]}
-    found = apply_method("tome", given, keep=arrays["y"].shape[1], backend=backend)
+    given = {"x": arrays["x"] + branch, "keys": taps["keys"]} | _sizes(arrays)
+    options = {"keep": arrays["y"].shape[1], "protect": _protected(params)}
+    found = apply_method("tome", given, backend=backend, **options)
     _compare_merged(found, arrays)
     close("block output", block.feed_forward(found["tokens"]), arrays["y"])
+
+
+def _sizes(arrays: Arrays) -> dict[str, Any]:
+    return {"size": arrays["size"]} if "size" in arrays else {}
+
+
+VARIANTS = {"kth": _check_kth, "block": _check_tome_block}
 
 
 def check_tr_tome(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     """ToMe as TokenReduction runs it: always proportional attention; the map leaves out the class token."""
     block = Block(arrays, params["num_heads"], params["norm_eps"])
-    branch, taps = block.attend(arrays["x_in"].astype(np.float64), arrays["size"])
+    branch, taps = block.attend(arrays["x_in"].astype(np.float64), arrays.get("size"))
     close("metric", taps["keys"].mean(1), arrays["metric"])
-    given = {"x": arrays["x_in"] + branch, "keys": taps["keys"], "size": arrays["size"]}
-    found = apply_method("tome", given, keep=arrays["y"].shape[1], backend=backend)
-    equal("map from patch to output", found["assign"][:, 1:] - 1, arrays["assign"])
+    given = {"x": arrays["x_in"] + branch, "keys": taps["keys"]} | _sizes(arrays)
+    first = _protected(params)
+    found = apply_method("tome", given, keep=arrays["y"].shape[1], protect=first, backend=backend)
+    equal("map from patch to output", found["assign"][:, first:] - first, arrays["assign"])
     close("tokens", found["tokens"], arrays["y"])
     close("sizes", found["size"], arrays["size_out"])
     close("block output", block.feed_forward(found["tokens"]), arrays["y_block"])

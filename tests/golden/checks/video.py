@@ -97,6 +97,8 @@ def _check_joining(arrays: Arrays, params: Mapping[str, Any], backend: str) -> N
         tokens = np.array(between["tokens"])
         if params["frame_pos"]:
             tokens[:, : first * joined] += np.repeat(rows, first, axis=0)
+            if not removed[0]:
+                tokens[:, first * joined :] += np.repeat(rows, arrays["x_in"].shape[1] - first, axis=0)
         given = {"x": tokens, "keys": tokens[:, None], "size": between["size"]}
         kept = tokens.shape[1] - removed[1]
         options |= {"join": "none", "frames": 1, "metric": "keys"}
