@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
@@ -66,6 +66,13 @@ def depends_on_input(value: ir.Value) -> bool:
         elif producer.op_type != "Shape":
             todo.extend(step for step in producer.inputs if step is not None)
     return False
+
+
+def nested(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes in the branches of an If, in the body of a Loop or Scan, and in theirs."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from ir.traversal.RecursiveGraphIterator(attribute.as_graph())
 
 
 def between(first: ir.Value, last: ir.Value) -> frozenset[ir.Node]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +17,11 @@ POINTWISE = frozenset("Add Cast Clip Div Dropout Identity Max Mul Sub Where".spl
 PASSING = frozenset("Cast Dropout Identity Where Mul".split())
 """Operators between the softmax and the product with the values: guards against empty rows, gates."""
 
+HIDDEN = 1e2
+"""A bias beyond this hides: the weight it leaves, exp(-100), is nothing in float32."""
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
 
 @dataclass(frozen=True)
 class Core:
@@ -23,7 +29,8 @@ class Core:
 
     query, value [B,H,N,D] or [B*H,N,D]; key the same, or [..,D,N] where `key_transposed`; 3-D inputs of an
     Attention node are [B,N,H*D]. masks: (node, input) pairs that bring an additive mask, a bias or a
-    condition.
+    condition. key_heads: heads of keys and values, fewer than H where groups of queries share one. unread: the
+    node that makes of the scores more than that formula says, so that they are not recomputed beside it.
     """
 
     node: ir.Node
@@ -38,6 +45,8 @@ class Core:
     masks: tuple[tuple[ir.Node, int], ...]
     queries: int
     keys: int
+    key_heads: int
+    unread: ir.Node | None
 
     @property
     def fused(self) -> bool:
@@ -56,7 +65,7 @@ def cores(graph: ir.Graph, shapes: Shapes) -> list[Core]:
 
 
 def causal(core: Core) -> bool:
-    """Whether a constant triangle among what its masks are made of hides later tokens from earlier ones."""
+    """Whether a constant among what its masks are made of hides every later token, and perhaps some earlier ones."""
     todo = [value for node, index in core.masks if (value := node.inputs[index]) is not None]
     seen: set[ir.Value] = set()
     while todo:
@@ -64,15 +73,25 @@ def causal(core: Core) -> bool:
         if value in seen:
             continue
         seen.add(value)
-        if value.const_value is not None and value.const_value.size == core.queries * core.keys > 1:
-            numbers = value.const_value.numpy().reshape(core.queries, core.keys)
-            shown = numbers if numbers.dtype == np.bool_ else numbers > -1
-            if np.array_equal(shown, np.tril(np.ones_like(shown))):
-                return True
+        square = core.queries == core.keys > 1
+        if square and value.const_value is not None and _hides_later(value.const_value.numpy(), core.keys):
+            return True
         producer = value.producer()
         if producer is not None:
             todo.extend(step for step in producer.inputs if step is not None)
     return False
+
+
+def _hides_later(numbers: Array, tokens: int) -> bool:
+    """Whether [..,N,N] conditions, factors of 0 and 1, or biases treat all later tokens alike and the token itself otherwise."""
+    if numbers.shape[-2:] != (tokens, tokens):
+        return False
+    if numbers.dtype != np.bool_ and not np.isin(numbers, (0, 1)).all():
+        numbers = np.abs(numbers) > HIDDEN
+    truth = numbers.astype(np.bool_).reshape(-1, tokens, tokens)
+    later, own = truth[:, *np.triu_indices(tokens, 1)], truth.diagonal(axis1=1, axis2=2)
+    earlier, hidden = truth[:, *np.tril_indices(tokens, -1)], truth[0, 0, 1]
+    return bool((later == hidden).all() and (own != hidden).all() and (earlier != hidden).any())
 
 
 def _from_softmax(node: ir.Node, shapes: Shapes, images: int) -> Core | None:
@@ -128,6 +147,36 @@ def _from_softmax(node: ir.Node, shapes: Shapes, images: int) -> Core | None:
         tuple(masks),
         dims[-2],
         dims[-1],
+        heads,
+        _unread(chain),
+    )
+
+
+def _unread(chain: Sequence[tuple[ir.Node, int]]) -> ir.Node | None:
+    """The first node from the product to the softmax that is no scale, or no bias or mask added behind the scales."""
+    added = False
+    for node, index in reversed(chain):
+        kind = node.op_type
+        if kind in ("Add", "Sum") or (kind == "Sub" and index == 0) or _shows(node, index):
+            added = True
+        elif kind in ("Mul", "Div"):
+            if added or (kind == "Div" and index) or scalar(node, 1 - index) is None:
+                return node
+        elif kind not in ("Cast", "Identity", "Dropout") and not (kind == "Max" and hides(node, 1 - index)):
+            return node
+    return None
+
+
+def _shows(node: ir.Node, index: int) -> bool:
+    """Whether a Where passes the scores, its input `index`, and hides the others."""
+    return node.op_type == "Where" and index > 0 and hides(node, 3 - index)
+
+
+def hides(node: ir.Node, index: int) -> bool:
+    """Whether input `index` is a constant that hides every score it stands for."""
+    value = node.inputs[index]
+    return (
+        value is not None and value.const_value is not None and bool((value.const_value.numpy() < -1).all())
     )
 
 
@@ -143,8 +192,23 @@ def _from_node(node: ir.Node, shapes: Shapes) -> Core | None:
     given = node.attributes.get("scale")
     scale = float(given.value) if given is not None else 1 / float(np.sqrt(width))
     masks = ((node, 3),) if len(node.inputs) > 3 and node.inputs[3] is not None else ()
+    key_heads = key_dims[1] if len(key_dims) == 4 else int(node.attributes["kv_num_heads"].value)
+    capped = node if "softcap" in node.attributes and node.attributes["softcap"].value else None
     return Core(
-        node, query, key, value, node.outputs[0], False, heads, width, scale, masks, dims[-2], key_dims[-2]
+        node,
+        query,
+        key,
+        value,
+        node.outputs[0],
+        False,
+        heads,
+        width,
+        scale,
+        masks,
+        dims[-2],
+        key_dims[-2],
+        key_heads,
+        capped,
     )
 
 

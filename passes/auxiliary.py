@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
+from tokenrt.passes.attention import hides
 from tokenrt.passes.flow import ReduceAuxiliary
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.shapes import Shapes, describe
@@ -38,7 +39,8 @@ class Auxiliaries:
         """The input of `edit.node` at the stage's length, with the rank of the node's output."""
         value = edit.node.inputs[edit.index]
         assert value is not None
-        key = (value, edit.axes, edit.role)
+        turn = _turn(edit.node, edit.index)
+        key = (value, edit.axes, edit.role, turn)
         if key in stage.cache:
             return stage.cache[key]
         rank = len(self.shapes.of(edit.node.outputs[0]))
@@ -54,6 +56,7 @@ class Auxiliaries:
                 "batch; it cannot follow the tokens"
             )
         result: ir.Value = value if not shift else self.op("Unsqueeze", value, list(range(shift)))
+        result = self.op(turn, result) if turn else result
         for axis, mark in edit.axes:
             keys = edit.role == "logits" and axis + shift == rank - 1
             offset = mark.offset
@@ -64,8 +67,8 @@ class Auxiliaries:
             else:
                 result = self._take(result, axis + shift, rank, dims, offset, stage)
             dims = (images, *dims[1 : axis + shift], stage.count - offset, *dims[axis + shift + 1 :])
-        stage.cache[key] = result
-        return result
+        stage.cache[key] = self.op(turn, result) if turn else result
+        return stage.cache[key]
 
     def _take(
         self, value: ir.Value, axis: int, rank: int, dims: tuple[int, ...], offset: int, stage: Stage
@@ -142,3 +145,10 @@ class Auxiliaries:
         if value.dtype == ir.DataType.BOOL:
             return self.op("Greater", back, 0.0)
         return self.op("Cast", back, to=int(value.dtype or ir.DataType.FLOAT))
+
+
+def _turn(node: ir.Node, index: int) -> str | None:
+    """What makes of an input a bias that is added, or a condition that shows a key: of those alone a mean is taken."""
+    if node.op_type == "Sub" and index == 1:
+        return "Neg"
+    return "Not" if node.op_type == "Where" and index == 0 and hides(node, 1) else None

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from tokenrt.passes.ancestry import ancestors, between, constant_prefix
+from tokenrt.passes.ancestry import ancestors, between, constant_prefix, nested
 from tokenrt.passes.attention import Core, causal, cores
 from tokenrt.passes.branch import Branch, branch
 from tokenrt.passes.flow import Flow, Mark, Marks, follow
@@ -78,7 +78,7 @@ class Structure:
 
 def find(graph: ir.Graph, shapes: Shapes) -> Structure:
     """Find the blocks. A model without any gives an empty structure whose refusals say why."""
-    order = {node: place for place, node in enumerate(graph)}
+    order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
     refusals: list[Refusal] = []
     every = cores(graph, shapes)
     if not every:

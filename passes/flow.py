@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from tokenrt.passes.ancestry import nested
 from tokenrt.passes.shapes import Dims, Shapes, describe
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -241,6 +242,13 @@ def follow(
         return tuple(replace(mark, stage=stage) for mark in marks) if cut and cut.reaches(node) else marks
 
     for node in graph:
+        captured = tuple(
+            seen(node, value) for inner in nested(node) for value in inner.inputs if value is not None
+        )
+        if any(captured):
+            flow.inputs[node] = captured
+            flow.blocked.append(Blocked(node, "its branches or its body read tokens by themselves"))
+            continue
         marks = tuple(seen(node, value) for value in node.inputs)
         if not any(marks) or any(output in seeds for output in node.outputs):
             continue

@@ -107,6 +107,7 @@ class Repairs:
             return
         shape = [1] * edit.rank
         shape[1 if mark.axis == 0 else 0], shape[mark.axis] = self.batch, here
+        size = size if mark.axis else op("Transpose", size, perm=[1, 0, 2])
         weight = op("Cast", op("Reshape", size, shape), to=kind)
         weighted = op("Mul", data, weight)
         if node.op_type == "ReduceSum":

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.attention import Core, scalar
+from tokenrt.passes.attention import Core, hides, scalar
 from tokenrt.passes.flow import Marks
 from tokenrt.passes.methods._steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
@@ -77,10 +77,10 @@ class GraphTaps:
         core = self.core
         value, axis, _ = self._plain_keys()
         if axis == 2 and core.key_transposed and len(self.shapes.of(core.key)) == 4:
-            mean = head_mean(self.op, self._float(core.key), core.heads, self.count)
+            mean = head_mean(self.op, self._float(core.key), core.key_heads, self.count)
             return self.op("Transpose", mean, perm=[0, 2, 1])
         keys = self.op("Transpose", value, perm=[0, 2, 1, 3]) if axis == 2 else value
-        return head_mean(self.op, self._float(keys), core.heads, core.width)
+        return head_mean(self.op, self._float(keys), core.key_heads, core.width)
 
     def class_attention(self) -> ir.Value:
         return self._attention(0, 1)
@@ -95,7 +95,7 @@ class GraphTaps:
 
     def queries(self) -> ir.Value:
         """[B,H,N,D] float32."""
-        return self._float(self._by_head(self.core.query, transposed=False))
+        return self._float(self._by_head(self.core.query, self.core.heads, transposed=False))
 
     def keys(self) -> ir.Value:
         """[B,H,N,D] float32."""
@@ -103,7 +103,7 @@ class GraphTaps:
 
     def values(self) -> ir.Value:
         """[B,H,N,D] float32."""
-        return self._float(self._by_head(self.core.value, transposed=False))
+        return self._float(self._by_head(self.core.value, self.core.key_heads, transposed=False))
 
     def attention(self) -> ir.Value:
         """[B,H,N,N] float32, computed beside the model's own attention."""
@@ -136,7 +136,9 @@ class GraphTaps:
         """What the masks add to these rows of the scores, and log size where tokens were merged.
 
         Broadcasts to [B,H,R,N]: a relative position bias has values of its own for each head and row.
+        Raises: UnsupportedError where the scores are more than scaled products plus biases, head by head.
         """
+        self._readable()
         parts = [] if self.size is None else [log_size(self.op, self.size, self.batch, self.count)]
         for node, index in self.core.masks:
             mask = additive(self.op, node, index)
@@ -153,6 +155,20 @@ class GraphTaps:
         for part in parts[1:]:
             total = self.op("Add", total, part)
         return total
+
+    def _readable(self) -> None:
+        core = self.core
+        if core.unread is not None:
+            why = f"{core.unread.op_type} node {core.unread.name!r} makes of the scores more than a scale and added biases do"
+        elif core.key_heads != core.heads:
+            shared = f"shares {core.key_heads} heads of keys among {core.heads} of queries"
+            why = f"{core.node.op_type} node {core.node.name!r} {shared}"
+        else:
+            return
+        raise UnsupportedError(
+            f"{why}, so the attention cannot be recomputed beside it; use a method or an option that does not read "
+            "attention, e.g. tome, or topk with score=key_norm"
+        )
 
     def _unfolded(self, mask: ir.Value, node: ir.Node) -> ir.Value:
         """[B,H,R,N] from a mask with three axes."""
@@ -191,17 +207,17 @@ class GraphTaps:
                     break
                 factor *= number
             value, dims, producer = step, self.shapes.of(step), step.producer()
-        return self._by_head(self.core.key, self.core.key_transposed), 1, 1.0
+        return self._by_head(self.core.key, self.core.key_heads, transposed=self.core.key_transposed), 1, 1.0
 
-    def _by_head(self, value: ir.Value, transposed: bool) -> ir.Value:
+    def _by_head(self, value: ir.Value, heads: int, *, transposed: bool) -> ir.Value:
         """Any of the forms an attention reads, as [B,H,N,D]."""
         dims, core = self.shapes.of(value), self.core
         if len(dims) == 3 and core.fused:
-            split = self.op("Reshape", value, [self.batch, self.count, core.heads, core.width])
+            split = self.op("Reshape", value, [self.batch, self.count, heads, core.width])
             return self.op("Transpose", split, perm=[0, 2, 1, 3])
         if len(dims) == 3:
             last = [core.width, self.count] if transposed else [self.count, core.width]
-            value = self.op("Reshape", value, [self.batch, core.heads, *last])
+            value = self.op("Reshape", value, [self.batch, heads, *last])
         return self.op("Transpose", value, perm=[0, 1, 3, 2]) if transposed else value
 
     def _float(self, value: ir.Value) -> ir.Value:
@@ -220,7 +236,7 @@ class InletTaps(GraphTaps):
             "the method can read the tokens themselves only"
         )
 
-    def _by_head(self, value: ir.Value, transposed: bool) -> NoReturn:
+    def _by_head(self, value: ir.Value, heads: int, *, transposed: bool) -> NoReturn:
         self._plain_keys()
 
 
@@ -237,21 +253,15 @@ def additive(op: GraphOps, node: ir.Node, index: int) -> ir.Value | None:
     if node.op_type == "Where":
         if index != 0:
             return None
-        shown, hidden = (0.0, LOWEST) if _fills(node, 2) else (LOWEST, 0.0)
+        shown, hidden = (0.0, LOWEST) if hides(node, 2) else (LOWEST, 0.0)
         return op("Where", value, shown, hidden)
     if value.dtype == ir.DataType.BOOL:
         return op("Where", value, 0.0, LOWEST)
+    if node.op_type == "Sub":
+        return op("Max", op("Neg", op("Cast", value, to=FLOAT)), LOWEST) if index else None
     if node.op_type in ("Add", "Attention", "Sum"):
         return op("Max", op("Cast", value, to=FLOAT), LOWEST)
     return None
-
-
-def _fills(node: ir.Node, index: int) -> bool:
-    """Whether input `index` of a Where is the constant that hides scores."""
-    value = node.inputs[index]
-    return (
-        value is not None and value.const_value is not None and bool(np.all(value.const_value.numpy() < -1))
-    )
 
 
 def batch_of(shapes: Shapes, value: ir.Value, axis: int = 0) -> int:

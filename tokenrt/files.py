@@ -15,7 +15,7 @@ from tokenrt.errors import TokenrtError
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, remove it on any error.
 
-    Raises: TokenrtError when the folder of `path` does not exist or `path` is a folder.
+    Raises: TokenrtError when the folder of `path` does not exist or takes no file, or `path` is a folder.
     """
     target = Path(path)
     if target.is_dir():
@@ -24,7 +24,12 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise TokenrtError(
             f"cannot write {target}: the directory {target.parent} does not exist; create it first"
         )
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    except OSError as cause:
+        raise TokenrtError(
+            f"cannot write {target}: no file can be made in {target.parent} ({cause.strerror}); name another folder"
+        ) from cause
     os.close(handle)
     temporary = Path(name)
     try:

@@ -10,6 +10,7 @@ STANDARD = (
     "Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Sub Sum Swish Tanh ThresholdedRelu Where Xor"
 ).split()
 LINEAR = frozenset("Cast CastLike Div Dropout Identity IsNaN Mul Neg Where".split())
+ADDED = frozenset("Add And Max Min Or Sub Sum Where Xor".split())
 CONTRIB = ("BiasGelu", "FastGelu", "Gelu", "QuickGelu")
 
 
@@ -56,8 +57,15 @@ def auxiliary(step: Step, index: int, marks: list[Mark], shift: int) -> None:
             raise step.block(
                 f"input {index} meets a token axis that other axes are folded into (axis {axis})"
             )
+    pairs = len(marks) > 1
+    if pairs and step.node.op_type not in {*ADDED, "Mul"}:
+        raise step.block(
+            f"input {index} holds a number per pair of tokens that is neither added nor a factor"
+        )
     features = dims[-1] > 1 and len(dims) - 1 not in {axis for axis, _ in axes}
-    role: Role = "logits" if len(marks) > 1 else "place" if features else "weight"
+    role: Role = (
+        "logits" if pairs and step.node.op_type in ADDED else "place" if features and not pairs else "weight"
+    )
     step.edit(ReduceAuxiliary(step.node, index, axes, role))
 
 

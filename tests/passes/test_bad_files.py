@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import onnx
 import pytest
@@ -131,6 +133,15 @@ def test_a_target_that_cannot_be_written(kind: str, tmp_path: Path) -> None:
         tmp_path,
         message,
         lambda: tokenrt.reduce(path, method="tome", budget=Budget.remove(1), output=target),
+    )
+    refused_line(tmp_path, message, "reduce", path, "-o", target, "--method", "tome", "--remove", 1)
+
+
+def test_a_folder_that_takes_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, target = write(good())(tmp_path), tmp_path / "out.onnx"
+    monkeypatch.setattr(tempfile, "mkstemp", Mock(side_effect=PermissionError(13, "Permission denied")))
+    message = (
+        rf"out\.onnx: no file can be made in .*{tmp_path.name} \(Permission denied\); name another folder"
     )
     refused_line(tmp_path, message, "reduce", path, "-o", target, "--method", "tome", "--remove", 1)
 

@@ -19,6 +19,7 @@ ROW = (
 )
 CHANNELS = "  turned = Transpose <perm = [0, 2, 1]> (b1_out)\n"
 REST = "  rest = Slice (b1_out, one, six, one)\n"
+SECOND = "  second = Transpose <perm = [1, 0, 2]> (b1_out)\n"
 END = "  y = MatMul (pooled, w1)\n"
 POOL = "  pooled = ReduceMean <axes = [1], keepdims = 0> ({})\n" + END
 MEANT = "  mean = ReduceMean <axes = [1]> (b1_out)\n"
@@ -37,6 +38,10 @@ EXACT = {
     "sum": "  pooled = ReduceSum <keepdims = 0> (b1_out, one)\n" + END,
     "sum-over-the-count": "  sum = ReduceSum <keepdims = 0> (b1_out, one)\n  pooled = Div (sum, count)\n"
     + END,
+    "mean-with-the-batch-second": SECOND
+    + "  pooled = ReduceMean <axes = [0], keepdims = 0> (second)\n"
+    + END,
+    "sum-with-the-batch-second": SECOND + "  pooled = ReduceSum <keepdims = 0> (second, nil)\n" + END,
     "maximum": "  pooled = ReduceMax <axes = [1], keepdims = 0> (b1_out)\n" + END,
     "variance": MEANT + "  away = Sub (b1_out, mean)\n  square = Mul (away, away)\n" + POOL.format("square"),
     "gated-sum": SCORE

@@ -205,6 +205,13 @@ BLOCKS = {
         "y, pk, pv = Attention (x, x, x, , past, past)", f"{HEADS}, float[B,2,3,8] past", "", "key-value cache", "operator",
     ),
     "Attention-causal": ("y = Attention <is_causal = 1> (x, x, x)", HEADS, "", "causal", "operator"),
+    "If": (
+        "y = If (c) <then_branch = t () => (float[B,6,4] u) { u = Relu (x) }, else_branch = e () => (float[B,6,4] v) { v = Abs (x) }>",
+        f"{X}, bool c", "", "branches or its body read tokens", "operator",
+    ),
+    "Div-for-each-pair": (
+        "t = Transpose <perm = [0, 1, 3, 2]> (x)\ns = MatMul (x, t)\ny = Div (s, m)", HEADS, SQUARE, "neither added nor a factor", "operator",
+    ),
     "Gemm-over-tokens": ("r = Reshape (x, s)\ny = Gemm <transA = 1> (r, r)", X, "int64[2] s = {-1, 4}", "token mixing", "operator"),
 }  # fmt: skip
 
@@ -272,6 +279,9 @@ AUXILIARY = {
     "one-number-a-token": ("y = Mul (x, p)", X, "float[6,1] p = {1, 1, 1, 1, 1, 1}", "weight", ((0, 1),)),
     "score-bias": (
         "t = Transpose <perm = [0, 1, 3, 2]> (x)\ns = MatMul (x, t)\ny = Add (s, p)", HEADS, SQUARE.replace(" m ", " p "), "logits", ((0, 2), (1, 3)),
+    ),
+    "factor-for-each-pair": (
+        "t = Transpose <perm = [0, 1, 3, 2]> (x)\ns = MatMul (x, t)\ny = Mul (s, p)", HEADS, SQUARE.replace(" m ", " p "), "weight", ((0, 2), (1, 3)),
     ),
     "key-mask": (
         "t = Transpose <perm = [0, 1, 3, 2]> (x)\ns = MatMul (x, t)\ny = Add (s, p)", HEADS, "float[1,1,1,6] p = {0, 0, 0, 0, 0, 0}", "logits", ((3, 3),),

@@ -32,6 +32,23 @@ def test_json_is_the_whole_of_standard_output(run: Run, stand_in: StandIn) -> No
     assert "a library speaks" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("reduce", "m.onnx"), "--output"),
+        (("reduce", "m.onnx", "-o", "r.onnx", "--remove", "few"), "--remove"),
+        (("shrink", "m.onnx"), "shrink"),
+        (("plugins", "paint"), "paint"),
+        (("--loud", "inspect", "m.onnx"), "--loud"),
+    ],
+)
+def test_words_that_make_no_call_are_one_document_too(run: Run, words: tuple[str, ...], message: str) -> None:
+    done = run(*words, "--json")
+    assert done.exit_code == 2
+    assert message in json.loads(done.stdout)["error"]["message"]
+    assert run(*words).stdout == ""
+
+
 def test_without_json_the_result_is_drawn(run: Run, stand_in: StandIn) -> None:
     stand_in("inspect")
     assert run("inspect", "m.onnx").stdout == "the answer\n"

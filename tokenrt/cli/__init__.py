@@ -8,9 +8,11 @@ import typer
 
 import tokenrt
 from tokenrt.cli import graph, lists, models, plugins
+from tokenrt.cli.boundary import Verbs
 
 app = typer.Typer(
     name="tokenrt",
+    cls=Verbs,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

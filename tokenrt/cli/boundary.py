@@ -13,6 +13,7 @@ from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
+from typer.core import TyperGroup
 
 from tokenrt.errors import TokenrtError
 
@@ -67,6 +68,31 @@ def verb(app: typer.Typer, *, spinner: bool = True) -> Callable[[Callable[..., R
     return register
 
 
+class Verbs(TyperGroup):
+    """The group of all verbs: words that make no call are one JSON document too where `--json` is among them."""
+
+    def make_context(self, info_name: str | None, args: list[str], *rest: Any, **extra: Any) -> Any:
+        wanted = "--json" in args
+        with _usage(as_json=wanted):
+            context = super().make_context(info_name, args, *rest, **extra)
+        context.meta["json"] = wanted
+        return context
+
+    def invoke(self, ctx: Any) -> Any:
+        with _usage(as_json=ctx.meta["json"]):
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _usage(*, as_json: bool) -> Iterator[None]:
+    try:
+        yield
+    except typer.TyperException as error:
+        if as_json:
+            _document("UsageError", error.format_message())
+        raise
+
+
 @contextmanager
 def _boundary(*, as_json: bool, debug: bool) -> Iterator[None]:
     try:
@@ -97,7 +123,11 @@ def _report(error: Exception, *, as_json: bool, hint: str = "") -> None:
     message = str(error) if known else f"unexpected {kind}: {str(error).strip() or 'no message'}{hint}"
     print(f"error: {message}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"error": {"type": kind, "message": message}}))
+        _document(kind, message)
+
+
+def _document(kind: str, message: str) -> None:
+    print(json.dumps({"error": {"type": kind, "message": message}}))
 
 
 def _emit(result: Result, *, as_json: bool) -> None:
