@@ -76,6 +76,7 @@ class Block(nn.Module):
         self.first, self.second, self.third = (nn.LayerNorm(WIDTH) for _ in range(3))
         self.own = Attention(WIDTH)
         self.cross = Attention(context) if context else None
+        self.table: Tensor | None = None
         self.up, self.down = nn.Linear(WIDTH, 4 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
 
     def forward(
@@ -87,7 +88,7 @@ class Block(nn.Module):
         else:
             x = walk.attended(number, self.first, self.own, x)
         if self.cross is not None and context is not None:
-            x = x + self.cross(self.second(x), context, sizes)
+            x = x + self.cross(self.second(x), context, sizes, self.table)
         left, gate = self.up(self.third(x)).chunk(2, dim=-1)
         result: Tensor = x + self.down(left * functional.gelu(gate))
         return result

@@ -75,9 +75,8 @@ class Translator(nn.Module):
         self.first = nn.Parameter(torch.zeros(1, 1, WIDTH))
         self.encoder = nn.ModuleList(Block() for _ in range(2))
         self.decoder = nn.ModuleList(Block(WIDTH) for _ in range(2))
-        self.last = Attention(WIDTH)
-        self.table = nn.Parameter(torch.linspace(-1, 1, TEXT * PICTURE).reshape(1, 1, TEXT, PICTURE))
-        self.uses_table = table
+        for block in self.decoder if table else ():
+            block.table = nn.Parameter(torch.linspace(-1, 1, TEXT * PICTURE).reshape(1, 1, TEXT, PICTURE))
 
     def forward(
         self, patches: Tensor, text: Tensor, methods: Any = None, reduced: Plan | None = None
@@ -87,11 +86,7 @@ class Translator(nn.Module):
         x = body(self.encoder, torch.cat([self.first.expand(x.shape[0], 1, WIDTH), x], dim=1), seeing)
         sizes = None if seeing is None else seeing.line.sizes
         y = body(self.decoder, self.words(text), reading, x, sizes)
-        if self.uses_table:
-            y = y + self.last(y, x, sizes, self.table)
-        if reading is not None:
-            y = reading.back(y)
-        return y
+        return y if reading is None else reading.back(y)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -144,10 +139,10 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_both_are_found(case: tuple[str, Any, Path]) -> None:
     kind, _, path = case
     found = inspect(path)
-    assert [(each.tokens, each.protected, len(each.blocks)) for each in found.transformers] == [
+    assert {(each.tokens, each.protected, len(each.blocks)) for each in found.transformers} == {
         (PICTURE, 1, 2),
         (TEXT, 0, 2),
-    ]
+    }
     assert len(found.refusals) == (0 if kind == "towers" else 2)
 
 
@@ -157,9 +152,12 @@ def test_each_is_reduced_for_itself(case: tuple[str, Any, Path], which: Any) -> 
     kind, net, path = case
     made = reduce(path, method="pairs_stay", budget=Budget.remove(3), transformers=which)
     chosen = which if isinstance(which, list) else {None: [0], "all": [0, 1]}[which]
+    number = {each.tokens: place for place, each in enumerate(made.plan.transformers)}
+    streams = [stream for stream, tokens in enumerate((PICTURE, TEXT)) if number[tokens] in chosen]
     counts = {(0, 0): 14, (0, 1): 11, (1, 0): 7, (1, 1): 4}
-    reduced = {key: keep for key, keep in counts.items() if key[0] in chosen}
-    assert {(site.transformer, site.block): site.tokens for site in made.plan.sites} == reduced
+    reduced = {key: keep for key, keep in counts.items() if key[0] in streams}
+    planned = {(site.transformer, site.block): site.tokens for site in made.plan.sites}
+    assert planned == {(number[(PICTURE, TEXT)[s]], b): keep for (s, b), keep in reduced.items()}
     how = {"methods": (Pairs(1), Pairs(0)), "reduced": reduced}
     double, single = (plain(net, inputs(kind), kind_, **how) for kind_ in (torch.float64, torch.float32))
     for found, exact, same in zip(run(session(made.model), feeds(kind)), double, single, strict=True):
@@ -176,9 +174,10 @@ def test_each_tower_has_a_batch_of_its_own(tmp_path: Path) -> None:
     path = exported(seeded(Towers()), "towers", tmp_path / "model.onnx")
     made = reduce(path, method="tome", budget=Budget.remove(2), transformers="all", source_map=True)
     one, two = (run(session(made.model), feeds("towers", *batch)) for batch in ((3, 3), (3, 1)))
-    assert [value.shape for value in two] == [(3, WIDTH), (1, WIDTH), (3, PICTURE), (1, TEXT)]
+    assert [value.shape for value in two[:2]] == [(3, WIDTH), (1, WIDTH)]
+    assert sorted(value.shape for value in two[2:]) == [(1, TEXT), (3, PICTURE)]
     close([two[0]], [one[0]])
-    assert [int(value.max()) for value in two[2:]] == [PICTURE - 5, TEXT - 5]
+    assert all(int(value.max()) == value.shape[1] - 5 for value in two[2:])
 
 
 def test_two_that_share_a_table_are_not_reduced_together(tmp_path: Path) -> None:
