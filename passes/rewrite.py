@@ -57,9 +57,9 @@ class Rewriter:
         """Places of the nodes before anything was inserted."""
         return {node: place for place, node in enumerate(self.graph)}
 
-    @property
+    @cached_property
     def batch(self) -> int:
-        """Images in the stream, -1 where that is dynamic."""
+        """Images in the stream, -1 where that is dynamic; asked for before outputs change their names."""
         value = self.path.sites[0].value
         return batch_of(self.shapes, value, 0 if self.path.flow.marks[value][0].axis else 1)
 
