@@ -11,6 +11,17 @@ from tokenrt.passes.shapes import Shapes
 
 def constant_prefix(value: ir.Value, axis: int, shapes: Shapes) -> int:
     """How many leading entries along `axis` do not depend on any graph input: class, distillation and register tokens."""
+    return _prefix(value, axis, shapes, {})
+
+
+def _prefix(value: ir.Value, axis: int, shapes: Shapes, known: dict[tuple[ir.Value, int], int]) -> int:
+    """`known` holds what was answered before: a stream behind residual additions is reached on many ways."""
+    if (value, axis) not in known:
+        known[value, axis] = _own_prefix(value, axis, shapes, known)
+    return known[value, axis]
+
+
+def _own_prefix(value: ir.Value, axis: int, shapes: Shapes, known: dict[tuple[ir.Value, int], int]) -> int:
     if not depends_on_input(value):
         return shapes.of(value)[axis]
     node = value.producer()
@@ -20,7 +31,7 @@ def constant_prefix(value: ir.Value, axis: int, shapes: Shapes) -> int:
     if node.op_type == "Concat" and node.attributes["axis"].value % len(shapes.of(value)) == axis:
         total = 0
         for step in data:
-            here = constant_prefix(step, axis, shapes)
+            here = _prefix(step, axis, shapes, known)
             total += here
             if here < shapes.of(step)[axis]:
                 break
@@ -29,7 +40,7 @@ def constant_prefix(value: ir.Value, axis: int, shapes: Shapes) -> int:
     if node.op_type == "Slice" and len(bounds) == len(data) - 1:
         starts, ends, axes = [*bounds, [*range(len(bounds[0]))]][:3]
         axes = [number % len(shapes.of(value)) for number in axes]
-        prefix = constant_prefix(data[0], axis, shapes)
+        prefix = _prefix(data[0], axis, shapes, known)
         if axis not in axes:
             return prefix
         place = axes.index(axis)
@@ -38,14 +49,12 @@ def constant_prefix(value: ir.Value, axis: int, shapes: Shapes) -> int:
     if node.op_type == "Transpose":
         rank = len(shapes.of(value))
         order = node.attributes["perm"].value if "perm" in node.attributes else list(range(rank - 1, -1, -1))
-        return constant_prefix(data[0], list(order)[axis], shapes)
+        return _prefix(data[0], list(order)[axis], shapes, known)
     if node.op_type in ("Reshape", "Expand", "Unsqueeze", "Squeeze", "Gather"):
         return 0
     same = [step for step in data if shapes.known(step) and len(shapes.of(step)) == len(shapes.of(value))]
     parts = [
-        constant_prefix(step, axis, shapes)
-        for step in same
-        if shapes.of(step)[axis] == shapes.of(value)[axis]
+        _prefix(step, axis, shapes, known) for step in same if shapes.of(step)[axis] == shapes.of(value)[axis]
     ]
     return min(parts, default=0)
 

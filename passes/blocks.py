@@ -1,4 +1,4 @@
-"""Find the transformer blocks around the attentions: the residual stream, where it ends, what is protected.
+"""Find the transformers of a graph and their blocks: the residual stream, where it ends, what is protected.
 
 A block's *attended* value is the residual stream right after the attention is added; its *output* is the
 stream after the whole block. Both are cuts: whatever follows sees the tokens only through them, so tokens can
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from tokenrt.passes.ancestry import ancestors, between, constant_prefix, nested
 from tokenrt.passes.attention import Core, causal, cores
 from tokenrt.passes.branch import Branch, branch
-from tokenrt.passes.flow import Flow, Mark, Marks, follow
+from tokenrt.passes.flow import Blocked, Flow, Mark, Marks, follow
 from tokenrt.passes.grid import Grid, grid
 from tokenrt.passes.shapes import Shapes, describe
 
@@ -51,11 +51,12 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Structure:
-    """The blocks of a model and its token axis.
+    """The blocks of one transformer and its token axis.
 
     tokens: N at the first block. protect: leading tokens that never leave. axis: the token axis of the
     stream. body: the nodes from the first block's entry to the last block's output; everything else behind
     them is tail. grid: the layout of the unprotected tokens, (h, w) or (frames, h, w), where one is found.
+    refusals: attentions its tokens reach that are no block of it, and blocks that take no reduction.
     """
 
     blocks: tuple[Block, ...]
@@ -68,61 +69,107 @@ class Structure:
     refusals: tuple[Refusal, ...]
     grid: Grid | None = None
 
-    def candidates(self) -> int:
-        """Attentions that are a block or were refused as one."""
-        return len(self.blocks) + sum(refusal.where.startswith("attention at") for refusal in self.refusals)
-
     def seeds(self) -> dict[ir.Value, Marks]:
         return {self.blocks[0].entry: (Mark(self.axis),)} if self.blocks else {}
 
+    def reaches(self, core: Core, skip: ir.Value) -> bool:
+        """Whether its tokens come to an attention or the stream beside it, or would but for an operator without a rule."""
+        ends = (core.query, core.key, core.value, skip)
+        return any(self.flow.marks.get(value) for value in ends) or any(
+            stop.kind != "grid" for stop in _stops(core, self.flow)
+        )
 
-def find(graph: ir.Graph, shapes: Shapes) -> Structure:
-    """Find the blocks. A model without any gives an empty structure whose refusals say why."""
-    order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
-    refusals: list[Refusal] = []
+
+NOTHING = Structure((), 0, 0, False, 0, frozenset(), Flow(), ())
+
+
+@dataclass(frozen=True)
+class Found:
+    """Every transformer of a graph, in graph order, and all that was refused."""
+
+    transformers: tuple[Structure, ...]
+    refusals: tuple[Refusal, ...]
+
+
+Start = tuple[Core, tuple[ir.Value, ir.Value]]
+"""An attention, with the residual stream it reads and the value right after its result is added to it."""
+
+
+def find(graph: ir.Graph, shapes: Shapes) -> Found:
+    """Find the transformers: each starts at the first attention that the tokens of those before it do not reach.
+
+    A graph without any gives none, and refusals that say why.
+    """
     every = cores(graph, shapes)
     if not every:
-        refusals.append(
-            Refusal("model", "no attention found: no softmax between two products and no Attention node")
-        )
+        none = "no attention found: no softmax between two products and no Attention node"
+        return Found((), (Refusal("model", none),))
+    order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
     traced = [(core, _residual(core)) for core in every]
     starts = [(core, start) for core, start in traced if not isinstance(start, Refusal)]
-    apart = [(core, start) for core, start in traced if isinstance(start, Refusal)]
-    for place, (first, (entry, _)) in enumerate(starts):
-        if first.queries != first.keys:
-            refusals.append(
-                _refuse(
-                    first,
-                    f"{first.queries} queries attend to {first.keys} keys: not self-attention over one token axis",
-                )
-            )
-            continue
-        axes = [
-            axis
-            for axis, size in enumerate(shapes.of(entry))
-            if size == first.keys and axis < len(shapes.of(entry)) - 1
-        ]
-        found = [_structure(graph, shapes, starts[place:], axis, order, refusals, apart) for axis in axes]
-        best = max(found, key=lambda structure: len(structure.blocks), default=None)
-        if best is not None and best.blocks:
-            start, images = best.blocks[0].entry, shapes.of(graph.inputs[0])[0]
-            return replace(best, grid=grid(start, best.axis, best.tokens, best.protect, shapes, images))
-        refusals.append(_refuse(first, _why_not(found, axes, first, shapes, entry)))
-    refusals.extend(refusal for _, refusal in apart)
-    return Structure((), 0, 0, False, 0, frozenset(), Flow(), tuple(dict.fromkeys(refusals)))
+    transformers: list[Structure] = []
+    refusals: list[Refusal] = []
+    waiting = starts
+    while waiting:
+        made = _first(graph, shapes, waiting, order, {core.node for core, _ in starts})
+        if isinstance(made, Refusal):
+            refusals.append(made)
+            waiting = waiting[1:]
+        else:
+            transformers.append(made)
+            waiting = [(core, start) for core, start in waiting if not made.reaches(core, start[0])]
+    for number, structure in enumerate(transformers):
+        several = f"transformer {number} " if len(transformers) > 1 else ""
+        refusals.extend(
+            replace(refusal, where=several + refusal.where) if refusal.where.startswith("block") else refusal
+            for refusal in structure.refusals
+        )
+    # An attention whose keys are tokens and whose queries are not pools them; that needs no block.
+    flows = [structure.flow.marks for structure in transformers]
+    refusals.extend(
+        start
+        for core, start in traced
+        if isinstance(start, Refusal)
+        and not any(marks.get(core.key) and not marks.get(core.query) for marks in flows)
+    )
+    return Found(tuple(transformers), tuple(dict.fromkeys(refusals)))
+
+
+def _first(
+    graph: ir.Graph,
+    shapes: Shapes,
+    starts: list[Start],
+    order: dict[ir.Node, int],
+    attentions: set[ir.Node],
+) -> Structure | Refusal:
+    """The transformer that starts at the first of these attentions, or why none does."""
+    core, (entry, _) = starts[0]
+    if core.queries != core.keys:
+        return _refuse(
+            core,
+            f"{core.queries} queries attend to {core.keys} keys: not self-attention over one token axis",
+        )
+    dims = shapes.of(entry)
+    axes = [axis for axis, size in enumerate(dims[:-1]) if size == core.keys]
+    found = [_structure(graph, shapes, starts, axis, order, attentions) for axis in axes]
+    best = max(found, key=lambda structure: len(structure.blocks), default=NOTHING)
+    if not best.blocks:
+        return _refuse(core, _why_not(found, axes, core, shapes, entry))
+    images = shapes.of(graph.inputs[0])[0]
+    cells = grid(best.blocks[0].entry, best.axis, best.tokens, best.protect, shapes, images)
+    return replace(best, grid=cells)
 
 
 def _structure(
     graph: ir.Graph,
     shapes: Shapes,
-    starts: list[tuple[Core, tuple[ir.Value, ir.Value]]],
+    starts: list[Start],
     axis: int,
     order: dict[ir.Node, int],
-    earlier: list[Refusal],
-    apart: list[tuple[Core, Refusal]],
+    attentions: set[ir.Node],
 ) -> Structure:
-    entry = starts[0][1][0]
-    tokens = starts[0][0].keys
+    first, (entry, _) = starts[0]
+    tokens = first.keys
     prefix = constant_prefix(entry, axis, shapes)
     seeds: dict[ir.Value, Marks] = {entry: (Mark(axis),)}
     flows = {
@@ -130,25 +177,20 @@ def _structure(
         for count in dict.fromkeys((prefix, max(prefix, 1)))
     }
     protect = min(flows, key=lambda count: (len(flows[count].blocked), count))
-    flow, refusals, blocks = flows[protect], [*earlier], list[Block]()
-    # An attention whose keys are tokens and whose queries are not pools them; that needs no block.
-    refusals.extend(
-        refusal for core, refusal in apart if not flow.marks.get(core.key) or flow.marks.get(core.query)
-    )
-    nodes = {core.node for core, _ in starts}
+    flow = flows[protect]
+    whole = Structure((), tokens, protect, protect > 0, axis, frozenset(), flow, ())
+    blocks: list[Block] = []
+    refusals: list[Refusal] = []
     for core, (skip, attended) in starts:
+        if not whole.reaches(core, skip):
+            continue
         reason = _unmarked(core, flow) or (CAUSAL if causal(core) else None)
-        if reason is not None and blocks and core.queries == core.keys and not flow.marks.get(skip):
-            reason = (
-                f"it belongs to a transformer of its own, over {core.keys} tokens that start anew at {skip.name!r}, and "
-                f"of several the first is reduced, here that of {tokens} tokens ({reason})"
-            )
         if reason is None and not blocks and skip is not entry:
             reason = "it does not start at the residual stream of the first block"
         if reason is not None:
             refusals.append(_refuse(core, reason))
             continue
-        output, sequential = _block_output(attended, flow, order, nodes)
+        output, sequential = _block_output(attended, flow, order, attentions)
         apart_from = branch(core, skip, attended, flow, shapes)
         blocks.append(Block(len(blocks), core, skip, attended if sequential else None, output, apart_from))
     body = between(entry, blocks[-1].output) if blocks else frozenset()
@@ -165,13 +207,9 @@ def _structure(
         )
         blocks = [replace(block, index=index) for index, block in enumerate(usable)]
         if blocks:
-            axis_there = next((mark.axis for mark in flow.marks.get(blocks[0].entry, ())), axis)
+            axis = next((mark.axis for mark in flow.marks.get(blocks[0].entry, ())), axis)
             body = between(blocks[0].entry, blocks[-1].output)
-            axis = axis_there
-    class_token = protect > 0
-    return Structure(
-        tuple(blocks), tokens, protect, class_token, axis, body, flow, tuple(dict.fromkeys(refusals))
-    )
+    return replace(whole, blocks=tuple(blocks), axis=axis, body=body, refusals=tuple(refusals))
 
 
 def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
@@ -237,24 +275,19 @@ def _readers(value: ir.Value) -> set[ir.Node]:
     return {node for node, _ in value.uses()}
 
 
+def _stops(core: Core, flow: Flow) -> list[Blocked]:
+    """The nodes in front of an attention that the tokens do not pass."""
+    before = ancestors((core.query, core.key, core.value))
+    return [b for b in flow.blocked if b.node is not None and not before.isdisjoint(b.node.outputs)]
+
+
 def _unmarked(core: Core, flow: Flow) -> str | None:
     """Why the attention is not over the stream's token axis, or None."""
-    rank_marks = flow.marks.get(core.query, ()), flow.marks.get(core.key, ()), flow.marks.get(core.value, ())
-    if not all(rank_marks):
-        blocked = next(
-            (
-                b
-                for b in flow.blocked
-                if b.node is not None and set(b.node.outputs) & ancestors((core.query, core.key, core.value))
-            ),
-            None,
-        )
-        return (
-            f"the token axis does not reach it: {blocked.describe()}"
-            if blocked
-            else "it does not read the residual stream's tokens"
-        )
-    return None
+    if all(flow.marks.get(value) for value in (core.query, core.key, core.value)):
+        return None
+    for stop in _stops(core, flow):
+        return f"the token axis does not reach it: {stop.describe()}"
+    return "it does not read the residual stream's tokens"
 
 
 def _why_not(found: list[Structure], axes: list[int], core: Core, shapes: Shapes, entry: ir.Value) -> str:

@@ -13,7 +13,7 @@ from tokenrt.passes.model import ModelLike, opset
 from tokenrt.passes.plan import PLACES
 from tokenrt.passes.prepare import Prepared, ShapeOption, prepare
 from tokenrt.passes.route import cut
-from tokenrt.passes.shapes import describe
+from tokenrt.passes.shapes import Shapes, describe
 
 POOLS = {
     "ReduceMean": "mean",
@@ -48,12 +48,9 @@ class TokenAxis:
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """The answer of `tokenrt inspect`."""
+class TransformerView:
+    """One transformer as inspect shows it: its blocks, its tokens, and what follows the last block."""
 
-    opset: int
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
     tokens: int
     protected: int
     grid: tuple[int, ...] | None
@@ -61,13 +58,9 @@ class Inspection:
     blocks: tuple[BlockRow, ...]
     follows: tuple[str, ...]
     token_axes: tuple[TokenAxis, ...]
-    refusals: tuple[Refusal, ...]
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "opset": self.opset,
-            "inputs": list(self.inputs),
-            "outputs": list(self.outputs),
             "tokens": self.tokens,
             "protected": self.protected,
             "grid": list(self.grid) if self.grid else None,
@@ -75,16 +68,16 @@ class Inspection:
             "blocks": [{**block.__dict__, "sites": list(block.sites)} for block in self.blocks],
             "follows": list(self.follows),
             "token_axes": [{**axis.__dict__, "axes": list(axis.axes)} for axis in self.token_axes],
-            "refusals": [refusal.as_dict() for refusal in self.refusals],
         }
 
-    def __rich__(self) -> Any:
+    def shown(self, name: str) -> Any:
+        """Its table and what there is to say about it; `name` stands in front where there are several."""
         from rich.console import Group
         from rich.markup import escape
         from rich.table import Table
 
         title = f"{len(self.blocks)} blocks, {self.tokens} tokens ({self.protected} protected), {self.channels} channels"
-        table = Table(title=title)
+        table = Table(title=f"{name}{title}")
         for name in ("block", "heads", "head width", "tokens", "attention", "masks"):
             table.add_column(name, justify="right" if name not in ("attention",) else "left")
         table.add_column("sites")
@@ -95,32 +88,103 @@ class Inspection:
                 str(row.masks),
                 ", ".join(row.sites),
             )
-        lines = [f"input {text}" for text in self.inputs] + [f"output {text}" for text in self.outputs]
         cells = (
             "unknown: methods that need it take --grid"
             if self.grid is None
             else "x".join(map(str, self.grid))
         )
-        lines.append(f"grid of the unprotected tokens: {cells}")
+        lines = [f"grid of the unprotected tokens: {cells}"]
         lines += [f"after the last block: {text}" for text in self.follows]
         lines.append(f"token axis: {len(self.token_axes)} tensors count tokens (listed with --json)")
-        lines += [f"refused: {refusal.where}: {refusal.reason}" for refusal in self.refusals]
-        parts: list[Any] = [table] if self.blocks else ["no transformer block can be reduced"]
-        return Group(*parts, *(escape(line) for line in lines))
+        return Group(table, *(escape(line) for line in lines))
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The answer of `tokenrt inspect`; the counts of the first transformer are its own."""
+
+    opset: int
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    transformers: tuple[TransformerView, ...]
+    refusals: tuple[Refusal, ...]
+
+    @property
+    def first(self) -> TransformerView:
+        """The first transformer, with no block where there is none."""
+        return self.transformers[0] if self.transformers else TransformerView(0, 0, None, 0, (), (), ())
+
+    @property
+    def tokens(self) -> int:
+        return self.first.tokens
+
+    @property
+    def protected(self) -> int:
+        return self.first.protected
+
+    @property
+    def grid(self) -> tuple[int, ...] | None:
+        return self.first.grid
+
+    @property
+    def channels(self) -> int:
+        return self.first.channels
+
+    @property
+    def blocks(self) -> tuple[BlockRow, ...]:
+        return self.first.blocks
+
+    @property
+    def follows(self) -> tuple[str, ...]:
+        return self.first.follows
+
+    @property
+    def token_axes(self) -> tuple[TokenAxis, ...]:
+        return self.first.token_axes
+
+    def as_dict(self) -> dict[str, Any]:
+        every = [transformer.as_dict() for transformer in self.transformers]
+        return {
+            "opset": self.opset,
+            "inputs": list(self.inputs),
+            "outputs": list(self.outputs),
+            **self.first.as_dict(),
+            **({"transformers": every} if len(every) > 1 else {}),
+            "refusals": [refusal.as_dict() for refusal in self.refusals],
+        }
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.markup import escape
+
+        ends = [f"input {text}" for text in self.inputs] + [f"output {text}" for text in self.outputs]
+        lines = ends + [f"refused: {refusal.where}: {refusal.reason}" for refusal in self.refusals]
+        several = len(self.transformers) > 1
+        parts: list[Any] = [
+            transformer.shown(f"transformer {number}: " if several else "")
+            for number, transformer in enumerate(self.transformers)
+        ]
+        return Group(*(parts or ["no transformer block can be reduced"]), *(escape(line) for line in lines))
 
 
 def inspect(model: ModelLike, *, shape: ShapeOption = None) -> Inspection:
     """Analyse a model without changing it. Raises: ModelError, ShapeError, UnsupportedError."""
     prepared = prepare(model, shape)
-    structure, shapes = prepared.structure, prepared.shapes
     return Inspection(
         opset=opset(prepared.model),
         inputs=tuple(_signature(value, prepared) for value in prepared.model.graph.inputs),
         outputs=tuple(_signature(value, prepared) for value in prepared.model.graph.outputs),
+        transformers=tuple(_view(structure, prepared.shapes) for structure in prepared.transformers),
+        refusals=prepared.refusals,
+    )
+
+
+def _view(structure: Structure, shapes: Shapes) -> TransformerView:
+    return TransformerView(
         tokens=structure.tokens,
         protected=structure.protect,
         grid=structure.grid,
-        channels=shapes.of(structure.blocks[0].entry)[-1] if structure.blocks else 0,
+        channels=shapes.of(structure.blocks[0].entry)[-1],
         blocks=tuple(
             BlockRow(
                 index=block.index,
@@ -140,7 +204,6 @@ def inspect(model: ModelLike, *, shape: ShapeOption = None) -> Inspection:
             for value, marks in structure.flow.marks.items()
             if marks
         ),
-        refusals=structure.refusals,
     )
 
 

@@ -2,36 +2,21 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from math import prod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from tokenrt.errors import PlanError
 from tokenrt.files import atomic
-from tokenrt.passes import schedules
 from tokenrt.passes.budget import Budget as Budget
 from tokenrt.passes.methods.contract import Returns
 
-if TYPE_CHECKING:
-    from tokenrt.passes.methods.contract import Method
-
 Where = Literal["around-attention", "after-attention", "after-block"]
 PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
-KEYS = (
-    "method",
-    "tokens",
-    "protected",
-    "grid",
-    "blocks",
-    "proportional_attention",
-    "options",
-    "macs",
-    "site",
-)
+COUNTS = ("tokens", "protected", "grid", "blocks")
+KEYS = ("method", *COUNTS, "proportional_attention", "options", "macs", "transformer", "site")
 BACK = {
     "after-attention": "right after each attention",
     "before-next-site": "before the block of the next site, and behind the last block",
@@ -42,11 +27,30 @@ BACK = {
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """One reduction: `tokens` stay behind `where` of block `block` (blocks count from 0)."""
+    """One reduction: `tokens` stay behind `where` of block `block` of a transformer (both count from 0)."""
 
     block: int
     where: Where
     tokens: int
+    transformer: int = 0
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The tokens of one transformer of a model: N, the protected among them, its blocks, the grid where it is known."""
+
+    tokens: int
+    protect: int
+    blocks: int
+    grid: tuple[int, ...] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "protected": self.protect,
+            "grid": list(self.grid) if self.grid else None,
+            "blocks": self.blocks,
+        }
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,8 @@ class Plan:
     """Everything the rewrite needs besides the model.
 
     tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
-    multiply-accumulates of one image. seed of nothing: a plan is deterministic.
+    multiply-accumulates of one image. A model of several transformers has these counts for its first, and in
+    `others` those of transformers 1, 2 and so on, reduced or not.
     """
 
     method: str
@@ -68,15 +73,51 @@ class Plan:
     macs_after: int = 0
     notes: tuple[str, ...] = ()
     grid: tuple[int, ...] | None = None
+    others: tuple[Transformer, ...] = ()
+
+    @property
+    def transformers(self) -> tuple[Transformer, ...]:
+        """Every transformer of the model, in graph order."""
+        return Transformer(self.tokens, self.protect, self.blocks, self.grid), *self.others
+
+    def over(self, transformers: Sequence[Transformer]) -> Plan:
+        """The plan with these counts, sites left as they are."""
+        first, *others = transformers
+        return replace(
+            self,
+            tokens=first.tokens,
+            protect=first.protect,
+            blocks=first.blocks,
+            grid=first.grid,
+            others=tuple(others),
+        )
+
+    def laid_out(self, grid: Sequence[int]) -> Plan:
+        """The plan with this grid for every transformer it reduces."""
+        reduced, known = self.reduced(), enumerate(self.transformers)
+        return self.over([replace(e, grid=tuple(grid)) if n in reduced else e for n, e in known])
+
+    def of(self, transformer: int) -> Plan:
+        """What the plan says of one transformer, as the plan of a model that has no other."""
+        own = (replace(site, transformer=0) for site in self.sites if site.transformer == transformer)
+        return replace(self.over([self.transformers[transformer]]), sites=tuple(own), notes=())
+
+    def reduced(self) -> list[int]:
+        """The transformers that have sites."""
+        return sorted({site.transformer for site in self.sites})
 
     def counts(self) -> list[int]:
-        """The model's own count, then the tokens behind each site."""
-        return [self.tokens, *(site.tokens for site in self.sites)]
+        """The first transformer's own count, then the tokens behind each of its sites."""
+        return [self.tokens, *(site.tokens for site in self.sites if not site.transformer)]
 
     def arriving(self) -> list[int]:
         """Tokens that reach each site."""
-        counts = self.counts()[: len(self.sites)]
-        return [self.tokens] * len(counts) if all_return(self.returns) else counts
+        here = [transformer.tokens for transformer in self.transformers]
+        stay, found = not all_return(self.returns), []
+        for site in self.sites:
+            found.append(here[site.transformer])
+            here[site.transformer] = site.tokens if stay else here[site.transformer]
+        return found
 
     @property
     def returns(self) -> Returns:
@@ -86,25 +127,32 @@ class Plan:
         return methods.get(self.method).returns
 
     def spec(self) -> str:
-        """The reduction as one line, e.g. reduce{method=tome,sites=0:189;1:181,proportional=true}."""
+        """The reduction as one line, e.g. reduce{method=tome,sites=0:189;1:181,proportional=true}; 2/0: transformer 2."""
         signs = {"after-block": "+", "around-attention": "~"}
-        sites = ";".join(f"{s.block}{signs.get(s.where, '')}:{s.tokens}" for s in self.sites)
+        sites = ";".join(
+            f"{f'{s.transformer}/' if s.transformer else ''}{s.block}{signs.get(s.where, '')}:{s.tokens}"
+            for s in self.sites
+        )
         options = "".join(f",{key}={value}" for key, value in sorted(_written(self.options).items()))
         return f"reduce{{method={self.method},sites={sites},proportional={str(self.proportional_attention).lower()}{options}}}"
 
     def as_dict(self) -> dict[str, Any]:
+        several = {"transformers": [each.as_dict() for each in self.transformers]} if self.others else {}
         return {
             "method": self.method,
-            "tokens": self.tokens,
-            "protected": self.protect,
-            "grid": list(self.grid) if self.grid else None,
-            "blocks": self.blocks,
+            **self.transformers[0].as_dict(),
+            **several,
             "proportional_attention": self.proportional_attention,
             "options": _written(self.options),
             "macs": {"before": self.macs_before, "after": self.macs_after},
-            "sites": [{"block": s.block, "where": s.where, "tokens": s.tokens} for s in self.sites],
+            "sites": [self._entry(site) for site in self.sites],
             "notes": list(self.notes),
         }
+
+    def _entry(self, site: PlannedSite) -> dict[str, Any]:
+        """A site as files have it: where there is one transformer, it need not be named."""
+        number = {"transformer": site.transformer} if self.others else {}
+        return {**number, "block": site.block, "where": site.where, "tokens": site.tokens}
 
     def to_toml(self) -> str:
         import tomlkit
@@ -115,17 +163,14 @@ class Plan:
                 "tokenrt plan: edit the token counts or delete sites, then: tokenrt reduce MODEL --plan THIS -o OUT"
             )
         )
-        for key in ("method", "tokens", "protected", "grid", "blocks", "proportional_attention"):
-            if self.as_dict()[key] is not None:
-                document[key] = self.as_dict()[key]
+        own = {} if self.others else self.transformers[0].as_dict()
+        head = {"method": self.method, **own, "proportional_attention": self.proportional_attention}
+        document.update({key: value for key, value in head.items() if value is not None})
         document["options"] = _written(self.options)
         document["macs"] = {"before": self.macs_before, "after": self.macs_after}
-        sites = tomlkit.aot()
-        for site in self.sites:
-            table = tomlkit.table()
-            table.update({"block": site.block, "where": site.where, "tokens": site.tokens})
-            sites.append(table)
-        document["site"] = sites
+        if self.others:
+            document["transformer"] = _tables([each.as_dict() for each in self.transformers])
+        document["site"] = _tables([self._entry(site) for site in self.sites])
         return tomlkit.dumps(document)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -151,21 +196,26 @@ class Plan:
         except (OSError, UnicodeDecodeError, TOMLKitError) as cause:
             raise PlanError(f"cannot read plan {file}: {cause}") from cause
         _known(file, "the plan", data, KEYS)
+        method = _entry(file, data, "method", str)
+        transformers = _transformers(file, data)
         sites = [
-            _site(file, number, entry) for number, entry in enumerate(_entry(file, data, "site", list, []))
+            _site(file, number, entry, len(transformers))
+            for number, entry in enumerate(_entry(file, data, "site", list, []))
         ]
         macs = _entry(file, data, "macs", dict, {})
+        first = transformers[0]
         return cls(
-            method=_entry(file, data, "method", str),
-            tokens=_entry(file, data, "tokens", int),
-            protect=_entry(file, data, "protected", int),
-            blocks=_entry(file, data, "blocks", int),
+            method=method,
+            tokens=first.tokens,
+            protect=first.protect,
+            blocks=first.blocks,
             sites=tuple(sites),
             proportional_attention=_entry(file, data, "proportional_attention", bool),
             options=_entry(file, data, "options", dict, {}),
             macs_before=_entry(file, macs, "before", int, 0),
             macs_after=_entry(file, macs, "after", int, 0),
-            grid=_grid(file, data.get("grid")),
+            grid=first.grid,
+            others=tuple(transformers[1:]),
         )
 
     def __rich__(self) -> Any:
@@ -173,15 +223,22 @@ class Plan:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(
-            title=f"plan: {self.method} on {self.blocks} blocks, {self.tokens} tokens ({self.protect} protected)"
+        chosen = [self.transformers[number] for number in self.reduced()] or [self.transformers[0]]
+        on = f"{len(chosen)} of {len(self.transformers)} transformers, " if self.others else ""
+        tokens, protected = (
+            "/".join(map(str, dict.fromkeys(counts)))
+            for counts in ([each.tokens for each in chosen], [each.protect for each in chosen])
         )
-        for name in ("block", "where", "tokens in", "tokens out", "removed"):
+        blocks = sum(each.blocks for each in chosen)
+        table = Table(
+            title=f"plan: {self.method} on {on}{blocks} blocks, {tokens} tokens ({protected} protected)"
+        )
+        names = ("block", "where", "tokens in", "tokens out", "removed")
+        for name in ("transformer", *names) if self.others else names:
             table.add_column(name, justify="left" if name == "where" else "right")
         for site, before in zip(self.sites, self.arriving(), strict=True):
-            table.add_row(
-                str(site.block), site.where, str(before), str(site.tokens), str(before - site.tokens)
-            )
+            entry = [*self._entry(site).values()]
+            table.add_row(*map(str, (*entry[:-1], before, entry[-1], before - site.tokens)))
         ratio = f" ({self.macs_after / self.macs_before:.1%})" if self.macs_before else ""
         full, left = self.macs_before / 1e9, self.macs_after / 1e9
         work = f"multiply-accumulates per image: {full:.2f} G before, {left:.2f} G after{ratio}"
@@ -208,6 +265,43 @@ def _entry(file: Path, data: Mapping[str, Any], key: str, kind: type, default: A
     return value
 
 
+def _transformers(file: Path, data: Mapping[str, Any]) -> list[Transformer]:
+    """The counts of every transformer: tables [[transformer]], or the plan's own entries where there is one."""
+    listed = _entry(file, data, "transformer", list, [])
+    for number, entry in enumerate(listed):
+        if not isinstance(entry, dict):
+            raise PlanError(
+                f"plan {file}: transformer {number} must be a table [[transformer]], found {entry!r}"
+            )
+        _known(file, f"transformer {number}", entry, COUNTS)
+    twice = [key for key in COUNTS if listed and key in data]
+    if twice:
+        raise PlanError(
+            f"plan {file}: {', '.join(twice)} stand beside [[transformer]] tables, which say them; drop these"
+        )
+    return [
+        Transformer(
+            _entry(file, entry, "tokens", int),
+            _entry(file, entry, "protected", int),
+            _entry(file, entry, "blocks", int),
+            _grid(file, entry.get("grid")),
+        )
+        for entry in listed or [data]
+    ]
+
+
+def _tables(entries: Sequence[Mapping[str, Any]]) -> Any:
+    """TOML tables of these entries, without those that are None."""
+    import tomlkit
+
+    tables = tomlkit.aot()
+    for entry in entries:
+        table = tomlkit.table()
+        table.update({key: value for key, value in entry.items() if value is not None})
+        tables.append(table)
+    return tables
+
+
 def _grid(file: Path, entry: Any) -> tuple[int, ...] | None:
     if entry is None:
         return None
@@ -222,70 +316,19 @@ def _known(file: Path, what: str, entry: Mapping[str, Any], keys: tuple[str, ...
             raise PlanError(f"plan {file}: {what} has no entry {key!r}; its entries: {', '.join(keys)}")
 
 
-def _site(file: Path, number: int, entry: Any) -> PlannedSite:
+def _site(file: Path, number: int, entry: Any, transformers: int) -> PlannedSite:
     if not isinstance(entry, dict):
         raise PlanError(f"plan {file}: site {number} must be a table [[site]], found {entry!r}")
-    _known(file, f"site {number}", entry, ("block", "where", "tokens"))
+    _known(file, f"site {number}", entry, ("transformer", "block", "where", "tokens"))
     where = entry.get("where", "after-attention")
     if where not in PLACES:
         raise PlanError(f"plan {file}: site {number}: where={where!r} is not one of {', '.join(PLACES)}")
-    return PlannedSite(_entry(file, entry, "block", int), where, _entry(file, entry, "tokens", int))
-
-
-def resolve(
-    budget: Budget, method: Method, tokens: int, protect: int, blocks: int, where: Where
-) -> tuple[tuple[PlannedSite, ...], tuple[str, ...]]:
-    """Turn any budget but flops into integer counts. Raises: PlanError naming the block and the limit."""
-    layers = _layers(budget, method, blocks, where)
-    notes: list[str] = []
-    sites: list[PlannedSite] = []
-    if budget.kind == "tokens" and len(budget.counts) != len(layers):
+    which = _entry(file, entry, "transformer", int, 0)
+    if not 0 <= which < transformers:
         raise PlanError(
-            f"--tokens gives {len(budget.counts)} counts for {len(layers)} blocks; give one per block, or name "
-            "the blocks with --layers"
+            f"plan {file}: site {number} is in transformer {which}, and the plan lists {transformers}, counted from 0"
         )
-    if budget.rates is not None and len(budget.rates.steps) != len(layers):
-        raise PlanError(
-            f"the rates of --schedule {budget.name} are for {len(budget.rates.steps)} blocks, not {len(layers)}; "
-            "give one number per block, or name the blocks with --layers"
-        )
-    schedule = schedules.get(budget.name or "constant")
-    most_it_can = budget.kind in ("remove", "schedule") and schedule.takes == "R"
-    here, gone = tokens, 0
-    for place, block in enumerate(layers):
-        fewest = method.fewest(here, protect)
-        if budget.kind in ("remove", "schedule"):
-            wanted = schedule.behind(
-                schedules.Step(place, len(layers), here, tokens, protect, method, budget.amount, budget.rates)
-            )
-        elif budget.kind == "keep":
-            wanted = method.after_keeping(math.ceil(budget.amount * (here - protect)), protect)
-        else:
-            wanted = budget.counts[place]
-        if most_it_can and wanted < here:
-            if not sites and wanted <= protect:
-                raise PlanError(
-                    f"{budget.option()}: block {block} has {here} tokens, {protect} of them protected; at most "
-                    f"{here - fewest} can leave there with {method.name}"
-                )
-            if wanted < fewest:
-                notes.append(
-                    f"block {block}: only {here - fewest} of {here - wanted} tokens can leave {here}"
-                )
-                wanted = fewest
-        if wanted >= here and budget.kind != "tokens":
-            continue
-        check_count(method, block, here, wanted, protect)
-        if wanted < here:
-            sites.append(PlannedSite(block, where, wanted))
-            gone += here - wanted
-            here = tokens if all_return(method.returns) else wanted
-    if budget.kind == "schedule":
-        leave = (
-            "tokens leave and come back" if all_return(method.returns) else f"of {tokens} tokens leave in all"
-        )
-        notes.append(f"schedule {budget.name}: {schedule.summary}; {gone} {leave}")
-    return tuple(sites), tuple(notes)
+    return PlannedSite(_entry(file, entry, "block", int), where, _entry(file, entry, "tokens", int), which)
 
 
 def all_return(when: Returns) -> bool:
@@ -296,69 +339,3 @@ def all_return(when: Returns) -> bool:
 def places(when: Returns) -> tuple[Where, ...]:
     """Where a method whose tokens come back at `when` can sit, the usual place first."""
     return PLACES[:1] if when == "after-attention" else PLACES[1:]
-
-
-def in_time(when: Returns, blocks: int, where: Where) -> range:
-    """The blocks whose tokens leave before they come back."""
-    late = (2 if where == "after-block" else 1) if when == "before-last-block" else 0
-    return range(max(blocks - late, 0))
-
-
-def check_place(method: Method, block: int, blocks: int, where: Where) -> None:
-    """Whether a site of this method can lie there. Raises: PlanError."""
-    if where not in places(method.returns):
-        raise PlanError(
-            f"block {block}: {method.name} cannot sit {where}, only {' or '.join(places(method.returns))}"
-        )
-    if block not in in_time(method.returns, blocks, where):
-        raise PlanError(
-            f"block {block} {where}: the tokens {method.name} removes come back before block {blocks - 1}, the last; "
-            f"a site can lie at blocks 0 to {in_time(method.returns, blocks, where).stop - 1}"
-        )
-
-
-def check_grid(grid: tuple[int, ...], free: int) -> None:
-    """Whether `grid` lays out so many unprotected tokens. Raises: PlanError."""
-    if len(grid) not in (2, 3) or min(grid) < 1 or prod(grid) != free:
-        raise PlanError(
-            f"grid {'x'.join(map(str, grid))} has {prod(grid)} cells; it must be (h, w) or (frames, h, w) with as many as "
-            f"there are unprotected tokens, {free}"
-        )
-
-
-def check_count(method: Method, block: int, tokens: int, keep: int, protect: int) -> None:
-    """Whether `keep` of `tokens` can stay at a block. Raises: PlanError with the numbers."""
-    if keep > tokens:
-        raise PlanError(f"block {block}: {keep} tokens are to stay, but only {tokens} arrive there")
-    if keep <= 0:
-        raise PlanError(
-            f"block {block}: {keep} tokens are to stay; at least {protect + 1} must ({protect} protected and one more)"
-        )
-    if keep <= protect:
-        raise PlanError(
-            f"block {block}: {keep} tokens are to stay, but {protect} are protected and at least one more must stay"
-        )
-    fewest = method.fewest(tokens, protect)
-    if keep < fewest:
-        raise PlanError(
-            f"block {block}: {method.name} can leave at least {fewest} of {tokens} tokens in one step, not {keep}"
-        )
-
-
-def _layers(budget: Budget, method: Method, blocks: int, where: Where) -> list[int]:
-    usable = in_time(method.returns, blocks, where)
-    if budget.layers is None:
-        if budget.kind == "keep":
-            raise PlanError(
-                "--keep needs --layers: the blocks (from 0) at which the ratio applies, e.g. --layers 3,6,9"
-            )
-        if budget.kind == "schedule":
-            return [block for block in schedules.get(budget.name).blocks(blocks) if block in usable]
-        return list(usable)
-    for layer in budget.layers:
-        if not 0 <= layer < blocks:
-            raise PlanError(f"--layers: block {layer} does not exist; the model has blocks 0 to {blocks - 1}")
-        check_place(method, layer, blocks, where)
-    if len(set(budget.layers)) != len(budget.layers):
-        raise PlanError(f"--layers {','.join(map(str, budget.layers))}: a block is named twice")
-    return sorted(budget.layers)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from tokenrt.passes.blocks import Structure, find
+from tokenrt.passes.blocks import NOTHING, Refusal, Structure, find
 from tokenrt.passes.canonicalize import Axes, Canonicalize, parse_shapes
 from tokenrt.passes.model import ModelLike, load
 from tokenrt.passes.rewrite import annotate
@@ -18,12 +18,23 @@ ShapeOption = Mapping[str, Axes] | Iterable[str] | None
 
 @dataclass(frozen=True)
 class Prepared:
-    """A canonical copy of a model and what the analyses found in it."""
+    """A canonical copy of a model and what the analyses found in it: its transformers, and what was refused."""
 
     model: ir.Model
     shapes: Shapes
-    structure: Structure
+    transformers: tuple[Structure, ...]
+    refusals: tuple[Refusal, ...]
     passes: tuple[str, ...]
+
+    @property
+    def structure(self) -> Structure:
+        """The first transformer, with no block where there is none."""
+        return self.transformers[0] if self.transformers else NOTHING
+
+    def candidates(self) -> int:
+        """Attentions that are a block or were refused as one."""
+        blocks = sum(len(structure.blocks) for structure in self.transformers)
+        return blocks + sum(refusal.where.startswith("attention at") for refusal in self.refusals)
 
 
 def prepare(model: ModelLike, shape: ShapeOption = None) -> Prepared:
@@ -36,4 +47,5 @@ def prepare(model: ModelLike, shape: ShapeOption = None) -> Prepared:
     canonical = canonicalize(load(model))
     shapes = infer(canonical)
     annotate(canonical.graph, shapes)
-    return Prepared(canonical, shapes, find(canonical.graph, shapes), (canonicalize.spec(),))
+    found = find(canonical.graph, shapes)
+    return Prepared(canonical, shapes, found.transformers, found.refusals, (canonicalize.spec(),))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
@@ -18,7 +19,8 @@ from tokenrt.passes.plan import Budget, Plan, places
 from tokenrt.passes.prepare import Prepared, ShapeOption, prepare
 from tokenrt.passes.prove import prove
 from tokenrt.passes.rewrite import Rewriter
-from tokenrt.passes.route import Route, cut, missing
+from tokenrt.passes.route import cut, missing
+from tokenrt.passes.several import Chosen, Routes
 
 NOT_PLANNED = "the plan removes nothing here"
 
@@ -27,7 +29,7 @@ NOT_PLANNED = "the plan removes nothing here"
 class SiteReport:
     """What became of one candidate site: applied, or refused with a reason.
 
-    block is -1 for an attention that is no block; where then names it.
+    block is -1 for an attention that is no block; where then names it. transformer: which one, where there are several.
     """
 
     block: int
@@ -36,9 +38,11 @@ class SiteReport:
     tokens_in: int | None = None
     tokens_out: int | None = None
     reason: str = ""
+    transformer: int | None = None
 
     def place(self) -> str:
-        return f"block {self.block} {self.where}" if self.block >= 0 else self.where
+        several = "" if self.transformer is None else f"transformer {self.transformer} "
+        return f"{several}block {self.block} {self.where}" if self.block >= 0 else self.where
 
     def as_dict(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if value not in (None, "")}
@@ -90,14 +94,16 @@ def plan(
     proportional_attention: bool | None = None,
     options: Mapping[str, Any] | None = None,
     grid: Sequence[int] | None = None,
+    transformers: Chosen = None,
     shape: ShapeOption = None,
     allow_noop: bool = False,
 ) -> Plan:
-    """Turn a budget into integer token counts for this model.
+    """Turn a budget into integer token counts for this model, the same budget for each transformer that is reduced.
 
     site: after-attention (the default), after-block, or around-attention, the only place of methods whose tokens
     come back after each attention. grid: (h, w) or (frames, h, w), the layout of the unprotected tokens where
-    the graph does not show it.
+    the graph does not show it. transformers: which are reduced, counted from 0 in graph order, or "all"; by default the
+    first, and for methods whose tokens come back after each attention all that have as many tokens as the largest.
     Raises: PlanError, MethodError; NothingToDoError where no site would lose a token and `allow_noop` is off.
     """
     return fit.make(
@@ -108,6 +114,7 @@ def plan(
         proportional=proportional_attention,
         options=options,
         grid=grid,
+        transformers=transformers,
         allow_noop=allow_noop,
     )
 
@@ -122,6 +129,7 @@ def reduce(
     proportional_attention: bool | None = None,
     options: Mapping[str, Any] | None = None,
     grid: Sequence[int] | None = None,
+    transformers: Chosen = None,
     shape: ShapeOption = None,
     allow_noop: bool = False,
     source_map: bool = False,
@@ -129,8 +137,8 @@ def reduce(
 ) -> Reduced:
     """Reduce the tokens of a model, by a plan or by a method and a budget; prove the result; write it to `output` if given.
 
-    site, grid: as for `plan`. source_map: add the output `token_source_map` [B,N0] int64, the token behind the
-    last site each original one lives in (-1: dropped).
+    site, grid, transformers: as for `plan`. source_map: add the output `token_source_map` [B,N0] int64, the token behind
+    the last site each original one lives in (-1: dropped); transformer 1, where reduced, has `token_source_map_1`.
     Raises: TokenrtError; nothing is written unless the proof holds.
     """
     import time
@@ -143,7 +151,10 @@ def reduce(
         if method is not None or budget is not None:
             raise PlanError("give either a plan or a method with a budget, not both")
         wanted = plan if isinstance(plan, Plan) else Plan.load(plan)
-        wanted = wanted if grid is None else replace(wanted, grid=tuple(grid))
+        if transformers is not None:
+            raise PlanError("a plan says which transformers are reduced; drop transformers, or edit the plan")
+        if grid is not None:
+            wanted = wanted.laid_out(grid)
         wanted = fit.checked(wanted, prepared, allow_noop)
     elif method is None or budget is None:
         raise PlanError(
@@ -158,29 +169,36 @@ def reduce(
             proportional=proportional_attention,
             options=options,
             grid=grid,
+            transformers=transformers,
             allow_noop=allow_noop,
         )
-    wanted, path = fit.with_cost(prepared, wanted, allow_noop=allow_noop)
-    sites, restored = _sites(prepared, wanted), _restored(path)
-    rewritten = _rewrite(prepared, wanted, path, source_map)
+    wanted, routes = fit.with_cost(prepared, wanted, allow_noop=allow_noop)
+    sites, restored = _sites(prepared, wanted), _restored(routes)
+    rewritten = _rewrite(prepared, wanted, routes, source_map)
     report = Report(sites, restored, time.perf_counter() - start)
     if output is not None:
         save(rewritten, output)
     return Reduced(rewritten, wanted, report)
 
 
-def _rewrite(prepared: Prepared, plan: Plan, path: Route, source_map: bool) -> ir.Model:
-    model, structure = prepared.model, prepared.structure
+def _rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -> ir.Model:
+    model, shapes = prepared.model, prepared.shapes
     model.metadata_props["tokenrt.passes"] = "; ".join((*prepared.passes, plan.spec()))
     model.metadata_props["tokenrt.plan"] = plan.to_toml()
     if not plan.sites:
         return model
     method = methods.get(plan.method).from_options(plan.options)
     op = GraphOps(model.graph, None, opset(model), "tokenrt")
-    rewriter = Rewriter(model.graph, prepared.shapes, structure, method, plan, path, op)
-    rewriter.run()
+    rewriters = [
+        Rewriter(
+            model.graph, shapes, prepared.transformers[number], method, plan.of(number), path, op, number
+        )
+        for number, path in routes.items()
+    ]
+    for rewriter in rewriters:
+        rewriter.run()
     op.add_functions(model)
-    if source_map:
+    for rewriter in rewriters if source_map else ():
         rewriter.expose_source_map()
     for node in model.graph:
         for value in node.outputs:
@@ -189,34 +207,35 @@ def _rewrite(prepared: Prepared, plan: Plan, path: Route, source_map: bool) -> i
     common.RemoveUnusedNodesPass()(model)
     common.TopologicalSortPass()(model)
     alive = {value.name for node in model.graph for value in node.outputs}
-    streams = [(str(value.name), axis, count) for value, axis, count in rewriter.streams]
-    prove(model, plan, prepared.shapes, [stream for stream in streams if stream[0] in alive])
+    streams = [(str(value.name), axis, count) for each in rewriters for value, axis, count in each.streams]
+    prove(model, plan, shapes, [stream for stream in streams if stream[0] in alive])
     return model
 
 
 def _sites(prepared: Prepared, plan: Plan) -> tuple[SiteReport, ...]:
     """Every candidate site: applied, or refused because of the plan or of the model."""
     applied = {
-        (site.block, site.where): (before, site.tokens)
+        (site.transformer, site.block, site.where): (before, site.tokens)
         for site, before in zip(plan.sites, plan.arriving(), strict=True)
     }
     reports = []
-    for block in prepared.structure.blocks:
-        for where in places(plan.returns):
-            if cut(block, where) is None:
-                reports.append(SiteReport(block.index, where, "refused", reason=missing(block, where)))
-            elif (block.index, where) in applied:
-                reports.append(SiteReport(block.index, where, "applied", *applied[block.index, where]))
-            else:
-                reports.append(SiteReport(block.index, where, "refused", reason=NOT_PLANNED))
-    for refusal in prepared.structure.refusals:
+    for number, structure in enumerate(prepared.transformers):
+        which = number if len(prepared.transformers) > 1 else None
+        for block, where in itertools.product(structure.blocks, places(plan.returns)):
+            made = applied.get((number, block.index, where))
+            if made is not None:
+                reports.append(SiteReport(block.index, where, "applied", *made, transformer=which))
+                continue
+            reason = NOT_PLANNED if cut(block, where) else missing(block, where)
+            reports.append(SiteReport(block.index, where, "refused", reason=reason, transformer=which))
+    for refusal in prepared.refusals:
         reports.append(SiteReport(-1, refusal.where, "refused", reason=refusal.reason))
     return tuple(reports)
 
 
-def _restored(path: Route) -> tuple[str, ...]:
+def _restored(routes: Routes) -> tuple[str, ...]:
     lines: list[str] = []
-    for reader, values in path.restored.items():
+    for reader, values in itertools.chain.from_iterable(path.restored.items() for path in routes.values()):
         whom = f"{reader.op_type} node {reader.name!r}" if reader is not None else "the model's output"
         lines.extend(f"{value.name} before {whom}" for value in values)
     return tuple(dict.fromkeys(lines))

@@ -35,7 +35,8 @@ SHOWN = -5000.0
 class Rewriter:
     """One rewrite: the graph being changed, the stage after each site, and what replaced each stream.
 
-    streams: every reduced or restored stream, its token axis and the tokens it must have.
+    streams: every reduced or restored stream, its token axis and the tokens it must have. number: that of the
+    transformer; the names of what is put in say it from the second on.
     """
 
     graph: ir.Graph
@@ -45,6 +46,7 @@ class Rewriter:
     plan: Plan
     path: Route
     op: GraphOps
+    number: int = 0
     stages: list[Stage] = field(default_factory=list)
     reduced: dict[ir.Value, tuple[ir.Value, int]] = field(default_factory=dict)
     streams: list[tuple[ir.Value, int, int]] = field(default_factory=list)
@@ -55,9 +57,9 @@ class Rewriter:
         """Places of the nodes before anything was inserted."""
         return {node: place for place, node in enumerate(self.graph)}
 
-    @property
+    @cached_property
     def batch(self) -> int:
-        """Images in the stream, -1 where that is dynamic."""
+        """Images in the stream, -1 where that is dynamic; asked for before outputs change their names."""
         value = self.path.sites[0].value
         return batch_of(self.shapes, value, 0 if self.path.flow.marks[value][0].axis else 1)
 
@@ -106,20 +108,28 @@ class Rewriter:
             self._restore(value, readers[value])
 
     def expose_source_map(self) -> None:
-        """Add the output `token_source_map` [B,N0]: where each original token is behind the last site, -1 where dropped."""
+        """Add the output `token_source_map` [B,N0]: where each original token is behind the last site, -1 where dropped.
+
+        That of transformer 1 and later ones ends in their number. B is the batch of the stream.
+        """
         self.op.before, self.op.prefix = None, "tokenrt_map"
-        value = self.op.value(self.stages[-1].source_map)
-        images = self.op("Slice", self.op("Shape", self.graph.inputs[0]), [0], [1])
+        value, stream = self.op.value(self.stages[-1].source_map), self.path.sites[0].value
+        axis = 0 if self.path.flow.marks[stream][0].axis else 1
+        images = self.op("Slice", self.op("Shape", stream), [axis], [axis + 1])
         value = self.op("Expand", value, self.op("Concat", images, [1], axis=0))
-        value.name = "token_source_map"
-        batch: int | str = "batch" if self.shapes.dynamic_batch else self.shapes.of(self.graph.inputs[0])[0]
+        value.name = f"token_source_map_{self.number}" if self.number else "token_source_map"
+        batch: int | str = self.batch if self.batch >= 0 else "batch"
         value.shape = ir.Shape((batch, self.structure.tokens))
         self.graph.outputs.append(value)
+
+    def _prefix(self, what: str) -> str:
+        """How the names of inserted nodes begin."""
+        return f"tokenrt_transformer{self.number}_{what}" if self.number else f"tokenrt_{what}"
 
     def _start_sizes(self) -> None:
         """Padding (hidden by a mask of the first block) has size 0, so that merging it changes nothing."""
         core = self.structure.blocks[0].core
-        self.op.before, self.op.prefix = _next(self.graph, self.path.sites[0].value), "tokenrt_mask"
+        self.op.before, self.op.prefix = _next(self.graph, self.path.sites[0].value), self._prefix("mask")
         for node, index in core.masks:
             value = node.inputs[index]
             if (
@@ -142,7 +152,7 @@ class Rewriter:
         self, number: int, planned: PlannedSite, cut: Cut, uses: Sequence[tuple[ir.Node, int]]
     ) -> None:
         op, value = self.op, cut.value
-        op.before, op.prefix = _next(self.graph, value), f"tokenrt_block{planned.block}"
+        op.before, op.prefix = _next(self.graph, value), self._prefix(f"block{planned.block}")
         mark = self.path.flow.marks[value][0]
         tokens, stage = self._rows(value, mark), self.stages[mark.stage]
         reduction = self.method.reduce(op, self._taps(planned, tokens, stage), self._site(planned, stage))

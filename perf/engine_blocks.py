@@ -18,7 +18,7 @@ from tokenrt.perf import groups
 from tokenrt.targets.trtexec_files import Layer, LayerTime
 
 SEVERAL = "several blocks at once"
-BLOCK = re.compile(r"block (\d+)")
+BLOCK = re.compile(r"(?:transformer \d+ )?block \d+")
 FUSED = re.compile(r"mha|flash|fused_?attention", re.IGNORECASE)
 """In the names of TensorRT's kernels for a whole attention."""
 
@@ -50,8 +50,9 @@ def trace(model: ir.Model, known: Mapping[str, str], *, whole: bool) -> Trace:
         if node.name and groups.named([node.name], known) == group:
             continue
         if groups.of_the_reduction(group) or not node.name:
-            number = BLOCK.match(group)
-            start = f"{INSERTED}block{number[1]}_" if number and groups.of_the_reduction(group) else ""
+            block = BLOCK.match(group) if groups.of_the_reduction(group) else None
+            # As the rewrite names what it puts in: tokenrt_transformer1_block3_.
+            start = INSERTED + re.sub(r" (\d+) ?", r"\1_", block[0]) if block else ""
             node.name = _free(f"{start}{node.outputs[0].name or node.op_type}", taken)
     return Trace(
         {str(node.name): group for node, group in own.items()},

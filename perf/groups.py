@@ -17,16 +17,19 @@ from tokenrt.passes.prepare import Prepared
 
 BEFORE, AFTER, REST = "before the blocks", "after the blocks", "masks, sizes and positions"
 REDUCTION = ", reduction"
-SITE = re.compile(rf"{INSERTED}block(\d+)_")
+SITE = re.compile(rf"{INSERTED}(?:transformer(\d+)_)?block(\d+)_")
 
 
 def groups_of(prepared: Prepared) -> dict[str, str]:
-    """The group of every named node of an unreduced model: its block, or what is before or after them."""
+    """The group of every named node of an unreduced model: its block, or what is before or after them.
+
+    Blocks of a second and later transformer are told apart by its number.
+    """
     found: dict[str, str] = {}
-    blocks = prepared.structure.blocks
-    for block in blocks:
+    blocks = [(number, block) for number, each in enumerate(prepared.transformers) for block in each.blocks]
+    for number, block in blocks:
         for node in between(block.entry, block.output):
-            found.setdefault(str(node.name), f"block {block.index}")
+            found.setdefault(str(node.name), _block(number, block.index))
     seen = False
     for node in prepared.model.graph:
         seen = seen or str(node.name) in found
@@ -61,8 +64,12 @@ def named(names: list[str], known: Mapping[str, str]) -> str:
         return known[names[0]]
     for name in names:
         if site := SITE.match(name):
-            return f"block {site[1]}{REDUCTION}"
+            return f"{_block(int(site[1] or 0), int(site[2]))}{REDUCTION}"
     return REST if any(name.startswith(INSERTED) for name in names) else ""
+
+
+def _block(transformer: int, block: int) -> str:
+    return f"transformer {transformer} block {block}" if transformer else f"block {block}"
 
 
 def of_the_reduction(group: str) -> bool:

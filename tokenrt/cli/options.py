@@ -78,6 +78,15 @@ Grid = Annotated[
         metavar="HxW",
     ),
 ]
+Transformers = Annotated[
+    str | None,
+    typer.Option(
+        help="Transformers to reduce where a model has several, counted from 0 as `tokenrt inspect` lists them. By default "
+        "the first; for methods whose tokens come back after each attention, all that have as many tokens as the largest.",
+        metavar="I,J|all",
+        show_default=False,
+    ),
+]
 Proportional = Annotated[
     bool | None,
     typer.Option(
@@ -240,6 +249,13 @@ def read_grid(text: str | None) -> tuple[int, ...] | None:
         return tuple(int(part) for part in text.lower().split("x"))
     except ValueError:
         raise PlanError(f"--grid {text}: expected HxW or FRAMESxHxW, as in 14x14") from None
+
+
+def read_transformers(text: str | None) -> list[int] | Literal["all"] | None:
+    """Read `--transformers 0,2` or `--transformers all`. Raises PlanError."""
+    if text is None:
+        return None
+    return "all" if text == "all" else _integers("--transformers", text)
 
 
 def no_budget() -> NoReturn:
