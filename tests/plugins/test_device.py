@@ -119,6 +119,17 @@ def test_tiles_are_multiplied_from_16_byte_reads_of_shared_memory(kernel: str) -
             assert _count(code[symbol], inner, "LDS.128") == _count(code[symbol], inner, "LDS")
 
 
+@pytest.mark.parametrize("kernel", ["score::few", "greedy::choose", "cover::choose"])
+def test_the_row_that_all_share_is_read_16_bytes_at_a_time(kernel: str) -> None:
+    code = sass.listing(device.machine_code(USUAL)[0])
+    forms = [
+        symbol for symbol, (plain, given) in named(code).items() if plain == kernel and given[-1] == "true"
+    ]
+    assert len(forms) == 3
+    for symbol in forms:
+        assert {line.bits for line in sass.looped(code[symbol]) if line.name.startswith("LDS")} == {128}
+
+
 def _count(code: tuple[sass.Instruction, ...], loop: range, name: str) -> int:
     return sum(line.address in loop and line.name.startswith(name) for line in code)
 
