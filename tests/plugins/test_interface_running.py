@@ -106,8 +106,10 @@ def test_a_workspace_is_what_the_launcher_asks_for(
     node, types = made(path, name, kind), types_of(name, kind)[0]
     shapes = [item.shape for item in inputs]
     assert node.workspace(shapes, types) == sum(asked)
-    bias = [len(shape) for shape in shapes].index(1) if name == "TokenScore" else None
-    twice = [shape if i == bias else (2 * shape[0], *shape[1:]) for i, shape in enumerate(shapes)]
+    twice = [
+        shape if tensor.shape == "*" else (2 * shape[0], *shape[1:])
+        for shape, tensor in zip(shapes, CONTRACTS[name].inputs, strict=True)
+    ]
     assert node.workspace(twice, types) == 2 * sum(asked)
 
 

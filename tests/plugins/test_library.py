@@ -20,11 +20,12 @@ from tests.ops.cases import cases
 from tests.plugins import built
 from tests.plugins.interface import KINDS, inputs_of, made
 from tests.plugins.node import BUILD, RUNTIME, Node, told
+from tests.plugins.test_device import check_rows
 from tokenrt.cli import app
 from tokenrt.errors import BuildError, DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import OPERATORS
-from tokenrt.plugins import build, contracts, info, library, load, toolchain
-from tokenrt.plugins.compiler import HERE
+from tokenrt.plugins import build, contracts, info, library, load, sass, toolchain
+from tokenrt.plugins.compiler import HERE, cache
 from tokenrt.plugins.headers import headers
 
 NAMES = set(contracts.contracts())
@@ -284,35 +285,41 @@ CORES = 2
 @needs_nvcc
 @pytest.mark.slow
 @pytest.mark.parametrize(("arch", "most"), [(None, 600), ([ONE], 90)], ids=["all", "one"])
-def test_every_architecture_is_in_the_library_within_minutes(
-    arch: list[int] | None, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Built anew, by processor time: what else the machine does counts for little."""
-    here = headers()
-    monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(library, "headers", lambda: here)
+def test_building_takes_minutes(arch: list[int] | None, most: int, tmp_path: Path) -> None:
+    """Built anew and measured in processor time, so that what else the machine does counts for little."""
+    nvcc = toolchain.toolkit()
+    architectures = nvcc.architectures if arch is None else arch
+    shutil.rmtree(cache() / library._key(nvcc, headers(), architectures), ignore_errors=True)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     made = build(arch=arch, output=tmp_path / "plugins.so")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / CORES
-    print(f"{seconds:.0f} s on {CORES} cores, {made.seconds:.0f} s here")
+    print(f"{len(architectures)} architectures: {seconds:.0f} s on {CORES} cores, {made.seconds:.0f} s here")
     assert seconds < most
-    assert made.architectures == (toolchain.look().architectures if arch is None else tuple(arch))
-    listed = subprocess.run(
-        [toolchain.look().tool("cuobjdump"), "--list-elf", made.path],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    for arch in made.architectures:
-        assert listed.count(f".sm_{arch}.") >= len(NAMES)
-    listed = subprocess.run(
-        [toolchain.look().tool("cuobjdump"), "--list-ptx", made.path],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert f"sm_{max(made.architectures)}.ptx" in listed
+
+
+@needs_nvcc
+@pytest.mark.slow
+def test_every_architecture_is_in_the_fat_library(tmp_path: Path) -> None:
+    made = build(output=tmp_path / "plugins.so")
+    assert made.architectures == toolchain.look().architectures
+    for kind in ("elf", "ptx"):
+        command = [toolchain.look().tool("cuobjdump"), f"--list-{kind}", made.path]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        if kind == "ptx":
+            assert f"sm_{max(made.architectures)}.ptx" in listed
+            continue
+        for arch in made.architectures:
+            assert listed.count(f".sm_{arch}.") >= len(NAMES)
+
+
+@needs_nvcc
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", toolchain.ARCHITECTURES)
+def test_rows_are_read_16_bytes_at_a_time_in_the_library(arch: int, tmp_path: Path) -> None:
+    if arch in toolchain.look().dropped:
+        pytest.skip(f"nvcc {toolchain.look().version} does not know sm_{arch}")
+    check_rows(sass.listing(build(output=tmp_path / "plugins.so").path, arch))
 
 
 def test_an_old_nvcc_drops_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
