@@ -35,15 +35,16 @@ class Instruction:
         return int(found[1]) if found else 32
 
 
-def listing(cubin: Path) -> dict[str, tuple[Instruction, ...]]:
-    """Return the instructions of each kernel, by its mangled name.
+def listing(code: Path, arch: int | None = None) -> dict[str, tuple[Instruction, ...]]:
+    """Return the instructions of each kernel of a cubin, or of a library for one architecture, by its mangled name.
 
     Raises: UnsupportedError without cuobjdump; BuildError when it cannot read the file.
     """
     program = toolchain.toolkit().tool("cuobjdump")
-    done = subprocess.run([program, "-sass", cubin], capture_output=True, text=True, check=False)
+    chosen = () if arch is None else ("-arch", f"sm_{arch}")
+    done = subprocess.run([program, "-sass", *chosen, code], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise BuildError(f"{program} cannot read {cubin}: {done.stderr.strip()}")
+        raise BuildError(f"{program} cannot read {code}: {done.stderr.strip()}")
     return read(done.stdout)
 
 

@@ -6,9 +6,7 @@
 #include <stdexcept>
 #include <string>
 
-namespace nvinfer1 {
-class ILoggerFinder;
-}
+#include "version.h"
 
 namespace tokenrt::plugin {
 

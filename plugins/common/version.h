@@ -1,5 +1,6 @@
 // The one place that knows releases of TensorRT. Only what exists since 10.0 is used: IPluginV3 with its
-// first build capability, so that one source serves 10.3 to 11.
+// first build capability, so that one source serves 10.3 to 11. Classes move between headers and become
+// aliases: elsewhere nothing of TensorRT's is included or declared (docs/decisions/0014).
 #pragma once
 
 #include <NvInferRuntime.h>

@@ -62,7 +62,8 @@ __device__ __forceinline__ void merge_block(const T* __restrict__ tokens, const 
     for (int base = 0; base < shape.remove; base += Policy::kTile) {
         const int length = min(Policy::kTile, shape.remove - base);
         for (int i = static_cast<int>(threadIdx.x); i < Policy::kTile; i += Policy::kThreads) {
-            staged[i] = i < length ? static_cast<int>(destinations[base + i]) : -1;
+            const std::int64_t to = i < length ? destinations[base + i] : -1;
+            staged[i] = to >= 0 && to < shape.keep ? static_cast<int>(to) : -1;
         }
         __syncthreads();
         for (int part = 0; part < length; part += static_cast<int>(kWarp)) {

@@ -3,8 +3,8 @@
 //
 // Division  kTile rows by kTile rows a block; each thread holds 4 x 4 products. Rows come in slices of 64
 //           bytes, 16 bytes a thread, are widened to float once and lie in shared memory transposed, so that
-//           the inner loop reads four values at a time. Products are added in the order of the columns: any
-//           tile size gives the same bits.
+//           the inner loop reads four values at a time, and swizzled, so that no two lanes wait for a bank.
+//           Products are added in the order of the columns: any tile size gives the same bits.
 // Bound     fp32 arithmetic: 2 * kTile^2 operations for each 2 * kTile values loaded.
 #pragma once
 
@@ -21,22 +21,29 @@ struct TilePolicy {
     static constexpr int kBlocks =
         512 / kThreads;                 // blocks a multiprocessor must hold: 128 registers a thread
     static constexpr int kVectors = 4;  // 16-byte vectors of a row in a slice
-    static constexpr int kPad = 4;      // keeps the transposed stores off one bank
 };
+
+// Where a row stands in line `k` of a slice. Rows change places by the vector that the line comes from: the
+// transposed stores of a warp, 8 rows in 4 vectors, then meet all 32 banks, and fours of rows stay together.
+template <typename T>
+__host__ __device__ constexpr int swizzled(int k, int row) {
+    return row ^ 8 * (k / Pack<T>::kCount);
+}
 
 template <typename T, typename Policy>
 struct TileShared {
     static constexpr int kDepth = Policy::kVectors * Pack<T>::kCount;
-    alignas(16) float left[kDepth][Policy::kTile + Policy::kPad];
-    alignas(16) float right[kDepth][Policy::kTile + Policy::kPad];
+    static_assert(Policy::kTile % 32 == 0 && Policy::kVectors == 4, "swizzled() stays within 32 rows");
+    alignas(16) float left[kDepth][Policy::kTile];
+    alignas(16) float right[kDepth][Policy::kTile];
     float left_square[Policy::kTile], right_square[Policy::kTile];
 };
 
 // Loads one slice of `rows` and adds the squares of what this thread loads. kWhole: rows are whole 16-byte
 // vectors.
 template <typename T, typename Policy, bool kWhole, typename Row>
-__device__ __forceinline__ void load_slice(float (*to)[Policy::kTile + Policy::kPad], Row rows, int first,
-                                           int width, float* squares) {
+__device__ __forceinline__ void load_slice(float (*to)[Policy::kTile], Row rows, int first, int width,
+                                           float* squares) {
     constexpr int kCount = Pack<T>::kCount;
 #pragma unroll
     for (int i = 0; i < Policy::kTile * Policy::kVectors / Policy::kThreads; ++i) {
@@ -57,7 +64,7 @@ __device__ __forceinline__ void load_slice(float (*to)[Policy::kTile + Policy::k
 #pragma unroll
         for (int j = 0; j < kCount; ++j) {
             const float value = widened(held.item[j]);
-            to[column + j][row] = value;
+            to[column + j][swizzled<T>(column, row)] = value;
             squares[i] += value * value;
         }
     }
@@ -104,8 +111,8 @@ __device__ __forceinline__ void tile_product(TileShared<T, Policy>& shared, Left
         __syncthreads();
 #pragma unroll 8
         for (int k = 0; k < kDepth; ++k) {
-            const float4 a = *reinterpret_cast<const float4*>(&shared.left[k][kEach * y]);
-            const float4 b = *reinterpret_cast<const float4*>(&shared.right[k][kEach * x]);
+            const float4 a = *reinterpret_cast<const float4*>(&shared.left[k][swizzled<T>(k, kEach * y)]);
+            const float4 b = *reinterpret_cast<const float4*>(&shared.right[k][swizzled<T>(k, kEach * x)]);
             const float as[kEach] = {a.x, a.y, a.z, a.w}, bs[kEach] = {b.x, b.y, b.z, b.w};
 #pragma unroll
             for (int i = 0; i < kEach; ++i) {

@@ -15,21 +15,15 @@
 //           costs at least one row and at most one of every token; a few are usual.
 #pragma once
 
-#include "token_greedy_select.cuh"
+#include "choose.cuh"
+#include "tile.cuh"
 
 namespace tokenrt {
 
-struct CoverShape {
-    int batch, tokens, width, keep, protect, order;
-    float power, mix;
-    __host__ __device__ int free() const { return tokens - protect; }
-    __host__ __device__ int wanted() const { return keep - protect; }
-};
-
 namespace cover {
 
-using greedy::own_of;
-using greedy::products;
+using choose::own_of;
+using choose::products;
 
 // What the image keeps for each free token. row: cosines to the leader and to the token looked at last; an
 // array of two pointers would lie in local memory.
@@ -44,16 +38,15 @@ __device__ __forceinline__ Held held_by(float* workspace, std::int64_t image, st
     return {start, start + free, start + 2 * free, start + 3 * free, free};
 }
 
-__device__ __forceinline__ float gain(float importance, float novelty, const CoverShape& shape) {
-    const float a = fminf(fmaxf(importance, 0.0f), kMostImportance);
-    const float weight = shape.power == 0 ? 1.0f : shape.power == 1 ? a : powf(a, shape.power);
-    return fmaxf(weight * novelty + shape.mix * a, -FLT_MAX);
+__device__ __forceinline__ float gain(float importance, float novelty, const ChooseShape& shape) {
+    const float a = choose::rated(importance);
+    return choose::gain(a, choose::weight_of(a, shape.power), novelty, shape.mix);
 }
 
 template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     bounds(const T* __restrict__ metric, const float* __restrict__ importance, float* __restrict__ workspace,
-           CoverShape shape) {
+           ChooseShape shape) {
     __shared__ TileShared<T, Policy> shared;
     constexpr int kEach = Policy::kEach;
     const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
@@ -98,7 +91,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
 template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     choose(const T* __restrict__ metric, const float* __restrict__ importance, float* __restrict__ workspace,
-           std::int64_t* __restrict__ index, CoverShape shape) {
+           std::int64_t* __restrict__ index, ChooseShape shape) {
     alignas(16) __shared__ float latest_row[kMostWidth];
     __shared__ Best slots[Policy::kThreads / kWarp];
     __shared__ float sums[Policy::kThreads / kWarp];
@@ -111,9 +104,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     std::int64_t* out = index + image * shape.keep;
     const Held held = held_by(workspace, image, free);
 
-    for (int i = me; i < shape.protect; i += Policy::kThreads) {
-        out[i] = i;
-    }
+    choose::write_protected<Policy>(out, shape);
     for (int turn = 0; turn < shape.wanted(); ++turn) {
         Best today{-INFINITY, free};  // the leader of those whose gain is today's
         int spare = 0;                // the row that does not belong to it
@@ -128,9 +119,8 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
                 break;
             }
             const int latest = best.place;
-            for (int i = me; i < shape.width; i += Policy::kThreads) {
-                latest_row[i] = widened(rows[static_cast<std::int64_t>(latest) * shape.width + i]);
-            }
+            choose::widen_row<T, Policy>(latest_row, rows + static_cast<std::int64_t>(latest) * shape.width,
+                                         shape.width);
             __syncthreads();
             const float latest_length = held.length[latest];
             float novelty = 0;
@@ -174,21 +164,13 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         __syncthreads();
     }
     if (shape.order == kByPosition) {
-        Numbers running{0, 0};
-        for (int base = 0; base < free; base += Policy::kThreads) {
-            const int i = base + me;
-            const bool kept = i < free && held.bound[i] == kTaken;
-            const int before = number<Policy::kThreads>(kept, false, running).first;
-            if (kept) {
-                out[shape.protect + before] = shape.protect + i;
-            }
-        }
+        choose::write_by_position<Policy>(out, shape, [=](int i) { return held.bound[i] == kTaken; });
     }
 }
 
 template <typename T, bool kWhole>
 cudaError_t run(const T* metric, const float* importance, float* workspace, std::int64_t* index,
-                CoverShape shape, cudaStream_t stream) {
+                ChooseShape shape, cudaStream_t stream) {
     using Policy = TilePolicy<32>;
     const dim3 grid(static_cast<unsigned>(ceil_div(shape.free(), Policy::kTile)),
                     static_cast<unsigned>(shape.batch));
@@ -197,8 +179,8 @@ cudaError_t run(const T* metric, const float* importance, float* workspace, std:
     if (state != cudaSuccess) {
         return state;
     }
-    return launch(choose<T, GreedyPolicy, kWhole>, dim3(static_cast<unsigned>(shape.batch)),
-                  GreedyPolicy::kThreads, stream, metric, importance, workspace, index, shape);
+    return launch(choose<T, ChoosePolicy, kWhole>, dim3(static_cast<unsigned>(shape.batch)),
+                  ChoosePolicy::kThreads, stream, metric, importance, workspace, index, shape);
 }
 
 }  // namespace cover
@@ -209,16 +191,9 @@ inline std::size_t token_cover_select_workspace(int batch, int tokens) {
 
 // metric [B,N,D] of element type `type`, importance [B,N] float32 -> index [B,K].
 inline cudaError_t token_cover_select(int type, const void* metric, const float* importance,
-                                      std::int64_t* index, void* workspace, CoverShape shape,
+                                      std::int64_t* index, void* workspace, ChooseShape shape,
                                       cudaStream_t stream) {
-    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
-        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
-        !within(shape.protect, 0, shape.keep - 1) || !within(shape.order, kByPosition, kByChoice) ||
-        !(shape.power >= 0 && shape.power <= kMostPower) ||
-        !(shape.mix >= 0 && shape.mix <= kMostImportance)) {
-        return cudaErrorInvalidValue;
-    }
-    const cudaError_t bad = check_pointers(metric, importance, index, workspace);
+    const cudaError_t bad = choose::check(shape, metric, importance, index, workspace);
     if (bad != cudaSuccess) {
         return bad;
     }

@@ -5,10 +5,8 @@
 //           a chosen token (max-min) or minus the sum of the cosines (max-sum). Among equal gains the smaller
 //           position wins. A zero row and a NaN cosine count as 0. The first P tokens are always kept, always
 //           first, and compared with nobody.
-// Division  choose: one block an image runs the whole loop. Eight lanes share a row and take four rows at a
-//           time, so that a thread has four 16-byte loads in flight and reads the row chosen last, in shared
-//           memory, once for the four. What belongs to a row (length, weight, state) is read and written by
-//           one lane only; a turn has two barriers: the row is there, the best is known. No N x N matrix.
+// Division  choose: one block an image runs the whole loop (choose.cuh); a turn has two barriers: the row is
+//           there, the best is known. No N x N matrix.
 //           isolation, only where the first token is the farthest from its neighbours: tiles of all pairs
 //           (tile.cuh), of which each row keeps its largest cosine.
 // Bytes     B * (N D size + 4 N + 8 K) from memory; the rows come again each turn, B K N D size from cache.
@@ -16,32 +14,23 @@
 //           latency: two barriers and one reduction a turn. isolation: arithmetic, 2 B N^2 D operations.
 #pragma once
 
-#include "order.cuh"
+#include "choose.cuh"
 #include "tile.cuh"
 
 namespace tokenrt {
 
-struct GreedyPolicy {
-    static constexpr int kThreads = 512;
-    static constexpr int kBlocks = 2;  // a multiprocessor must hold: 64 registers a thread
-    static constexpr int kLanes = 8;   // lanes that share a row: 128 bytes a load
-    static constexpr int kRows = 4;    // rows they take at a time
-};
-
-struct GreedyShape {
-    int batch, tokens, width, keep, protect, order, objective, seed;
-    float power, mix;
-    __host__ __device__ int free() const { return tokens - protect; }
-    __host__ __device__ int wanted() const { return keep - protect; }
+struct GreedyShape : ChooseShape {
+    int objective, seed;
 };
 
 constexpr int kMaxMin = 0, kMaxSum = 1;
 constexpr int kFromNothing = 0, kMostImportant = 1, kMostIsolated = 2;
-constexpr int kByChoice = 1;
-constexpr float kMostImportance = 1e9f, kMostPower = 4.0f;
 constexpr int kIsolationLarge = 1024;  // from so many rows on, larger tiles save loads
 
 namespace greedy {
+
+using choose::own_of;
+using choose::products;
 
 constexpr float kBelow = -2.0f;  // below every cosine: the similarity to nothing
 
@@ -106,58 +95,6 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     }
 }
 
-// product[r] = row (first + r) . `other`, or . itself where `other` is null; every lane of the group gets it.
-template <typename T, typename Policy, bool kWhole>
-__device__ __forceinline__ void products(const T* rows, int first, int count, int width, const float* other,
-                                         float (&product)[Policy::kRows]) {
-    constexpr int kVector = kWhole ? Pack<T>::kCount : 1, kRows = Policy::kRows;
-    struct alignas(sizeof(T) * kVector) Vector {
-        T item[kVector];
-    };
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-        product[r] = 0;
-    }
-    const T* start = rows + static_cast<std::int64_t>(first) * width;
-    for (int i = static_cast<int>(threadIdx.x) % Policy::kLanes * kVector; i < width;
-         i += Policy::kLanes * kVector) {
-        Vector held[kRows];
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-            held[r] = first + r < count
-                          ? *reinterpret_cast<const Vector*>(start + static_cast<std::int64_t>(r) * width + i)
-                          : Vector{};
-        }
-        alignas(16) float factor[kVector] = {};
-        if (other != nullptr) {
-            load_floats<kVector>(factor, other + i);
-        }
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-#pragma unroll
-            for (int j = 0; j < kVector; ++j) {
-                const float value = widened(held[r].item[j]);
-                product[r] += value * (other == nullptr ? value : factor[j]);
-            }
-        }
-    }
-#pragma unroll
-    for (int r = 0; r < kRows; ++r) {
-        product[r] = group_sum<Policy::kLanes>(product[r]);
-    }
-}
-
-// The product of the row that is this lane's own: lane r of a group owns its row r.
-template <typename Policy>
-__device__ __forceinline__ float own_of(const float (&product)[Policy::kRows], int part) {
-    float own = product[0];
-#pragma unroll
-    for (int r = 1; r < Policy::kRows; ++r) {
-        own = part == r ? product[r] : own;
-    }
-    return own;
-}
-
 template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     choose(const T* __restrict__ metric, const float* __restrict__ importance, float* __restrict__ workspace,
@@ -169,13 +106,12 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     const int offset = me / Policy::kLanes * kRows, free = shape.free();
     const std::int64_t image = blockIdx.x;
     const T* rows = metric + (image * shape.tokens + shape.protect) * shape.width;
-    const float* rated = importance + image * shape.tokens + shape.protect;
+    const float* ratings = importance + image * shape.tokens + shape.protect;
     std::int64_t* out = index + image * shape.keep;
     const Held held = held_by(workspace, image, free);
     const float base_novelty = shape.objective == kMaxSum ? 0.0f : 1.0f;
-    const auto importance_of = [=](int row) { return fminf(fmaxf(rated[row], 0.0f), kMostImportance); };
     const auto gain = [=](int row, float weight, float novelty) {
-        return Best{fmaxf(weight * novelty + shape.mix * importance_of(row), -FLT_MAX), row};
+        return Best{choose::gain(choose::rated(ratings[row]), weight, novelty, shape.mix), row};
     };
 
     Best best{-INFINITY, free};
@@ -184,8 +120,8 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         products<T, Policy, kWhole>(rows, base + offset, free, shape.width, nullptr, square);
         const int row = base + offset + part;
         if (part < kRows && row < free) {
-            const float a = importance_of(row);
-            const float weight = shape.power == 0 ? 1.0f : shape.power == 1 ? a : powf(a, shape.power);
+            const float a = choose::rated(ratings[row]);
+            const float weight = choose::weight_of(a, shape.power);
             const float novelty = shape.seed == kMostIsolated ? 1.0f - held.state[row] : base_novelty;
             const Best candidate = shape.seed == kMostImportant ? Best{a, row} : gain(row, weight, novelty);
             best = ahead(candidate, best) ? candidate : best;
@@ -196,9 +132,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     }
     best = block_best<Policy::kThreads>(best, slots);
 
-    for (int i = me; i < shape.protect; i += Policy::kThreads) {
-        out[i] = i;
-    }
+    choose::write_protected<Policy>(out, shape);
     for (int turn = 1;; ++turn) {
         const int latest = best.place;
         if (shape.order == kByChoice && me == 0) {
@@ -207,9 +141,8 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         if (turn == shape.wanted()) {
             break;
         }
-        for (int i = me; i < shape.width; i += Policy::kThreads) {
-            latest_row[i] = widened(rows[static_cast<std::int64_t>(latest) * shape.width + i]);
-        }
+        choose::widen_row<T, Policy>(latest_row, rows + static_cast<std::int64_t>(latest) * shape.width,
+                                     shape.width);
         __syncthreads();
         const float latest_length = held.length[latest];
         best = {-INFINITY, free};
@@ -230,15 +163,8 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         best = block_best<Policy::kThreads>(best, slots);
     }
     if (shape.order == kByPosition) {
-        Numbers running{0, 0};
-        for (int base = 0; base < free; base += Policy::kThreads) {
-            const int i = base + me;
-            const bool kept = i < free && (held.state[i] == taken() || i == best.place);
-            const int before = number<Policy::kThreads>(kept, false, running).first;
-            if (kept) {
-                out[shape.protect + before] = shape.protect + i;
-            }
-        }
+        choose::write_by_position<Policy>(out, shape,
+                                          [=](int i) { return held.state[i] == taken() || i == best.place; });
     }
 }
 
@@ -258,8 +184,8 @@ cudaError_t run(const T* metric, const float* importance, float* workspace, std:
             return state;
         }
     }
-    return launch(choose<T, GreedyPolicy, kWhole>, dim3(static_cast<unsigned>(shape.batch)),
-                  GreedyPolicy::kThreads, stream, metric, importance, workspace, index, shape);
+    return launch(choose<T, ChoosePolicy, kWhole>, dim3(static_cast<unsigned>(shape.batch)),
+                  ChoosePolicy::kThreads, stream, metric, importance, workspace, index, shape);
 }
 
 }  // namespace greedy
@@ -272,15 +198,10 @@ inline std::size_t token_greedy_select_workspace(int batch, int tokens) {
 inline cudaError_t token_greedy_select(int type, const void* metric, const float* importance,
                                        std::int64_t* index, void* workspace, GreedyShape shape,
                                        cudaStream_t stream) {
-    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
-        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
-        !within(shape.protect, 0, shape.keep - 1) || !within(shape.order, kByPosition, kByChoice) ||
-        !within(shape.objective, kMaxMin, kMaxSum) || !within(shape.seed, kFromNothing, kMostIsolated) ||
-        !(shape.power >= 0 && shape.power <= kMostPower) ||
-        !(shape.mix >= 0 && shape.mix <= kMostImportance)) {
+    if (!within(shape.objective, kMaxMin, kMaxSum) || !within(shape.seed, kFromNothing, kMostIsolated)) {
         return cudaErrorInvalidValue;
     }
-    const cudaError_t bad = check_pointers(metric, importance, index, workspace);
+    const cudaError_t bad = choose::check(shape, metric, importance, index, workspace);
     if (bad != cudaSuccess) {
         return bad;
     }

@@ -3,14 +3,14 @@
 // Problem   queries, keys [B,H,N,D], bias float32 broadcast to [B,H,R,N] -> score [B,N] float32: the mean
 //           over heads and rows of softmax(scale * q . k + bias). No N x N matrix is written. A row whose
 //           logits are all minus infinity, or hold a NaN, makes NaN, as softmax does.
-// Division  few rows (up to kFewRows): 1. `few`: a block takes a stretch of keys of one head and reads each
-//           once, eight lanes a key; it writes the R logits of each and, for the stretch, their maximum and
-//           sum of exponentials. 2. `few_mean`: one thread a token adds up heads and rows in order. many
+// Division  few rows (up to kFewRows): 1. `few`: a block takes a stretch of keys of one head and reads it
+//           once a row, eight lanes a key; it writes the R logits of each and, for the stretch, their maximum
+//           and sum of exponentials. 2. `few_mean`: one thread a token adds up heads and rows in order. many
 //           rows: 1. `row_statistics`: tiles of q . k (tile.cuh), of which each row keeps its maximum and sum
 //           of exponentials. 2. `column_sums`: the tiles again, now added down the columns. 3. `many_mean`:
 //           over heads.
-// Bytes     few: B H (N + R) D size + 8 B H R N for the logits (written, read). many: 2 B H N D size (1 + N /
-//           tile), the repeats from cache; + 12 B H N.
+// Bytes     few: B H (N + R) D size, the keys of all rows but the first from cache, + 8 B H R N for the
+//           logits (written, read). many: 2 B H N D size (1 + N / tile), the repeats from cache; + 12 B H N.
 // Bound     few: memory bandwidth, one pass over the keys. many: arithmetic, 4 B H R N D operations in fp32.
 #pragma once
 
@@ -63,7 +63,7 @@ template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     few(const T* __restrict__ queries, const T* __restrict__ keys, const float* __restrict__ bias,
         float* __restrict__ logits, float* __restrict__ parts, ScoreShape shape) {
-    __shared__ float query[kMostWidth];
+    alignas(16) __shared__ float query[kMostWidth];
     __shared__ float tops[Policy::kThreads / kWarp], sums[Policy::kThreads / kWarp];
     constexpr int kVector = kWhole ? Pack<T>::kCount : 1, kStep = Policy::kLanes * kVector;
     constexpr int kKeys = Policy::kThreads / Policy::kLanes, kHeld = Policy::kStretch / Policy::kThreads;
@@ -92,9 +92,11 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
             for (int i = part * kVector; exists && i < shape.width; i += kStep) {
                 const Vector held = *reinterpret_cast<const Vector*>(
                     key_rows + static_cast<long long>(token) * shape.width + i);
+                alignas(16) float factor[kVector];
+                load_floats<kVector>(factor, query + i);
 #pragma unroll
                 for (int j = 0; j < kVector; ++j) {
-                    product += query[i + j] * widened(held.item[j]);
+                    product += factor[j] * widened(held.item[j]);
                 }
             }
             product = group_sum<Policy::kLanes>(product);

@@ -71,7 +71,7 @@ std::size_t host_token_greedy_select_workspace(int batch, int tokens) {
 int host_token_greedy_select(int type, const void* metric, const float* importance, std::int64_t* index,
                              void* workspace, int batch, int tokens, int width, int keep, int protect,
                              int order, int objective, int seed, float power, float mix) {
-    const GreedyShape shape{batch, tokens, width, keep, protect, order, objective, seed, power, mix};
+    const GreedyShape shape{{batch, tokens, width, keep, protect, order, power, mix}, objective, seed};
     return token_greedy_select(type, metric, importance, index, workspace, shape, nullptr);
 }
 
@@ -82,7 +82,7 @@ std::size_t host_token_cover_select_workspace(int batch, int tokens) {
 int host_token_cover_select(int type, const void* metric, const float* importance, std::int64_t* index,
                             void* workspace, int batch, int tokens, int width, int keep, int protect,
                             int order, float power, float mix) {
-    const CoverShape shape{batch, tokens, width, keep, protect, order, power, mix};
+    const ChooseShape shape{batch, tokens, width, keep, protect, order, power, mix};
     return token_cover_select(type, metric, importance, index, workspace, shape, nullptr);
 }
 

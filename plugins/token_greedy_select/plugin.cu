@@ -1,39 +1,26 @@
 // TokenGreedySelect as a plugin; kernels/token_greedy_select.cuh is what it runs.
 #include <token_greedy_select.cuh>
 
+#include "../common/keeping.h"
 #include "../common/operators.h"
-#include "../common/report.h"
 
 namespace tokenrt::plugin {
 
 namespace {
 
-class TokenGreedySelect final : public Operator {
+class TokenGreedySelect final : public Keeping {
   public:
     TokenGreedySelect()
-        : Operator("TokenGreedySelect",
-                   {{"keep", Kind::kSize, 1, kMostTokens},
-                    {"protect", Kind::kSize, 0, kMostTokens - 1},
-                    {"order", Kind::kInt, kByPosition, kByChoice},
-                    {"objective", Kind::kInt, kMaxMin, kMaxSum},
-                    {"power", Kind::kFloat, 0, static_cast<int>(kMostPower)},
-                    {"mix", Kind::kFloat, 0, static_cast<int>(kMostImportance)},
-                    {"seed", Kind::kInt, kFromNothing, kMostIsolated}},
-                   {{"metric", "BND", Type::kOwn}, {"importance", "BN", Type::kFloat32}},
-                   {{"index", "BK", Type::kInt64}}, {{'K', "keep"}}) {}
-
-    void check(const Values& values) const override {
-        if (values.number("protect") >= values.number("keep")) {
-            refuse("field 'protect' is ", values.number("protect"), ", it must be below 'keep', ",
-                   values.number("keep"));
-        }
-    }
-
-    void fit(const Values&, const Sizes& sizes) const override {
-        if (sizes['N'] != kUnknown && sizes['N'] < sizes['K']) {
-            refuse("field 'keep' is ", sizes['K'], ", but there are ", sizes['N'], " tokens");
-        }
-    }
+        : Keeping("TokenGreedySelect",
+                  {{"keep", Kind::kSize, 1, kMostTokens},
+                   {"protect", Kind::kSize, 0, kMostTokens - 1},
+                   {"order", Kind::kInt, kByPosition, kByChoice},
+                   {"objective", Kind::kInt, kMaxMin, kMaxSum},
+                   {"power", Kind::kFloat, 0, static_cast<int>(kMostPower)},
+                   {"mix", Kind::kFloat, 0, static_cast<int>(kMostImportance)},
+                   {"seed", Kind::kInt, kFromNothing, kMostIsolated}},
+                  {{"metric", "BND", Type::kOwn}, {"importance", "BN", Type::kFloat32}},
+                  {{"index", "BK", Type::kInt64}}, {{'K', "keep"}}) {}
 
     std::size_t workspace(const Values&, const Sizes& sizes) const override {
         return token_greedy_select_workspace(sizes.of('B'), sizes.of('N'));
@@ -41,10 +28,11 @@ class TokenGreedySelect final : public Operator {
 
     cudaError_t run(const Call& call) const override {
         const Values& values = call.values;
-        const GreedyShape shape{call.sizes.of('B'),         call.sizes.of('N'),       call.sizes.of('D'),
-                                call.sizes.of('K'),         values.number("protect"), values.number("order"),
-                                values.number("objective"), values.number("seed"),    values.real("power"),
-                                values.real("mix")};
+        const GreedyShape shape{
+            {call.sizes.of('B'), call.sizes.of('N'), call.sizes.of('D'), call.sizes.of('K'),
+             values.number("protect"), values.number("order"), values.real("power"), values.real("mix")},
+            values.number("objective"),
+            values.number("seed")};
         return tokenrt::token_greedy_select(call.type, call.in<void>(0), call.in<float>(1),
                                             call.out<std::int64_t>(0), call.workspace, shape, call.stream);
     }

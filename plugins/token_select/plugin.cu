@@ -1,34 +1,21 @@
 // TokenSelect as a plugin; kernels/token_select.cuh is what it runs.
 #include <token_select.cuh>
 
+#include "../common/keeping.h"
 #include "../common/operators.h"
-#include "../common/report.h"
 
 namespace tokenrt::plugin {
 
 namespace {
 
-class TokenSelect final : public Operator {
+class TokenSelect final : public Keeping {
   public:
     TokenSelect()
-        : Operator("TokenSelect",
-                   {{"keep", Kind::kSize, 1, kMostTokens},
-                    {"protect", Kind::kSize, 0, kMostTokens - 1},
-                    {"order", Kind::kInt, kByPosition, kByScore}},
-                   {{"score", "BN", Type::kOwn}}, {{"index", "BK", Type::kInt64}}, {{'K', "keep"}}) {}
-
-    void check(const Values& values) const override {
-        if (values.number("protect") >= values.number("keep")) {
-            refuse("field 'protect' is ", values.number("protect"), ", it must be below 'keep', ",
-                   values.number("keep"));
-        }
-    }
-
-    void fit(const Values&, const Sizes& sizes) const override {
-        if (sizes['N'] != kUnknown && sizes['N'] < sizes['K']) {
-            refuse("field 'keep' is ", sizes['K'], ", but there are ", sizes['N'], " tokens");
-        }
-    }
+        : Keeping("TokenSelect",
+                  {{"keep", Kind::kSize, 1, kMostTokens},
+                   {"protect", Kind::kSize, 0, kMostTokens - 1},
+                   {"order", Kind::kInt, kByPosition, kByScore}},
+                  {{"score", "BN", Type::kOwn}}, {{"index", "BK", Type::kInt64}}, {{'K', "keep"}}) {}
 
     std::size_t workspace(const Values& values, const Sizes& sizes) const override {
         return token_select_workspace(sizes.of('B'), sizes.of('K'), values.number("order"));

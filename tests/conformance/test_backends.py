@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conformance import plain
+from tests.plugins.running import needs_compiler
 from tests.tolerance import within_twice
 from tokenrt.passes import methods
 from tokenrt.passes.apply import apply_method
@@ -25,6 +26,7 @@ TIE = 2.0**-20
 
 SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
 SCORED = ("topk", "evit")
+BACKENDS = ["onnxruntime", pytest.param("plugin-host", marks=needs_compiler)]
 NAMES = ("evit", "random", "slice", "tome", "topk")
 
 
@@ -57,15 +59,18 @@ def wide(given: dict[str, Any]) -> dict[str, Any]:
     return {name: array.astype(np.float64) for name, array in given.items()}
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("sized", [False, True], ids=["plain", "sized"])
 @pytest.mark.parametrize(("name", "tokens", "keep", "protect", "batch"), [*settings()])
-def test_backends_agree(name: str, tokens: int, keep: int, protect: int, batch: int, sized: bool) -> None:
+def test_backends_agree(
+    name: str, tokens: int, keep: int, protect: int, batch: int, sized: bool, backend: str
+) -> None:
     given = arrays(tokens, batch, 0)
     if not sized:
         del given["size"]
     options: dict[str, Any] = {"keep": keep, "protect": protect, "restore": True}
     exact = apply_method(name, wide(given), backend="numpy", **options)
-    found = apply_method(name, given, backend="onnxruntime", **options)
+    found = apply_method(name, given, backend=backend, **options)
     assert found.keys() == exact.keys()
     assert all(found[key].shape == exact[key].shape for key in exact)
     if name == "tome":
@@ -126,9 +131,10 @@ def exactly(count: int, seed: int = 0) -> Any:
     return np.eye(D, dtype=np.float32)[np.random.default_rng(seed).integers(0, 3, (2, count))][:, None]
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("protect", [0, 1, 2])
 @pytest.mark.parametrize("tokens", [8, 33, 197])
-def test_exact_ties_are_broken_alike(tokens: int, protect: int) -> None:
+def test_exact_ties_are_broken_alike(tokens: int, protect: int, backend: str) -> None:
     x = np.random.default_rng(0).standard_normal((2, tokens, C)).astype(np.float32)
     for keys in (
         exactly(tokens),
@@ -137,18 +143,19 @@ def test_exact_ties_are_broken_alike(tokens: int, protect: int) -> None:
     ):
         for keep in {tokens - (tokens - protect) // 2, tokens - 3, tokens - 1}:
             both = [
-                apply_method("tome", {"x": x, "keys": keys}, keep=keep, protect=protect, backend=backend)[
+                apply_method("tome", {"x": x, "keys": keys}, keep=keep, protect=protect, backend=one)[
                     "assign"
                 ]
-                for backend in ("numpy", "onnxruntime")
+                for one in ("numpy", backend)
             ]
             np.testing.assert_array_equal(*both)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", SCORED)
 @pytest.mark.parametrize("order", ["position", "score"])
 @pytest.mark.parametrize("pattern", ["equal", "ties", "nan", "inf", "all nan"])
-def test_odd_scores_are_ranked_alike(name: str, order: str, pattern: str) -> None:
+def test_odd_scores_are_ranked_alike(name: str, order: str, pattern: str, backend: str) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 33, C)).astype(np.float32)
     score = {
@@ -165,34 +172,35 @@ def test_odd_scores_are_ranked_alike(name: str, order: str, pattern: str) -> Non
                 {"x": x, "cls_attn": score},
                 keep=keep,
                 protect=protect,
-                backend=backend,
+                backend=one,
                 order=order,
             )
-            for backend in ("numpy", "onnxruntime")
+            for one in ("numpy", backend)
         ]
         np.testing.assert_array_equal(both[0]["index"], both[1]["index"])
         kept = both[0]["index"].shape[1]
         np.testing.assert_array_equal(both[0]["tokens"][:, :kept], both[1]["tokens"][:, :kept])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize(
     "where", [0, 4, 7, slice(None)], ids=["protected", "source", "destination", "everything"]
 )
-def test_odd_keys_never_lead_out_of_range(bad: float, where: Any) -> None:
+def test_odd_keys_never_lead_out_of_range(bad: float, where: Any, backend: str) -> None:
     given = arrays(32, 3, 0)
     given["keys"][:, :, where, 1] = bad
     both = [
-        apply_method("tome", given, keep=keep, backend=backend)["assign"]
+        apply_method("tome", given, keep=keep, backend=one)["assign"]
         for keep in (17, 31)
-        for backend in ("numpy", "onnxruntime")
+        for one in ("numpy", backend)
     ]
     for one, other in (both[:2], both[2:]):
         np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("backend", ["numpy", "onnxruntime"])
+@pytest.mark.parametrize("backend", ["numpy", *BACKENDS])
 def test_sizes_of_merged_tokens_add_up(name: str, backend: str) -> None:
     given = arrays(33, 3, 0)
     size = apply_method(name, given, keep=20, backend=backend)["size"]
@@ -203,13 +211,13 @@ def test_sizes_of_merged_tokens_add_up(name: str, backend: str) -> None:
         assert (size.sum(axis=1) < whole).all()
 
 
+@pytest.mark.parametrize("backend", ["numpy", *BACKENDS])
 @pytest.mark.parametrize("name", NAMES)
-def test_half_precision_tokens_make_the_same_choices(name: str) -> None:
+def test_half_precision_tokens_make_the_same_choices(name: str, backend: str) -> None:
     given = arrays(33, 3, 0)
     half = given | {"x": given["x"].astype(np.float16)}
     key = "assign" if methods.get(name).merges else "index"
-    for backend in ("numpy", "onnxruntime"):
-        single, double = (apply_method(name, arrays_, keep=20, backend=backend) for arrays_ in (given, half))
-        np.testing.assert_array_equal(single[key], double[key])
-        assert double["tokens"].dtype == np.float16
-        np.testing.assert_allclose(double["tokens"], single["tokens"], atol=4e-3)
+    single, double = (apply_method(name, arrays_, keep=20, backend=backend) for arrays_ in (given, half))
+    np.testing.assert_array_equal(single[key], double[key])
+    assert double["tokens"].dtype == np.float16
+    np.testing.assert_allclose(double["tokens"], single["tokens"], atol=4e-3)

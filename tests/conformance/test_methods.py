@@ -33,8 +33,8 @@ SLOW = {
 DRAWS, MORE = 6, 40
 """Draws of rounding; where those do not explain a difference, so many more decide."""
 
-
 CHOICES = ("assign", "index")
+BACKENDS = ["numpy", "onnxruntime", pytest.param("plugin-host", marks=needs_compiler)]
 
 BY_KERNEL = (2, 33, 197)
 """Sizes at which the kernels run, on the CPU, outside the full matrix too."""
@@ -127,29 +127,29 @@ def check_ranges(found: dict[str, Any], tokens: int, keep: int) -> None:
     assert ((found["assign"] >= -1) & (found["assign"] < keep)).all()
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", methods.names())
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0], ids=str)
 @pytest.mark.parametrize("where", [0, 5, slice(None)], ids=["protected", "one", "all"])
-def test_odd_numbers_never_lead_out_of_range(name: str, bad: float, where: Any) -> None:
-    for backend in ("numpy", "onnxruntime"):
-        given = fitting(name, 37, 25, 1, 2)
-        for tensor in ("keys", "queries", "values"):
-            given["tensors"][tensor][:, :, where] = bad
-        given["tensors"]["x"][:, where] = bad
-        check_ranges(apply_method(name, backend=backend, **given), 37, given["keep"])
+def test_odd_numbers_never_lead_out_of_range(name: str, bad: float, where: Any, backend: str) -> None:
+    given = fitting(name, 37, 25, 1, 2)
+    for tensor in ("keys", "queries", "values"):
+        given["tensors"][tensor][:, :, where] = bad
+    given["tensors"]["x"][:, where] = bad
+    check_ranges(apply_method(name, backend=backend, **given), 37, given["keep"])
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", methods.names())
-def test_protected_tokens_pass_untouched(name: str) -> None:
-    for backend in ("numpy", "onnxruntime"):
-        given = fitting(name, 38, 27, 2, 2)
-        found = apply_method(name, backend=backend, **given)
-        rows = [np.flatnonzero((found["index"] == place).all(axis=0))[0] for place in (0, 1)]
-        np.testing.assert_array_equal(found["tokens"][:, rows], given["tensors"]["x"][:, :2])
+def test_protected_tokens_pass_untouched(name: str, backend: str) -> None:
+    given = fitting(name, 38, 27, 2, 2)
+    found = apply_method(name, backend=backend, **given)
+    rows = [np.flatnonzero((found["index"] == place).all(axis=0))[0] for place in (0, 1)]
+    np.testing.assert_array_equal(found["tokens"][:, rows], given["tensors"]["x"][:, :2])
 
 
 @pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).merges])
-@pytest.mark.parametrize("backend", ["numpy", "onnxruntime"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_equal_tokens_merge_without_loss(name: str, backend: str) -> None:
     """All tokens equal: every mean is the token, bit for bit or within one rounding, and the sizes of all that stay add up."""
     given = fitting(name, 37, 25, 1, 2)

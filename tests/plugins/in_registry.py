@@ -33,7 +33,7 @@ def collection(fields: dict[str, Any]) -> Any:
     return trt.PluginFieldCollection(made)
 
 
-def main(path: str, nodes: dict[str, dict[str, Any]], bad: dict[str, dict[str, Any]]) -> None:
+def main(path: str, nodes: dict[str, dict[str, Any]], bad: dict[str, list[dict[str, Any]]]) -> None:
     logger = Logger()
     builder = trt.Builder(logger)
     registry = builder.get_plugin_registry()
@@ -54,11 +54,12 @@ def main(path: str, nodes: dict[str, dict[str, Any]], bad: dict[str, dict[str, A
             and all(plugin.get_capability_interface(one) is not None for one in capabilities)
             for plugin in plugins
         )
-    for name, fields in bad.items():
+    for name, several in bad.items():
         creator = registry.get_creator(name, "1", "tokenrt")
-        refused[name] = all(
-            creator.create_plugin("node", collection(fields), phase) is None for phase in phases
-        )
+        refused[name] = [
+            all(creator.create_plugin("node", collection(fields), phase) is None for phase in phases)
+            for fields in several
+        ]
     seen = {
         "before": before,
         "names": list(names),

@@ -61,6 +61,7 @@ struct Registry : IPluginRegistry {
     IPluginCreatorInterface* const* getAllCreatorsRecursive(std::int32_t* const count) noexcept override {
         return getAllCreators(count);
     }
+#if NV_TENSORRT_MAJOR < 11
     // Of plugins before IPluginV3.
     bool registerCreator(IPluginCreator&, const char* const) noexcept override { return false; }
     IPluginCreator* const* getPluginCreatorList(std::int32_t* const) const noexcept override {
@@ -71,6 +72,7 @@ struct Registry : IPluginRegistry {
         return nullptr;
     }
     bool deregisterCreator(const IPluginCreator&) noexcept override { return false; }
+#endif
 } registry;
 
 }  // namespace

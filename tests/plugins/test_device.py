@@ -68,6 +68,23 @@ def named(symbols: Mapping[str, object]) -> dict[str, tuple[str, list[str]]]:
     return found
 
 
+def check_rows(code: Mapping[str, tuple[sass.Instruction, ...]]) -> None:
+    """Every kernel that reads rows reads them 16 bytes at a time in one form, and by elements in the other."""
+    names = named(code)
+    forms: dict[str, set[bool | None]] = {}
+    for symbol, (plain, arguments) in names.items():
+        widths = {line.bits for line in sass.looped(code[symbol]) if line.name.startswith("LDG")}
+        wanted = wide(plain, arguments)
+        forms.setdefault(plain, set()).add(wanted)
+        if wanted is not None:
+            assert (128 in widths) == wanted, (
+                f"{plain}<{', '.join(arguments)}> reads {sorted(widths)} bits in loops"
+            )
+    assert all(found == {True, False} for plain, found in forms.items() if plain not in NARROW)
+    unknown = [plain for plain, found in forms.items() if found == {None} and plain not in NARROW]
+    assert not unknown, "say in VECTORS or NARROW how these read"
+
+
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_kernel_compiles_without_warning_spill_or_stack(arch: int) -> None:
     if arch in toolchain.toolkit().dropped:
@@ -88,20 +105,7 @@ def test_every_kernel_compiles_without_warning_spill_or_stack(arch: int) -> None
 def test_rows_are_read_16_bytes_at_a_time(arch: int) -> None:
     if arch in toolchain.toolkit().dropped:
         pytest.skip(f"nvcc {toolchain.toolkit().version} does not know sm_{arch}")
-    code = sass.listing(device.machine_code(arch)[0])
-    names = named(code)
-    forms: dict[str, set[bool | None]] = {}
-    for symbol, (plain, arguments) in names.items():
-        widths = {line.bits for line in sass.looped(code[symbol]) if line.name.startswith("LDG")}
-        wanted = wide(plain, arguments)
-        forms.setdefault(plain, set()).add(wanted)
-        if wanted is not None:
-            assert (128 in widths) == wanted, (
-                f"{plain}<{', '.join(arguments)}> reads {sorted(widths)} bits in loops"
-            )
-    assert all(found == {True, False} for plain, found in forms.items() if plain not in NARROW)
-    unknown = [plain for plain, found in forms.items() if found == {None} and plain not in NARROW]
-    assert not unknown, "say in VECTORS or NARROW how these read"
+    check_rows(sass.listing(device.machine_code(arch)[0]))
 
 
 @pytest.mark.parametrize(
@@ -117,6 +121,17 @@ def test_tiles_are_multiplied_from_16_byte_reads_of_shared_memory(kernel: str) -
             )
             assert _count(code[symbol], inner, "LDS.128") * 8 <= _count(code[symbol], inner, "FFMA")
             assert _count(code[symbol], inner, "LDS.128") == _count(code[symbol], inner, "LDS")
+
+
+@pytest.mark.parametrize("kernel", ["score::few", "greedy::choose", "cover::choose"])
+def test_the_row_that_all_share_is_read_16_bytes_at_a_time(kernel: str) -> None:
+    code = sass.listing(device.machine_code(USUAL)[0])
+    forms = [
+        symbol for symbol, (plain, given) in named(code).items() if plain == kernel and given[-1] == "true"
+    ]
+    assert len(forms) == 3
+    for symbol in forms:
+        assert {line.bits for line in sass.looped(code[symbol]) if line.name.startswith("LDS")} == {128}
 
 
 def _count(code: tuple[sass.Instruction, ...], loop: range, name: str) -> int:

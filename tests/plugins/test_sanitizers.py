@@ -17,7 +17,8 @@ from tokenrt.plugins.compiler import HERE, compiled
 
 OWN = Path(__file__).parent
 TESTS = sorted(OWN.glob("test_*kernels.py"))
-INTERFACE = [OWN / "test_interface.py"]
+INTERFACE = sorted(OWN.glob("test_interface_*.py"))
+QUICK = [OWN / "test_quick.py"]
 MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 RACES = ("-O1", "-DSIMT_THREADS", "-fsanitize=thread")
 RUNTIMES = {MEMORY: ("libasan.so", "libubsan.so"), RACES: ("libtsan.so",)}
@@ -84,7 +85,12 @@ def check(done: subprocess.CompletedProcess[str]) -> None:
 
 
 def test_no_kernel_reads_or_writes_beside_its_memory() -> None:
-    check(run(MEMORY, "every_type or odd or masked or misaligned or out_of_range or refused or 33 or equal"))
+    check(
+        run(
+            MEMORY,
+            "every_type or odd or masked or misaligned or out_of_range or refused or 33 or equal or bad_input",
+        )
+    )
 
 
 def test_no_kernel_has_a_race() -> None:
@@ -93,13 +99,23 @@ def test_no_kernel_has_a_race() -> None:
 
 @pytest.mark.slow
 def test_no_plugin_reads_or_writes_beside_its_memory() -> None:
-    """The plugin classes too: every field, shape, copy and run of test_interface.py."""
+    """The plugin classes too: every field, shape, copy and run of test_interface_*.py."""
     libraries = " ".join(_runtime(name) for name in RUNTIMES[MEMORY])
     with pytest.MonkeyPatch.context() as patch:  # built here, where no runtime slows the compiler down
         patch.setenv(built.EXTRA, " ".join(MEMORY))
         built.host_library(), built.driver()
     settings = {built.EXTRA: " ".join(MEMORY), "LD_PRELOAD": libraries}
     check(_pytest(INTERFACE, "test", settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [MEMORY, RACES], ids=["memory", "races"])
+def test_the_kernels_of_quick_plugins_are_clean(flags: tuple[str, ...]) -> None:
+    """Their own sources, in one launch each; `in_one_launch` and `merging` are the tests that run them."""
+    names = "in_one_launch or merging"
+    compiled(host.SOURCE, (*host.FLAGS, *flags), "host.so")  # here, where no runtime slows the compiler down
+    preload = " ".join(map(_runtime, RUNTIMES[flags]))
+    check(_pytest(QUICK, names, {host.EXTRA_FLAGS: " ".join(flags), "LD_PRELOAD": preload}))
 
 
 @pytest.mark.slow
@@ -129,6 +145,13 @@ BREAKS = {
         "if (row >= count) {",
         "if (row > count) {",
         "AddressSanitizer: heap-buffer-overflow",
+    ),
+    "16 bytes at once from rows that do not start there": (
+        MEMORY,
+        "token_gather.cuh",
+        "bytes % 16 == 0  ? gather::run<uint4>",
+        "bytes % 4 == 0  ? gather::run<uint4>",
+        "runtime error: load of misaligned address",
     ),
 }
 

@@ -1,32 +1,20 @@
-"""Each plugin through TensorRT's interface, with its kernels on the CPU: contract, shapes, formats, copies, running."""
+"""Each plugin as a builder sees it, with its kernels on the CPU: fields, copies, shapes, formats, workspace."""
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.ops.cases import alternate, cases
+from tests.ops.cases import alternate
 from tests.ops.runner import expect
 from tests.plugins import built
-from tests.plugins.node import BFLOAT16, CHW4, FLOAT, HALF, INT8, INT32, INT64, RUNTIME, TYPES, Node, told
-from tokenrt.passes.legalize import PLUGIN
-from tokenrt.passes.ops import DOMAIN, OPERATORS, VERSION
-from tokenrt.plugins import contracts, library
-from tokenrt.plugins.compiler import COMPILERS
+from tests.plugins.interface import CONTRACTS, KINDS, inputs_of, made, needs_compiler, types_of
+from tests.plugins.node import BFLOAT16, CHW4, FLOAT, HALF, INT8, INT32, INT64, RUNTIME, Node, told
 
-pytestmark = pytest.mark.skipif(
-    not any(shutil.which(name) for name in COMPILERS), reason="no C++ compiler on PATH"
-)
-
-KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-NUMBERS = {"float32": 1, "float16": 10, "bfloat16": 16}
-UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
-CONTRACTS = contracts.contracts()
+pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="module")
@@ -34,91 +22,14 @@ def path() -> Path:
     return built.host_library()
 
 
-def inputs_of(name: str, kind: str = "float32") -> tuple[list[Any], dict[str, Any]]:
-    """The shared case of an operator, in one of the types, with settled attributes."""
-    inputs, attributes = cases()[name]
-    contract = CONTRACTS[name]
-    own = [
-        np.asarray(item).astype(KINDS[kind]) if tensor.type == "own" else np.asarray(item)
-        for item, tensor in zip(inputs, contract.inputs, strict=True)
-    ]
-    settled = OPERATORS[name].settle(attributes)
-    return own, settled | ({"type": NUMBERS[kind]} if "type" in settled else {})
-
-
-def made(path: Path, name: str, kind: str = "float32") -> Node:
-    node = Node.create(path, name, inputs_of(name, kind)[1])
-    assert node is not None, told()
-    return node
-
-
-def types_of(name: str, kind: str) -> tuple[list[int], list[int]]:
-    """Types of inputs and outputs."""
-    contract = CONTRACTS[name]
-    return (
-        [TYPES[kind if tensor.type == "own" else tensor.type] for tensor in contract.inputs],
-        [TYPES[kind if tensor.type == "own" else tensor.type] for tensor in contract.outputs],
-    )
-
-
-# The contract, the schema, the creators and the README say the same -----------------------------------------------------
-
-
-@pytest.mark.parametrize("name", CONTRACTS)
-def test_the_contract_is_the_operators_schema(name: str) -> None:
-    contract, operator = CONTRACTS[name], OPERATORS[name]
-    assert [tensor.name for tensor in contract.inputs] == list(operator.inputs)
-    assert [tensor.name for tensor in contract.outputs] == list(operator.outputs)
-    assert {field.name: contracts.KINDS[field.kind] for field in contract.fields} == dict(operator.attributes)
-    own = next((tensor.name for tensor in contract.inputs if tensor.type == "own"), None)
-    for tensor, kind in zip(contract.outputs, operator.types, strict=True):
-        assert tensor.type == ("own" if kind == own else kind)
-    function = operator.function(18)
-    assert set(function.attribute) == {field.name for field in contract.fields}
-
-
-def test_the_library_is_the_contracts(path: Path) -> None:
-    found = library.described(path)["operators"]
-    assert set(found) == set(CONTRACTS)
-    for name, contract in CONTRACTS.items():
-        assert found[name]["fields"] == [
-            (field.name, field.kind, field.least, field.most) for field in contract.fields
-        ]
-        for side in ("inputs", "outputs"):
-            assert found[name][side] == [
-                (tensor.name, tensor.shape, tensor.type) for tensor in getattr(contract, side)
-            ]
-
-
-def test_every_readme_is_that_of_its_contract() -> None:
-    for contract in CONTRACTS.values():
-        assert (contract.folder / "README.md").read_text() == contract.readme(), (
-            f"{contract.operator}: python -m tokenrt.plugins.contracts writes it"
-        )
-        assert (contract.folder.parent / "kernels" / contract.kernel).is_file()
-
-
-def test_nodes_and_plugins_name_each_other(path: Path) -> None:
-    assert PLUGIN == {"plugin_version": library.VERSION, "plugin_namespace": library.NAMESPACE}
-    assert (library.NAMESPACE, int(library.VERSION)) == (DOMAIN, VERSION)
-    for name in CONTRACTS:
-        assert made(path, name).texts[:3] == [name, library.VERSION, library.NAMESPACE]
-
-
-def test_status_words_are_known_and_no_gpu_is_claimed() -> None:
-    for contract in CONTRACTS.values():
-        assert set(contract.status) == {"kernel", "plugin", "gpu"}
-        assert set(contract.status.values()) <= set(contracts.STATUS)
-        assert contract.status["gpu"] == "unverified"
-
-
-# Fields ------------------------------------------------------------------------------------------------------------------
+# Fields ------------------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("phase", [0, RUNTIME], ids=["build", "runtime"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_fields_travel_through_an_engine(name: str, phase: int, path: Path) -> None:
-    attributes = inputs_of(name)[1]
+def test_fields_travel_through_an_engine(name: str, kind: str, phase: int, path: Path) -> None:
+    attributes = inputs_of(name, kind)[1]
     node = Node.create(path, name, attributes, phase)
     assert node is not None, told()
     again, copy = node.again(), node.clone()
@@ -247,13 +158,15 @@ def test_the_timing_cache_tells_apart_what_changes_a_kernel(path: Path) -> None:
     )
 
 
-# Building ----------------------------------------------------------------------------------------------------------------
+# Building ----------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_shapes_follow_from_attributes_and_a_dynamic_batch(name: str, path: Path) -> None:
-    inputs, attributes = inputs_of(name)
-    node, wanted = made(path, name), [item.shape for item in expect(name, inputs, attributes)]
+def test_shapes_follow_from_attributes_and_a_dynamic_batch(name: str, kind: str, path: Path) -> None:
+    inputs, attributes = inputs_of(name, kind)
+    node = made(path, name, kind)
+    wanted = [item.shape for item in expect(name, inputs_of(name)[0], attributes)]
     shapes = [list(item.shape) for item in inputs]
     found = node.shapes(shapes)
     assert found is not None, told()
@@ -340,86 +253,3 @@ def test_a_wrong_number_of_tensors_is_refused(name: str, path: Path) -> None:
     assert node.types([*types, FLOAT]) is None
     assert "inputs and gives" in told()
     assert not node.supports([FLOAT] * (node.outputs))
-
-
-# Running -----------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", CONTRACTS)
-def test_every_plugin_runs_its_kernel(name: str, kind: str, path: Path) -> None:
-    inputs, attributes = inputs_of(name, kind)
-    node = made(path, name, kind)
-    shapes, types = [item.shape for item in inputs], types_of(name, kind)[0]
-    assert node.configure(shapes, types), told()
-    context = node.attached()
-    assert context is not None, told()
-    node.close()  # an engine's copy does not live on the builder's
-    assert context.shape_change(shapes, types), told()
-    kinds = [KINDS.get(kind if t.type == "own" else t.type, np.int64) for t in CONTRACTS[name].outputs]
-    wide = [item.astype(np.float64) if item.dtype.kind not in "iu" else item for item in inputs]
-    copy = context.clone()
-    assert copy is not None
-    for one in (context, copy):
-        found = one.run(inputs, kinds)
-        assert found is not None, told()
-        for actual, wanted in zip(found, expect(name, wide, attributes), strict=True):
-            assert actual.shape == wanted.shape
-            if wanted.dtype.kind == "i":
-                np.testing.assert_array_equal(actual, wanted)
-            else:
-                unit = UNITS[kind] if name in ("TokenCombine", "TokenRestore") else 2.0**-22
-                np.testing.assert_allclose(actual.astype(np.float64), wanted, atol=4 * unit, rtol=4 * unit)
-
-
-@pytest.mark.parametrize(
-    "bias", [(1,), (17,), (1, 17), (2, 1, 1), (3, 1, 1, 17), (3, 2, 3, 17), (1, 1, 3, 1)], ids=str
-)
-def test_the_bias_of_a_score_is_broadcast(bias: tuple[int, ...], path: Path) -> None:
-    queries, keys, _ = inputs_of("TokenScore")[0]
-    offset = np.random.default_rng(0).standard_normal(bias).astype(np.float32)
-    fields = {"scale": 0.25, "first_row": [2], "end_row": [5]}
-    node = Node.create(path, "TokenScore", fields)
-    assert node is not None
-    found = node.run([queries, keys, offset], [np.float32])
-    assert found is not None, told()
-    (wanted,) = expect("TokenScore", [queries, keys, offset], fields)
-    np.testing.assert_allclose(found[0], wanted, rtol=1e-5)
-
-
-def test_a_bias_that_cannot_be_broadcast_is_refused(path: Path) -> None:
-    queries, keys, _ = inputs_of("TokenScore")[0]
-    node = made(path, "TokenScore")
-    assert node.run([queries, keys, np.zeros((1, 1, 1, 5), np.float32)], [np.float32]) is None
-    assert "axis 3 of input 'bias' is 5, it must be 1 or 17" in told()
-
-
-@pytest.mark.parametrize("name", CONTRACTS)
-def test_a_misaligned_pointer_is_an_error(name: str, path: Path) -> None:
-    inputs, _ = inputs_of(name)
-    context = made(path, name).attached()
-    assert context is not None
-    kinds = [KINDS.get(tensor.type, np.int64) for tensor in CONTRACTS[name].outputs]
-    assert context.run(inputs, kinds, shift=4) is None
-    assert "CUDA error 716: misaligned address" in told()
-
-
-def test_lists_are_on_the_device_once_a_context_is_attached(path: Path) -> None:
-    inputs, _ = inputs_of("TokenMatch")
-    node, kinds = made(path, "TokenMatch"), [np.float32, np.int64, np.int64, np.int64]
-    assert node.run(inputs, kinds) is None
-    assert "CUDA error 600" in told()
-    first, second = node.attached(), node.attached()
-    assert first is not None
-    assert second is not None
-    first.close()
-    assert second.run(inputs, kinds) is not None
-
-
-def test_a_workspace_grows_with_the_shapes_and_is_none_where_none_is_needed(path: Path) -> None:
-    by_position = made(path, "TokenSelect")
-    assert by_position.workspace([[4, 17]], [FLOAT]) == 0
-    by_score = Node.create(path, "TokenSelect", {"keep": [12], "protect": [0], "order": 1})
-    assert by_score is not None
-    assert by_score.workspace([[4, 17]], [FLOAT]) == 4 * 12 * 4
-    assert made(path, "TokenMatch").workspace([[4, 17, 8]], [FLOAT]) == 2 * 4 * 4 * 8

@@ -1,0 +1,122 @@
+"""Each plugin as an engine sees it, with its kernels on the CPU: running, workspace, refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.ops.runner import expect
+from tests.plugins import built
+from tests.plugins.interface import CONTRACTS, KINDS, UNITS, inputs_of, made, needs_compiler, types_of
+from tests.plugins.node import FLOAT, Node, told
+from tokenrt.plugins import host
+
+pytestmark = needs_compiler
+
+
+@pytest.fixture(scope="module")
+def path() -> Path:
+    return built.host_library()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_every_plugin_runs_its_kernel(name: str, kind: str, path: Path) -> None:
+    inputs, attributes = inputs_of(name, kind)
+    node = made(path, name, kind)
+    shapes, types = [item.shape for item in inputs], types_of(name, kind)[0]
+    assert node.configure(shapes, types), told()
+    context = node.attached()
+    assert context is not None, told()
+    node.close()  # an engine's copy does not live on the builder's
+    assert context.shape_change(shapes, types), told()
+    kinds = [KINDS.get(kind if t.type == "own" else t.type, np.int64) for t in CONTRACTS[name].outputs]
+    wide = [item.astype(np.float64) if item.dtype.kind not in "iu" else item for item in inputs]
+    copy = context.clone()
+    assert copy is not None
+    for one in (context, copy):
+        found = one.run(inputs, kinds)
+        assert found is not None, told()
+        for actual, wanted in zip(found, expect(name, wide, attributes), strict=True):
+            assert actual.shape == wanted.shape
+            if wanted.dtype.kind == "i":
+                np.testing.assert_array_equal(actual, wanted)
+            else:
+                unit = UNITS[kind] if name in ("TokenCombine", "TokenRestore") else 2.0**-22
+                np.testing.assert_allclose(actual.astype(np.float64), wanted, atol=4 * unit, rtol=4 * unit)
+
+
+@pytest.mark.parametrize(
+    "bias", [(1,), (17,), (1, 17), (2, 1, 1), (3, 1, 1, 17), (3, 2, 3, 17), (1, 1, 3, 1)], ids=str
+)
+def test_the_bias_of_a_score_is_broadcast(bias: tuple[int, ...], path: Path) -> None:
+    queries, keys, _ = inputs_of("TokenScore")[0]
+    offset = np.random.default_rng(0).standard_normal(bias).astype(np.float32)
+    fields = {"scale": 0.25, "first_row": [2], "end_row": [5]}
+    node = Node.create(path, "TokenScore", fields)
+    assert node is not None
+    found = node.run([queries, keys, offset], [np.float32])
+    assert found is not None, told()
+    (wanted,) = expect("TokenScore", [queries, keys, offset], fields)
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-5)
+
+
+def test_a_bias_that_cannot_be_broadcast_is_refused(path: Path) -> None:
+    queries, keys, _ = inputs_of("TokenScore")[0]
+    node = made(path, "TokenScore")
+    assert node.run([queries, keys, np.zeros((1, 1, 1, 5), np.float32)], [np.float32]) is None
+    assert "axis 3 of input 'bias' is 5, it must be 1 or 17" in told()
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_a_misaligned_pointer_is_an_error(name: str, path: Path) -> None:
+    inputs, _ = inputs_of(name)
+    context = made(path, name).attached()
+    assert context is not None
+    kinds = [KINDS.get(tensor.type, np.int64) for tensor in CONTRACTS[name].outputs]
+    assert context.run(inputs, kinds, shift=4) is None
+    assert "CUDA error 716: misaligned address" in told()
+
+
+def test_lists_are_on_the_device_once_a_context_is_attached(path: Path) -> None:
+    inputs, _ = inputs_of("TokenMatch")
+    node, kinds = made(path, "TokenMatch"), [np.float32, np.int64, np.int64, np.int64]
+    assert node.run(inputs, kinds) is None
+    assert "CUDA error 600" in told()
+    first, second = node.attached(), node.attached()
+    assert first is not None
+    assert second is not None
+    first.close()
+    assert second.run(inputs, kinds) is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_a_workspace_is_what_the_launcher_asks_for(
+    name: str, kind: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, attributes = inputs_of(name, kind)
+    asked: list[int] = []
+    monkeypatch.setattr(
+        host, "_workspace", lambda count: asked.append(count) or host.aligned((count,), np.uint8)
+    )
+    host.run(name, inputs, attributes)
+    node, types = made(path, name, kind), types_of(name, kind)[0]
+    shapes = [item.shape for item in inputs]
+    assert node.workspace(shapes, types) == sum(asked)
+    twice = [
+        shape if tensor.shape == "*" else (2 * shape[0], *shape[1:])
+        for shape, tensor in zip(shapes, CONTRACTS[name].inputs, strict=True)
+    ]
+    assert node.workspace(twice, types) == 2 * sum(asked)
+
+
+def test_a_workspace_follows_from_the_fields(path: Path) -> None:
+    by_position = made(path, "TokenSelect")
+    assert by_position.workspace([[4, 17]], [FLOAT]) == 0
+    by_score = Node.create(path, "TokenSelect", {"keep": [12], "protect": [0], "order": 1})
+    assert by_score is not None
+    assert by_score.workspace([[4, 17]], [FLOAT]) == 4 * 12 * 4
+    assert made(path, "TokenMatch").workspace([[4, 17, 8]], [FLOAT]) == 2 * 4 * 4 * 8
