@@ -105,7 +105,8 @@ def test_an_unknown_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         bench.main(["speed"])
     assert (
-        "there are tome, agreement, large, flops, quality, methods, models, dense" in capsys.readouterr().err
+        "there are tome, agreement, half, large, flops, quality, methods, models, dense"
+        in capsys.readouterr().err
     )
 
 
@@ -151,10 +152,9 @@ def test_the_coverage_page_numbers_its_reasons_once() -> None:
     assert "2. " not in page
 
 
-def test_how_well_two_profiles_agree_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_agreement, "exported", lambda source: tiny)
-    monkeypatch.setattr(bench_agreement, "BUDGET", Budget.remove(2))
-    report = bench_agreement.run((1,), runs=2, rounds=3)
+def test_how_well_two_profiles_agree_is_told(tiny: Path) -> None:
+    pair = bench_agreement.Subject("tiny", tiny, "tome", Budget.remove(2), "tome --remove 2")
+    report = bench_agreement.run([pair], runs=2, rounds=3)
     (found,) = report.found
     assert len(found.ratios) == 2
     assert found.spread == max(found.ratios) / min(found.ratios) - 1
