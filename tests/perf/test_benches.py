@@ -16,12 +16,14 @@ from tokenrt.passes.plan import Budget
 from tokenrt.perf import (
     bench,
     bench_agreement,
+    bench_half,
     bench_large,
     bench_models,
     bench_tome,
     coverage,
     flops,
     results,
+    subject,
     timing,
 )
 from tokenrt.perf.plain_vit import PlainViT
@@ -161,3 +163,19 @@ def test_how_well_two_profiles_agree_is_told(tiny: Path) -> None:
     assert found.covered >= bench_agreement.COVER
     page = report.page(results.circumstances())
     assert f"| {found.spread:.1%} | {found.covered:.1%} |" in page
+
+
+def test_what_half_changes_is_told_with_the_choices(tmp_path: Path) -> None:
+    if subject.version(subject.PICTURES) is None:
+        pytest.skip("scikit-image, which carries the photographs, is not installed")
+    form = PlainViT(width=32, heads=2, blocks=2, patch=16, image=224, classes=5)
+    budgets = [("topk", Budget.keep(0.5, [0]), "--keep 0.5 --layers 0")]
+    report = bench_half.run({"small": form.write(tmp_path / "m.onnx")}, budgets)
+    (row,) = report.rows
+    assert row.report.choices is not None
+    assert row.report.choices.samples == len(subject.PHOTOGRAPHS)
+    assert row.cosine > 0.99
+    assert row.alike is None or row.alike >= row.cosine
+    assert f"| small | `topk --keep 0.5 --layers 0` | {row.cosine:.5f} |" in report.page(
+        results.circumstances()
+    )
