@@ -12,6 +12,7 @@ import numpy as np
 from tokenrt.errors import ExportError
 from tokenrt.export.report import ParityRow
 from tokenrt.export.sources.contract import first_line
+from tokenrt.passes.runtime import session_options
 
 # dtype -> (largest difference for outputs up to 1, least cosine). fp32 exports of 4 to 12 blocks measured
 # below 1e-5, fp16 ones of 4 blocks below 1e-2.
@@ -26,7 +27,7 @@ def compare(path: Path, cases: Sequence[tuple[int, Arrays, Arrays]], dtype: str)
 
     Raises: ExportError when the file does not load or run, an output has another shape, or a row fails.
     """
-    session = _session(path, dtype)
+    session = _session(path)
     limit, least = LIMITS[dtype]
     rows = []
     for batch, inputs, expected in cases:
@@ -52,15 +53,10 @@ def compare(path: Path, cases: Sequence[tuple[int, Arrays, Arrays]], dtype: str)
     return tuple(rows)
 
 
-def _session(path: Path, dtype: str) -> Any:
+def _session(path: Path) -> Any:
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    if dtype == "fp16":
-        # At its highest level ONNX Runtime 1.31 ends in a segmentation fault while it loads the fp16
-        # torchvision transformer on the CPU; one level below it loads and runs.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options = session_options(path, severity=4)
     try:
         return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as cause:

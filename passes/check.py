@@ -14,11 +14,14 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import ModelError
+from tokenrt.passes import choices
 from tokenrt.passes.check_data import Array, Feed, feeds, inputs_of, quiet
+from tokenrt.passes.choices import Choices
 from tokenrt.passes.emulate import comparable
 from tokenrt.passes.legalize import DOMAIN, describe
 from tokenrt.passes.lower import lower, on_disk
 from tokenrt.passes.model import ModelLike, load
+from tokenrt.passes.runtime import session_options
 
 FUNCTION_TOLERANCE = 1e-5
 """Largest relative L2 distance of the function form from the inlined form, in fp32."""
@@ -47,9 +50,12 @@ class Drift:
     relative_l2: float | None
     max_abs: float | None
     agreement: float | None
+    cosines: tuple[float, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
-        return {**vars(self), "shape": list(self.shape)}
+        return {name: value for name, value in vars(self).items() if name != "cosines"} | {
+            "shape": list(self.shape)
+        }
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,8 @@ class CheckReport:
     """The verdict: `ok`, or the reasons why not.
 
     function_form: relative L2 distance of function form and inlined form by output; None for a reduced model
-    without functions, or one whose distance is not a number.
+    without functions, or one whose distance is not a number. choices: for two forms of one reduction, as float32
+    and half, which tokens they choose.
     """
 
     outputs: tuple[Drift, ...]
@@ -65,6 +72,7 @@ class CheckReport:
     data: str
     function_form: Mapping[str, float | None] | None
     reasons: tuple[str, ...]
+    choices: Choices | None = None
 
     @property
     def ok(self) -> bool:
@@ -78,6 +86,7 @@ class CheckReport:
             "data": self.data,
             "outputs": [drift.as_dict() for drift in self.outputs],
             "function_form": None if self.function_form is None else dict(self.function_form),
+            "choices": None if self.choices is None else self.choices.as_dict(),
         }
 
     def __rich__(self) -> Any:
@@ -103,7 +112,8 @@ class CheckReport:
             numbers = [value for value in self.function_form.values() if value is not None]
             forms = f"function form and inlined form differ by {max(numbers, default=0):.1e}"
         verdict = Text("ok", style="green") if self.ok else Text("not ok", style="red")
-        told = Text(f"{self.samples} samples, {self.data}; {forms}")
+        chosen = "" if self.choices is None else f"\n{self.choices}"
+        told = Text(f"{self.samples} samples, {self.data}; {forms}{chosen}")
         return Group(table, told, verdict, *(Text(f"- {reason}") for reason in self.reasons))
 
 
@@ -142,15 +152,17 @@ def check(
         feed, told = feeds(
             inputs_of(before, after), after, data=data, batch=batch, seed=seed, samples=samples
         )
-        forms = {"original": first, "reduced": second}
-        for name, own, other in zip(forms, changed, (before, after), strict=True):
-            if own:
-                forms[name] = files.enter_context(on_disk(other))
-        if after.functions:
-            forms["inlined"] = files.enter_context(on_disk(lower(after, inline=True).model))
         declared = _declared(before), _declared(after)
         rounding = _coarsest(second)
-        del before, after
+        inlined = lower(after, inline=True).model if after.functions else None
+        sites = choices.expose(before, after)
+        forms = {"original": first, "reduced": second}
+        for name, own, other in zip(forms, changed, (before, after), strict=True):
+            if own or sites:
+                forms[name] = files.enter_context(on_disk(other))
+        if inlined is not None:
+            forms["inlined"] = files.enter_context(on_disk(inlined))
+        del before, after, inlined
         results = _run(forms, feed)
     drifts, reasons = _drifts(results, declared, _batches(feed))
     for drift in drifts:
@@ -161,7 +173,8 @@ def check(
         if "inlined" in forms
         else None
     )
-    return CheckReport(tuple(drifts), sum(_batches(feed)), told, distances, tuple(reasons))
+    chosen = choices.compared(sites, results[0][1], results[1][1]) if sites else None
+    return CheckReport(tuple(drifts), sum(_batches(feed)), told, distances, tuple(reasons), chosen)
 
 
 @dataclass(frozen=True)
@@ -186,7 +199,9 @@ def compare(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Order
     difference and norm are squared sums; cosines are one for each index of the first axis.
     """
     return OrderedDict(
-        (name, _sample(np.asarray(reference[name]), np.asarray(candidate[name]))) for name in reference
+        (name, _sample(np.asarray(reference[name]), np.asarray(candidate[name])))
+        for name in reference
+        if not name.startswith(choices.PREFIX)
     )
 
 
@@ -238,10 +253,8 @@ def _run(forms: Mapping[str, Path], feed: Sequence[Feed]) -> Any:
 def _session(path: Path) -> Any:
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    # Fusions past this level crash ONNX Runtime 1.31 on half-precision torchvision models.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    # The two models are optimized alike, also where one of them is half.
+    options = session_options(path, layouts=False)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
@@ -296,6 +309,7 @@ def _drift(
         _number(_distance(found)),
         max(sample.max_abs for sample in found),
         sum(agreeing) / len(cosines) if agreeing else None,
+        tuple(cosines),
     )
 
 

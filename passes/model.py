@@ -69,6 +69,8 @@ def check_target(target: str | os.PathLike[str], source: ModelLike | None = None
         raise ModelError(f"cannot write {path}: a model's file name ends in .onnx")
     if not path.parent.is_dir():
         raise ModelError(f"cannot write {path}: the directory {path.parent} does not exist; create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise ModelError(f"cannot write {path}: the directory {path.parent} cannot be written; name another")
     if source is not None and not isinstance(source, ir.Model) and path.resolve() == Path(source).resolve():
         raise ModelError(f"cannot write {path}: it is the model that is read; name another file")
     return path

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from tokenrt.errors import TokenrtError
 from tokenrt.perf import (
     bench_agreement,
+    bench_half,
     bench_large,
     bench_methods,
     bench_tome,
@@ -33,6 +34,7 @@ class Bench(Protocol):
 BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "tome": ("tome_cost", bench_tome.run),
     "agreement": ("profile_agreement", bench_agreement.run),
+    "half": ("half_precision", bench_half.run),
     "large": ("large_models", bench_large.run),
     "flops": ("flops", flops.run),
     "quality": ("quality", quality.run),

@@ -137,7 +137,7 @@ def _reduce_and_run(zoo: Any, name: str, path: Path, method: str, shape: Any, ba
 
 
 def _run(zoo: Any, name: str, model: Path, batch: int) -> dict[str, Any]:
-    opened = timing.session(model, threads=1, layout=False)
+    opened = timing.session(model, threads=1)
     made = {key: value.numpy() for key, value in zoo.examples(name, batch).items()}
     halves = {value.name for value in opened.get_inputs() if value.type == "tensor(float16)"}
     fed = {

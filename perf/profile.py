@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from tokenrt.errors import TargetError
+from tokenrt.passes.lower import on_disk
 from tokenrt.passes.model import ModelLike, load
 from tokenrt.passes.prepare import prepare
 from tokenrt.perf import groups, node_profile, timing
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from tokenrt.perf.device_profile import DeviceProfile
 
 HERE = "ort-cpu"
-REPEATS = 3
-"""Times the sessions are made anew: where their memory lies changes their speed for as long as they live."""
+REPEATS, ROUNDS = 12, 8
+"""Times the sessions are made anew, and rounds with each: where their memory lies changes their speed while they live."""
+
+PROFILED = 20
+"""Runs under the profiler, at least."""
 
 Told = Callable[[str], None]
 
@@ -93,7 +98,7 @@ def profile(
     original: ModelLike | None = None,
     target: str | Target = HERE,
     batch: int = 1,
-    rounds: int = 20,
+    rounds: int = ROUNDS,
     threads: int | None = None,
     machine: Machine | None = None,
     progress: Told | None = None,
@@ -106,7 +111,7 @@ def profile(
     those of `tokenrt.perf.device.profile`.
 
     original: the model before reduction. Without it there is no ratio, and blocks are those of a model that is
-    not reduced. rounds: in each of three repeats. threads: of one operator; four at most when left out; both for
+    not reduced. rounds: in each of twelve repeats. threads: of one operator; four at most when left out; both for
     ONNX Runtime.
 
     Raises: TargetError for a target that does not run here; TokenrtError when the runtime refuses a model; DeviceError,
@@ -142,22 +147,22 @@ def profile(
     ratio = None
     if original is not None:
         tell("timing both in turn")
-        forms = {"original": load(original), "reduced": load(model)}
-        ratio = timing.compare_afresh(
-            lambda: {name: _run(form, count, batch) for name, form in forms.items()},
-            base="original",
-            rounds=rounds,
-            repeats=REPEATS,
-        )["reduced"]
+        with on_disk(original) as first, on_disk(model) as second:
+            ratio = timing.compare_afresh(
+                lambda: {"original": _run(first, count, batch), "reduced": _run(second, count, batch)},
+                base="original",
+                rounds=rounds,
+                repeats=REPEATS,
+            )["reduced"]
     tell("timing the nodes")
-    asked = {"batch": batch, "runs": rounds, "threads": count}
+    asked = {"batch": batch, "runs": max(rounds, PROFILED), "threads": count}
     whole = None if original is None else node_profile.profile(prepared.model, known, **asked)
     nodes = node_profile.profile(prepared.model if original is None else load(model), known, **asked)
     name = str(model.graph.name or "model") if isinstance(model, ir.Model) else os.fspath(model)
     return Profile(name, chosen.name, batch, count, ratio, nodes, whole)
 
 
-def _run(model: ir.Model, threads: int, batch: int) -> timing.Run:
+def _run(model: Path, threads: int, batch: int) -> timing.Run:
     opened = timing.session(model, threads=threads)
     return timing.runner(opened, timing.feeds(opened, batch))
 

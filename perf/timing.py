@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -55,34 +55,30 @@ def default_threads() -> int:
     )
 
 
-def session(
-    model: ModelLike, *, threads: int | None = None, profile: str | None = None, layout: bool = True
-) -> Any:
+def session(model: ModelLike, *, threads: int | None = None, profile: str | None = None) -> Any:
     """An ONNX Runtime CPU session with a fixed number of threads, which spin while it runs and sleep when it does not.
 
     Spinning is what a session does by default, and small operators are much slower without it; a thread that went on
     spinning after its session's run would take time from the next contestant. profile: prefix of the profiler's
-    file. layout: whether ONNX Runtime may change layouts too, which crashes release 1.31 on convolutions in fp16.
+    file.
 
     Raises: TokenrtError with the runtime's first line when it does not take the model.
     """
     import onnxruntime
 
     from tokenrt.passes.lower import on_disk
+    from tokenrt.passes.runtime import session_options
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    if not layout:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if profile is not None:
-        options.enable_profiling = True
-        options.profile_file_prefix = profile
     try:
         # As bytes a model would lose the weights that lie beside it.
         with on_disk(model) as path:
+            options = session_options(path)
+            options.intra_op_num_threads = threads or default_threads()
+            options.inter_op_num_threads = 1
+            options.add_session_config_entry("session.force_spinning_stop", "1")
+            if profile is not None:
+                options.enable_profiling = True
+                options.profile_file_prefix = profile
             return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as cause:
         raise TokenrtError(
@@ -124,6 +120,16 @@ def compare(
 
     rounds: how many, or the most of them when `seconds` ends the timing earlier (never below three).
     """
+    taken = _taken(contestants, rounds, seconds, warm_up, seed)
+    return {
+        name: _ratio(name, base, [own], [taken[base]], seed) for name, own in taken.items() if name != base
+    }
+
+
+def _taken(
+    contestants: Mapping[str, Run], rounds: int, seconds: float | None, warm_up: int, seed: int
+) -> dict[str, list[float]]:
+    """Seconds of every run of every contestant, round by round."""
     for _ in range(warm_up):
         for run in contestants.values():
             run()
@@ -138,56 +144,45 @@ def compare(
             start = time.perf_counter()
             contestants[names[place]]()
             taken[names[place]].append(time.perf_counter() - start)
-    return {name: _ratio(name, base, taken[name], taken[base], seed) for name in names if name != base}
+    return taken
 
 
 def compare_afresh(
     make: Callable[[], Mapping[str, Run]], *, base: str, rounds: int, repeats: int, seed: int = 0
 ) -> dict[str, Ratio]:
-    """Compare as `compare` does, `repeats` times with contestants made anew, and take the median of the medians.
+    """Compare as `compare` does, `repeats` times with contestants made anew; the ratio is the median of all rounds.
 
     Where a session's weights and buffers happen to lie in memory changes its speed by several percent for as long
-    as it lives; only sessions made again average that out. The interval is that of the repeats.
+    as it lives; only sessions made again average that out, so many repeats of few rounds say more than few of many.
+    The interval is that of the repeats: whole repeats are drawn.
     """
-    found: dict[str, list[Ratio]] = {}
-    for number in range(repeats):
-        for name, ratio in compare(make(), base=base, rounds=rounds, seed=seed + number).items():
-            found.setdefault(name, []).append(ratio)
-    return {name: _pooled(ratios, seed) for name, ratios in found.items()}
+    found = [_taken(make(), rounds, None, 2, seed + number) for number in range(repeats)]
+    taken = {name: [repeat[name] for repeat in found] for name in found[0]}
+    return {name: _ratio(name, base, own, taken[base], seed) for name, own in taken.items() if name != base}
 
 
-def _pooled(ratios: Sequence[Ratio], seed: int) -> Ratio:
-    medians = [ratio.median for ratio in ratios]
-    low, high = interval(medians, seed)
-    return replace(
-        ratios[0],
-        median=float(np.median(medians)),
-        low=low,
-        high=high,
-        rounds=sum(ratio.rounds for ratio in ratios),
-        milliseconds=float(np.median([ratio.milliseconds for ratio in ratios])),
-        base_milliseconds=float(np.median([ratio.base_milliseconds for ratio in ratios])),
-    )
-
-
-def _ratio(name: str, base: str, own: Sequence[float], floor: Sequence[float], seed: int) -> Ratio:
+def _ratio(
+    name: str, base: str, own: Sequence[Sequence[float]], floor: Sequence[Sequence[float]], seed: int
+) -> Ratio:
+    """The ratio over all rounds. own, floor: seconds [repeats, rounds]."""
     ratios = np.asarray(own) / np.asarray(floor)
-    low, high = interval(ratios, seed)
+    low, high = interval(ratios if len(ratios) > 1 else ratios[0], seed)
     return Ratio(
         name,
         base,
         float(np.median(ratios)),
         low,
         high,
-        len(ratios),
+        ratios.size,
         float(np.median(own)) * 1e3,
         float(np.median(floor)) * 1e3,
     )
 
 
 def interval(values: Sequence[float] | np.ndarray[Any, np.dtype[Any]], seed: int = 0) -> tuple[float, float]:
-    """The bootstrap interval of the median that holds 95 % of the resamples."""
+    """The bootstrap interval of the median that holds 95 % of the resamples of `values`, along their first axis."""
     sample = np.asarray(values)
     drawn = np.random.default_rng(seed).choice(sample, (RESAMPLES, len(sample)))
-    low, high = np.quantile(np.median(drawn, axis=1), [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    medians = np.median(drawn.reshape(RESAMPLES, -1), axis=1)
+    low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)

@@ -5,7 +5,7 @@ crash then costs a message and not the caller. And no plugin library the caller 
 parser, which ends the process when a node is named like a registered plugin. It imports nothing of tokenrt.
 
 Standard output is one JSON object a line: {"stage": text} when a stage begins, at the end {"engine": ...}, or
-{"parse": ...} or {"build": ...} saying why there is none.
+{"parse": ...}, {"build": ...} or {"write": ...} saying why there is none.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return {"build": log.of("ERROR", "INTERNAL_ERROR")}
-    with open(job["output"], "wb") as file:
-        file.write(plan)
+    try:
+        with open(job["output"], "wb") as file:
+            file.write(plan)
+    except OSError as cause:
+        return {"write": str(cause.strerror)}
     return {
         "engine": {
             "inputs": inputs,

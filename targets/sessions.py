@@ -19,6 +19,7 @@ import onnx_ir as ir
 from tokenrt.errors import TargetError
 from tokenrt.passes.lower import on_disk
 from tokenrt.passes.model import ModelLike
+from tokenrt.passes.runtime import session_options
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 QUIET = 4
@@ -117,11 +118,7 @@ def _open(path: Path, name: str, options: Mapping[str, str], threads: int | None
     chosen = PROVIDERS[name]
     if why := missing(name):
         return None, f"{why} ({chosen.remedy})."
-    settings = onnxruntime.SessionOptions()
-    settings.log_severity_level = QUIET
-    if name == "cpu" and _is_half(path):
-        # Layout passes crash ONNX Runtime 1.31 on convolutions in fp16.
-        settings.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    settings = session_options(path, severity=QUIET)
     if threads is not None:
         settings.intra_op_num_threads = threads
     behind: list[tuple[str, dict[str, str]]] = [(other, {}) for other in chosen.behind]
@@ -136,10 +133,6 @@ def _open(path: Path, name: str, options: Mapping[str, str], threads: int | None
     if found.get_providers()[0] != chosen.name:
         return None, f"the session runs on {found.get_providers()[0]} instead ({chosen.remedy})."
     return found, ""
-
-
-def _is_half(path: Path) -> bool:
-    return any(value.dtype == ir.DataType.FLOAT16 for value in ir.load(path).graph.initializers.values())
 
 
 def _options(

@@ -126,11 +126,13 @@ def compile_engine(
         raise BuildError(f"{told} does not take {_parse_refusal(answer['parse'], nodes)}")
     if "build" in answer:
         raise BuildError(f"{told} cannot build the model: {_build_refusal(answer['build'], nodes)}")
+    if "write" in answer:
+        raise BuildError(f"the engine cannot be written: {answer['write']}; nothing was left there")
     end = signal.Signals(-status).name if status < 0 else f"exit status {status}"
     said = f"; its last words: {_one_line(noise)[-400:]}" if noise.strip() else ""
     raise BuildError(
         f"{told} crashed ({end}) while {stage}{said}. This is a fault of the builder; "
-        "`tokenrt lower --inline` gives a plainer model to try, and verbose=True shows the builder's log"
+        "`tokenrt lower --inline` gives a plainer model to try, and --verbose (verbose=True) shows the builder's log"
     )
 
 

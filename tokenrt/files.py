@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,12 +11,14 @@ from pathlib import Path
 
 from tokenrt.errors import TokenrtError
 
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside `path`; rename it on success, remove it on any error.
 
-    Raises: TokenrtError when the folder of `path` does not exist or takes no file, or `path` is a folder.
+    Raises: TokenrtError when the folder of `path` does not exist, cannot be written or is full, or `path` is a folder.
     """
     target = Path(path)
     if target.is_dir():
@@ -38,5 +41,9 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, target)
+    except OSError as cause:
+        if cause.errno in FULL:
+            raise TokenrtError(f"cannot write {target}: {cause.strerror}; nothing was left there") from cause
+        raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -16,12 +16,14 @@ from tokenrt.passes.plan import Budget
 from tokenrt.perf import (
     bench,
     bench_agreement,
+    bench_half,
     bench_large,
     bench_models,
     bench_tome,
     coverage,
     flops,
     results,
+    subject,
     timing,
 )
 from tokenrt.perf.plain_vit import PlainViT
@@ -105,7 +107,8 @@ def test_an_unknown_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         bench.main(["speed"])
     assert (
-        "there are tome, agreement, large, flops, quality, methods, models, dense" in capsys.readouterr().err
+        "there are tome, agreement, half, large, flops, quality, methods, models, dense"
+        in capsys.readouterr().err
     )
 
 
@@ -151,13 +154,28 @@ def test_the_coverage_page_numbers_its_reasons_once() -> None:
     assert "2. " not in page
 
 
-def test_how_well_two_profiles_agree_is_told(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_agreement, "exported", lambda source: tiny)
-    monkeypatch.setattr(bench_agreement, "BUDGET", Budget.remove(2))
-    report = bench_agreement.run((1,), runs=2, rounds=3)
+def test_how_well_two_profiles_agree_is_told(tiny: Path) -> None:
+    pair = bench_agreement.Subject("tiny", tiny, "tome", Budget.remove(2), "tome --remove 2")
+    report = bench_agreement.run([pair], runs=2, rounds=3)
     (found,) = report.found
     assert len(found.ratios) == 2
     assert found.spread == max(found.ratios) / min(found.ratios) - 1
     assert found.covered >= bench_agreement.COVER
     page = report.page(results.circumstances())
     assert f"| {found.spread:.1%} | {found.covered:.1%} |" in page
+
+
+def test_what_half_changes_is_told_with_the_choices(tmp_path: Path) -> None:
+    if subject.version(subject.PICTURES) is None:
+        pytest.skip("scikit-image, which carries the photographs, is not installed")
+    form = PlainViT(width=32, heads=2, blocks=2, patch=16, image=224, classes=5)
+    budgets = [("topk", Budget.keep(0.5, [0]), "--keep 0.5 --layers 0")]
+    report = bench_half.run({"small": form.write(tmp_path / "m.onnx")}, budgets)
+    (row,) = report.rows
+    assert row.report.choices is not None
+    assert row.report.choices.samples == len(subject.PHOTOGRAPHS)
+    assert row.cosine > 0.99
+    assert row.alike is None or row.alike >= row.cosine
+    assert f"| small | `topk --keep 0.5 --layers 0` | {row.cosine:.5f} |" in report.page(
+        results.circumstances()
+    )

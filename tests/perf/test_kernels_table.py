@@ -45,8 +45,8 @@ def test_the_roofline_is_the_slower_of_memory_and_arithmetic() -> None:
 
 
 def test_a_device_without_figures_is_refused() -> None:
-    with pytest.raises(TargetError, match=r"agx-orin does not state bandwidth_gb_s and vector_tflops\.fp32"):
-        roofline.device("agx-orin")
+    with pytest.raises(TargetError, match=r"dgx-spark does not state bandwidth_gb_s and vector_tflops\.fp32"):
+        roofline.device("dgx-spark")
 
 
 def test_matching_counts_by_hand() -> None:

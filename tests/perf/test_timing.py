@@ -34,7 +34,7 @@ def test_the_time_limit_leaves_three_rounds() -> None:
 
 
 def test_the_ratio_is_the_median_of_the_rounds_and_lies_in_its_interval() -> None:
-    found = timing._ratio("b", "a", [2.0, 9.0, 3.0], [1.0, 3.0, 2.0], 0)
+    found = timing._ratio("b", "a", [[2.0, 9.0, 3.0]], [[1.0, 3.0, 2.0]], 0)
     assert found.median == 2.0
     assert found.low <= found.median <= found.high
     assert found.as_dict()["interval_95"] == [found.low, found.high]
@@ -51,6 +51,15 @@ def test_contestants_made_anew_are_pooled() -> None:
     assert len(made) == 3
     assert found["b"].rounds == 12
     assert found["b"].low <= found["b"].median <= found["b"].high
+
+
+def test_the_interval_of_repeats_is_drawn_from_whole_repeats() -> None:
+    same, apart = [[1.0] * 4] * 3, [[1.0] * 4, [1.2] * 4, [1.4] * 4]
+    found = timing._ratio("b", "a", apart, same, 0)
+    assert (found.low, found.median, found.high) == (1.0, 1.2, 1.4)
+    assert found.rounds == 12
+    together = timing._ratio("b", "a", [[1.0, 1.2, 1.4]] * 3, [[1.0] * 3] * 3, 0)
+    assert (together.low, together.median, together.high) == (1.2, 1.2, 1.2)
 
 
 def test_the_interval_is_seeded_and_closes_round_a_constant() -> None:

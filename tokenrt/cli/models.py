@@ -163,7 +163,9 @@ def profile(
         ),
     ] = "ort-cpu",
     batch: Annotated[int, typer.Option(help="Batch of the inputs.", min=1)] = 1,
-    rounds: Annotated[int, typer.Option(help="Runs in each of three repeats, on ort-cpu.", min=3)] = 20,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds with each of 12 pairs of sessions, on ort-cpu.", min=3)
+    ] = 8,
     threads: Annotated[
         int | None,
         typer.Option(help="Threads of one operator, on ort-cpu; four at most when left out.", min=1),
