@@ -70,7 +70,7 @@ def test_the_score_is_the_attention(variant: Variant, score: str) -> None:
         np.testing.assert_allclose(found, averaged(attention, 3, score), rtol=2e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["timm_vit", "hf_bert_eager"])
+@pytest.mark.parametrize("name", ["timm_vit", "hf_vit"])
 def test_a_whole_attention_is_repeated_and_computed_once(name: str, tmp_path: Path) -> None:
     """The model's own nodes feed nothing new, and ONNX Runtime finds that the others say the same."""
     variant = dynamo(name)
