@@ -209,4 +209,8 @@ EXPERIMENTS = (
         "the worst first", Experiment.NO_WORSE, change="turned",
     ),
 )  # fmt: skip
-"""What is said of methods below `random`, and how it is tested. Predictions were written down before the figures."""
+"""What is said of methods below `random`, and how it is tested.
+
+That tokens may leave late without loss was seen first and made a reason of then; the other predictions are older than
+their figures.
+"""
