@@ -179,6 +179,7 @@ class Rewriter:
             tokens,
             stage.size,
             self.validity is not None,
+            self.plan.proportional_attention,
             self.stages[-1].state,
         )
 

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.attention import Core, hides, scalar
+from tokenrt.passes.attention import POINTWISE, Core, hides, scalar
 from tokenrt.passes.flow import Marks
 from tokenrt.passes.methods._steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
@@ -25,6 +25,7 @@ class GraphTaps:
     """The `Taps` of one attention in a graph, at `count` tokens.
 
     tokens is [B,N,C] already; batch is -1 where it is dynamic. padded: a size of 0 says that a token is padding.
+    weighted: attention is proportional, so the model itself adds log size to its scores.
     """
 
     op: GraphOps
@@ -36,6 +37,7 @@ class GraphTaps:
     tokens: ir.Value
     size: ir.Value | None
     padded: bool = False
+    weighted: bool = True
     state: Mapping[str, ir.Value] = field(default_factory=dict)
 
     def normed(self) -> ir.Value:
@@ -107,12 +109,50 @@ class GraphTaps:
 
     def attention(self) -> ir.Value:
         """[B,H,N,N] float32, computed beside the model's own attention."""
+        self._readable()
+        weights = self._repeated()
+        if weights is not None:
+            return weights
         keys, scale = self._scaled_keys()
         # The scale comes last: of a scaled MatMul whose input the model scales too, ONNX Runtime 1.31 drops the model's
         # own Mul when it fuses both (MatMulScaleFusion), and fails to load.
         logits = self.op("MatMul", self.queries(), self.op("Transpose", keys, perm=[0, 1, 3, 2]))
         logits = self.op("Mul", logits, scale)
         return self.op("Softmax", self.op("Add", logits, self._bias(0, self.count)), axis=-1)
+
+    def _repeated(self) -> ir.Value | None:
+        """[B,H,N,N] by the nodes that the model has for it, once more; None where it has none of its own in float32.
+
+        A runtime that finds equal expressions, as ONNX Runtime does, computes them once; to one that fuses attention,
+        as TensorRT does, the model's own nodes stay what they were.
+        """
+        core = self.core
+        weights, scores = core.node.outputs[0], core.node.inputs[0]
+        if core.fused or scores is None or weights.dtype != FLOAT or len(self.shapes.of(weights)) != 4:
+            return None
+        if self.size is not None and not self.weighted:
+            return None
+        return self._again(core.node)
+
+    def _again(self, node: ir.Node) -> ir.Value:
+        """The result of a copy of `node` and of all that stands between it and the product of queries and keys."""
+        inputs = [*node.inputs]
+        if node.op_type != "MatMul":
+            place, own = next(
+                (place, own)
+                for place, value in enumerate(inputs)
+                if value is not None and (own := value.producer()) is not None and self._makes_scores(own)
+            )
+            inputs[place] = self._again(own)
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        return self.op(node.op_type, *inputs, **attributes)
+
+    def _makes_scores(self, node: ir.Node) -> bool:
+        """Whether it is the product of queries and keys, or changes what comes of it."""
+        if node.op_type == "MatMul":
+            return node.inputs[0] is self.core.query and node.inputs[1] is self.core.key
+        makers = (value.producer() for value in node.inputs if value is not None)
+        return node.op_type in POINTWISE and any(map(self._makes_scores, filter(None, makers)))
 
     def _scaled_keys(self) -> tuple[ir.Value, float]:
         """Keys [B,H,N,D] and the scale of their products with the queries."""

@@ -18,11 +18,13 @@ from tokenrt.errors import TokenrtError
 from tokenrt.passes import methods
 from tokenrt.passes.catalog import FAMILIES
 from tokenrt.passes.plan import Budget, Plan
-from tokenrt.perf import results, timing
+from tokenrt.perf import results, roles, timing
 from tokenrt.perf.bench_models import DEIT_S, exported
 from tokenrt.perf.journal import Journal, digest
+from tokenrt.perf.roles import Share
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     from rich.table import Table
 
 EVERY_BLOCK, THREE_STAGES = Budget.remove(13), Budget.keep(0.7, [3, 6, 9])
@@ -33,21 +35,14 @@ BUDGETS: dict[str, tuple[str, Budget]] = {
 }
 """Family -> the budget its methods are measured at; families without one are not one-shot on still pictures."""
 
+OWN: dict[str, tuple[str, Budget]] = {"expedit": ("--tokens 145 --layers 3", Budget.tokens([145], [3]))}
+"""Budgets of methods that cannot keep that of their family: Expedit reduces once, to a grid."""
+
 MOST = 0.05
 BATCH, ROUNDS, REPEATS = 8, 4, 3
 
-_WHOLE = "it compares whole tokens, C wide, where ToMe compares mean keys, D wide"
-REASONS: Mapping[str, str] = {
-    "algm": f"{_WHOLE}, here at every block and as published at two",
-    "mctf": (
-        f"{_WHOLE}; it needs what every token receives, an N x N attention once more beside the model's; and roots of an "
-        "N/2 x N/2 matrix of criteria"
-    ),
-    "ltmp": "it needs what every token receives, an N x N attention once more beside the model's, and cuts twice at a block",
-    "tofu": "behind the middle block it takes norms of all tokens and the largest of each group beside the mean",
-    "atc": "clusters merge one after the other, N - K turns of a loop",
-}
-"""What methods that cost more than MOST compute beyond the others."""
+PROFILED = 10
+"""Runs of a profile."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +55,15 @@ class Cost:
     share: float | None
     ratio: float | None = None
     reason: str = ""
+    roles: Sequence[Share] = ()
+    """Where the time of one run goes; for methods above MOST."""
 
     def as_dict(self) -> dict[str, Any]:
-        found = {"method": self.method, "family": self.family, "budget": self.budget}
+        found: dict[str, Any] = {"method": self.method, "family": self.family, "budget": self.budget}
         if self.share is None or self.ratio is None:
             return {**found, "reason": self.reason}
-        return {**found, "share_of_unreduced": round(self.share, 4), "times_slice": round(self.ratio, 4)}
+        found |= {"share_of_unreduced": round(self.share, 4), "times_slice": round(self.ratio, 4)}
+        return found | ({"roles": [share.as_dict() for share in self.roles]} if self.roles else {})
 
 
 @dataclass(frozen=True)
@@ -99,11 +97,21 @@ class MethodCosts:
             f"the sessions made anew {REPEATS} times. Made by `python -m tokenrt.perf.bench methods`.",
             results.table(HEAD, [_cells(cost) for cost in self.costs]),
             f"Above {MOST:.0%}: " + (", ".join(f"`{name}`" for name in above) or "none") + ".",
-            "\n".join(f"- `{name}`: {REASONS[name]}." for name in above if name in REASONS),
         ]
+        spent = [cost for cost in self.costs if cost.method in above and cost.roles]
+        if spent:
+            parts += ["## What those above it spend", SPENT]
+            parts += [
+                f"`{cost.method}`:\n\n{results.table(roles.HEAD, roles.rows(cost.roles))}" for cost in spent
+            ]
         return "\n\n".join(part for part in [*parts, results.told(where)] if part)
 
 
+SPENT = (
+    "Time of one run by what its nodes are there for, with ONNX Runtime's profiler on (which adds a little to every node). "
+    "Nodes that repeat the model's own, as those of a whole attention that a score is taken from, are the model's: the "
+    "runtime computes them once."
+)
 HEAD = ("method", "family", "budget", "share of the unreduced time:", "times `slice`:")
 
 
@@ -118,17 +126,19 @@ def run(names: Sequence[str] | None = None) -> MethodCosts:
             family = methods.get(method).family
             if family not in BUDGETS or methods.get(method).needs:
                 continue
-            told, budget = BUDGETS[family]
+            told, budget = OWN.get(method, BUDGETS[family])
             floor, own = folder / "slice.onnx", folder / f"{method}.onnx"
             try:
-                planned = reduce(source, method=method, budget=budget, output=own).plan
+                reduced = reduce(source, method=method, budget=budget, output=own)
             except TokenrtError as refusal:
                 costs.append(Cost(method, family, told, None, reason=str(refusal).splitlines()[0]))
                 continue
-            _floor(source, planned, floor)
+            _floor(source, reduced.plan, floor)
             models = {"slice": floor, "method": own, "unreduced": source}
             whole, ratio = _ratios(models, threads)
-            costs.append(Cost(method, family, told, (ratio - 1) / whole, ratio))
+            share = (ratio - 1) / whole
+            spent = _roles(own, reduced.model, threads) if share > MOST else []
+            costs.append(Cost(method, family, told, share, ratio, roles=spent))
             print(f"{method}: {_cells(costs[-1])[3]}", file=sys.stderr)
             own.unlink()
     order = list(FAMILIES)
@@ -164,6 +174,16 @@ def _ratios(models: Mapping[str, Path], threads: int) -> tuple[float, float]:
         found = timing.compare_afresh(make, base="slice", rounds=ROUNDS, repeats=REPEATS)
         known = journal.put(key, [found["unreduced"].median, found["method"].median])
     return known[0], known[1]
+
+
+def _roles(path: Path, model: ir.Model, threads: int) -> list[Share]:
+    """What the time of a method's model is spent on, taken before or now."""
+    journal, key = Journal.of("method_roles"), digest(path, f"{threads} threads, batch {BATCH}", _processor())
+    known = journal.get(key)
+    if known is None:
+        found = roles.breakdown(model, BATCH, threads, PROFILED)
+        known = journal.put(key, [share.as_dict() for share in found])
+    return [Share.from_dict(share) for share in known]
 
 
 def _processor() -> str:

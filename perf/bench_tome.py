@@ -5,7 +5,6 @@ Both run the same blocks on the same token counts, so the ratio is the cost of m
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenrt.passes.model import ModelLike
 from tokenrt.passes.plan import Budget
-from tokenrt.perf import results, timing
+from tokenrt.perf import results, roles, timing
 from tokenrt.perf.bench_models import DEIT_S, exported
+from tokenrt.perf.roles import Share
 from tokenrt.perf.timing import Ratio
 
 if TYPE_CHECKING:
@@ -61,32 +60,8 @@ REPEATS = 12
 """Times all sessions are made anew."""
 PROFILED = {8: 15, 1: 60}
 
-ROLES = {
-    "TokenMatch": "matching",
-    "TokenCombine": "merging",
-    "tokenrt_block": "keys averaged over heads",
-    "tokenrt": "log size added to attention",
-}
-"""What the name of a node begins with or holds, first match wins -> what the node is there for."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """Time of the nodes with one role, in one run."""
-
-    role: str
-    milliseconds: float
-    nodes: int
-    operators: Mapping[str, float]
-
-    def as_dict(self) -> dict[str, Any]:
-        largest = sorted(self.operators.items(), key=lambda item: -item[1])
-        return {
-            "role": self.role,
-            "milliseconds": round(self.milliseconds, 4),
-            "nodes": self.nodes,
-            "operators_milliseconds": {name: round(value, 4) for name, value in largest},
-        }
+ROLES = {**roles.ROLES, "tokenrt_block": "keys averaged over heads"}
+"""What the name of a node begins with or holds -> what the node is there for; ToMe has no other steps of its own."""
 
 
 @dataclass(frozen=True)
@@ -131,9 +106,9 @@ class TomeCost:
         from rich.table import Table
 
         table = Table(title=f"batch {batch}: time of the nodes, profiler on")
-        for head in ("role", "nodes", "ms", "share", "most of it"):
-            table.add_column(head, justify="left" if head in ("role", "most of it") else "right")
-        for cells in _rows(self.shares[batch]):
+        for head in roles.HEAD:
+            table.add_column(head.removesuffix(":"), justify="right" if head.endswith(":") else "left")
+        for cells in roles.rows(self.shares[batch]):
             table.add_row(*cells)
         return table
 
@@ -166,7 +141,7 @@ class TomeCost:
         for batch, found in self.shares.items():
             parts += [
                 f"Batch {batch}:",
-                results.table(["role", "nodes:", "ms:", "share:", "most of it"], _rows(found)),
+                results.table(roles.HEAD, roles.rows(found)),
             ]
         return "\n\n".join([*parts, results.told(where)])
 
@@ -175,7 +150,6 @@ def run(
     *, threads: int | None = None, rounds: Mapping[int, int] | None = None, repeats: int = REPEATS
 ) -> TomeCost:
     """Reduce, time in pairs, profile. Raises: TokenrtError when the model cannot be exported."""
-    from tokenrt.passes.lower import lower
     from tokenrt.passes.reduce import reduce
 
     source, budget = exported(DEIT_S), Budget.remove(REMOVED)
@@ -198,11 +172,8 @@ def run(
         for batch, most in (rounds or ROUNDS).items():
             make = partial(opened, batch)
             ratios[batch] = timing.compare_afresh(make, base=FLOOR, rounds=most, repeats=repeats)
-        inlined = lower(tome.model, inline=True).model
-        for node in inlined.graph:
-            node.name = str(node.outputs[0].name)
         for batch in ratios:
-            shares[batch] = breakdown(inlined, batch, used, PROFILED.get(batch, 20), folder)
+            shares[batch] = roles.breakdown(tome.model, batch, used, PROFILED.get(batch, 20), ROLES)
     return TomeCost(ratios, shares, used)
 
 
@@ -218,43 +189,3 @@ def _with_given_pairs(path: Path, output: Path) -> Path:
     matching.CopyFrom(replace(OPERATORS["TokenMatch"], body=CONSTANT_PAIRS).function(opset))
     onnx.save(model, output)
     return output
-
-
-def breakdown(model: ModelLike, batch: int, threads: int, runs: int, folder: Path) -> list[Share]:
-    """Time by role of a model whose nodes carry the names of their outputs, the largest first."""
-    opened = timing.session(model, threads=threads, profile=str(folder / "profile"))
-    data = timing.feeds(opened, batch)
-    for _ in range(runs + 2):
-        opened.run(None, data)
-    events = json.loads(Path(opened.end_profiling()).read_text(encoding="utf-8"))
-    spent: dict[str, dict[str, float]] = {}
-    nodes: dict[str, set[str]] = {}
-    for event in events:
-        name = event.get("name", "")
-        if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
-            continue
-        role = next((told for mark, told in ROLES.items() if mark in name), "the model itself")
-        operator = event["args"]["op_name"]
-        table = spent.setdefault(role, {})
-        table[operator] = table.get(operator, 0.0) + event["dur"] / 1e3 / (runs + 2)
-        nodes.setdefault(role, set()).add(name)
-    found = [Share(role, sum(table.values()), len(nodes[role]), table) for role, table in spent.items()]
-    return sorted(found, key=lambda share: -share.milliseconds)
-
-
-def _rows(shares: Sequence[Share]) -> list[list[str]]:
-    total = sum(share.milliseconds for share in shares)
-    rows = []
-    for share in shares:
-        largest = sorted(share.operators.items(), key=lambda item: -item[1])[:4]
-        most = ", ".join(f"{name} {value:.2f}" for name, value in largest)
-        rows.append(
-            [
-                share.role,
-                str(share.nodes),
-                f"{share.milliseconds:.2f}",
-                f"{share.milliseconds / total:.1%}",
-                most,
-            ]
-        )
-    return rows

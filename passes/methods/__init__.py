@@ -6,7 +6,9 @@ import difflib
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from types import MappingProxyType
 
@@ -27,6 +29,19 @@ def _registry() -> Mapping[str, type[Method]]:
     return MappingProxyType(dict(sorted(found.items())))
 
 
+_MORE: ContextVar[Mapping[str, type[Method]]] = ContextVar("more methods", default=MappingProxyType({}))
+
+
+@contextmanager
+def also(*more: type[Method]) -> Iterator[None]:
+    """Let `get` know these methods too inside the block: methods that are no file of their own, as an experiment's."""
+    token = _MORE.set(MappingProxyType({**_MORE.get(), **{method.name: method for method in more}}))
+    try:
+        yield
+    finally:
+        _MORE.reset(token)
+
+
 def names() -> tuple[str, ...]:
     """Return the names of all methods, sorted."""
     return tuple(_registry())
@@ -34,7 +49,7 @@ def names() -> tuple[str, ...]:
 
 def get(name: str) -> type[Method]:
     """Return the method called `name`. Raises: MethodError with the closest names."""
-    registry = _registry()
+    registry = {**_registry(), **_MORE.get()}
     if name in registry:
         return registry[name]
     close = difflib.get_close_matches(str(name), registry, n=3, cutoff=0.5)

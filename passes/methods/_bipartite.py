@@ -81,12 +81,18 @@ def merged(op: Ops, taps: Taps, site: Site, pairs: Pairs, weight: Value | None =
     Tokens in neither list of `pairs` are dropped.
     """
     size = _steps.sizes(op, taps, site)
-    tokens, total = op(
+    tokens, summed = op(
         "TokenCombine", taps.tokens, size if weight is None else weight, pairs.keep, pairs.source, pairs.slot
     )
     if weight is not None:
-        _, total = op("TokenCombine", size, size, pairs.keep, pairs.source, pairs.slot)
-    return Reduction(tokens, total, pairs.keep, went(op, taps.tokens, pairs, site.keep, site))
+        summed = total(op, size, pairs)
+    return Reduction(tokens, summed, pairs.keep, went(op, taps.tokens, pairs, site.keep, site))
+
+
+def total(op: Ops, size: Value, pairs: Pairs) -> Value:
+    """Sizes [B,K,1] of the kept tokens with all that join them, where tokens were combined by other weights."""
+    flat = op("Squeeze", size, _steps.LAST)
+    return op("Unsqueeze", gathered(op, flat, pairs), _steps.LAST)
 
 
 def went(op: Ops, tokens: Value, pairs: Pairs, kept: int, site: Site) -> Value:
@@ -106,17 +112,20 @@ def gathered(op: Ops, values: Value, pairs: Pairs, *, largest: bool = False) -> 
     """
     kept, moved = (op("GatherElements", values, place, axis=1) for place in (pairs.keep, pairs.source))
     near = op("GatherElements", kept, pairs.slot, axis=1)
-    together = op("Equal", op("Unsqueeze", pairs.slot, _steps.LAST), op("Unsqueeze", pairs.slot, TOKEN_AXIS))
+    meet = together(op, pairs)
     if largest:
         row = op("Unsqueeze", moved, TOKEN_AXIS)
-        grown = op(
-            "Max", near, op("ReduceMax", op("Where", together, row, _steps.LOWEST), axes=[2], keepdims=0)
-        )
+        grown = op("Max", near, op("ReduceMax", op("Where", meet, row, _steps.LOWEST), axes=[2], keepdims=0))
     else:
-        share = op("Cast", together, to=_steps.FLOAT)
+        share = op("Cast", meet, to=_steps.FLOAT)
         total = op("MatMul", share, op("Unsqueeze", moved, _steps.LAST))
         grown = op("Add", near, op("Squeeze", total, _steps.LAST))
     return op("ScatterElements", kept, pairs.slot, grown, axis=1)
+
+
+def together(op: Ops, pairs: Pairs) -> Value:
+    """Which sources have the same slot: [B,R,R] truth values."""
+    return op("Equal", op("Unsqueeze", pairs.slot, _steps.LAST), op("Unsqueeze", pairs.slot, TOKEN_AXIS))
 
 
 def ascending(op: Ops, index: Value, count: int) -> Value:

@@ -66,6 +66,11 @@ def sizes(op: Ops, taps: Taps, site: Site) -> Value:
     return ones(op, taps.tokens, site) if taps.size is None else taps.size
 
 
+def lengths(op: Ops, rows: Value) -> Value:
+    """Euclidean lengths [B,N,1] of rows [B,N,C]."""
+    return op("Sqrt", op("ReduceSum", op("Mul", rows, rows), LAST, keepdims=1))
+
+
 def batch_shape(op: Ops, tokens: Value, *rest: int) -> Value:
     """Return the shape [B, *rest] as a tensor, B read from `tokens`."""
     batch = op("Slice", op("Shape", tokens), np.array([0]), np.array([1]))

@@ -16,6 +16,9 @@ from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduc
 LEAST = 1e-12
 """Floor of attention and size before they are inverted."""
 
+LEAST_LENGTH = 1e-19
+"""Floor of a token's length, so that the cosine of a zero token is 0."""
+
 UNKNOWN = -1.0
 """What a NaN counts as: below every product of criteria."""
 
@@ -72,39 +75,54 @@ class MCTF(Method):
         if self.variant == "reference":
             others = [2 * place for place in others]
             even, odd = ([*range(start, site.tokens, 2)] for start in (2 * site.protect, 1))
-        pairs = self._pairs(op, taps, site, self._criteria(op, taps, even, odd), others, even, odd)
+        received = None
+        if self.tau_info or self.pooling == "attention":
+            received = op("Unsqueeze", taps.received_attention(), _steps.LAST)
+        criteria = self._criteria(op, taps, received, even, odd)
+        pairs = self._pairs(op, taps, site, criteria, others, even, odd)
         size = _steps.sizes(op, taps, site)
-        tokens = self._pooled(op, taps, site, taps.tokens, pairs)
-        _, total = op("TokenCombine", size, size, pairs.keep, pairs.source, pairs.slot)
+        weight = self._weight(op, taps, site, received)
+        tokens = self._pooled(op, taps.tokens, weight, pairs)
+        total = _bipartite.total(op, size, pairs)
         assign = _bipartite.went(op, taps.tokens, pairs, site.keep, site)
-        state = {"attention": self._attention(op, taps, site, pairs, assign)} if self.reuse else {}
+        state = {"attention": self._attention(op, taps, site, weight, pairs, assign)} if self.reuse else {}
         return Reduction(tokens, total, pairs.keep, assign, state=state)
 
     def fewest(self, tokens: int, protect: int) -> int:
         return tokens - (tokens - protect) // 2
 
-    def _criteria(self, op: Ops, taps: Taps, even: Sequence[int], odd: Sequence[int]) -> Value:
+    def _criteria(
+        self, op: Ops, taps: Taps, received: Value | None, even: Sequence[int], odd: Sequence[int]
+    ) -> Value:
         """W [B,S,T] of even with odd tokens, no entry NaN."""
-        pair = op.constant(np.ones((1, len(even), len(odd)), np.float32))
-        if self.tau_sim:
-            unit = op("LpNormalization", _steps.float_tokens(op, taps), axis=2, p=2)
-            left, right = (op("Gather", unit, np.array(side), axis=1) for side in (even, odd))
-            cosine = op("MatMul", left, op("Transpose", right, perm=[0, 2, 1]))
-            pair = _root(op, op("Max", op("Mul", op("Add", cosine, 1.0), 0.5), 0.0), self.tau_sim)
+        factor = self._factor(op, taps, received)
+        if not self.tau_sim:
+            one = op.constant(np.ones((1, len(even), len(odd)), np.float32))
+            pair = op("Expand", one, _steps.batch_shape(op, taps.tokens, len(even), len(odd)))
+        else:
+            wide = _steps.float_tokens(op, taps)
+            inverse = op("Div", 1.0, op("Max", _steps.lengths(op, wide), LEAST_LENGTH))
+            dot = _outer(op, wide, even, odd)
+            # The scaling is halved on one side, for (cos + 1)/2.
+            half = _scaled(op, dot, op("Mul", inverse, 0.5), even, inverse, odd)
+            pair = _root(op, op("Max", op("Add", half, 0.5), 0.0), self.tau_sim)
+        if factor is not None:
+            pair = _scaled(op, pair, factor, even, factor, odd)
+        return op("Where", op("IsNaN", pair), UNKNOWN, pair)
+
+    def _factor(self, op: Ops, taps: Taps, received: Value | None) -> Value | None:
+        """What a token contributes to the criteria of all its pairs, (a_i)^(1/tau_info) (s_i)^(1/tau_size): [B,N,1]."""
         shares = []
         if self.tau_info:
-            shares.append((op("Unsqueeze", taps.received_attention(), _steps.LAST), self.tau_info))
+            shares.append((received, self.tau_info))
         if self.tau_size and taps.size is not None:
             shares.append((taps.size, self.tau_size))
+        factor = None
         for amount, tau in shares:
             inverse = op("Div", 1.0, op("Max", amount, LEAST))
-            relative = op("Div", inverse, op("ReduceMax", inverse, axes=[1], keepdims=1))
-            factor = _root(op, relative, tau)
-            left, right = (op("Gather", factor, np.array(side), axis=1) for side in (even, odd))
-            pair = op("Mul", op("Mul", pair, left), op("Transpose", right, perm=[0, 2, 1]))
-        if not shares:
-            pair = op("Expand", pair, _steps.batch_shape(op, taps.tokens, len(even), len(odd)))
-        return op("Where", op("IsNaN", pair), UNKNOWN, pair)
+            own = _root(op, op("Div", inverse, op("ReduceMax", inverse, axes=[1], keepdims=1)), tau)
+            factor = own if factor is None else op("Mul", factor, own)
+        return factor
 
     def _pairs(
         self,
@@ -160,33 +178,50 @@ class MCTF(Method):
             keep.append(_listed(op, odd, odd_rest))
         return Pairs(_bipartite.joined(op, keep), _bipartite.joined(op, source), _bipartite.joined(op, goes))
 
-    def _pooled(self, op: Ops, taps: Taps, site: Site, values: Value, pairs: Pairs) -> Value:
+    def _weight(self, op: Ops, taps: Taps, site: Site, received: Value | None) -> Value:
+        """What a token weighs among those it is pooled with: [B,N,1]; 0 for padding."""
+        if self.pooling in ("mean", "max"):
+            return _bipartite.counted_once(op, taps, site)
+        size = _steps.sizes(op, taps, site)
+        return op("Mul", size, received) if self.pooling == "attention" else size
+
+    def _pooled(self, op: Ops, values: Value, weight: Value, pairs: Pairs) -> Value:
         """One row [B,K,X] of `values` [B,N,X] for each kept token and all that join it."""
         if self.pooling == "max":
-            return _largest(op, values, _bipartite.counted_once(op, taps, site), pairs)
-        size = _steps.sizes(op, taps, site)
-        if self.pooling == "mean":
-            weight = _bipartite.counted_once(op, taps, site)
-        elif self.pooling == "attention":
-            weight = op("Mul", size, op("Unsqueeze", taps.received_attention(), _steps.LAST))
-        else:
-            weight = size
+            return _largest(op, values, weight, pairs)
         return op("TokenCombine", values, weight, pairs.keep, pairs.source, pairs.slot)[0]
 
-    def _attention(self, op: Ops, taps: Taps, site: Site, pairs: Pairs, assign: Value) -> Value:
+    def _attention(
+        self, op: Ops, taps: Taps, site: Site, weight: Value, pairs: Pairs, assign: Value
+    ) -> Value:
         """Attention [B,H,K,K] between merged tokens: key columns summed, query rows pooled as tokens are."""
         slots = np.arange(site.keep).reshape(1, 1, -1)
         member = op("Cast", op("Equal", op("Unsqueeze", assign, _steps.LAST), slots), to=_steps.FLOAT)
         summed = op("MatMul", taps.attention(), op("Unsqueeze", member, np.array([1])))
         rows = op("Transpose", summed, perm=[0, 2, 1, 3])
         flat = op("Reshape", rows, np.array([0, site.tokens, site.heads * site.keep]))
-        pooled = self._pooled(op, taps, site, flat, pairs)
+        pooled = self._pooled(op, flat, weight, pairs)
         split = op("Reshape", pooled, np.array([0, site.keep, site.heads, site.keep]))
         return op("Transpose", split, perm=[0, 2, 1, 3])
 
 
 def _root(op: Ops, value: Value, tau: float) -> Value:
     return value if tau == 1 else op("Pow", value, 1 / tau)
+
+
+def _outer(op: Ops, rows: Value, even: Sequence[int], odd: Sequence[int]) -> Value:
+    """Products [B,S,T] of the rows at two lists of positions."""
+    left, right = (op("Gather", rows, np.array(side), axis=1) for side in (even, odd))
+    return op("MatMul", left, op("Transpose", right, perm=[0, 2, 1]))
+
+
+def _scaled(
+    op: Ops, pair: Value, left: Value, even: Sequence[int], right: Value, odd: Sequence[int]
+) -> Value:
+    """[B,S,T] times numbers [B,N,1] of the tokens on each side."""
+    rows = op("Gather", left, np.array(even), axis=1)
+    columns = op("Transpose", op("Gather", right, np.array(odd), axis=1), perm=[0, 2, 1])
+    return op("Mul", op("Mul", pair, rows), columns)
 
 
 def _listed(op: Ops, positions: Sequence[int], places: Value) -> Value:
@@ -200,10 +235,7 @@ def _largest(op: Ops, values: Value, counts: Value, pairs: Pairs) -> Value:
     valid = op("Where", op("Greater", counts, 0.0), wide, _steps.LOWEST)
     kept, near = (_steps.gather(op, data, pairs.keep) for data in (wide, valid))
     moved = op("Unsqueeze", _steps.gather(op, valid, pairs.source), np.array([1]))
-    together = op(
-        "Equal", op("Unsqueeze", pairs.slot, _steps.LAST), op("Unsqueeze", pairs.slot, np.array([1]))
-    )
-    rows = op("Where", op("Unsqueeze", together, ROWS), moved, _steps.LOWEST)
+    rows = op("Where", op("Unsqueeze", _bipartite.together(op, pairs), ROWS), moved, _steps.LOWEST)
     grown = op("Max", _steps.gather(op, near, pairs.slot), op("ReduceMax", rows, axes=[2], keepdims=0))
     known = op("Where", op("Greater", grown, _steps.LOWEST), grown, _steps.gather(op, kept, pairs.slot))
     place = op("Expand", op("Unsqueeze", pairs.slot, _steps.LAST), op("Shape", known))

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from tokenrt.passes.methods import _bipartite, _steps
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps, Value
 
@@ -56,20 +54,34 @@ class ToFu(Method):
     def _fused(self, op: Ops, taps: Taps, site: Site, pairs: _bipartite.Pairs) -> Reduction:
         wide, weight = _steps.float_tokens(op, taps), _bipartite.counted_once(op, taps, site)
         mean, count = op("TokenCombine", wide, weight, pairs.keep, pairs.source, pairs.slot)
-        norm = op("Squeeze", op("Mul", _norm(op, wide), weight), _steps.LAST)
-        largest = op("Unsqueeze", _bipartite.gathered(op, norm, pairs, largest=True), _steps.LAST)
-        divisor = _norm(op, _steps.gather(op, wide, pairs.keep) if self.variant == "reference" else mean)
-        scaled = op("Mul", mean, op("Div", largest, op("Max", divisor, LEAST_NORM)))
-        tokens = op("Where", op("Greater", count, 1.0), scaled, mean)
-        size = _steps.sizes(op, taps, site)
-        _, total = op("TokenCombine", size, size, pairs.keep, pairs.source, pairs.slot)
+        factor = self._factor(op, wide, weight, mean, count, pairs)
+        size = _bipartite.total(op, _steps.sizes(op, taps, site), pairs)
         assign = _bipartite.went(op, taps.tokens, pairs, site.keep, site)
-        return Reduction(op("CastLike", tokens, taps.tokens), total, pairs.keep, assign)
+        return Reduction(op("CastLike", op("Mul", mean, factor), taps.tokens), size, pairs.keep, assign)
+
+    def _factor(
+        self, op: Ops, wide: Value, weight: Value, mean: Value, count: Value, pairs: _bipartite.Pairs
+    ) -> Value:
+        """Largest length of each group over that of its mean [B,K,1]; 1 where fewer than two tokens met.
+
+        Lengths are taken of the tokens that meet alone: R sources, and R times a survivor.
+        """
+        target = op("GatherElements", pairs.keep, pairs.slot, axis=1)
+        near, moved = (_steps.gather(op, wide, place) for place in (target, pairs.source))
+        own, joining = (
+            op("Mul", _steps.lengths(op, rows), _steps.gather(op, weight, place))
+            for rows, place in ((near, target), (moved, pairs.source))
+        )
+        row = op("Transpose", joining, perm=[0, 2, 1])
+        most = op("ReduceMax", op("Where", _bipartite.together(op, pairs), row, 0.0), axes=[2], keepdims=1)
+        divisor = _steps.lengths(
+            op, near if self.variant == "reference" else _steps.gather(op, mean, pairs.slot)
+        )
+        factor = op("Div", op("Max", own, most), op("Max", divisor, LEAST_NORM))
+        met = op("Greater", _steps.gather(op, count, pairs.slot), 1.0)
+        known = op("Squeeze", op("Where", met, factor, 1.0), _steps.LAST)
+        ones = op("Squeeze", op("Add", op("Mul", count, 0.0), 1.0), _steps.LAST)
+        return op("Unsqueeze", op("ScatterElements", ones, pairs.slot, known, axis=1), _steps.LAST)
 
     def fewest(self, tokens: int, protect: int) -> int:
         return tokens - (tokens - protect) // 2
-
-
-def _norm(op: Ops, tokens: Value) -> Value:
-    """Lengths [B,N,1]."""
-    return op("Sqrt", op("ReduceSum", op("Mul", tokens, tokens), np.array([-1]), keepdims=1))

@@ -10,9 +10,12 @@ from hypothesis import strategies as st
 from tests import zoo
 from tests.passes.repeats import ROTARY, arranged, counts, inputs, masked, without_positions
 from tests.passes.running import POSITIVE, Variant, close, distance, dynamo, exported, params, run, session
+from tokenrt.errors import MethodError, PlanError
+from tokenrt.passes import methods
 from tokenrt.passes.plan import Budget
 from tokenrt.passes.prepare import prepare
 from tokenrt.passes.reduce import reduce
+from tokenrt.perf import method_models
 
 NAMES = [name for name in POSITIVE if zoo.entry(name).zero is not None or name in ROTARY]
 DEFAULT = [
@@ -76,6 +79,27 @@ def test_without_sizes_in_attention_it_would_not(name: str) -> None:
     result = reduce(path, method="tome", budget=budget(variant, labels), proportional_attention=False)
     given = inputs(name, labels)
     assert distance(run(result.model, given), run(path, given)) > 1e-2
+
+
+UNPRUNED = {"ltmp": {"r_prune": 0}, "diffrate": {"prune_kept": "65"}}
+"""Options by which methods that also drop tokens merge all that leave."""
+
+
+@pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).merges])
+def test_equal_patches_merge_without_loss_by_every_method(name: str) -> None:
+    """All patches equal, so whichever are merged: sizes alone keep what attention and pooling make of them."""
+    path = without_positions(Variant("timm_vit_patch8"))
+    prepared = prepare(path)
+    for counts_left in method_models.budgets(prepared):
+        options = method_models.given(methods.get(name), prepared, counts_left) | UNPRUNED.get(name, {})
+        plan = Budget.tokens(counts_left, method_models.SITES[: len(counts_left)])
+        try:
+            result = reduce(path, method=name, budget=plan, options=options)
+        except (MethodError, PlanError):
+            continue
+        break
+    given = inputs("timm_vit_patch8", np.zeros((2, 64), int))
+    close(run(result.model, given), run(path, given), TOLERANCE)
 
 
 @pytest.mark.parametrize("padding", [(0, 0), (3, 12), (20, 31)], ids=str)

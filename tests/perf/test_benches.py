@@ -10,8 +10,6 @@ import pytest
 
 import tokenrt
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.lower import lower
-from tokenrt.passes.model import save
 from tokenrt.passes.plan import Budget
 from tokenrt.perf import (
     bench,
@@ -19,10 +17,10 @@ from tokenrt.perf import (
     bench_half,
     bench_large,
     bench_models,
-    bench_tome,
     coverage,
     flops,
     results,
+    roles,
     subject,
     timing,
 )
@@ -81,17 +79,22 @@ def test_a_failed_measurement_is_one_message(tmp_path: Path) -> None:
         bench_large.measure("none", tmp_path / "none.onnx")
 
 
-def test_the_time_of_a_run_is_shared_out_by_role(tiny: Path, tmp_path: Path) -> None:
+def test_the_time_of_a_run_is_shared_out_by_role(tiny: Path) -> None:
     reduced = tokenrt.reduce(tiny, method="tome", budget=Budget.remove(2))
-    inlined = lower(reduced.model, inline=True).model
-    for node in inlined.graph:
-        node.name = str(node.outputs[0].name)
-    path = tmp_path / "inlined.onnx"
-    save(inlined, path)
-    shares = bench_tome.breakdown(path, 1, 1, 2, tmp_path)
-    roles = {share.role for share in shares}
-    assert {"matching", "merging", "the model itself", "log size added to attention"} <= roles
-    assert "MatMul" in next(share for share in shares if share.role == "the model itself").operators
+    shares = roles.breakdown(reduced.model, 1, 1, 2)
+    found = {share.role: share for share in shares}
+    assert {"matching", "merging", roles.MODEL, "log size added to attention"} <= set(found)
+    assert "MatMul" in found[roles.MODEL].operators
+    assert [roles.Share.from_dict(share.as_dict()).as_dict() for share in shares] == [
+        share.as_dict() for share in shares
+    ]
+
+
+def test_an_attention_repeated_for_a_score_counts_as_the_models_own(tiny: Path) -> None:
+    reduced = tokenrt.reduce(tiny, method="topk", budget=Budget.remove(2), options={"score": "received"})
+    shares = {share.role: share for share in roles.breakdown(reduced.model, 1, 1, 2)}
+    assert "Softmax" in shares[roles.MODEL].operators
+    assert all("Softmax" not in share.operators for role, share in shares.items() if role != roles.MODEL)
 
 
 def test_results_are_written_as_json_and_as_a_page(tmp_path: Path) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tokenrt.errors import MethodError, TokenrtError
+from tokenrt.passes import methods
 from tokenrt.passes.budget import Budget
 from tokenrt.passes.prepare import prepare
-from tokenrt.perf import bench_methods, digits, quality, results, subject, timing
+from tokenrt.perf import bench_methods, digits, experiments, quality, results, subject, timing
 from tokenrt.perf.bench_methods import Cost, MethodCosts
+from tokenrt.perf.experiments import ALL, LATE, ONCE, Experiment, Outcome, Trial
 from tokenrt.perf.plain_vit import PlainViT
 from tokenrt.perf.quality import Exam, Quality, Result
+from tokenrt.perf.roles import Share
 
 
 @pytest.fixture(autouse=True)
@@ -54,9 +59,74 @@ def test_every_method_leaves_the_same_counts(tiny: Path, monkeypatch: pytest.Mon
 
 
 def test_methods_are_measured_once_more_with_tokens_leaving_late(tiny: Path) -> None:
-    found = list(quality.measure(exam(tiny), "topk", late=True))
-    assert [result.share for result in found] == [*quality.LATE_SHARES]
-    assert all(result.late and result.score is not None for result in found)
+    found = list(quality.measure(exam(tiny), "topk", LATE))
+    assert [result.share for result in found] == [*quality.SHARES]
+    assert all(result.where == LATE and result.score is not None for result in found)
+    counts, layers = quality._counts(prepare(tiny).structure, 0.25, LATE)
+    assert (counts, layers) == ([11, 5], [2, 3])
+
+
+def test_a_method_that_takes_only_some_counts_is_measured_at_the_nearest(tiny: Path) -> None:
+    for_all = list(quality.measure(exam(tiny), "expedit"))
+    assert all(result.score is None for result in for_all)
+    once = list(quality.measure(exam(tiny), "expedit", ONCE))
+    # 75 % of 16 tokens are 12 = 3 x 4; 35 % are 6 = 2 x 3.
+    assert [result.tokens for result in once] == [13, 9, 7, 5]
+    assert all(result.score is not None for result in once)
+
+
+@pytest.mark.parametrize("change", ["turned", "drawn", "spread"])
+def test_an_experiment_changes_what_is_chosen(tiny: Path, tmp_path: Path, change: str) -> None:
+    """Of 16 tokens in four cells of 2 x 2 four stay: with spread scores one of each cell, turned the worst."""
+    from tokenrt.passes.reduce import reduce
+
+    kept = {}
+    other = experiments.changed("topk", change)
+    with methods.also(other):
+        for name in ("topk", other.name):
+            output = tmp_path / f"{name}.onnx"
+            reduce(tiny, method=name, budget=Budget.tokens([5], [1]), source_map=True, output=output)
+            kept[name] = quality._answers(output, exam(tiny).inputs, output="token_source_map")[:, 1:] >= 0
+    own, found = kept["topk"].reshape(3, 2, 2, 2, 2), kept[other.name].reshape(3, 2, 2, 2, 2)
+    assert (found.sum(axis=(1, 2, 3, 4)) == 4).all()
+    if change == "spread":
+        assert (found.sum(axis=(2, 4)) == 1).all()
+        # The best of all is the best of its cell.
+        assert ((own & found).sum(axis=(1, 2, 3, 4)) >= 1).all()
+    if change == "turned":
+        assert not (own & found).any()
+    if change == "drawn":
+        assert (found == found[:1]).all()
+    with pytest.raises(MethodError, match="no method is called"):
+        methods.get(other.name)
+
+
+def test_an_experiment_needs_a_score_to_change(tiny: Path) -> None:
+    other = experiments.changed("tome", "turned")
+    with methods.also(other), pytest.raises(TokenrtError, match="'tome' chooses by no score"):
+        quality.measured(exam(tiny), other.name, 0.5, ALL)
+
+
+def test_an_outcome_says_whether_its_reason_holds() -> None:
+    told = Experiment("one", ("a",), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE)
+    trials = [Trial("a", 0.5, 0.9, 0.95, 0.94), Trial("a", 0.25, 0.9, 0.92, 0.94)]
+    (said, table) = Outcome(told, trials).page(results.table)
+    assert "`a`: it looks too early. Test: later; then it is not below `random`." in said
+    assert "| `a` | 50% | 0.900 | 0.950 | 0.940 | holds |" in table
+    assert "| `a` | 25% | 0.900 | 0.920 | 0.940 | does not hold |" in table
+    worse = replace(told, predicts=Experiment.NO_WORSE)
+    assert [trial.holds(worse.predicts) for trial in trials] == [True, True]
+    assert not Trial("a", 0.5, 0.96, 0.90, 0.1).holds(worse.predicts)
+
+
+def test_reasons_are_tested_for_methods_that_lose(tiny: Path) -> None:
+    told = Experiment(
+        "tiny", ("topk", "evit"), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE
+    )
+    outcome = quality._outcome(exam(tiny), told, ["topk"])
+    assert [(trial.method, trial.share) for trial in outcome.trials] == [("topk", 0.5), ("topk", 0.25)]
+    assert outcome.trials[0].own == quality.measured(exam(tiny), "topk", 0.5, ALL)[0]
+    assert outcome.trials[0].changed == quality.measured(exam(tiny), "topk", 0.5, LATE)[0]
 
 
 def test_what_was_scored_is_not_scored_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,19 +144,23 @@ def test_methods_are_scored_and_refusals_kept(tiny: Path) -> None:
     assert (structure.tokens, structure.protect) == (17, 1)
 
 
-def test_the_page_tells_who_loses_to_random(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(quality, "REASONS", {"one": {"topk": "it looks too early"}})
+def test_the_page_tells_who_loses_to_random_and_what_was_tried() -> None:
     scores = {"tome": 0.99, "topk": 0.90, "random": 0.95, "slice": 0.80}
     rows = [Result("one", name, share, score) for name, score in scores.items() for share in quality.SHARES]
-    rows += [Result("one", "tomesd", share, None, "needs a grid") for share in quality.SHARES]
     rows += [
-        Result("one", name, 0.25, score, late=True) for name, score in (("topk", 0.97), ("random", 0.96))
+        Result("one", name, share, None, "needs a grid")
+        for name in ("tomesd", "expedit")
+        for share in quality.SHARES
     ]
-    page = Quality([("one", "Accuracy.", 0.995)], rows).page(results.circumstances())
-    assert "| `topk` | - | 0.970 |" in page
-    assert "- `topk`: it looks too early." in page
+    rows += [Result("one", name, 0.25, 0.9, where=ONCE, tokens=17) for name in ("expedit", "random")]
+    told = Experiment("one", ("topk",), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE)
+    outcome = Outcome(told, [Trial("topk", 0.25, 0.9, 0.97, 0.96)])
+    page = Quality([("one", "Accuracy.", 0.995)], rows, [outcome]).page(results.circumstances())
+    assert "| `topk` | 25% | 0.900 | 0.970 | 0.960 | holds |" in page
     assert "Below `random` at some share: `topk`." in page
     assert "- `tomesd`: needs a grid" in page
+    assert "- `expedit`" not in page
+    assert "| `expedit` | 0.900 (17) |" in page
     assert "| `tome` | 0.990 | 0.990 | 0.990 | 0.990 |" in page
 
 
@@ -131,16 +205,30 @@ def test_the_cost_is_the_time_above_the_floor_in_units_of_the_whole(
     assert taken == ["now"]
 
 
-def test_the_page_lists_what_costs_more_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_methods, "REASONS", {"b": "it thinks long"})
+def test_the_page_lists_what_costs_more_and_what_on() -> None:
+    spent = [
+        Share("the model itself", 90.0, 12, {"MatMul": 90.0}),
+        Share("matching", 10.0, 3, {"TopK": 10.0}),
+    ]
     costs = [
         Cost("a", "merging", "--remove 13", 0.02, 1.04),
-        Cost("b", "pruning", "--keep 0.7", 0.07, 1.14),
+        Cost("b", "pruning", "--keep 0.7", 0.07, 1.14, roles=spent),
         Cost("c", "merging", "", None, reason="no grid"),
     ]
     page = MethodCosts(costs, 2).page(results.circumstances())
-    assert "Above 5%: `b`.\n\n- `b`: it thinks long." in page
+    assert "Above 5%: `b`.\n\n## What those above it spend" in page
+    assert "| matching | 3 | 10.00 | 10.0% | TopK 10.00 |" in page
     assert "| `a` | merging | `--remove 13` | 2.0% | 1.040 |" in page
+
+
+def test_methods_above_the_limit_are_profiled_once(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_methods, "exported", lambda source: tiny)
+    monkeypatch.setattr(bench_methods, "_ratios", lambda models, threads: (2.0, 1.2))
+    monkeypatch.setitem(bench_methods.BUDGETS, "merging", ("--remove 2", Budget.remove(2)))
+    (first,) = bench_methods.run(["tome"]).costs
+    assert {"matching", "merging"} <= {share.role for share in first.roles}
+    (second,) = bench_methods.run(["tome"]).costs
+    assert second.as_dict() == first.as_dict()
 
 
 def test_the_floor_has_the_counts_of_the_method(tiny: Path, tmp_path: Path) -> None:

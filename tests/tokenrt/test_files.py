@@ -48,6 +48,6 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: py
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr("tempfile.mkstemp", refuse)
-    message = r"cannot write .*a\.txt: Permission denied; name a file in a folder"
+    message = r"cannot write .*a\.txt: no file can be made in .* \(Permission denied\); name another folder"
     with pytest.raises(TokenrtError, match=message), atomic(tmp_path / "a.txt"):
         pass
