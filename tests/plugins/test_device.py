@@ -36,9 +36,9 @@ argument is kWhole, true for rows of whole 16-byte vectors, it need not be named
 
 NARROW: Mapping[str, str] = {
     "cluster::merge": "one number a pair of clusters, and a row of N need not start on 16 bytes",
-    "medoids::arrange": "one number a token",
     "medoids::begin": "one number a centre",
     "medoids::move": "one number a token",
+    "nearest::arrange": "one number a token",
     "peaks::own": "one number a centre",
     "peaks::rate": "one number a token",
     "select::by_group": "one number a token, and a group need not start on 16 bytes",
