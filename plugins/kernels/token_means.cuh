@@ -7,7 +7,7 @@
 //           magnitude 1e15 and more counts as 0. Weights count up to 1e9, and as 0 up to 1e-30 or as NaN. No
 //           N x N matrix.
 // Division  begin: a warp a centre copies its token. A round is 1. join: tiles of tokens and centres; 2.
-//           nearest::arrange: the tokens in the order of their clusters, by counting those in front; 3. move:
+//           rounds::arrange: the tokens in the order of their clusters, by counting those in front; 3. move:
 //           a block a centre and a stretch of 16 bytes a lane; its warps take the members in turns, and their
 //           sums are added in the order of the warps, so that the bits depend on the sizes only.
 // Bytes     a round: B * (2 N D size + 2 K D 4 + 28 N); the repeats of a tile come from cache.
@@ -15,6 +15,7 @@
 #pragma once
 
 #include "nearest.cuh"
+#include "rounds.cuh"
 
 namespace tokenrt {
 
@@ -118,8 +119,8 @@ static __global__ void __launch_bounds__(kMeansThreads)
     const int* members = token + image * shape.tokens;
     const int* clusters = cluster + image * shape.tokens;
     float* own = center + (image * shape.keep + slot) * shape.width;
-    const int first = nearest::first_of(clusters, slot, shape.tokens),
-              end = nearest::first_of(clusters, slot + 1, shape.tokens);
+    const int first = rounds::first_of(clusters, slot, shape.tokens),
+              end = rounds::first_of(clusters, slot + 1, shape.tokens);
     float old[kCount], sum[kCount] = {}, mass = 0;
     load<kWhole>(old, own, column, shape.width);
 #pragma unroll 4
@@ -176,8 +177,8 @@ cudaError_t run(const T* metric, const float* weight, const std::int64_t* start,
         state = launch(join<T, kWhole>, grid(shape.tokens, Policy::kTile), Policy::kThreads, stream, metric,
                        center, assign, shape);
         if (state == cudaSuccess) {
-            state = launch(nearest::arrange, grid(shape.tokens, nearest::kOrderThreads),
-                           nearest::kOrderThreads, stream, assign, token, cluster, shape.tokens);
+            state = launch(rounds::arrange, grid(shape.tokens, rounds::kOrderThreads), rounds::kOrderThreads,
+                           stream, assign, token, cluster, shape.tokens);
         }
         if (state == cudaSuccess) {
             state = launch(move<T, kWhole>, grid(shape.keep * stretches, 1), kMeansThreads, stream, metric,

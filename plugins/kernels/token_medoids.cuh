@@ -8,7 +8,7 @@
 //           cost; a token that is not finite costs 1e30. Weights count from 0 to 1e9, NaN as 0. No N x N
 //           matrix.
 // Division  begin: the centres. A round is 1. nearest::center: tiles of tokens and centres; 2. the tokens in
-//           the order of their clusters, by nearest::arrange; 3. costs: tiles of pairs in that order, only
+//           the order of their clusters, by rounds::arrange; 3. costs: tiles of pairs in that order, only
 //           those in which rows and columns share a cluster; 4. move: a warp a cluster. Sums run over the
 //           members by ascending position, so that equal members cost the same to the bit.
 // Bytes     a round: B * (N D size (2 + members / tile) + 40 N), the repeats from cache.
@@ -17,6 +17,7 @@
 #pragma once
 
 #include "nearest.cuh"
+#include "rounds.cuh"
 
 namespace tokenrt {
 
@@ -117,8 +118,8 @@ static __global__ void __launch_bounds__(kMedoidThreads)
     if (slot >= shape.keep) {
         return;
     }
-    const int first = nearest::first_of(held.cluster, slot, shape.tokens),
-              end = nearest::first_of(held.cluster, slot + 1, shape.tokens);
+    const int first = rounds::first_of(held.cluster, slot, shape.tokens),
+              end = rounds::first_of(held.cluster, slot + 1, shape.tokens);
     Best best{-INFINITY, shape.tokens};
     for (int i = first + static_cast<int>(lane()); i < end; i += static_cast<int>(kWarp)) {
         const Best member{-held.cost[i], held.token[i]};
@@ -148,8 +149,8 @@ cudaError_t run(const T* metric, const float* weight, const std::int64_t* start,
     for (int round = 0; round < shape.rounds && state == cudaSuccess; ++round) {
         state = join();
         if (state == cudaSuccess) {
-            state = launch(nearest::arrange, grid(shape.tokens, nearest::kOrderThreads),
-                           nearest::kOrderThreads, stream, assign, held.token, held.cluster, shape.tokens);
+            state = launch(rounds::arrange, grid(shape.tokens, rounds::kOrderThreads), rounds::kOrderThreads,
+                           stream, assign, held.token, held.cluster, shape.tokens);
         }
         if (state == cudaSuccess) {
             state = launch(costs<T, kWhole>, tiles, Policy::kThreads, stream, metric, weight, held, shape);
