@@ -40,7 +40,7 @@ FAULTS: Mapping[int, str] = MappingProxyType(
 @functools.cache
 def _loaded(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for name in ("select", "match", "score", "greedy_select", "cover_select", "cluster", "peaks", "medoids"):
+    for name in "select match score greedy_select cover_select cluster peaks means medoids".split():
         getattr(library, f"host_token_{name}_workspace").restype = ctypes.c_size_t
     return library
 
@@ -217,15 +217,27 @@ def token_peaks(metric: Array, keep: Sequence[int], neighbours: Sequence[int]) -
     return _clustered("token_peaks", metric, keep[0], neighbours[0])
 
 
-def token_medoids(metric: Array, weight: Array, start: Array, rounds: int, power: int) -> tuple[Array, Array]:
-    """Run TokenMedoids. Shapes: metric [B,N,D], weight [B,N], start [B,K] -> center [B,K], assign [B,N]."""
-    given, weights, places = ready(metric), ready(weight, np.float32), ready(start, np.int64)
+def _moved(
+    name: str, inputs: Sequence[Array], axes: Sequence[int], kind: Any, *options: int
+) -> tuple[Array, Array]:
+    """Run a kernel that moves centres. Shapes: metric [B,N,D], weight [B,N], start [B,K] -> center [B,K,axes], assign [B,N]."""
+    given, weights, places = ready(inputs[0]), ready(inputs[1], np.float32), ready(inputs[2], np.int64)
     (batch, tokens, width), count = given.shape, places.shape[1]
-    center, assign = aligned((batch, count), np.int64), aligned((batch, tokens), np.int64)
-    space = _workspace(library().host_token_medoids_workspace(batch, tokens))
-    sizes = (batch, tokens, width, count, rounds, power)
-    _call("token_medoids", _type_of(given), given, weights, places, center, assign, space, *sizes)
+    center, assign = aligned((batch, count, *axes), kind), aligned((batch, tokens), np.int64)
+    space = _workspace(getattr(library(), f"host_{name}_workspace")(batch, tokens))
+    sizes = (batch, tokens, width, count, *options)
+    _call(name, _type_of(given), given, weights, places, center, assign, space, *sizes)
     return center, assign
+
+
+def token_means(metric: Array, weight: Array, start: Array, rounds: int) -> tuple[Array, Array]:
+    """Run TokenMeans: center [B,K,D]."""
+    return _moved("token_means", (metric, weight, start), metric.shape[2:], np.float32, rounds)
+
+
+def token_medoids(metric: Array, weight: Array, start: Array, rounds: int, power: int) -> tuple[Array, Array]:
+    """Run TokenMedoids: center [B,K]."""
+    return _moved("token_medoids", (metric, weight, start), (), np.int64, rounds, power)
 
 
 def token_combine(
@@ -280,6 +292,7 @@ KERNELS: Mapping[str, Callable[..., tuple[Array, ...]]] = MappingProxyType(
         "TokenMatch": token_match,
         "TokenCluster": token_cluster,
         "TokenPeaks": token_peaks,
+        "TokenMeans": token_means,
         "TokenMedoids": token_medoids,
         "TokenCombine": token_combine,
         "TokenRestore": token_restore,

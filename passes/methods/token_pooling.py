@@ -53,18 +53,9 @@ class TokenPooling(Method):
         if self.kind == "medoids":
             medoid, assign = op("TokenMedoids", points, weight, start, rounds=self.iterations, power=2)
             return selected(op, taps, site, medoid, assign, self.order)
-
-        keep = _clusters.outputs(site)
-        row = op("Unsqueeze", weight, _clusters.ROWS)
-        center = _steps.gather(op, points, start)
-        for _ in range(self.iterations):
-            assign = op("ArgMin", _clusters.distances_between(op, center, points), axis=1, keepdims=0)
-            mass = op("Mul", op("Cast", _clusters.members(op, assign, keep), to=_steps.FLOAT), row)
-            total = op("ReduceSum", mass, _clusters.LAST, keepdims=1)
-            share = op("Div", mass, op("Max", total, 1e-30))
-            center = op("Where", op("Greater", total, 0.0), op("MatMul", share, points), center)
+        center, assign = op("TokenMeans", points, weight, start, rounds=self.iterations)
         if self.order == _steps.BY_POSITION:
-            order, start, assign = _clusters.by_position(op, start, assign, keep)
+            order, start, assign = _clusters.by_position(op, start, assign, _clusters.outputs(site))
             center = _steps.gather(op, center, order)
         pooled = op("CastLike", op("Add", center, mean), taps.tokens)
         assign = _clusters.whole(op, taps, site, assign)

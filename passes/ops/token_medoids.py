@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tokenrt.passes.ops._distances import FARTHEST, squared_distances
 from tokenrt.passes.ops.contract import Array, Operator
-
-FARTHEST = 1e30
-"""What an infinite or NaN squared distance counts as, and the largest cost."""
 
 HEAVIEST = 1e9
 """The largest weight that counts."""
@@ -28,15 +26,9 @@ def reference(metric: Array, weight: Array, start: Array, rounds: int, power: in
     Source: Park and Jun, A Simple and Fast Algorithm for K-medoids Clustering, 2009, with weights as in Marin et al.,
     Token Pooling, WACV 2023.
     """
-    x = np.asarray(metric, dtype=np.float64)
-    tokens, slots = x.shape[1], np.arange(start.shape[1])
-    with np.errstate(all="ignore"):
-        gram = x @ x.transpose(0, 2, 1)
-        gram = np.triu(gram) + np.triu(gram, 1).transpose(0, 2, 1)
-        square = np.einsum("bii->bi", gram)
-        apart = np.maximum(square[:, :, None] + square[:, None] - 2 * gram, 0)
-        known, sound = apart < FARTHEST, square < FARTHEST
-    apart = np.where(known, apart, FARTHEST)
+    apart = squared_distances(metric)
+    known, sound = apart < FARTHEST, np.einsum("bii->bi", apart) < FARTHEST
+    tokens, slots = apart.shape[1], np.arange(start.shape[1])
     counted = np.where(weight > 0, np.minimum(weight, HEAVIEST), 0)
     weighed = np.where(known, np.sqrt(apart) if power == 1 else apart, 0) * counted[:, None]
     center = np.clip(start, 0, tokens - 1).astype(np.int64)

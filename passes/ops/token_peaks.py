@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tokenrt.passes.ops._distances import squared_distances
 from tokenrt.passes.ops.contract import Array, Operator
-
-FARTHEST = 1e30
-"""What an infinite or NaN squared distance counts as."""
 
 
 def reference(metric: Array, keep: Sequence[int], neighbours: Sequence[int]) -> tuple[Array, Array]:
@@ -26,13 +24,8 @@ def reference(metric: Array, keep: Sequence[int], neighbours: Sequence[int]) -> 
     Source: Du et al., Study on Density Peaks Clustering Based on k-Nearest Neighbors, 2016; used so by Zeng et al.,
     TCFormer, CVPR 2022, equations 1 and 2, whose random noise of 1e-6 on the density is replaced by the index.
     """
-    x = np.asarray(metric, dtype=np.float64)
-    with np.errstate(all="ignore"):
-        gram = x @ x.transpose(0, 2, 1)
-        square = np.einsum("bii->bi", gram)
-        apart = np.maximum(square[:, :, None] + square[:, None] - 2 * gram, 0)
-    apart = np.where(apart < FARTHEST, apart, FARTHEST)
-    tokens, count = x.shape[1], neighbours[0]
+    apart = squared_distances(metric)
+    tokens, count = apart.shape[1], neighbours[0]
     sparse = np.sort(apart, axis=2)[:, :, :count].mean(axis=2)
     position = np.arange(tokens)
     same = (sparse[:, None] == sparse[:, :, None]) & (position[None] < position[:, None])

@@ -12,6 +12,7 @@ const Operator& token_cover_select();
 const Operator& token_match();
 const Operator& token_cluster();
 const Operator& token_peaks();
+const Operator& token_means();
 const Operator& token_medoids();
 const Operator& token_score();
 const Operator& token_combine();
@@ -19,7 +20,7 @@ const Operator& token_restore();
 
 constexpr const Operator& (*kOperators[])() = {
     token_select, token_group_select, token_greedy_select, token_cover_select, token_match,   token_cluster,
-    token_peaks,  token_medoids,      token_score,         token_combine,      token_restore,
+    token_peaks,  token_means,        token_medoids,       token_score,        token_combine, token_restore,
 };
 
 }  // namespace tokenrt::plugin

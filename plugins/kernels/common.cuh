@@ -46,11 +46,12 @@ __device__ __forceinline__ __nv_bfloat16 narrowed<__nv_bfloat16>(float value) {
     return __float2bfloat16_rn(value);
 }
 
-// 16 bytes of elements: one load or store of a GPU.
-template <typename T>
+// Elements side by side, as many as make 16 bytes where nothing else is said: one load or store of a GPU for
+// each 16 bytes.
+template <typename T, int kItems = 16 / sizeof(T)>
 struct alignas(16) Pack {
-    static constexpr int kCount = 16 / sizeof(T);
-    T item[kCount];
+    static constexpr int kCount = kItems;
+    T item[kItems];
 };
 
 // Runs `body` with a null pointer of the element type that `type` numbers.
@@ -120,6 +121,13 @@ __device__ __forceinline__ void load_floats(float (&to)[kVector], const float* f
             to[i] = from[i];
         }
     }
+}
+
+// 0 for what is NaN, infinite or of a magnitude whose square a sum of many could not hold.
+constexpr float kLargest = 1e15f;
+
+__device__ __forceinline__ float finite(float value) {
+    return fabsf(value) < kLargest ? value : 0.0f;
 }
 
 // The length of a row and the cosine of two: a zero row, and what is no number, count as 0.

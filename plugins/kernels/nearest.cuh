@@ -20,13 +20,12 @@ __device__ __forceinline__ const T* row_of(const T* rows, int row, int count, in
 
 namespace nearest {
 
-// assign[i]: the nearest of K centres to token i, the first of equally near ones. The centres are the tokens
-// at `centers` [B,K], or, where that is null, the rows `rows` [B,K,D]. Grid: tiles of tokens, images.
-template <typename T, typename Policy, bool kWhole>
-static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
-    center(const T* __restrict__ metric, const T* __restrict__ rows, const std::int64_t* __restrict__ centers,
-           std::int64_t* __restrict__ assign, int tokens, int width, int keep) {
-    __shared__ TileShared<T, Policy> shared;
+// assign[i]: the nearest of the `keep` rows right(slot) to token i, the first of equally near ones. Grid:
+// tiles of tokens, images.
+template <typename T, typename Policy, bool kWhole, typename Right>
+__device__ __forceinline__ void join(TileShared<T, Policy>& shared, const T* __restrict__ metric,
+                                     Right row_at, std::int64_t* __restrict__ assign, int tokens, int width,
+                                     int keep) {
     constexpr int kEach = Policy::kEach;
     const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
               y = static_cast<int>(threadIdx.x) / Policy::kSide;
@@ -42,12 +41,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         where[i] = 0;
     }
     for (int base = 0; base < keep; base += Policy::kTile) {
-        const auto right = [=](int i) -> const T* {
-            const int slot = base + i;
-            return slot >= keep         ? nullptr
-                   : centers == nullptr ? rows + (image * keep + slot) * width
-                                        : own + centers[image * keep + slot] * width;
-        };
+        const auto right = [=](int i) { return base + i < keep ? row_at(base + i) : nullptr; };
         float apart[kEach][kEach];
         tile_product<T, Policy, kWhole, Tile::kDistances>(shared, left, right, width, apart);
 #pragma unroll
@@ -79,6 +73,19 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
             assign[image * tokens + row] = where[i];
         }
     }
+}
+
+// The nearest of the tokens at `centers` [B,K].
+template <typename T, typename Policy, bool kWhole>
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
+    center(const T* __restrict__ metric, const std::int64_t* __restrict__ centers,
+           std::int64_t* __restrict__ assign, int tokens, int width, int keep) {
+    __shared__ TileShared<T, Policy> shared;
+    const std::int64_t image = blockIdx.y;
+    const T* own = metric + image * tokens * width;
+    const std::int64_t* places = centers + image * keep;
+    join<T, Policy, kWhole>(
+        shared, metric, [=](int slot) { return own + places[slot] * width; }, assign, tokens, width, keep);
 }
 
 }  // namespace nearest

@@ -4,7 +4,8 @@
 // Division  kTile rows by kTile rows a block; each thread holds 4 x 4 products. Rows come in slices of 64
 //           bytes, 16 bytes a thread, are widened to float once and lie in shared memory transposed, so that
 //           the inner loop reads four values at a time, and swizzled, so that no two lanes wait for a bank.
-//           Products are added in the order of the columns: any tile size gives the same bits.
+//           Products are added in the order of the columns: any tile size gives the same bits. The two lists
+//           may differ in type.
 // Bound     fp32 arithmetic: 2 * kTile^2 operations for each 2 * kTile values loaded.
 #pragma once
 
@@ -19,8 +20,9 @@ struct TilePolicy {
     static constexpr int kSide = kTile / kEach;  // threads along a side
     static constexpr int kThreads = kSide * kSide;
     static constexpr int kBlocks =
-        512 / kThreads;                 // blocks a multiprocessor must hold: 128 registers a thread
-    static constexpr int kVectors = 4;  // 16-byte vectors of a row in a slice
+        512 / kThreads;                     // blocks a multiprocessor must hold: 128 registers a thread
+    static constexpr int kVectors = 4;      // 16-byte vectors of a row in a slice
+    static constexpr bool kFinite = false;  // whether what is not finite counts as 0
 };
 
 // Where a row stands in line `k` of a slice. Rows change places by the vector that the line comes from: the
@@ -39,8 +41,8 @@ struct TileShared {
     float left_square[Policy::kTile], right_square[Policy::kTile];
 };
 
-// Loads one slice of `rows` and adds the squares of what this thread loads. kWhole: rows are whole 16-byte
-// vectors.
+// Loads one slice of `rows`, as many columns as 64 bytes of T have, and adds the squares of what this thread
+// loads. kWhole: rows are whole 16-byte vectors.
 template <typename T, typename Policy, bool kWhole, typename Row>
 __device__ __forceinline__ void load_slice(float (*to)[Policy::kTile], Row rows, int first, int width,
                                            float* squares) {
@@ -49,12 +51,13 @@ __device__ __forceinline__ void load_slice(float (*to)[Policy::kTile], Row rows,
     for (int i = 0; i < Policy::kTile * Policy::kVectors / Policy::kThreads; ++i) {
         const int unit = static_cast<int>(threadIdx.x) + i * Policy::kThreads;
         const int row = unit / Policy::kVectors, column = unit % Policy::kVectors * kCount;
-        const T* source = rows(row);
+        const auto* source = rows(row);
+        using Held = Pack<std::remove_cv_t<std::remove_reference_t<decltype(*source)>>, kCount>;
         const int left = source == nullptr ? 0 : width - first - column;
-        Pack<T> held{};
+        Held held{};
         if (kWhole) {
             if (left > 0) {
-                held = *reinterpret_cast<const Pack<T>*>(source + first + column);
+                held = *reinterpret_cast<const Held*>(source + first + column);
             }
         } else {
             for (int j = 0; j < kCount && j < left; ++j) {
@@ -63,7 +66,8 @@ __device__ __forceinline__ void load_slice(float (*to)[Policy::kTile], Row rows,
         }
 #pragma unroll
         for (int j = 0; j < kCount; ++j) {
-            const float value = widened(held.item[j]);
+            const float given = widened(held.item[j]);
+            const float value = Policy::kFinite ? finite(given) : given;
             to[column + j][swizzled<T>(column, row)] = value;
             squares[i] += value * value;
         }

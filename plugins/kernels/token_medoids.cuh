@@ -7,17 +7,17 @@
 //           squared. One that is infinite or NaN counts as 1e15 when a token joins and adds nothing to a
 //           cost; a token that is not finite costs 1e30. Weights count from 0 to 1e9, NaN as 0. No N x N
 //           matrix.
-// Division  begin: the centres. A round is 1. nearest::center: tiles of tokens and centres; 2. arrange: the
-//           tokens in the order of their clusters, by counting those in front; 3. costs: tiles of pairs in
-//           that order, only those in which rows and columns share a cluster; 4. move: a warp a cluster.
-//           Sums run over the members by ascending position, so that equal members cost the same to the bit.
+// Division  begin: the centres. A round is 1. nearest::center: tiles of tokens and centres; 2. the tokens in
+//           the order of their clusters, by rounds::arrange; 3. costs: tiles of pairs in that order, only
+//           those in which rows and columns share a cluster; 4. move: a warp a cluster. Sums run over the
+//           members by ascending position, so that equal members cost the same to the bit.
 // Bytes     a round: B * (N D size (2 + members / tile) + 40 N), the repeats from cache.
 // Bound     arithmetic: a round 3 B N (K + M) D operations, M the mean over the tokens of the members of the
 //           cluster each is in, rounded up to tiles, and B N^2 comparisons; one more N K D for `assign`.
 #pragma once
 
 #include "nearest.cuh"
-#include "order.cuh"
+#include "rounds.cuh"
 
 namespace tokenrt {
 
@@ -25,53 +25,34 @@ struct MedoidsShape {
     int batch, tokens, width, keep, rounds, power;
 };
 
-constexpr int kMostRounds = 1000;
 constexpr int kEuclidean = 1, kSquared = 2;
-constexpr float kHeaviest = 1e9f;
 constexpr int kMedoidThreads = 256;
 
 namespace medoids {
 
 using Policy = TilePolicy<32>;
 
-// What the image keeps for each place in the order of clusters: token, its cluster, its cost.
+// What is kept for each place in the order of clusters: token, its cluster, its cost, [B,N] each.
 struct Held {
     int *token, *cluster;
     float* cost;
+    __device__ __forceinline__ Held of(std::int64_t before) const {
+        return {token + before, cluster + before, cost + before};
+    }
 };
-
-__device__ __forceinline__ Held held_by(int* workspace, std::int64_t image, std::int64_t tokens) {
-    int* start = workspace + 3 * image * tokens;
-    return {start, start + tokens, reinterpret_cast<float*>(start + 2 * tokens)};
-}
 
 static __global__ void __launch_bounds__(kMedoidThreads)
     begin(const std::int64_t* __restrict__ start, std::int64_t* __restrict__ center, MedoidsShape shape) {
     const int slot = static_cast<int>(blockIdx.x) * kMedoidThreads + static_cast<int>(threadIdx.x);
     if (slot < shape.keep) {
-        const std::int64_t at = static_cast<std::int64_t>(blockIdx.y) * shape.keep + slot, given = start[at];
-        center[at] = given < 0 ? 0 : given < shape.tokens ? given : shape.tokens - 1;
-    }
-}
-
-static __global__ void __launch_bounds__(kMedoidThreads)
-    arrange(const std::int64_t* __restrict__ assign, int* __restrict__ workspace, MedoidsShape shape) {
-    const std::int64_t image = blockIdx.y;
-    const std::int64_t* own = assign + image * shape.tokens;
-    const Held held = held_by(workspace, image, shape.tokens);
-    const int mine = static_cast<int>(blockIdx.x) * kMedoidThreads + static_cast<int>(threadIdx.x);
-    const auto key = [=](int i) { return ~static_cast<unsigned>(own[i]); };  // the smaller cluster first
-    const int before = rank_among<kMedoidThreads>(shape.tokens, mine, key);
-    if (mine < shape.tokens) {
-        held.token[before] = mine;
-        held.cluster[before] = static_cast<int>(own[mine]);
+        const std::int64_t at = static_cast<std::int64_t>(blockIdx.y) * shape.keep + slot;
+        center[at] = place_of(start[at], shape.tokens);
     }
 }
 
 template <typename T, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
-    costs(const T* __restrict__ metric, const float* __restrict__ weight, int* __restrict__ workspace,
-          MedoidsShape shape) {
+    costs(const T* __restrict__ metric, const float* __restrict__ weight, Held all, MedoidsShape shape) {
     __shared__ TileShared<T, Policy> shared;
     constexpr int kEach = Policy::kEach, kTile = Policy::kTile;
     const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
@@ -80,7 +61,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     const int first = static_cast<int>(blockIdx.x) * kTile, tokens = shape.tokens;
     const T* rows = metric + image * tokens * shape.width;
     const float* weights = weight + image * tokens;
-    const Held held = held_by(workspace, image, tokens);
+    const Held held = all.of(image * tokens);
     const auto row_at = [=](int at) {
         return at < tokens ? rows + static_cast<std::int64_t>(held.token[at]) * shape.width : nullptr;
     };
@@ -129,25 +110,18 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
 }
 
 static __global__ void __launch_bounds__(kMedoidThreads)
-    move(int* __restrict__ workspace, std::int64_t* __restrict__ center, MedoidsShape shape) {
+    move(Held all, std::int64_t* __restrict__ center, MedoidsShape shape) {
     constexpr int kWarps = kMedoidThreads / static_cast<int>(kWarp);
     const std::int64_t image = blockIdx.y;
     const int slot = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(warp());
-    const Held held = held_by(workspace, image, shape.tokens);
-    const auto first_of = [=](int cluster) {  // the first place of a cluster not before this one
-        int low = 0, high = shape.tokens;
-        while (low < high) {
-            const int half = (low + high) / 2;
-            (held.cluster[half] < cluster ? low : high) = held.cluster[half] < cluster ? half + 1 : half;
-        }
-        return low;
-    };
+    const Held held = all.of(image * shape.tokens);
     if (slot >= shape.keep) {
         return;
     }
-    const int end = first_of(slot + 1);
+    const int first = rounds::first_of(held.cluster, slot, shape.tokens),
+              end = rounds::first_of(held.cluster, slot + 1, shape.tokens);
     Best best{-INFINITY, shape.tokens};
-    for (int i = first_of(slot) + static_cast<int>(lane()); i < end; i += static_cast<int>(kWarp)) {
+    for (int i = first + static_cast<int>(lane()); i < end; i += static_cast<int>(kWarp)) {
         const Best member{-held.cost[i], held.token[i]};
         best = ahead(member, best) ? member : best;
     }
@@ -160,29 +134,30 @@ static __global__ void __launch_bounds__(kMedoidThreads)
 template <typename T, bool kWhole>
 cudaError_t run(const T* metric, const float* weight, const std::int64_t* start, std::int64_t* center,
                 std::int64_t* assign, int* workspace, MedoidsShape shape, cudaStream_t stream) {
+    const std::int64_t all = static_cast<std::int64_t>(shape.batch) * shape.tokens;
+    const Held held{workspace, workspace + all, reinterpret_cast<float*>(workspace + 2 * all)};
     const auto grid = [=](int count, int each) {
         return dim3(static_cast<unsigned>(ceil_div(count, each)), static_cast<unsigned>(shape.batch));
     };
     const dim3 tiles = grid(shape.tokens, Policy::kTile);
     const auto join = [=] {
-        return launch(nearest::center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, nullptr,
-                      center, assign, shape.tokens, shape.width, shape.keep);
+        return launch(nearest::center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, center,
+                      assign, shape.tokens, shape.width, shape.keep);
     };
     cudaError_t state =
         launch(begin, grid(shape.keep, kMedoidThreads), kMedoidThreads, stream, start, center, shape);
     for (int round = 0; round < shape.rounds && state == cudaSuccess; ++round) {
         state = join();
         if (state == cudaSuccess) {
-            state = launch(arrange, grid(shape.tokens, kMedoidThreads), kMedoidThreads, stream, assign,
-                           workspace, shape);
+            state = launch(rounds::arrange, grid(shape.tokens, rounds::kOrderThreads), rounds::kOrderThreads,
+                           stream, assign, held.token, held.cluster, shape.tokens);
         }
         if (state == cudaSuccess) {
-            state =
-                launch(costs<T, kWhole>, tiles, Policy::kThreads, stream, metric, weight, workspace, shape);
+            state = launch(costs<T, kWhole>, tiles, Policy::kThreads, stream, metric, weight, held, shape);
         }
         if (state == cudaSuccess) {
             state = launch(move, grid(shape.keep, kMedoidThreads / static_cast<int>(kWarp)), kMedoidThreads,
-                           stream, workspace, center, shape);
+                           stream, held, center, shape);
         }
     }
     return state == cudaSuccess ? join() : state;

@@ -205,8 +205,8 @@ cudaError_t run(const T* metric, std::int64_t* center, std::int64_t* assign, flo
         state = choose(score, center, kept, shape.batch, shape.tokens, shape.keep, 0, kByScore, stream);
     }
     if (state == cudaSuccess) {
-        state = launch(nearest::center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, nullptr,
-                       center, assign, shape.tokens, shape.width, shape.keep);
+        state = launch(nearest::center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, center,
+                       assign, shape.tokens, shape.width, shape.keep);
     }
     if (state == cudaSuccess) {
         const dim3 slots(static_cast<unsigned>(ceil_div(shape.keep, kRateThreads)), batch);

@@ -7,6 +7,7 @@
 #include <token_greedy_select.cuh>
 #include <token_group_select.cuh>
 #include <token_match.cuh>
+#include <token_means.cuh>
 #include <token_medoids.cuh>
 #include <token_peaks.cuh>
 #include <token_score.cuh>
@@ -110,6 +111,17 @@ int host_token_peaks(int type, const void* metric, std::int64_t* center, std::in
                      void* workspace, int batch, int tokens, int width, int keep, int neighbours) {
     const PeaksShape shape{batch, tokens, width, keep, neighbours};
     return token_peaks(type, metric, center, assign, workspace, shape, nullptr);
+}
+
+std::size_t host_token_means_workspace(int batch, int tokens) {
+    return token_means_workspace(batch, tokens);
+}
+
+int host_token_means(int type, const void* metric, const float* weight, const std::int64_t* start,
+                     float* center, std::int64_t* assign, void* workspace, int batch, int tokens, int width,
+                     int keep, int rounds) {
+    const MeansShape shape{batch, tokens, width, keep, rounds};
+    return token_means(type, metric, weight, start, center, assign, workspace, shape, nullptr);
 }
 
 std::size_t host_token_medoids_workspace(int batch, int tokens) {

@@ -47,7 +47,7 @@ class Noisy(numpy_backend.NumpyOps):
 
     def _terms(self, name: str, inputs: tuple[Any, ...], attributes: Mapping[str, Any]) -> Any:
         """The magnitudes of its terms added up, for an operator that adds many: a sum errs in units of those."""
-        if name == "TokenCombine":
+        if name in ("TokenCombine", "TokenMeans"):
             return _magnitude(inputs[0]).max(axis=1, keepdims=True)
         if name in ("MatMul", "ReduceSum", "ReduceMean"):
             return super().__call__(name, *(_magnitude(item) for item in inputs), **attributes)

@@ -60,6 +60,10 @@ def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
         "TokenMatch": ([floats(B, N, D)], {**halves, "order": 0}),
         "TokenCluster": ([floats(B, N, D)], {"keep": K, "remove": R, "linkage": 2}),
         "TokenPeaks": ([floats(B, N, D)], {"keep": K, "neighbours": 5}),
+        "TokenMeans": (
+            [floats(B, N, D), rng.random((B, N)).astype(np.float32), order[:, :K]],
+            {"rounds": 3},
+        ),
         "TokenMedoids": (
             [floats(B, N, D), rng.random((B, N)).astype(np.float32), order[:, :K]],
             {"rounds": 3, "power": 1},
@@ -81,6 +85,7 @@ SHAPES = {
     "TokenMatch": [[(N - 1) // 2], [K], [R], [R]],
     "TokenCluster": [[K], [N]],
     "TokenPeaks": [[K], [N]],
+    "TokenMeans": [[K, D], [N]],
     "TokenMedoids": [[K], [N]],
     "TokenCombine": [[K, C], [K, 1]],
     "TokenRestore": [[N, C]],

@@ -28,6 +28,11 @@ RANKS = {
 NUMBERS = {"float32": onnx.TensorProto.FLOAT, "int64": onnx.TensorProto.INT64}
 
 
+def rank(name: str, output: str) -> int:
+    """Centres are tokens, but for TokenMeans, whose centres are vectors."""
+    return 3 if (name, output) == ("TokenMeans", "center") else RANKS[output]
+
+
 def model(
     name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 18
 ) -> onnx.ModelProto:
@@ -38,7 +43,7 @@ def model(
     }
     wanted = [
         helper.make_tensor_value_info(
-            key, kinds.get(kind) or NUMBERS[kind], ["B", *(f"{key}_{i}" for i in range(1, RANKS[key]))]
+            key, kinds.get(kind) or NUMBERS[kind], ["B", *(f"{key}_{i}" for i in range(1, rank(name, key)))]
         )
         for key, kind in zip(operator.outputs, operator.types, strict=True)
     ]

@@ -36,7 +36,6 @@ argument is kWhole, true for rows of whole 16-byte vectors, it need not be named
 
 NARROW: Mapping[str, str] = {
     "cluster::merge": "one number a pair of clusters, and a row of N need not start on 16 bytes",
-    "medoids::arrange": "one number a token",
     "medoids::begin": "one number a centre",
     "medoids::move": "one number a token",
     "peaks::own": "one number a centre",
@@ -44,6 +43,7 @@ NARROW: Mapping[str, str] = {
     "select::by_group": "one number a token, and a group need not start on 16 bytes",
     "match::rank": "a list of one number a source, staged in shared memory",
     "match::arrange": "lists of one number a token",
+    "rounds::arrange": "one number a token",
     "score::few_mean": "one thread a token: neighbours read neighbouring numbers",
     "score::many_mean": "one thread a token: neighbours read neighbouring numbers",
     "select::by_position": "one number a token, and a row need not start on 16 bytes",

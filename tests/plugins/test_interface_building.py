@@ -214,6 +214,7 @@ MISFITS = [
     ("TokenSelect", [[2, 17, 1]], "has 3 axes, [BN] was expected"),
     ("TokenGreedySelect", [[2, 11, 8], [2, 11]], "'keep' is 12, but there are 11 tokens"),
     ("TokenGreedySelect", [[2, 17, 8], [2, 16]], "axis 1 of input 'importance' is 16, but N is 17 elsewhere"),
+    ("TokenMeans", [[2, 11, 8], [2, 11], [2, 12]], "'start' has 12 positions, but there are 11 tokens"),
     ("TokenMedoids", [[2, 11, 8], [2, 11], [2, 12]], "'start' has 12 positions, but there are 11 tokens"),
     ("TokenMatch", [[2, 18, 8]], "add up to 17, but there are 18 tokens"),
     ("TokenMatch", [[2, 17, 4097]], "up to 4096"),

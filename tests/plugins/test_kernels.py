@@ -30,6 +30,7 @@ STAYS_FLOAT = {
     "TokenScore": 2,
     "TokenGreedySelect": 1,
     "TokenCoverSelect": 1,
+    "TokenMeans": 1,
     "TokenMedoids": 1,
 }
 """Operators of which one input is float32 whatever the tokens are: sizes, bias, importance."""
