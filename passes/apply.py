@@ -26,8 +26,9 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "cls_attn": ("B", "H", "N"),
     "size": ("B", "N", "1"),
     "text": ("B", "T", "C"),
+    "stream": ("B", "N", "E"),
 }
-"""The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn may also be [B,N]."""
+"""The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn may also be [B,N]; stream is x unless given."""
 
 BACKENDS = ("numpy", "onnxruntime", "plugin-host")
 OPSET = 18
@@ -113,6 +114,9 @@ class TensorTaps:
     @property
     def state(self) -> Mapping[str, Value]:
         return self.given
+
+    def stream(self) -> Value:
+        return self.op("Cast", self.tensors.get("stream", self.tokens), to=_steps.FLOAT)
 
     def normed(self) -> Value:
         return self._tensor("normed")

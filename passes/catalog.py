@@ -31,6 +31,7 @@ MATRIX = frozenset({"attention", "received_attention"})
 
 TENSORS: Mapping[str, str] = {
     "tokens": "x [B,N,C]",
+    "stream": "stream [B,N,E], else x",
     "normed": "normed [B,N,C]",
     "metric": "keys [B,H,N,D]",
     "queries": "queries [B,H,N,D]",

@@ -168,6 +168,7 @@ class Rewriter:
     def _taps(self, planned: PlannedSite, tokens: ir.Value, stage: Stage) -> GraphTaps:
         """What the method may read here."""
         core, marks = self.structure.blocks[planned.block].core, self.path.flow.marks
+        entry = self.structure.blocks[planned.block].entry
         kind = InletTaps if planned.where == "around-attention" else GraphTaps
         return kind(
             self.op,
@@ -181,6 +182,8 @@ class Rewriter:
             self.validity is not None,
             self.plan.proportional_attention,
             self.stages[-1].state,
+            entry,
+            self.reduced.get(entry, (entry,))[0],
         )
 
     def _site(self, planned: PlannedSite, stage: Stage) -> Site:

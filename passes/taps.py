@@ -25,7 +25,8 @@ class GraphTaps:
     """The `Taps` of one attention in a graph, at `count` tokens.
 
     tokens is [B,N,C] already; batch is -1 where it is dynamic. padded: a size of 0 says that a token is padding.
-    weighted: attention is proportional, so the model itself adds log size to its scores.
+    weighted: attention is proportional, so the model itself adds log size to its scores. entry: what enters the
+    block, as the analysis saw it; entered: what stands in its place now.
     """
 
     op: GraphOps
@@ -39,6 +40,12 @@ class GraphTaps:
     padded: bool = False
     weighted: bool = True
     state: Mapping[str, ir.Value] = field(default_factory=dict)
+    entry: ir.Value | None = None
+    entered: ir.Value | None = None
+
+    def stream(self) -> ir.Value:
+        assert self.entry is not None
+        return self._rows(self.entry, self.entered)
 
     def normed(self) -> ir.Value:
         """[B,N,C] float32: the input of the product with weights that the keys come from."""
@@ -57,9 +64,10 @@ class GraphTaps:
             "what such a product reads; use a method that compares keys, e.g. tome"
         )
 
-    def _rows(self, value: ir.Value) -> ir.Value:
-        """A stream of tokens as [B,N,C] float32."""
+    def _rows(self, value: ir.Value, now: ir.Value | None = None) -> ir.Value:
+        """A stream of tokens as [B,N,C] float32; now: what stands in its place after earlier reductions."""
         dims, axis = self.shapes.of(value), self.marks[value][0].axis
+        value = now or value
         if len(dims) == 2:
             value = self.op("Reshape", value, [self.batch, self.count, dims[1]])
         elif axis == 0:

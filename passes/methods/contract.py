@@ -76,6 +76,9 @@ class Taps(Protocol):
     def state(self) -> Mapping[str, Value]:
         """What the method handed on at the site before, by name; empty at its first."""
 
+    def stream(self) -> Value:
+        """[B,N,C] what enters the block: the residual stream before its attention and the norm in front of that."""
+
     def normed(self) -> Value:
         """[B,N,C] what the projections to queries, keys and values read: the normalised block input."""
 

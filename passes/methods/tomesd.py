@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.methods import _bipartite, _steps, _windows
+from tokenrt.passes.methods import _bipartite, _windows
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Returns, Site, Taps
 
 
@@ -16,7 +16,7 @@ from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduc
 class ToMeSD(Method):
     """Match all tokens with one destination in each cell of the grid, its top left token, and take plain means.
 
-    Tokens are compared by themselves, not by keys; the R most similar sources merge. Output order:
+    Tokens are compared as they enter the block, before its norm, not by keys; the R most similar sources merge. Output order:
     protected, unmerged sources by descending similarity, destinations ascending. Tokens beyond the last
     complete cell are sources. The published random place of the destination in its cell is left out: it is off for
     odd batches there, and a fixed graph has no dice.
@@ -29,12 +29,9 @@ class ToMeSD(Method):
         "merge into one token per cell of the grid for the attention alone, then copy back"
     )
     paper: ClassVar[str] = "Bolya and Hoffman, Token Merging for Fast Stable Diffusion, CVPRW 2023"
-    reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
+    reads: ClassVar[tuple[str, ...]] = ("stream", "grid")
     evidence: ClassVar[Evidence] = "vectors"
     returns: ClassVar[Returns] = "after-attention"
-    deviations: ClassVar[str] = (
-        "the release matches on the block's input and merges that input normalised; here the tokens that merge are compared"
-    )
 
     sx: int = 2
     sy: int = 2
@@ -54,10 +51,9 @@ class ToMeSD(Method):
                 f"those that are no destination of a {self.sy} x {self.sx} cell in the grid {site.grid}, got "
                 f"{site.removed} to remove; keep more, or use other cells (--set sx=, --set sy=)"
             )
-        metric = _steps.float_tokens(op, taps)
         _, pairs = _bipartite.match(
             op,
-            metric,
+            taps.stream(),
             range(site.protect),
             sources.tolist(),
             destinations.tolist(),

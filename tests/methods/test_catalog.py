@@ -46,7 +46,7 @@ def test_a_card_fits_one_screen_and_says_what_is_needed(name: str) -> None:
 
 
 TAPS = {
-    "tokens", "normed", "metric", "queries", "keys", "values", "attention", "class_attention", "received_attention",
+    "tokens", "stream", "normed", "metric", "queries", "keys", "values", "attention", "class_attention", "received_attention",
     "grid", "state", "text",
 }  # fmt: skip
 

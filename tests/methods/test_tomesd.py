@@ -36,6 +36,16 @@ def test_equals_the_loops(
     loops.check("tomesd", given, wanted, keep=tokens - removed, protect=protect, sx=sx, sy=sy)
 
 
+def test_compares_what_enters_the_block() -> None:
+    given = loops.arrays(36, 2) | {"grid": (6, 6)}
+    entering = np.random.default_rng(7).standard_normal((2, 36, 5)).astype(np.float32)
+    alone = apply_method("tomesd", {"x": entering, "grid": (6, 6)}, keep=20, protect=0)
+    for backend in loops.BACKENDS:
+        found = apply_method("tomesd", given | {"stream": entering}, keep=20, protect=0, backend=backend)
+        np.testing.assert_array_equal(found["assign"], alone["assign"])
+        assert found["tokens"].shape == (2, 20, given["x"].shape[2])
+
+
 def test_everything_comes_back() -> None:
     method = methods.get("tomesd")
     assert (method.returns, method.merges, method.drops) == ("after-attention", False, False)

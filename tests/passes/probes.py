@@ -113,13 +113,14 @@ COUNT = itertools.count()
 
 @dataclass
 class Line:
-    """One image's tokens on their way: x [K,C], sizes [K], what left so far, and the last site's mean token."""
+    """One image's tokens on their way: x [K,C], sizes [K], what left so far, the last site's mean, what entered the block."""
 
     x: Tensor
     sizes: Tensor
     left: list[tuple[Tensor, Tensor, Tensor | None]] = field(default_factory=list)
     mean: Tensor | None = None
     margin: float = float("inf")
+    stream: Tensor | None = None
 
     def back(self, x: Tensor) -> Tensor:
         """All tokens again: copies of what they merged into, as they were when dropped, or spread."""

@@ -54,6 +54,7 @@ class Walk:
         line, keep, h = self.line, self.keep.get(number, 0), norm(x)
         if not line.left:
             line.sizes = x.new_ones(x.shape[1])
+        line.stream = x[0]
         if keep and self.around:
             short = self.method(line, h[0], keep)[None]
             return x + line.back(own(short, short, self.sizes())[0])[None]
@@ -106,7 +107,8 @@ class Cells:
         places = torch.arange(len(x)).reshape(height, breadth)
         goal = places[: height // 2 * 2 : 2, : breadth // 2 * 2 : 2].reshape(-1)
         source = torch.tensor(sorted({*range(len(x))} - {*goal.tolist()}))
-        unit = functional.normalize(x, dim=1)
+        assert line.stream is not None
+        unit = functional.normalize(line.stream, dim=1)
         best, nearest = (unit[source] @ unit[goal].T).max(dim=1)
         leave = best.argsort(descending=True)[: len(x) - keep]
         assign = torch.full((len(x),), -1)
