@@ -110,8 +110,8 @@ def gathered(op: Ops, values: Value, pairs: Pairs, *, largest: bool = False) -> 
 
     Only the slots that receive something are computed, once per source; those that share one write the same.
     """
-    kept, moved = (op("GatherElements", values, place, axis=1) for place in (pairs.keep, pairs.source))
-    near = op("GatherElements", kept, pairs.slot, axis=1)
+    where = op("GatherElements", pairs.keep, pairs.slot, axis=1)
+    moved, near = (op("GatherElements", values, places, axis=1) for places in (pairs.source, where))
     meet = together(op, pairs)
     if largest:
         row = op("Unsqueeze", moved, TOKEN_AXIS)
@@ -120,7 +120,9 @@ def gathered(op: Ops, values: Value, pairs: Pairs, *, largest: bool = False) -> 
         share = op("Cast", meet, to=_steps.FLOAT)
         total = op("MatMul", share, op("Unsqueeze", moved, _steps.LAST))
         grown = op("Add", near, op("Squeeze", total, _steps.LAST))
-    return op("ScatterElements", kept, pairs.slot, grown, axis=1)
+    # Into all N values: TensorRT scatters no more entries than there are, and more can leave than stay.
+    summed = op("ScatterElements", values, where, grown, axis=1)
+    return op("GatherElements", summed, pairs.keep, axis=1)
 
 
 def together(op: Ops, pairs: Pairs) -> Value:

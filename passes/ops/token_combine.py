@@ -41,9 +41,9 @@ def reference(
 
 
 # Only the R rows that change are computed, once per source, and stand behind the N tokens; one gather then takes every
-# output from where it lies. (A scatter into the gathered survivors would copy them once more, on one thread in ONNX
-# Runtime.) Sources that share a survivor have equal rows, and all point to the first of them. Adding
-# share * (source - survivor) instead of dividing a sum keeps equal tokens equal bit for bit.
+# output from where it lies: a survivor that receives something from the first of its sources, which have equal rows.
+# (A scatter would copy the survivors once more, on one thread in ONNX Runtime, and TensorRT refuses one of more entries
+# than there are.) Adding share * (source - survivor) instead of dividing a sum keeps equal tokens equal bit for bit.
 BODY = """
     last = Constant <value_ints = [-1]> ()
     middle = Constant <value_ints = [1]> ()
@@ -77,9 +77,15 @@ BODY = """
 
     shape = Shape (tokens)
     first_grown = Gather (shape, one)
-    first = ArgMax <axis = 2, keepdims = 0> (together_f)
+    keep_rows = Unsqueeze (keep, last)
+    near_columns = Unsqueeze (near_place, middle)
+    meets = Equal (keep_rows, near_columns)
+    meets_f = Cast <to = 1> (meets)
+    first = ArgMax <axis = 2, keepdims = 0> (meets_f)
+    met = GatherElements <axis = 1> (near_place, first)
+    receives = Equal (keep, met)
     grown_place = Add (first, first_grown)
-    place = ScatterElements <axis = 1> (keep, destination, grown_place)
+    place = Where (receives, grown_place, keep)
     rows = Unsqueeze (place, last)
     all_tokens = Concat <axis = 1> (tokens, grown_own)
     all_sizes = Concat <axis = 1> (size, grown_size)

@@ -74,6 +74,7 @@ def test_reduce_reads_every_option(run: Run, stand_in: StandIn) -> None:
         "options": {"metric": "keys", "a_b": "2"},
         "shape": ["ids=Bx128", "x=1x3"],
         "grid": None,
+        "transformers": None,
         "allow_noop": True,
         "source_map": False,
         "output": Path("r.onnx"),
