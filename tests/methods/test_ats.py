@@ -183,11 +183,15 @@ def test_all_alike(variant: str) -> None:
     if variant != "reference":
         for backend in BACKENDS:
             found = apply_method("ats", alike, keep=5, variant=variant, form="masked", backend=backend)
-            assert found["index"].tolist() == [[0, 1, 3, 5, 7]] * 2
+            # Four points are 1/4 apart, or, where the release leaves out the last of five, 1/5.
+            even = [0, 1, 3, 5, 7] if variant == "paper" else [0, 1, 2, 4, 6]
+            assert found["index"].tolist() == [even] * 2
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("form", ["filled", "masked", "top"])
 @pytest.mark.parametrize("odd", ODD)
 def test_odd_numbers_stay_in_range(odd: str, form: str, variant: str) -> None:
-    scored.stays_in_range("ats", ODD[odd], form=form, variant=variant)
+    # Of the sums of eleven equal scores, two lie equally near to a point where the points' spacing is an odd fraction.
+    keep = 8 if variant == "tokenreduction" else 7
+    scored.stays_in_range("ats", ODD[odd], keep=keep, form=form, variant=variant)

@@ -105,7 +105,8 @@ class DivPrune:
         if block not in self.layers:
             return tokens, sizes, math.inf
         unit = tokens[1:] / tokens[1:].norm(dim=-1, keepdim=True)
-        distance = 1 - unit @ unit.T
+        cosine = unit @ unit.T
+        distance = 1 - (cosine + cosine.T) / 2  # a product need not be symmetric to the last bit
         nearest = distance.clone().fill_diagonal_(math.inf).min(dim=1).values
         chosen, margins = [int(nearest.argmax())], [_lead(nearest)]
         while len(chosen) < math.ceil(self.ratio * len(unit)):

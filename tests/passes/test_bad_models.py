@@ -180,12 +180,13 @@ def test_blocks_that_mix_tokens_by_weights(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", PLACED)
 def test_what_needs_every_place_gets_every_place(kind: str) -> None:
-    """Tokens leave in the first block only and are all there again before it; the second block is refused by name."""
+    """Tokens leave in the first block only and are all there again before it; the second block is another transformer."""
     made = between(PLACED[kind])
     result = reduce(ir.from_proto(made), method="tome", budget=Budget.remove(1))
     assert [site.block for site in result.plan.sites] == [0]
     assert result.report.restored
-    assert any("token axis does not reach it" in site.reason for site in result.report.sites)
+    assert {site.transformer for site in result.report.sites} == {0, 1}
+    assert any("of 2 transformers these keep their tokens: 1" in note for note in result.plan.notes)
     given = tiny.picture()
     given["x"][:, 2] = given["x"][:, 1]
     close(run(result.model, given), run(made, given))

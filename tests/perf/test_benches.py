@@ -91,7 +91,7 @@ def test_the_time_of_a_run_is_shared_out_by_role(tiny: Path) -> None:
 
 
 def test_an_attention_repeated_for_a_score_counts_as_the_models_own(tiny: Path) -> None:
-    reduced = tokenrt.reduce(tiny, method="topk", budget=Budget.remove(2), options={"score": "received"})
+    reduced = tokenrt.reduce(tiny, method="zerotprune", budget=Budget.remove(2))
     shares = {share.role: share for share in roles.breakdown(reduced.model, 1, 1, 2)}
     assert "Softmax" in shares[roles.MODEL].operators
     assert all("Softmax" not in share.operators for role, share in shares.items() if role != roles.MODEL)
