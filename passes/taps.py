@@ -140,7 +140,8 @@ class GraphTaps:
             return None
         if self.size is not None and not self.weighted:
             return None
-        return self._again(core.node)
+        maker = scores.producer()
+        return self._again(core.node) if maker is not None and self._makes_scores(maker) else None
 
     def _again(self, node: ir.Node) -> ir.Value:
         """The result of a copy of `node` and of all that stands between it and the product of queries and keys."""
