@@ -104,7 +104,8 @@ class Workplace:
             script.write_text("".join(f"{step.line()}\n" for step in listed), encoding="utf-8")
             self.put(script, "steps")
         self.ask("start")
-        status, label = self._persist(self._follow)
+        ahead = [step.label for step in listed]
+        status, label = self._persist(lambda: self._follow(ahead))
         if status:
             bound = next((step.seconds for step in listed if step.label == label), 0)
             raise BuildError(self._failure(status, label, bound))
@@ -202,8 +203,11 @@ class Workplace:
                 file.write(chunk)
             self._judge(process.wait(), noise)
 
-    def _follow(self) -> tuple[int, str]:
-        """The status the work ended with, and the label of its last step."""
+    def _follow(self, ahead: list[str]) -> tuple[int, str]:
+        """The status the work ended with, and the label of its last step.
+
+        ahead: the labels not told yet, in order. A step that came and went between two looks is told as well.
+        """
         label = ""
         with self._process(self._line("follow")) as (process, noise):
             assert process.stdin is not None
@@ -214,9 +218,11 @@ class Workplace:
                     word, _, rest = _answer(process).partition(" ")
                     if word == "now" and rest and rest != label:
                         label = rest
-                        self.tell(label)
+                        self._tell_to(label, ahead)
                     if word == "done":
-                        return int(rest), self.ask("give", "now", "0") if int(rest) else label
+                        label = self.ask("give", "now", "0") if int(rest) else [label, *ahead][-1]
+                        self._tell_to(label, ahead)
+                        return int(rest), label
                     if word == "gone":
                         raise BuildError(
                             f"the work on {self.machine.name} ended in the middle of {label!r} without a word: somebody "
@@ -228,6 +234,11 @@ class Workplace:
             process.kill()
             self._judge(process.wait(), noise)
             raise Dropped(last_words(_read(noise)))
+
+    def _tell_to(self, label: str, ahead: list[str]) -> None:
+        """Tell the steps up to the one of that label, unless they are told."""
+        for _ in range(ahead.index(label) + 1 if label in ahead else 0):
+            self.tell(ahead.pop(0))
 
     @contextmanager
     def _process(self, line: str) -> Iterator[tuple[subprocess.Popen[bytes], IO[bytes]]]:
