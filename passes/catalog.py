@@ -162,16 +162,19 @@ class MethodCatalog:
                 yield title, members
 
     def __rich__(self) -> RenderableType:
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        table = Table(title="Reduction methods", caption="tokenrt methods NAME describes one")
+        told = "tokenrt methods NAME describes one"
+        table = Table(title="Reduction methods", caption=told, box=SIMPLE_HEAD, show_edge=False, padding=0)
         for column in HEADS:
-            table.add_column(column, overflow="fold")
+            table.add_column(column, no_wrap=column == HEADS[0])
         for title, members in self.families():
             table.add_section()
             table.add_row(f"[bold]{title}[/bold]")
             for info in members:
-                table.add_row(*_line(info))
+                *properties, evidence, paper = _line(info)
+                table.add_row(*properties, evidence.split()[0], _venue(paper))
         return table
 
     def page(self) -> str:
@@ -215,13 +218,18 @@ def write(folder: Path) -> None:
 def _line(info: MethodInfo) -> tuple[str, ...]:
     return (
         info.name,
-        ", ".join(info.reads) or "nothing",
+        ", ".join(info.reads).replace("_", " ") or "nothing",
         "needed" if info.needs else "none",
         "quota" if info.quota else "native",
         "kept" if info.fused else "N x N beside",
         info.evidence,
         info.paper,
     )
+
+
+def _venue(paper: str) -> str:
+    """Where each paper appeared: the last part of "authors, title, venue"."""
+    return "; ".join(cited.split(",")[-1].strip() for cited in paper.split(";"))
 
 
 def _paragraphs(text: str) -> str:

@@ -53,7 +53,7 @@ def make(
         protect=0,
         blocks=0,
         sites=(),
-        proportional_attention=method.merges if proportional is None else proportional,
+        proportional_attention=method.proportional if proportional is None else proportional,
         options=method.options(),
     )
     if not structures:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import MethodError
-from tokenrt.passes.methods import _bipartite, _steps, _windows
+from tokenrt.passes.methods import _bipartite, _scores, _steps, _windows
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps, Value
 
 
@@ -21,7 +21,8 @@ class ALGM(Method):
     merged by size-weighted mean, at the place of the window's last token. Output order of the local step: protected,
     merged windows by descending likeness, all others ascending; of the global step: ToMe's.
     Options: stage: local, global, or auto: local where the grid is known (so at the first site), the number
-    removed is a multiple of h*w - 1 and there are as many windows, else global; height h and width w.
+    removed is a multiple of h*w - 1 and there are as many windows, else global; height h and width w; variant:
+    whether attention counts a merged token by its size (paper) or as one (reference).
     """
 
     name: ClassVar[str] = "algm"
@@ -37,20 +38,26 @@ class ALGM(Method):
         "fixed numbers of merged windows and pairs in place of thresholds on their similarity"
     )
     deviations: ClassVar[str] = (
-        "the release counts sizes but its attention ignores them: --no-proportional-attention does the same"
+        "variant=reference: attention ignores the sizes, as released; variant=paper: it is proportional"
     )
 
     stage: str = "auto"
     height: int = 2
     width: int = 2
+    variant: str = _scores.PAPER
 
     def __post_init__(self) -> None:
+        _steps.choice(self.name, "variant", self.variant, _scores.VARIANTS)
         _steps.choice(self.name, "stage", self.stage, ("auto", "local", "global"))
         if min(self.height, self.width) < 1 or self.cells < 2:
             raise MethodError(
                 f"options height={self.height}, width={self.width} of method {self.name!r}: expected a window of at least "
                 "two tokens"
             )
+
+    @property
+    def proportional(self) -> bool:
+        return self.variant == _scores.PAPER
 
     @property
     def cells(self) -> int:

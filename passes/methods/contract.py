@@ -137,7 +137,7 @@ class Method:
     """Names of the taps it uses; empty: the choice does not depend on the picture."""
     evidence: ClassVar[Evidence]
     merges: ClassVar[bool] = False
-    """Sizes are averages over them: proportional attention is on by default."""
+    """Outputs are averages weighted by the sizes of their members."""
     drops: ClassVar[bool] = False
     """Some tokens are in no output (-1 in `assign`)."""
     quota: ClassVar[str] = ""
@@ -147,7 +147,8 @@ class Method:
     returns: ClassVar[Returns] = "never"
     """When the tokens that left come back."""
     deviations: ClassVar[str] = ""
-    """Where the release departs from its paper, in a line: what variant=reference and variant=paper do."""
+    """In a line, where the release departs from its paper (what variant=reference and variant=paper do), or where this
+    form departs from both."""
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         """Reduce N tokens to K at one site; the caller has checked fewest(N, P) <= K < N."""
@@ -156,6 +157,11 @@ class Method:
     def fewest(self, tokens: int, protect: int) -> int:
         """The smallest K this method can leave of N tokens in one step."""
         return protect + 1
+
+    @property
+    def proportional(self) -> bool:
+        """Whether attention is proportional, each key counted by its size, unless the caller says otherwise."""
+        return self.merges
 
     def after_keeping(self, kept: int, protect: int) -> int:
         """K when `kept` unprotected tokens stay (a method that adds a token counts it here)."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from tokenrt.passes.methods import _centers, _clusters, _layers, _steps
+import numpy as np
+
+from tokenrt.passes.methods import _centers, _clusters, _layers, _scores, _steps
 from tokenrt.passes.methods._weights import Trained
 from tokenrt.passes.methods.contract import Evidence, Family, Ops, Reduction, Site, Taps, Value
+
+ADDED = 1e-6
+"""What the releases add to the weights of each cluster before they divide by their sum."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +24,8 @@ class DPCKNN(Trained):
     nearest tokens, the token itself among them; a centre scores density times the distance to the nearest denser
     token. Equal densities: the smaller index is the denser, where the releases add noise. Members weigh by size,
     and with weights given also by exp(score_weight x + score_bias).
-    Options: neighbours; order of the outputs: position of the centre, or score (descending, as published); by_size:
-    members weigh by size (false: alike, as published, which only matters from the second reduction on); weights.
+    Options: variant; neighbours; order of the outputs: position of the centre, or score (descending, as published);
+    by_size: members weigh by size (false: alike, as published, which only matters from the second reduction on); weights.
     """
 
     name: ClassVar[str] = "dpcknn"
@@ -34,15 +39,17 @@ class DPCKNN(Trained):
     merges: ClassVar[bool] = True
     optional: ClassVar[Mapping[str, str]] = {"score_weight": "1,C", "score_bias": "1"}
     deviations: ClassVar[str] = (
-        "the releases add uniform noise of 1e-6 to the density and 1e-6 to the sum of the weights; here ties "
-        "go by index and means are exact"
+        f"variant=reference adds {ADDED:g} to the sum of a cluster's weights, as the releases, so that its mean falls short; "
+        "variant=paper is exact. The noise of 1e-6 that the releases add to densities is left out: ties go by index"
     )
 
+    variant: str = _scores.PAPER
     neighbours: int = 5
     order: str = _steps.BY_POSITION
     by_size: bool = True
 
     def __post_init__(self) -> None:
+        _steps.choice(self.name, "variant", self.variant, _scores.VARIANTS)
         _steps.choice(self.name, "order", self.order, tuple(_steps.ORDERS))
         _steps.at_least(self.name, "neighbours", self.neighbours, 1)
 
@@ -50,13 +57,30 @@ class DPCKNN(Trained):
         center, assign = _centers.peaks(op, taps, site, self.neighbours)
         if self.order == _steps.BY_POSITION:
             _, center, assign = _clusters.by_position(op, center, assign, _clusters.outputs(site))
-        return _clusters.merged(op, taps, site, center, assign, self._weight(op, taps, site))
+        weight, top = self._weight(op, taps, site)
+        made = _clusters.merged(op, taps, site, center, assign, weight)
+        return made if self.variant == _scores.PAPER else self._short(op, taps, site, made, weight, top)
 
-    def _weight(self, op: Ops, taps: Taps, site: Site) -> Value | None:
-        """Return the weight [B,N,1] of each token in its mean; None where that is its size."""
+    def _short(
+        self, op: Ops, taps: Taps, site: Site, made: Reduction, weight: Value | None, top: Value | None
+    ) -> Reduction:
+        """The clusters with ADDED in the sums by which their means were divided; protected tokens as they are."""
+        own = _steps.sizes(op, taps, site) if weight is None else weight
+        added = ADDED if top is None else op("Mul", op("Exp", op("Neg", top)), ADDED)
+        total = _clusters.collected(op, own, made.assign, site.keep)
+        share = op("Div", total, op("Add", total, added))
+        free = np.arange(site.keep)[None, :, None] >= site.protect
+        scaled = op("Mul", op("Cast", made.tokens, to=_steps.FLOAT), op("Where", free, share, 1.0))
+        return replace(made, tokens=op("CastLike", scaled, taps.tokens))
+
+    def _weight(self, op: Ops, taps: Taps, site: Site) -> tuple[Value | None, Value | None]:
+        """Return the weight [B,N,1] of each token in its mean, None where that is its size, and the largest score.
+
+        Weights are divided by the exponential of that score; it is None where there are no scores.
+        """
         size = taps.size if self.by_size else None
         if self.weights is None:
-            return size if self.by_size else _steps.ones(op, taps.tokens, site)
+            return size if self.by_size else _steps.ones(op, taps.tokens, site), None
         matrix, bias = self.tensor("score_weight", site), self.tensor("score_bias", site)
         self.check("score_weight", matrix, (1, site.channels or matrix.shape[1]))
         self.check("score_bias", bias, (1,))
@@ -65,4 +89,4 @@ class DPCKNN(Trained):
         # Means do not change when all weights shrink alike, and the largest weight never overflows.
         top = op("ReduceMax", _steps.free(op, score, site), axes=[1], keepdims=1)
         weight = op("Exp", op("Sub", score, top))
-        return weight if size is None else op("Mul", weight, size)
+        return weight if size is None else op("Mul", weight, size), top

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import MethodError
-from tokenrt.passes.methods import _bipartite, _steps
+from tokenrt.passes.methods import _bipartite, _scores, _steps
 from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps, Value
 
 FIRST = 1e30
@@ -36,8 +36,8 @@ class PiToMe(Method):
     and the R most similar sources merge; output: protected, unmerged sources by descending similarity, destinations.
     bsm: ToMe. text: energy with a Gaussian of width 1 - margin, the R highest ranks join the R behind them.
     auto: pitome_bsm in the first half of the blocks, pitome in the second.
-    Options: mode; margin and margin_drop: the margin in block l of L is margin - margin_drop * l / L;
-    alpha of the ELU.
+    Options: variant: whether attention counts a merged token by its size (paper) or as one (reference); mode; margin and
+    margin_drop: the margin in block l of L is margin - margin_drop * l / L; alpha of the ELU.
     """
 
     name: ClassVar[str] = "pitome"
@@ -50,21 +50,27 @@ class PiToMe(Method):
     evidence: ClassVar[Evidence] = "vectors"
     merges: ClassVar[bool] = True
     deviations: ClassVar[str] = (
-        "the release counts sizes but never gives them to its vision attention: --no-proportional-attention does the same"
+        "variant=reference: vision attention never sees the sizes, as released; variant=paper: it is proportional"
     )
 
+    variant: str = _scores.PAPER
     mode: str = "auto"
     margin: float = 0.75
     margin_drop: float = 0.75
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
+        _steps.choice(self.name, "variant", self.variant, _scores.VARIANTS)
         _steps.choice(self.name, "mode", self.mode, MODES)
         if self.mode == "text" and max(self.margin, self.margin - self.margin_drop) >= 1:
             raise MethodError(
                 f"option margin={self.margin} of method {self.name!r}: mode=text needs a margin below 1, its Gaussian "
                 "has the width 1 - margin"
             )
+
+    @property
+    def proportional(self) -> bool:
+        return self.variant == _scores.PAPER
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         mode = self.mode

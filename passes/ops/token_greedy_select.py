@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tokenrt.passes.ops._turns import CHOSEN, RATED
 from tokenrt.passes.ops.contract import Array, Operator
 from tokenrt.passes.ops.token_select import BY_POSITION
 
@@ -86,7 +87,8 @@ def reference(
 
 # One choice a turn. `key` remembers the choices: protected tokens have the largest keys, in order, a token chosen at
 # turn t has -t, all others are below. A Loop's outputs have no known shape; the keys take theirs from `every`.
-BODY = """
+BODY = (
+    """
     keep = Constant <value_ints: ints = @keep> ()
     protect = Constant <value_ints: ints = @protect> ()
     order = Constant <value_int: int = @order> ()
@@ -120,15 +122,9 @@ BODY = """
     product = MatMul (unit, unit_t)
     undefined = IsNaN (product)
     similar = Where (undefined, nothing, product)
-
-    missing = IsNaN (importance)
-    known = Where (missing, nothing, importance)
-    positive = Max (known, nothing)
-    rated = Min (positive, most)
-    is_flat = Equal (power, nothing)
-    raised = Pow (rated, power)
-    weight = Where (is_flat, whole, raised)
-    bonus = Mul (rated, mix)
+"""
+    + RATED
+    + """
 
     itself = Equal (place_column, place)
     no_other = Or (itself, is_protected)
@@ -172,22 +168,9 @@ BODY = """
 
     no_place = Cast <to = 7> (no_weight)
     every = Add (no_place, place)
-    keys = GatherElements <axis = 1> (key_end, every)
-    key_sorted, best = TopK <axis = 1> (keys, keep)
-
-    by_choice = Cast <to = 9> (order)
-    best_f = Cast <to = 1> (best)
-    no_best = Mul (best_f, nothing)
-    step = Add (no_best, whole)
-    rank = CumSum (step, one)
-    own_order = Where (by_choice, rank, best_f)
-    is_first = Less (best, protect)
-    depth = Constant <value_float = 1e6> ()
-    first_order = Sub (best_f, depth)
-    sort_key = Where (is_first, first_order, own_order)
-    order_sorted, permutation = TopK <axis = 1, largest = 0> (sort_key, keep)
-    index = GatherElements <axis = 1> (best, permutation)
 """
+    + CHOSEN
+)
 
 OPERATOR = Operator(
     name="TokenGreedySelect",

@@ -33,10 +33,27 @@ def reference(score: Array, keep: Sequence[int], protect: Sequence[int], order: 
     return np.concatenate([head, best + first], axis=1).astype(np.int64)
 
 
-# Protected positions are rated infinite and all others at most the largest float, so they win without a tie;
-# their keys, position - 1e6, put them first and in order. Ranks are counted along `best`, whose shape is known: a Range
-# over the slots has none, and broadcasting against it would lose the shape where K is 1.
-BODY = """
+# The keys of protected positions, position - 1e6, put them first and in order. Ranks are counted along `best`, whose shape
+# is known: a Range over the slots has none, and broadcasting against it would lose the shape where K is 1.
+ORDERED = """
+    by_rank = Cast <to = 9> (order)
+    best_f = Cast <to = 1> (best)
+    no_best = Mul (best_f, nothing)
+    step = Add (no_best, whole)
+    rank = CumSum (step, one)
+    own_order = Where (by_rank, rank, best_f)
+    leads = Less (best, protect)
+    depth = Constant <value_float = 1e6> ()
+    first_order = Sub (best_f, depth)
+    sort_key = Where (leads, first_order, own_order)
+    order_sorted, permutation = TopK <axis = 1, largest = 0> (sort_key, keep)
+    index = GatherElements <axis = 1> (best, permutation)
+"""
+"""best [B,K], by rank -> index [B,K]: protected first, the others in `order`; reads what else the body has named."""
+
+# Protected positions are rated infinite and all others at most the largest float, so they win without a tie.
+BODY = (
+    """
     keep = Constant <value_ints: ints = @keep> ()
     protect = Constant <value_ints: ints = @protect> ()
     order = Constant <value_int: int = @order> ()
@@ -45,6 +62,8 @@ BODY = """
     lowest = Constant <value = float {-inf}> ()
     highest = Constant <value = float {inf}> ()
     largest = Constant <value = float {3.4028234663852886e38}> ()
+    nothing = Constant <value_float = 0.0> ()
+    whole = Constant <value_float = 1.0> ()
 
     missing = IsNaN (score)
     clean = Where (missing, lowest, score)
@@ -55,22 +74,9 @@ BODY = """
     is_first = Less (position, protect)
     rated = Where (is_first, highest, bounded)
     value, best = TopK <axis = 1> (rated, keep)
-
-    by_score = Cast <to = 9> (order)
-    place = Cast <to = 1> (best)
-    off = Constant <value_float = 0.0> ()
-    unit = Constant <value_float = 1.0> ()
-    nothing = Mul (place, off)
-    step = Add (nothing, unit)
-    rank = CumSum (step, one)
-    own_key = Where (by_score, rank, place)
-    is_protected = Less (best, protect)
-    depth = Constant <value_float = 1e6> ()
-    first_key = Sub (place, depth)
-    key = Where (is_protected, first_key, own_key)
-    key_sorted, permutation = TopK <axis = 1, largest = 0> (key, keep)
-    index = GatherElements <axis = 1> (best, permutation)
 """
+    + ORDERED
+)
 
 OPERATOR = Operator(
     name="TokenSelect",

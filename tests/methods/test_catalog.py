@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -63,3 +64,11 @@ def test_pages_of_methods_that_are_gone_are_removed(tmp_path: Path) -> None:
     catalog.write(tmp_path)
     assert not (tmp_path / "gone.md").exists()
     assert (tmp_path / "note.txt").exists()
+
+
+def test_a_release_that_departs_from_its_paper_has_both_variants() -> None:
+    for name in methods.names():
+        both = {"paper", "reference"} <= set(re.findall(r"[a-z]+", methods.get(name).deviations))
+        assert both == ("variant" in catalog.info(name).options), name
+        for variant in ("paper", "reference") if both else ():
+            methods.get(name).from_options({"variant": variant})

@@ -54,6 +54,35 @@ def test_members_weigh_by_size_and_by_trained_score(trained: bool, by_size: bool
     )
 
 
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("backend", loops.BACKENDS)
+def test_the_reference_divides_by_a_little_more_than_the_weights(backend: str, trained: bool) -> None:
+    given, low = loops.arrays(31, 2), {**WEIGHTS, "score_bias": np.array([-12], np.float32)}
+    options: dict[str, Any] = {"weights": low} if trained else {}
+    if not trained:
+        given["size"] = given["size"] * 1e-5
+    exact, short = (
+        apply_method(
+            "dpcknn",
+            given,
+            keep=10,
+            protect=1,
+            backend=backend,
+            by_size=not trained,
+            variant=variant,
+            **options,
+        )
+        for variant in ("paper", "reference")
+    )
+    score = given["x"].astype(float) @ low["score_weight"][0].astype(float) - 12
+    weight = np.exp(score)[..., None] if trained else given["size"]
+    total = (exact["assign"][:, None] == np.arange(10)[None, :, None]) @ weight
+    share = np.where(np.arange(10)[None, :, None] < 1, 1, total / (total + 1e-6))
+    assert share.min() < 0.97
+    np.testing.assert_allclose(short["tokens"], exact["tokens"] * share, rtol=2e-4, atol=1e-6)
+    np.testing.assert_array_equal(short["size"], exact["size"])
+
+
 @pytest.mark.parametrize("backend", loops.BACKENDS)
 def test_equally_dense_tokens_rank_by_index(backend: str) -> None:
     given = loops.arrays(12, 1)

@@ -49,6 +49,16 @@ def test_real_models_are_reduced_checked_and_built_for_every_capability(model: s
     assert row.ok, row.as_dict()
 
 
+@pytest.mark.parametrize("name", ["algm", "pitome"])
+def test_a_variant_decides_whether_attention_is_proportional(tiny: Path, name: str) -> None:
+    def on(variant: str, asked: bool | None = None) -> bool:
+        given = {"options": {"variant": variant}, "proportional_attention": asked}
+        return reduce(tiny, method=name, budget=Budget.tokens([41], [1]), **given).plan.proportional_attention
+
+    assert (on("paper"), on("reference")) == (True, False)
+    assert (on("paper", False), on("reference", True)) == (False, True)
+
+
 @pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).needs])
 def test_without_its_weights_a_method_says_which_file_and_tensors_it_wants(tiny: Path, name: str) -> None:
     with pytest.raises(MethodError) as refusal:

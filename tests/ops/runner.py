@@ -88,3 +88,14 @@ def expect(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> l
     """Run the operator's NumPy reference."""
     found = OPERATORS[name].reference(*inputs, **OPERATORS[name].settle(attributes))
     return list(found) if isinstance(found, tuple) else [found]
+
+
+def same_indices(
+    name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 18
+) -> list[list[Any]]:
+    """Run both; indices must be equal, so the inputs have exact numbers or wide margins."""
+    found = run(name, inputs, attributes, opset)
+    for actual, wanted in zip(found, expect(name, inputs, attributes), strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+        assert actual.dtype == wanted.dtype == np.int64
+    return [array.tolist() for array in found]

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ops.runner import OPSETS, expect, run
+from tests.ops.runner import OPSETS, same_indices
 from tests.ops.test_token_greedy_select import angles
 
 
@@ -18,15 +18,8 @@ def attributes(keep: int, **others: Any) -> dict[str, Any]:
 
 
 def both(metric: Any, importance: Any, given: dict[str, Any], opset: int = 18) -> list[Any]:
-    """Run both; indices must be equal, so the cases have exact similarities or wide margins."""
-    inputs = [metric, np.asarray(importance, np.float32)]
-    (found,), (wanted,) = (
-        run("TokenCoverSelect", inputs, given, opset),
-        expect("TokenCoverSelect", inputs, given),
-    )
-    np.testing.assert_array_equal(found, wanted)
-    assert found.dtype == wanted.dtype == np.int64
-    return found.tolist()
+    (index,) = same_indices("TokenCoverSelect", [metric, np.asarray(importance, np.float32)], given, opset)
+    return index
 
 
 def test_the_middle_of_the_largest_heap_comes_first() -> None:

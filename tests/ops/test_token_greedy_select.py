@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ops.runner import OPSETS, expect, run
+from tests.ops.runner import OPSETS, same_indices
 from tokenrt.passes.ops.token_greedy_select import (
     FROM_NOTHING,
     MAX_MIN,
@@ -25,15 +25,8 @@ def attributes(keep: int, **others: Any) -> dict[str, Any]:
 
 
 def both(metric: Any, importance: Any, given: dict[str, Any], opset: int = 18) -> list[Any]:
-    """Run both; indices must be equal, so the cases have exact similarities or wide margins."""
-    inputs = [metric, np.asarray(importance, np.float32)]
-    (found,), (wanted,) = (
-        run("TokenGreedySelect", inputs, given, opset),
-        expect("TokenGreedySelect", inputs, given),
-    )
-    np.testing.assert_array_equal(found, wanted)
-    assert found.dtype == wanted.dtype == np.int64
-    return found.tolist()
+    (index,) = same_indices("TokenGreedySelect", [metric, np.asarray(importance, np.float32)], given, opset)
+    return index
 
 
 def angles(*degrees: float) -> Any:

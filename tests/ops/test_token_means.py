@@ -7,24 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.ops.centers import begun, line, starts
 from tests.ops.runner import OPSETS, expect, run
 
 
 def both(metric: Any, start: Any, weight: Any = None, rounds: int = 3, opset: int = 18) -> tuple[Any, Any]:
     """Run both; clusters must be equal, so the cases have exact distances or wide margins."""
-    start = np.broadcast_to(np.asarray(start, np.int64), (len(metric), np.shape(start)[-1]))
-    weight = np.ones(metric.shape[:2], np.float32) if weight is None else np.asarray(weight, np.float32)
-    inputs, attributes = [metric, weight, start], {"rounds": rounds}
+    inputs, attributes = begun(metric, start, weight), {"rounds": rounds}
     center, assign = run("TokenMeans", inputs, attributes, opset)
     wanted, wanted_assign = expect("TokenMeans", inputs, attributes)
     np.testing.assert_array_equal(assign, wanted_assign)
     np.testing.assert_allclose(center, wanted, rtol=2.0**-20, atol=2.0**-20)
     assert (center.dtype, assign.dtype, wanted_assign.dtype) == (np.float32, np.int64, np.int64)
     return center, assign.tolist()
-
-
-def line(*places: float) -> Any:
-    return np.array(places, np.float32)[None, :, None]
 
 
 def on_line(
@@ -89,13 +84,8 @@ def test_numbers_without_bounds_count_as_nothing(bad: float) -> None:
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_body_equals_reference(opset: int) -> None:
-    rng = np.random.default_rng(opset)
-    for tokens in (1, 2, 31, 32, 33, 197, 257):
-        metric = rng.standard_normal((2, tokens, 16)).astype(np.float32)
-        weight = rng.random((2, tokens)).astype(np.float32)
-        for keep in {1, (tokens + 1) // 2, tokens}:
-            start = np.stack([rng.permutation(tokens)[:keep] for _ in range(2)])
-            both(metric, start, weight, 1 + tokens % 3, opset)
+    for metric, start, weight in starts(opset):
+        both(metric, start, weight, 1 + metric.shape[1] % 3, opset)
 
 
 def test_the_centres_are_the_means_of_the_clusters_told() -> None:

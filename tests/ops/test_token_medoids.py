@@ -7,25 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ops.runner import OPSETS, expect, run
+from tests.ops.centers import begun, line, starts
+from tests.ops.runner import OPSETS, same_indices
 
 
 def both(
     metric: Any, start: Any, weight: Any = None, rounds: int = 3, power: int = 1, opset: int = 18
 ) -> tuple[list[Any], list[Any]]:
-    """Run both; indices must be equal, so the cases have exact distances or wide margins."""
-    start = np.broadcast_to(np.asarray(start, np.int64), (len(metric), np.shape(start)[-1]))
-    weight = np.ones(metric.shape[:2], np.float32) if weight is None else np.asarray(weight, np.float32)
-    inputs, attributes = [metric, weight, start], {"rounds": rounds, "power": power}
-    found = run("TokenMedoids", inputs, attributes, opset)
-    for actual, wanted in zip(found, expect("TokenMedoids", inputs, attributes), strict=True):
-        np.testing.assert_array_equal(actual, wanted)
-        assert actual.dtype == wanted.dtype == np.int64
-    return found[0].tolist(), found[1].tolist()
-
-
-def line(*places: float) -> Any:
-    return np.array(places, np.float32)[None, :, None]
+    attributes = {"rounds": rounds, "power": power}
+    center, assign = same_indices("TokenMedoids", begun(metric, start, weight), attributes, opset)
+    return center, assign
 
 
 def test_medoids_move_to_the_middle_of_their_clusters() -> None:
@@ -81,13 +72,8 @@ def test_odd_tokens_are_no_medoids_while_there_are_others(bad: float, power: int
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_body_equals_reference(opset: int) -> None:
-    rng = np.random.default_rng(opset)
-    for tokens in (1, 2, 31, 32, 33, 197, 257):
-        metric = rng.standard_normal((2, tokens, 16)).astype(np.float32)
-        weight = rng.random((2, tokens)).astype(np.float32)
-        for keep in {1, (tokens + 1) // 2, tokens}:
-            start = np.stack([rng.permutation(tokens)[:keep] for _ in range(2)])
-            both(metric, start, weight, 2, 1 + tokens % 2, opset)
+    for metric, start, weight in starts(opset):
+        both(metric, start, weight, 2, 1 + metric.shape[1] % 2, opset)
 
 
 def test_a_common_shift_and_the_order_of_the_batch_do_not_matter() -> None:
