@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenrt.errors import TokenrtError
-from tokenrt.perf import results, roofline
-from tokenrt.plugins import device, host, occupancy, toolchain
+from tokenrt.perf import operator_work, results, roofline
+from tokenrt.plugins import device, occupancy, toolchain
 
 BATCHES = (1, 32)
 
@@ -67,7 +67,7 @@ class Report:
         return {
             "nvcc": self.nvcc,
             "kernels": [row.as_dict() for row in self.rows],
-            "block": asdict(roofline.VIT_B),
+            "block": asdict(operator_work.VIT_B),
             "devices": [asdict(each) for each in devices],
             "operators": [
                 {
@@ -81,7 +81,7 @@ class Report:
                     "roofline_us": {each.name: round(1e6 * work.seconds(each), 4) for each in devices},
                 }
                 for batch in BATCHES
-                for work in roofline.works(batch)
+                for work in operator_work.works(batch)
             ],
         }
 
@@ -97,19 +97,20 @@ class Report:
         )
         head = ["kernel", "threads:", "shared:", *(f"sm_{arch}:" for arch in self.architectures)]
         moved = (
-            "## Bytes\n\nOne block of ViT-B/16 (197 tokens of 768 channels, 12 heads of 64, fp16) at batch 1. Least: "
-            "inputs read once and outputs written once. Moved: what the launches read and write where a cache serves "
-            "whatever one launch reads twice, and nothing between launches."
+            "## Bytes\n\nOne block of ViT-B/16 (197 tokens of 768 channels, 12 heads of 64, fp16; points between which "
+            "distances are measured are fp32) at batch 1. Least: inputs read once and outputs written once. Moved: what "
+            "the launches read and write where a cache serves whatever one launch reads twice, and nothing between "
+            "launches."
         )
         bytes_head = ["operator", "setting", "launches:", "least, KB:", "moved, KB:", "ratio:", "MFLOP:"]
         model = (
             "## Roofline\n\nThe least time in microseconds: for each launch its bytes over the device's memory bandwidth or "
             "its operations over the device's fp32 rate, whichever is longer, summed. **A model, not a measurement**: "
             "nothing here ran on a GPU. Starting a launch takes some two microseconds more, which at batch 1 is most of the "
-            "time; nor does the bound know that one block an image selects greedily, from rows that come again each turn, "
-            "so that few images leave most of a GPU idle. M: bound by memory; A: by arithmetic. The devices' figures are "
+            "time; nor does the bound know that one block an image chooses or merges token by token, so that few images leave "
+            "most of a GPU idle. M: bound by memory; A: by arithmetic. The devices' figures are "
             "facts of `targets/*.toml`: "
-            f"{self._figures()}.{self._missing()}"
+            f"{self._figures()}."
         )
         time_head = [
             "operator",
@@ -119,7 +120,7 @@ class Report:
         return "\n\n".join(
             [
                 "# Kernels", code, results.table(head, [row.cells() for row in self.rows]),
-                moved, results.table(bytes_head, [_bytes(work) for work in roofline.works(1)]),
+                moved, results.table(bytes_head, [_bytes(work) for work in operator_work.works(1)]),
                 model, results.table(time_head, self._times()),
                 results.told(where),
             ]
@@ -127,23 +128,19 @@ class Report:
 
     def _times(self) -> list[list[str]]:
         devices = [roofline.device(name) for name in roofline.DEVICES]
-        by_batch = list(zip(*(roofline.works(batch) for batch in BATCHES), strict=True))
+        by_batch = list(zip(*(operator_work.works(batch) for batch in BATCHES), strict=True))
         return [
             [
-                f"`{works[0].operator}`",
-                works[0].setting,
+                f"`{same[0].operator}`",
+                same[0].setting,
                 *(
                     f"{_short(1e6 * work.seconds(each))} {work.bound(each)[0].upper()}"
                     for each in devices
-                    for work in works
+                    for work in same
                 ),
             ]
-            for works in by_batch
+            for same in by_batch
         ]
-
-    def _missing(self) -> str:
-        lacking = [name for name in host.KERNELS if name not in roofline.WORKS]
-        return f" Operators without a model: {', '.join(lacking)}." if lacking else ""
 
     def _figures(self) -> str:
         return "; ".join(
@@ -173,14 +170,14 @@ def run(architectures: Sequence[int]) -> Report:
     found: dict[str, dict[int, device.Usage]] = {}
     threads: dict[str, int] = {}
     for arch in nvcc.check(architectures):
-        _, used = device.machine_code(arch)
-        for usage in used:
-            found.setdefault(usage.symbol, {})[arch] = usage
-        for entry in device.entries(device.ptx(arch).read_text(encoding="utf-8")):
-            threads[entry.symbol] = entry.threads or 1024
+        for part in device.kernels(arch):
+            for usage in part.usages:
+                found.setdefault(usage.symbol, {})[arch] = usage
+            threads |= {entry.symbol: entry.threads or 1024 for entry in part.entries}
     names = device.readable(list(found))
-    rows = [Row(names[symbol], threads[symbol], used) for symbol, used in found.items()]
-    return Report(nvcc.version, sorted(rows, key=lambda row: row.kernel))
+    # Two operators may share a kernel, which then has one row.
+    rows = {names[symbol]: Row(names[symbol], threads[symbol], used) for symbol, used in found.items()}
+    return Report(nvcc.version, [rows[name] for name in sorted(rows)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

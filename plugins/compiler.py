@@ -1,14 +1,17 @@
-"""Compile a source against the kernels, once, into the cache."""
+"""Compile sources against the kernels, each once, into the cache."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 from tokenrt.errors import BuildError, UnsupportedError
 
@@ -24,6 +27,16 @@ FLAGS = (
     "-ffp-contract=off",
 )
 COMPILERS = ("g++", "clang++", "c++")
+
+JOBS = os.cpu_count() or 1
+"""Compilers that run at once."""
+
+TEXTS = {".h", ".cuh", ".cpp", ".cu"}
+INCLUDE = re.compile(rb'^[ \t]*#[ \t]*include[ \t]*[<"]([^>"]+)[>"]', re.MULTILINE)
+FOLDER = re.compile(r"-(?:I|isystem=?)(.+)")
+"""A flag that names a folder of headers; what a source reads there counts, not where it is."""
+
+Made = TypeVar("Made")
 
 
 def cache() -> Path:
@@ -68,37 +81,102 @@ def compiled(source: Path, flags: Sequence[str], name: str) -> Path:
 
     Raises: UnsupportedError without a compiler; BuildError when it refuses the source, with what it said.
     """
-    includes = [f"-I{folder}" for folder in INCLUDES]
-    return kept((compiler(), *FLAGS, *flags, *includes), source, name)
+    return kept(_command(flags), [source], name)
 
 
-def kept(command: Sequence[str], source: Path, name: str) -> Path:
-    """Return what `command` makes of the source, made now unless the cache holds it; `<name>.log` has what it said.
+def linked(sources: Sequence[Path], flags: Sequence[str], name: str, libraries: Sequence[str] = ()) -> Path:
+    """Return a shared library for the CPU of these sources. Raises: as `compiled`."""
+    command = _command((*flags, "-fPIC"))
+    return together((*command, "-x", "c++", "-c"), (*command, "-shared"), sources, name, libraries)
 
-    The key is everything the result depends on: the program and its version, the flags, the source and all headers.
 
-    Raises: BuildError when the program refuses the source, with what it said.
+def together(
+    part: Sequence[str],
+    whole: Sequence[str],
+    sources: Sequence[Path],
+    name: str,
+    libraries: Sequence[str] = (),
+) -> Path:
+    """Return what `whole` makes of that which `part` makes of each source; the cache keeps all of these.
+
+    Raises: BuildError when a source is refused.
     """
-    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=False).stdout
-    key = hashlib.sha256("\0".join([version, *command]).encode())
-    headers = sorted(
-        path for folder in INCLUDES for path in folder.iterdir() if path.suffix in {".h", ".cuh"}
-    )
-    for path in (source, *headers):
-        key.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    folder = shelf(key.hexdigest()[:24])
+    objects = each(lambda source: kept(part, [source], "part.o"), sources)
+    return kept(whole, objects, name, libraries)
+
+
+def each(make: Callable[[Path], Made], sources: Sequence[Path]) -> list[Made]:
+    """What `make` returns for each source, JOBS at a time; none is begun after one that was refused."""
+    with ThreadPoolExecutor(JOBS) as pool:
+        try:
+            return list(pool.map(make, sources))
+        except BuildError:
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+def kept(command: Sequence[str], sources: Sequence[Path], name: str, libraries: Sequence[str] = ()) -> Path:
+    """Return what `command` makes of the sources, made now unless the cache holds it; `<name>.log` has what it said.
+
+    The key is everything the result depends on: the program and its version, the flags, the sources, and what they
+    include from the folders that the command names.
+
+    Raises: BuildError when the program cannot run or refuses a source, with what it said.
+    """
+    folder = shelf(_key((*command, *libraries), sources))
     target = folder / name
     if target.is_file():
         return target
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         made, log = Path(scratch) / name, Path(scratch) / f"{name}.log"
-        whole = [*command, str(source), "-o", str(made)]
-        done = subprocess.run(whole, capture_output=True, text=True, check=False)
+        whole = [*command, *map(str, sources), *libraries, "-o", str(made)]
+        done = _run(whole)
         said = done.stdout + done.stderr
         if done.returncode != 0:
-            told = "\n".join(said.splitlines()[:20])
-            raise BuildError(f"the compiler refused {source.name}: {' '.join(whole)}\n{told}")
+            told, what = "\n".join(said.splitlines()[:20]), ", ".join(map(label, sources))
+            raise BuildError(f"{Path(command[0]).name} refused {what}: {' '.join(whole)}\n{told}")
         log.write_text(said, encoding="utf-8")
         log.replace(folder / log.name)
         made.replace(target)
     return target
+
+
+def label(source: Path) -> str:
+    """A source by folder and name: many of ours are called alike."""
+    return f"{source.parent.name}/{source.name}"
+
+
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise BuildError(f"cannot run {command[0]}: {error}") from error
+
+
+def _command(flags: Sequence[str]) -> tuple[str, ...]:
+    return (compiler(), *FLAGS, *flags, *(f"-I{folder}" for folder in INCLUDES))
+
+
+def _key(command: Sequence[str], sources: Sequence[Path]) -> str:
+    version = _run([command[0], "--version"]).stdout
+    folders = [Path(found[1]) for found in map(FOLDER.match, command) if found]
+    flags = [flag for flag in command if not FOLDER.match(flag)]
+    key = hashlib.sha256("\0".join([version, *flags]).encode())
+    for path, text in _read(sources, folders).items():
+        key.update(path.name.encode() + b"\0" + text + b"\0")
+    return key.hexdigest()[:24]
+
+
+def _read(sources: Sequence[Path], folders: Sequence[Path]) -> dict[Path, bytes]:
+    """The sources, all that they include from the folders whatever the condition, and what each holds."""
+    found: dict[Path, bytes] = {}
+    waiting = [*reversed(sources)]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found[path] = path.read_bytes()
+        for name in INCLUDE.findall(found[path]) if path.suffix in TEXTS else ():
+            places = (folder / os.fsdecode(name) for folder in (path.parent, *folders))
+            waiting.extend([place for place in places if place.is_file()][:1])
+    return found

@@ -10,10 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenrt.errors import BuildError, UnsupportedError
-from tokenrt.plugins import compiler, toolchain
-
-MODULE = compiler.HERE / "simt" / "module.cpp"
-"""Every launcher, and so every kernel in every type: the source of the host build too."""
+from tokenrt.plugins import compiler, host, toolchain
 
 FLAGS = ("-std=c++17", "-O3", "-Werror=all-warnings", f"-I{compiler.HERE / 'kernels'}")
 STRICT = ("-Xptxas=-v,-warn-spills,-warn-lmem-usage",)
@@ -43,35 +40,46 @@ class Usage:
     spilled: int
 
 
-def ptx(arch: int, source: Path = MODULE, flags: Sequence[str] = ()) -> Path:
+@dataclass(frozen=True)
+class Compiled:
+    """The kernels of a source for one architecture, as machine code, which is a file, and as its compilers tell of them."""
+
+    code: Path
+    entries: tuple[Entry, ...]
+    usages: tuple[Usage, ...]
+
+
+def ptx(arch: int, source: Path) -> Path:
     """Return the PTX of a source for one architecture.
 
     Raises: UnsupportedError without nvcc, or where it does not know the architecture; BuildError on any warning.
     """
-    return compiler.kept(
-        (*_nvcc(arch), *FLAGS, *flags, "-x=cu", f"-arch=compute_{arch}", "-ptx"), source, f"sm_{arch}.ptx"
-    )
+    command = (*_nvcc(arch), *FLAGS, "-x=cu", f"-arch=compute_{arch}", "-ptx")
+    return compiler.kept(command, [source], f"sm_{arch}.ptx")
 
 
-def machine_code(
-    arch: int, source: Path = MODULE, flags: Sequence[str] = ()
-) -> tuple[Path, tuple[Usage, ...]]:
+def machine_code(arch: int, source: Path) -> Compiled:
     """Return the machine code of a source for one architecture, a cubin, and what each of its kernels uses.
 
     Raises: as `ptx`; BuildError where a kernel spills registers or uses the stack.
     """
-    made = compiler.kept(
-        (*_nvcc(arch), "-Werror=all-warnings", *STRICT, f"-arch=sm_{arch}", "-cubin"),
-        ptx(arch, source, flags),
-        f"sm_{arch}.cubin",
-    )
-    return made, usages(made.with_name(f"{made.name}.log").read_text(encoding="utf-8"))
+    text = ptx(arch, source)
+    command = (*_nvcc(arch), "-Werror=all-warnings", *STRICT, f"-arch=sm_{arch}", "-cubin")
+    made = compiler.kept(command, [text], f"sm_{arch}.cubin")
+    log = made.with_name(f"{made.name}.log").read_text(encoding="utf-8")
+    return Compiled(made, entries(text.read_text(encoding="utf-8")), usages(log))
+
+
+def kernels(arch: int) -> list[Compiled]:
+    """Return every kernel in every type, operator by operator. Raises: as `machine_code`."""
+    return compiler.each(lambda source: machine_code(arch, source), host.sources())
 
 
 def library(architectures: Sequence[int]) -> Path:
-    """Return the module of `plugins/host.py` compiled for GPUs: the same functions, on device pointers."""
-    flags = (*FLAGS, *STRICT, HOST_WARNINGS, *toolchain.gencode(architectures), "-x=cu", "-shared")
-    return compiler.kept((*_nvcc(*architectures), *flags), MODULE, "device.so")
+    """Return what `host.library` loads compiled for GPUs: the same functions, on device pointers."""
+    flags = (*FLAGS, *STRICT, HOST_WARNINGS, *toolchain.gencode(architectures))
+    command = (*_nvcc(*architectures), *flags)
+    return compiler.together((*command, "-x=cu", "-c"), (*command, "-shared"), host.sources(), "device.so")
 
 
 def entries(text: str) -> tuple[Entry, ...]:

@@ -6,18 +6,15 @@ import ctypes
 import hashlib
 import os
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenrt.errors import BuildError, DependencyError, TokenrtError, UnsupportedError
+from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
 from tokenrt.files import atomic
-from tokenrt.plugins import contracts, toolchain
-from tokenrt.plugins.compiler import HERE, shelf
+from tokenrt.plugins import compiler, contracts, toolchain
+from tokenrt.plugins.compiler import HERE
 from tokenrt.plugins.headers import Headers, headers
 
 NAME = "libtokenrt_plugins.so"
@@ -107,72 +104,30 @@ def build(
 
 
 def _built(nvcc: toolchain.Toolkit, here: Headers, architectures: Sequence[int], tell: Tell) -> Path:
-    """The library out of the cache, built now where it is not there."""
-    folder = shelf(_key(nvcc, here, architectures))
-    target = folder / NAME
-    if target.is_file():
-        return target
-    with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        described = f"cuda {nvcc.version}\\narchitectures {' '.join(map(str, architectures))}\\n"
-        Path(scratch, "tokenrt_build.h").write_text(
-            f'#define TOKENRT_BUILD "{described}"\n', encoding="utf-8"
-        )
-        includes = (f"-I{HERE / 'kernels'}", f"-I{scratch}", f"-isystem={here.folder}")
-        gencode = toolchain.gencode(architectures)
+    """The library out of the cache, or of what the cache has of its parts."""
+    told = f"cuda {nvcc.version}\\narchitectures {' '.join(map(str, architectures))}\\n"
+    command = (str(nvcc.nvcc), *toolchain.gencode(architectures))
+    flags = (*FLAGS, f"-I{HERE / 'kernels'}", f"-I{_header(told)}", f"-isystem={here.folder}")
+    parts, made = sources(), list[Path]()
 
-        def compiled(source: Path) -> Path:
-            made = Path(scratch) / f"{source.parent.name}_{source.stem}.o"
-            _run(
-                [nvcc.nvcc, *FLAGS, *includes, *gencode, "-c", source, "-o", made],
-                f"{source.parent.name}/{source.name}",
-            )
-            return made
+    def compiled(source: Path) -> Path:
+        part = compiler.kept((*command, *flags, "-c"), [source], "part.o")
+        made.append(part)
+        tell(f"compiled {len(made)} of {len(parts)}: {compiler.label(source)}")
+        return part
 
-        parts = sources()
-        objects = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            try:
-                for source, made in zip(parts, pool.map(compiled, parts), strict=True):
-                    objects.append(made)
-                    tell(f"compiled {len(objects)} of {len(parts)}: {source.parent.name}/{source.name}")
-            except BuildError:
-                pool.shutdown(cancel_futures=True)
-                raise
-        tell("linking")
-        made = Path(scratch) / NAME
-        _run([nvcc.nvcc, *LINK, *gencode, *objects, "-ldl", "-o", made], NAME)
-        made.replace(target)
-    return target
+    objects = compiler.each(compiled, parts)
+    tell("linking")
+    return compiler.kept((*command, *LINK), objects, NAME, ["-ldl"])
 
 
-def _key(nvcc: toolchain.Toolkit, here: Headers, architectures: Sequence[int]) -> str:
-    """Everything the library depends on."""
-    settings = (
-        str(nvcc.nvcc),
-        nvcc.version,
-        str(here.folder),
-        here.version,
-        *map(str, architectures),
-        *FLAGS,
-        *LINK,
-    )
-    key = hashlib.sha256("\0".join(settings).encode())
-    folders = sorted({source.parent for source in sources()} | {HERE / "kernels"})
-    for path in sorted(path for folder in folders for path in folder.iterdir()):
-        if path.suffix in {".cu", ".cuh", ".h", ".cpp"}:
-            key.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return key.hexdigest()[:24]
-
-
-def _run(command: Sequence[Any], what: str) -> None:
-    words = [str(word) for word in command]
-    try:
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-    except OSError as error:
-        raise BuildError(f"cannot run {words[0]}: {error}") from error
-    if done.returncode != 0:
-        told = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[:20])
-        raise BuildError(f"nvcc refused {what}: {' '.join(words)}\n{told}")
+def _header(told: str) -> Path:
+    """A folder with tokenrt_build.h, by which the library can say how it was built."""
+    text = f'#define TOKENRT_BUILD "{told}"\n'
+    folder = compiler.shelf(hashlib.sha256(text.encode()).hexdigest()[:24])
+    with atomic(folder / "tokenrt_build.h") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return folder
 
 
 def described(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 from tokenrt.passes.ops.contract import Array, Operator
 from tokenrt.plugins import host
+from tokenrt.plugins.launches import KERNELS
 
 PYTHON_DOMAIN = "ai.onnx.contrib"
 """Where onnxruntime-extensions looks for operators that are Python functions."""
@@ -98,10 +99,10 @@ class HostSession:
     def _replaced(self, node: Any, types: Mapping[str, int], extensions: Any) -> tuple[list[Any], Kernel]:
         from onnx import helper
 
-        if node.op_type not in host.KERNELS:
+        if node.op_type not in KERNELS:
             raise UnsupportedError(
                 f"node {node.name!r}: operator {node.op_type} has no CUDA kernel in this version; kernels: "
-                f"{', '.join(host.KERNELS)}"
+                f"{', '.join(KERNELS)}"
             )
         operator = OPERATORS[node.op_type]
         given = [_known(name, node, types) for name in node.input]

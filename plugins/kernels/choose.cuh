@@ -128,10 +128,8 @@ __device__ __forceinline__ void write_by_position(std::int64_t* out, const Choos
 // What is wrong with the arguments of a launcher.
 inline cudaError_t check(const ChooseShape& shape, const void* metric, const float* importance,
                          const std::int64_t* index, const void* workspace) {
-    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
-        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
-        !within(shape.protect, 0, shape.keep - 1) || !within(shape.order, kByPosition, kByChoice) ||
-        !(shape.power >= 0 && shape.power <= kMostPower) ||
+    if (!within_limits(shape) || !within(shape.protect, 0, shape.keep - 1) ||
+        !within(shape.order, kByPosition, kByChoice) || !(shape.power >= 0 && shape.power <= kMostPower) ||
         !(shape.mix >= 0 && shape.mix <= kMostImportance)) {
         return cudaErrorInvalidValue;
     }

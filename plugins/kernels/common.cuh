@@ -77,6 +77,13 @@ inline bool within(long long value, long long least, long long most) {
     return value >= least && value <= most;
 }
 
+// Whether the kernels take so many images, tokens and channels, and K of the tokens.
+template <typename Shape>
+bool within_limits(const Shape& shape) {
+    return within(shape.batch, 1, kMostBatch) && within(shape.tokens, 1, kMostTokens) &&
+           within(shape.width, 1, kMostWidth) && within(shape.keep, 1, shape.tokens);
+}
+
 // What is wrong with these pointers: each must be there and start on 16 bytes, as TensorRT and cudaMalloc
 // give them.
 template <typename... Pointers>

@@ -29,6 +29,7 @@ __device__ __forceinline__ void keep_best(const T* __restrict__ row, Index* __re
         for (int i = protect + me; i < tokens; i += kThreads) {
             const unsigned key = ordered(widened(row[i]));
             if (shift == 32 - kBits || key >> (shift + kBits) == prefix) {
+                // ATOMS.POPC.INC from Ampere on: the lanes of a warp that share a bin count at once.
                 atomicAdd(&histogram[key >> shift & (kBins - 1)], 1u);
             }
         }

@@ -229,9 +229,7 @@ inline std::size_t token_cluster_workspace(int batch, int tokens) {
 // metric [B,N,D] of element type `type` -> center [B,K], assign [B,N].
 inline cudaError_t token_cluster(int type, const void* metric, std::int64_t* center, std::int64_t* assign,
                                  void* workspace, ClusterShape shape, cudaStream_t stream) {
-    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 2, kMostTokens) ||
-        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens - 1) ||
-        !within(shape.linkage, kSingle, kAverage)) {
+    if (!within_limits(shape) || shape.keep == shape.tokens || !within(shape.linkage, kSingle, kAverage)) {
         return cudaErrorInvalidValue;
     }
     cudaError_t state = check_pointers(metric, center, assign, workspace);

@@ -51,9 +51,7 @@ cudaError_t run(const void* tokens, const float* size, const std::int64_t* keep,
 inline cudaError_t token_combine(int type, const void* tokens, const float* size, const std::int64_t* keep,
                                  const std::int64_t* source, const std::int64_t* destination, void* merged,
                                  float* total, CombineShape shape, cudaStream_t stream) {
-    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
-        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
-        !within(shape.remove, 0, shape.tokens)) {
+    if (!within_limits(shape) || !within(shape.remove, 0, shape.tokens)) {
         return cudaErrorInvalidValue;
     }
     const cudaError_t bad = shape.remove > 0

@@ -10,7 +10,7 @@
 //           rounds::arrange: the tokens in the order of their clusters, by counting those in front; 3. move:
 //           a block a centre and a stretch of 16 bytes a lane; its warps take the members in turns, and their
 //           sums are added in the order of the warps, so that the bits depend on the sizes only.
-// Bytes     a round: B * (2 N D size + 2 K D 4 + 28 N); the repeats of a tile come from cache.
+// Bytes     a round: B * (2 N D size + 3 K D 4 + 36 N); the repeats of a tile come from cache.
 // Bound     arithmetic: a round 3 B N K D operations for join, and 3 B N D, bound by memory, for move.
 #pragma once
 
@@ -198,9 +198,7 @@ inline std::size_t token_means_workspace(int batch, int tokens) {
 inline cudaError_t token_means(int type, const void* metric, const float* weight, const std::int64_t* start,
                                float* center, std::int64_t* assign, void* workspace, MeansShape shape,
                                cudaStream_t stream) {
-    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
-        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
-        !within(shape.rounds, 1, kMostRounds)) {
+    if (!within_limits(shape) || !within(shape.rounds, 1, kMostRounds)) {
         return cudaErrorInvalidValue;
     }
     const cudaError_t bad = check_pointers(metric, weight, start, center, assign, workspace);

@@ -11,7 +11,7 @@
 //           the order of their clusters, by rounds::arrange; 3. costs: tiles of pairs in that order, only
 //           those in which rows and columns share a cluster; 4. move: a warp a cluster. Sums run over the
 //           members by ascending position, so that equal members cost the same to the bit.
-// Bytes     a round: B * (N D size (2 + members / tile) + 40 N), the repeats from cache.
+// Bytes     a round: B * (N D size (2 + members / tile) + 52 N + 16 K), the repeats from cache.
 // Bound     arithmetic: a round 3 B N (K + M) D operations, M the mean over the tokens of the members of the
 //           cluster each is in, rounded up to tiles, and B N^2 comparisons; one more N K D for `assign`.
 #pragma once
@@ -173,9 +173,8 @@ inline std::size_t token_medoids_workspace(int batch, int tokens) {
 inline cudaError_t token_medoids(int type, const void* metric, const float* weight, const std::int64_t* start,
                                  std::int64_t* center, std::int64_t* assign, void* workspace,
                                  MedoidsShape shape, cudaStream_t stream) {
-    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
-        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
-        !within(shape.rounds, 0, kMostRounds) || !within(shape.power, kEuclidean, kSquared)) {
+    if (!within_limits(shape) || !within(shape.rounds, 0, kMostRounds) ||
+        !within(shape.power, kEuclidean, kSquared)) {
         return cudaErrorInvalidValue;
     }
     const cudaError_t bad = check_pointers(metric, weight, start, center, assign, workspace);

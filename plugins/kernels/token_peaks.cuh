@@ -24,7 +24,7 @@ struct PeaksShape {
     int batch, tokens, width, keep, neighbours;
 };
 
-constexpr int kMostNeighbours = 64;
+constexpr int kFewNeighbours = 8, kMostNeighbours = 64;
 constexpr int kRateThreads = 256;
 
 namespace peaks {
@@ -52,14 +52,23 @@ __device__ __forceinline__ void insert(float* list, int count, int step, float v
     list[at * step] = value;
 }
 
-template <typename T, bool kWhole>
+// Where a row of a tile of distances keeps a column: neither the 32 lanes that store what they hold of 4 rows
+// and 8 fours of columns, nor the 32 that read one column, then wait for the same bank.
+__host__ __device__ constexpr int placed(int row, int column) {
+    static_assert(Policy::kTile == 32 && Policy::kEach == 4,
+                  "the low bits of a row and its fours change places");
+    return column ^ (row >> 2 & 3) ^ (row & 3) << 2 ^ (row & 16);
+}
+
+// kMost: the largest k; short lists leave room for more blocks.
+template <typename T, int kMost, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     density(const T* __restrict__ metric, float* __restrict__ workspace, PeaksShape shape) {
     constexpr int kEach = Policy::kEach, kTile = Policy::kTile, kThreads = Policy::kThreads;
     constexpr int kLists = kThreads / kTile;  // threads, and lists, a row has
     __shared__ TileShared<T, Policy> shared;
-    __shared__ float apart[kTile][kTile + 1];
-    __shared__ float lists[kMostNeighbours][kThreads];
+    __shared__ float apart[kTile][kTile];
+    __shared__ float lists[kMost][kThreads];
     const int me = static_cast<int>(threadIdx.x), x = me % Policy::kSide, y = me / Policy::kSide;
     const std::int64_t image = blockIdx.y;
     const int first = static_cast<int>(blockIdx.x) * kTile, wanted = shape.neighbours;
@@ -76,13 +85,14 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         for (int i = 0; i < kEach; ++i) {
 #pragma unroll
             for (int j = 0; j < kEach; ++j) {
-                apart[kEach * y + i][kEach * x + j] = measured(square[i][j]);
+                const int row = kEach * y + i;
+                apart[row][placed(row, kEach * x + j)] = measured(square[i][j]);
             }
         }
         __syncthreads();
         const int columns = min(kTile, shape.tokens - base);
         for (int column = me / kTile; column < columns; column += kLists) {
-            insert(&lists[0][me], wanted, kThreads, apart[me % kTile][column]);
+            insert(&lists[0][me], wanted, kThreads, apart[me % kTile][placed(me % kTile, column)]);
         }
     }
     __syncthreads();
@@ -192,7 +202,9 @@ cudaError_t run(const T* metric, std::int64_t* center, std::int64_t* assign, flo
     const std::size_t images = static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.tokens);
     float* score = workspace + 3 * images;
     int* kept = reinterpret_cast<int*>(score + images);
-    cudaError_t state = launch(density<T, kWhole>, tiles, Policy::kThreads, stream, metric, workspace, shape);
+    const auto densities = shape.neighbours <= kFewNeighbours ? density<T, kFewNeighbours, kWhole>
+                                                              : density<T, kMostNeighbours, kWhole>;
+    cudaError_t state = launch(densities, tiles, Policy::kThreads, stream, metric, workspace, shape);
     if (state == cudaSuccess) {
         state = launch(gaps<T, kWhole>, tiles, Policy::kThreads, stream, metric, workspace, shape);
     }
@@ -224,9 +236,7 @@ inline std::size_t token_peaks_workspace(int batch, int tokens) {
 // metric [B,N,D] of element type `type` -> center [B,K], assign [B,N].
 inline cudaError_t token_peaks(int type, const void* metric, std::int64_t* center, std::int64_t* assign,
                                void* workspace, PeaksShape shape, cudaStream_t stream) {
-    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
-        !within(shape.width, 1, kMostWidth) || !within(shape.keep, 1, shape.tokens) ||
-        !within(shape.neighbours, 1, min(shape.tokens, kMostNeighbours))) {
+    if (!within_limits(shape) || !within(shape.neighbours, 1, min(shape.tokens, kMostNeighbours))) {
         return cudaErrorInvalidValue;
     }
     const cudaError_t bad = check_pointers(metric, center, assign, workspace);

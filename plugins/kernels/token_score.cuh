@@ -5,10 +5,10 @@
 //           logits are all minus infinity, or hold a NaN, makes NaN, as softmax does.
 // Division  few rows (up to kFewRows): 1. `few`: a block takes a stretch of keys of one head and reads it
 //           once a row, eight lanes a key; it writes the R logits of each and, for the stretch, their maximum
-//           and sum of exponentials. 2. `few_mean`: one thread a token adds up heads and rows in order. many
-//           rows: 1. `row_statistics`: tiles of q . k (tile.cuh), of which each row keeps its maximum and sum
-//           of exponentials. 2. `column_sums`: the tiles again, now added down the columns. 3. `many_mean`:
-//           over heads.
+//           and sum of exponentials. 2. `few_mean`: a block joins the stretches of every row once, then a
+//           thread a token adds up heads and rows in order. many rows: 1. `row_statistics`: tiles of q . k
+//           (tile.cuh), of which each row keeps its maximum and sum of exponentials. 2. `column_sums`: the
+//           tiles again, now added down the columns. 3. `many_mean`: over heads.
 // Bytes     few: B H (N + R) D size, the keys of all rows but the first from cache, + 8 B H R N for the
 //           logits (written, read). many: 2 B H N D size (1 + N / tile), the repeats from cache; + 12 B H N.
 // Bound     few: memory bandwidth, one pass over the keys. many: arithmetic, 4 B H R N D operations in fp32.
@@ -143,24 +143,27 @@ template <typename Policy>
 static __global__ void __launch_bounds__(Policy::kThreads)
     few_mean(const float* __restrict__ logits, const float* __restrict__ parts, float* __restrict__ mean,
              int stretches, ScoreShape shape) {
-    const long long image = blockIdx.y;
-    const int token = static_cast<int>(blockIdx.x * Policy::kThreads + threadIdx.x);
-    if (token >= shape.tokens) {
-        return;
-    }
-    float received = 0;
-    for (int head = 0; head < shape.heads; ++head) {
-        for (int row = 0; row < shape.rows(); ++row) {
-            const long long at = line(shape, image, head, row);
-            const float* part = parts + 2 * at * stretches;
-            float top = part[0], sum = part[1];
-            for (int i = 1; i < stretches; ++i) {
-                join(top, sum, part[2 * i], part[2 * i + 1]);
-            }
-            received += weight(logits[at * shape.tokens + token], top) / sum;
+    __shared__ float tops[kMostHeads * kFewRows], sums[kMostHeads * kFewRows];  // of whole rows
+    const long long image = blockIdx.y, first = line(shape, image, 0, 0);
+    const int rows = shape.heads * shape.rows();
+    for (int row = static_cast<int>(threadIdx.x); row < rows; row += Policy::kThreads) {
+        const float* part = parts + 2 * (first + row) * stretches;
+        float top = part[0], sum = part[1];
+        for (int i = 1; i < stretches; ++i) {
+            join(top, sum, part[2 * i], part[2 * i + 1]);
         }
+        tops[row] = top;
+        sums[row] = sum;
     }
-    mean[image * shape.tokens + token] = received / static_cast<float>(shape.heads * shape.rows());
+    __syncthreads();
+    const int token = static_cast<int>(blockIdx.x * Policy::kThreads + threadIdx.x);
+    if (token < shape.tokens) {
+        float received = 0;
+        for (int row = 0; row < rows; ++row) {
+            received += weight(logits[(first + row) * shape.tokens + token], tops[row]) / sums[row];
+        }
+        mean[image * shape.tokens + token] = received / static_cast<float>(rows);
+    }
 }
 
 // The logits of one tile: rows from `row`, columns from `column`; `product` becomes logits, minus infinity

@@ -1,27 +1,18 @@
 // TokenMeans as a plugin; kernels/token_means.cuh is what it runs.
 #include <token_means.cuh>
 
+#include "../common/moving.h"
 #include "../common/operators.h"
-#include "../common/report.h"
 
 namespace tokenrt::plugin {
 
 namespace {
 
-class TokenMeans final : public Operator {
+class TokenMeans final : public Moving {
   public:
     TokenMeans()
-        : Operator("TokenMeans", {{"rounds", Kind::kInt, 1, kMostRounds}},
-                   {{"metric", "BND", Type::kOwn},
-                    {"weight", "BN", Type::kFloat32},
-                    {"start", "BK", Type::kInt64}},
-                   {{"center", "BKD", Type::kFloat32}, {"assign", "BN", Type::kInt64}}) {}
-
-    void fit(const Values&, const Sizes& sizes) const override {
-        if (sizes['N'] != kUnknown && sizes['N'] < sizes['K']) {
-            refuse("input 'start' has ", sizes['K'], " positions, but there are ", sizes['N'], " tokens");
-        }
-    }
+        : Moving("TokenMeans", {{"rounds", Kind::kInt, 1, kMostRounds}},
+                 {{"center", "BKD", Type::kFloat32}, {"assign", "BN", Type::kInt64}}) {}
 
     std::size_t workspace(const Values&, const Sizes& sizes) const override {
         return token_means_workspace(sizes.of('B'), sizes.of('N'));

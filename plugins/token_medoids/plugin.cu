@@ -1,28 +1,19 @@
 // TokenMedoids as a plugin; kernels/token_medoids.cuh is what it runs.
 #include <token_medoids.cuh>
 
+#include "../common/moving.h"
 #include "../common/operators.h"
-#include "../common/report.h"
 
 namespace tokenrt::plugin {
 
 namespace {
 
-class TokenMedoids final : public Operator {
+class TokenMedoids final : public Moving {
   public:
     TokenMedoids()
-        : Operator("TokenMedoids",
-                   {{"rounds", Kind::kInt, 0, kMostRounds}, {"power", Kind::kInt, kEuclidean, kSquared}},
-                   {{"metric", "BND", Type::kOwn},
-                    {"weight", "BN", Type::kFloat32},
-                    {"start", "BK", Type::kInt64}},
-                   {{"center", "BK", Type::kInt64}, {"assign", "BN", Type::kInt64}}) {}
-
-    void fit(const Values&, const Sizes& sizes) const override {
-        if (sizes['N'] != kUnknown && sizes['N'] < sizes['K']) {
-            refuse("input 'start' has ", sizes['K'], " positions, but there are ", sizes['N'], " tokens");
-        }
-    }
+        : Moving("TokenMedoids",
+                 {{"rounds", Kind::kInt, 0, kMostRounds}, {"power", Kind::kInt, kEuclidean, kSquared}},
+                 {{"center", "BK", Type::kInt64}, {"assign", "BN", Type::kInt64}}) {}
 
     std::size_t workspace(const Values&, const Sizes& sizes) const override {
         return token_medoids_workspace(sizes.of('B'), sizes.of('N'));

@@ -19,7 +19,7 @@ STAYS = {"token_score": (-1,)}
 def launchers_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """`host.run` and all that builds on it runs the library compiled by nvcc, on device memory."""
     assert needs.CAPABILITY is not None
-    library = host._loaded(device.library((needs.CAPABILITY,)))
+    library = ctypes.CDLL(str(device.library((needs.CAPABILITY,))))
 
     def call(name: str, *arguments: Any) -> None:
         stays = {place % len(arguments) for place in STAYS.get(name, ())}

@@ -17,7 +17,7 @@ pytestmark = needs.gpu
 def launch(name: str, arguments: list[Any]) -> tuple[Any, Callable[[], object]]:
     """A context that holds the arrays on the GPU, and what launches on them."""
     assert needs.CAPABILITY is not None
-    library = host._loaded(device.library((needs.CAPABILITY,)))
+    library = memory.ctypes.CDLL(str(device.library((needs.CAPABILITY,))))
     arrays = [item for item in arguments if isinstance(item, np.ndarray)]
     held = memory.on_device(arrays)
     pointers = iter(held.__enter__())

@@ -10,9 +10,9 @@ from types import MappingProxyType
 import pytest
 
 from tokenrt.errors import TargetError
-from tokenrt.perf import kernels, roofline
-from tokenrt.plugins import host
+from tokenrt.perf import kernels, operator_work, roofline
 from tokenrt.plugins.device import Usage
+from tokenrt.plugins.launches import KERNELS
 
 ROOT = Path(__file__).parents[2]
 DEVICE = roofline.Device("one", bandwidth=1e9, operations=1e12)
@@ -24,13 +24,13 @@ def report() -> kernels.Report:
 
 
 def test_each_operator_moves_no_less_than_its_inputs_and_outputs() -> None:
-    assert roofline.WORKS.keys() <= host.KERNELS.keys()
-    for work in (*roofline.works(1), *roofline.works(32)):
+    assert operator_work.WORKS.keys() == KERNELS.keys()
+    for work in (*operator_work.works(1), *operator_work.works(32)):
         assert work.moved >= work.least > 0, work
         assert work.launches
         for name in roofline.DEVICES:
             assert work.seconds(roofline.device(name)) >= work.least / roofline.device(name).bandwidth * 0.999
-    one, many = roofline.works(1), roofline.works(32)
+    one, many = operator_work.works(1), operator_work.works(32)
     for single, batch in zip(one, many, strict=True):
         # Lists that all images share are read once.
         assert 25 * single.moved < batch.moved <= 32 * single.moved
@@ -50,10 +50,26 @@ def test_a_device_without_figures_is_refused() -> None:
 
 
 def test_matching_counts_by_hand() -> None:
-    work = roofline.match(1, roofline.VIT_B)
+    work = operator_work.match(1, operator_work.VIT_B)
     assert work.setting == "98 x 98, 16 leave"
     assert work.least == 197 * 64 * 2 + 4 * 197 + 4 * 98 + 8 * 181 + 16 * 16
     assert work.operations == 2 * (98 * 98 + 197) * 64
+
+
+def test_rounds_count_by_hand() -> None:
+    """196 points of 768 channels in fp32, 138 centres, three rounds."""
+    metric, center, assign = 196 * 768 * 4, 138 * 768 * 4, 196 * 8
+    means = operator_work.means(1, operator_work.VIT_B)
+    assert means.setting == "138 of 196, 3 rounds"
+    assert means.least == metric + 196 * 4 + 138 * 8 + center + assign
+    a_round = 2 * metric + 3 * center + 2 * assign + 2 * 196 * 8 + 196 * 4
+    assert means.moved == 138 * 8 + 2 * center + 3 * a_round
+    assert means.operations == 3 * 3 * 196 * 768 * (138 + 1)
+    medoids = operator_work.medoids(1, operator_work.VIT_B)
+    assert medoids.least == metric + 196 * 4 + 2 * 138 * 8 + assign
+    a_round = 2 * metric + 2 * assign + 2 * 138 * 8 + 3 * 196 * 8 + 3 * 196 * 4
+    assert medoids.moved == 2 * 138 * 8 + 3 * a_round + metric + 138 * 8 + assign
+    assert medoids.operations == 3 * 196 * 768 * (4 * 138 + 3 * 32)
 
 
 def test_the_page_tells_registers_and_occupancy() -> None:
@@ -69,7 +85,7 @@ def test_the_committed_table_is_of_the_kernels_there_are() -> None:
     texts = [path.read_text() for path in (ROOT / "plugins" / "kernels").glob("*.cuh")]
     sources = "".join(text for text in texts if "__global__" in text)
     assert files == set(re.findall(r"^namespace (\w+) \{", sources, re.MULTILINE)) - {"once", "tokenrt"}
-    assert {row["operator"] for row in told["operators"]} == roofline.WORKS.keys()
+    assert {row["operator"] for row in told["operators"]} == operator_work.WORKS.keys()
     for row in told["kernels"]:
         assert all(
             used["spilled_bytes"] == used["stack_bytes"] == 0 for used in row["architectures"].values()

@@ -57,9 +57,9 @@ def test_what_the_compiler_refuses_is_told_and_not_kept(
 ) -> None:
     monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path))
     monkeypatch.setenv(host.EXTRA_FLAGS, "-fsyntax-only -Dtokenrt=%")
-    with pytest.raises(BuildError, match=r"refused module\.cpp: .* -Dtokenrt=%"):
+    with pytest.raises(BuildError, match=r"refused token_\w+/host\.cpp: .* -Dtokenrt=%"):
         apply_method("tome", arrays(8, 1, 0), keep=6, **HOST)
-    assert not [*tmp_path.rglob("*.so")]
+    assert not [*tmp_path.rglob("*.so"), *tmp_path.rglob("*.o")]
 
 
 @needs_compiler
@@ -75,3 +75,30 @@ def test_a_build_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.Mon
     assert compiler.compiled(source, ("-O1",), "one") != first
     source.write_text("int main() { return 1; }\n")
     assert compiler.compiled(source, (), "one") != first
+
+
+@needs_compiler
+def test_an_edit_of_one_kernel_compiles_what_includes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path / "cache"))
+    own, other, header = (tmp_path / name for name in ("own.cpp", "other.cpp", "kernel.cuh"))
+    header.write_text("inline int one() { return 1; }\n")
+    own.write_text('#include <kernel.cuh>\nextern "C" int own() { return one(); }\n')
+    other.write_text('extern "C" int other() { return 2; }\n')
+
+    def parts() -> set[Path]:
+        return set((tmp_path / "cache").rglob("part.o"))
+
+    first = compiler.linked([own, other], (f"-I{tmp_path}",), "both.so")
+    before = parts()
+    assert len(before) == 2
+    header.write_text("inline int one() { return 3; }\n")
+    second = compiler.linked([own, other], (f"-I{tmp_path}",), "both.so")
+    assert first != second
+    assert len(parts() - before) == 1
+    moved = tmp_path / "moved"  # the same text elsewhere is the same
+    moved.mkdir()
+    header.rename(moved / header.name)
+    assert compiler.linked([own, other], (f"-I{moved}",), "both.so") == second
+    assert len(parts()) == 3

@@ -14,6 +14,7 @@ from tests.plugins.running import needs_compiler, random, run
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.plugins import host
+from tokenrt.plugins.launches import KERNELS
 
 pytestmark = needs_compiler
 
@@ -58,7 +59,7 @@ class Launch:
         return status
 
 
-@pytest.fixture(params=sorted(host.KERNELS))
+@pytest.fixture(params=sorted(KERNELS))
 def launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Launch:
     return Launch(request.param, monkeypatch)
 
@@ -72,7 +73,7 @@ def test_a_missing_tensor_is_refused(launch: Launch) -> None:
         assert launch.refused(place, None) == INVALID, place
 
 
-@pytest.mark.parametrize("name", sorted(host.KERNELS))
+@pytest.mark.parametrize("name", sorted(KERNELS))
 def test_a_misaligned_tensor_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     launch = Launch(name, monkeypatch)
     for place in launch.tensors:
@@ -96,7 +97,7 @@ def test_another_type_is_refused(launch: Launch) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [name for name in sorted(host.KERNELS) if "keep" in OPERATORS[name].attributes and name != "TokenMatch"],
+    [name for name in sorted(KERNELS) if "keep" in OPERATORS[name].attributes and name != "TokenMatch"],
 )
 def test_more_than_all_tokens_are_refused(name: str) -> None:
     inputs, attributes = cases()[name]

@@ -24,12 +24,9 @@ OPTIONS = [
 ]
 
 
-def check(metric: Any, importance: Any, given: dict[str, Any]) -> None:
+def check(metric: Any, importance: Any, given: dict[str, Any], name: str = "TokenGreedySelect") -> None:
     inputs = [metric, np.asarray(importance, np.float32)]
-    (found,), (wanted,) = (
-        run("TokenGreedySelect", inputs, given),
-        expect("TokenGreedySelect", wide(inputs), given),
-    )
+    (found,), (wanted,) = run(name, inputs, given), expect(name, wide(inputs), given)
     np.testing.assert_array_equal(found, wanted)
 
 
@@ -70,15 +67,6 @@ def test_odd_numbers_are_chosen_as_the_reference_does(bad: float) -> None:
         check(metric, importance, {"keep": 12, "protect": 1, **others})
 
 
-def check_cover(metric: Any, importance: Any, given: dict[str, Any]) -> None:
-    inputs = [metric, np.asarray(importance, np.float32)]
-    (found,), (wanted,) = (
-        run("TokenCoverSelect", inputs, given),
-        expect("TokenCoverSelect", wide(inputs), given),
-    )
-    np.testing.assert_array_equal(found, wanted)
-
-
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("tokens", SIZES)
 def test_cover_choices_are_the_reference_s(tokens: int, kind: str) -> None:
@@ -91,7 +79,7 @@ def test_cover_choices_are_the_reference_s(tokens: int, kind: str) -> None:
         batch = 1 if tokens > 500 else 2
         metric = random((batch, tokens, 20 if turn else 7), kind)
         given = {"keep": keep, "protect": protect, "order": order, "power": power, "mix": mix}
-        check_cover(metric, importance[:batch], given)
+        check(metric, importance[:batch], given, "TokenCoverSelect")
 
 
 @pytest.mark.parametrize("bad", [None, np.nan, np.inf, -np.inf])
@@ -102,7 +90,7 @@ def test_cover_of_equal_and_odd_tokens_is_the_reference_s(bad: float | None) -> 
         few[0, [3, 9]], importance[0, [4, 9]] = bad, bad
     given = {"keep": 12, "protect": 1, "order": 1, "power": 1.0, "mix": 0.0}
     for metric in (few, np.ones_like(few), np.zeros_like(few)):
-        check_cover(metric, importance, given)
+        check(metric, importance, given, "TokenCoverSelect")
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,9 @@ def test_the_library_is_the_contracts(path: Path) -> None:
 
 
 def test_every_readme_is_that_of_its_contract() -> None:
+    listed = (contracts.HERE / "README.md").read_text()
     for contract in CONTRACTS.values():
+        assert f"| [{contract.operator}]({contract.folder.name}/README.md) |" in listed
         assert (contract.folder / "README.md").read_text() == contract.readme(), (
             f"{contract.operator}: python -m tokenrt.plugins.contracts writes it"
         )

@@ -19,6 +19,7 @@ from tests.plugins.running import KINDS, SIZES, UNITS, needs_compiler, random, r
 from tests.tolerance import within_twice
 from tokenrt.errors import UnsupportedError
 from tokenrt.plugins import host
+from tokenrt.plugins.launches import KERNELS
 
 pytestmark = needs_compiler
 
@@ -37,7 +38,7 @@ STAYS_FLOAT = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", sorted(host.KERNELS))
+@pytest.mark.parametrize("name", sorted(KERNELS))
 def test_every_kernel_takes_every_type(name: str, kind: str) -> None:
     inputs, attributes = cases()[name]
     own = [item.astype(KINDS[kind]) if item.dtype == np.float32 else item for item in inputs]
@@ -326,7 +327,7 @@ def test_odd_logits_make_nan_as_softmax_does(bad: float, rows: int) -> None:
 
 def test_results_do_not_depend_on_the_run() -> None:
     for name, (inputs, attributes) in cases().items():
-        if name in host.KERNELS:
+        if name in KERNELS:
             for one, other in zip(run(name, inputs, attributes), run(name, inputs, attributes), strict=True):
                 np.testing.assert_array_equal(one, other)
 

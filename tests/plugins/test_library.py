@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import shutil
 import subprocess
 import sys
@@ -19,28 +18,19 @@ from typer.testing import CliRunner
 from tests.ops.cases import cases
 from tests.plugins import built
 from tests.plugins.interface import KINDS, inputs_of, made
+from tests.plugins.needs import has_nvcc, needs_nvcc
 from tests.plugins.node import BUILD, RUNTIME, Node, told
-from tests.plugins.test_device import check_rows
 from tokenrt.cli import app
 from tokenrt.errors import BuildError, DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import OPERATORS
-from tokenrt.plugins import build, contracts, info, library, load, sass, toolchain
-from tokenrt.plugins.compiler import HERE, cache
+from tokenrt.plugins import build, contracts, info, library, load, toolchain
+from tokenrt.plugins.compiler import HERE
 from tokenrt.plugins.headers import headers
 
 NAMES = set(contracts.contracts())
 ONE = 89
 
 
-def has_nvcc() -> bool:
-    try:
-        toolchain.look()
-    except TokenrtError:
-        return False
-    return True
-
-
-needs_nvcc = pytest.mark.skipif(not has_nvcc(), reason="no nvcc")
 needs_registry = pytest.mark.skipif(find_spec("tensorrt_rtx_bindings") is None, reason="no TensorRT-RTX")
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on PATH")
 
@@ -273,53 +263,6 @@ def test_loading_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         load(built.host_library())
     with pytest.raises(TokenrtError, match="is no tokenrt plugin library"):
         load(__file__, FakeRegistry(NAMES))
-
-
-# All architectures -------------------------------------------------------------------------------------------------------
-
-
-CORES = 2
-"""Of the machine that the limits of building are for; nvcc runs once a core."""
-
-
-@needs_nvcc
-@pytest.mark.slow
-@pytest.mark.parametrize(("arch", "most"), [(None, 600), ([ONE], 90)], ids=["all", "one"])
-def test_building_takes_minutes(arch: list[int] | None, most: int, tmp_path: Path) -> None:
-    """Built anew and measured in processor time, so that what else the machine does counts for little."""
-    nvcc = toolchain.toolkit()
-    architectures = nvcc.architectures if arch is None else arch
-    shutil.rmtree(cache() / library._key(nvcc, headers(), architectures), ignore_errors=True)
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    made = build(arch=arch, output=tmp_path / "plugins.so")
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / CORES
-    print(f"{len(architectures)} architectures: {seconds:.0f} s on {CORES} cores, {made.seconds:.0f} s here")
-    assert seconds < most
-
-
-@needs_nvcc
-@pytest.mark.slow
-def test_every_architecture_is_in_the_fat_library(tmp_path: Path) -> None:
-    made = build(output=tmp_path / "plugins.so")
-    assert made.architectures == toolchain.look().architectures
-    for kind in ("elf", "ptx"):
-        command = [toolchain.look().tool("cuobjdump"), f"--list-{kind}", made.path]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        if kind == "ptx":
-            assert f"sm_{max(made.architectures)}.ptx" in listed
-            continue
-        for arch in made.architectures:
-            assert listed.count(f".sm_{arch}.") >= len(NAMES)
-
-
-@needs_nvcc
-@pytest.mark.slow
-@pytest.mark.parametrize("arch", toolchain.ARCHITECTURES)
-def test_rows_are_read_16_bytes_at_a_time_in_the_library(arch: int, tmp_path: Path) -> None:
-    if arch in toolchain.look().dropped:
-        pytest.skip(f"nvcc {toolchain.look().version} does not know sm_{arch}")
-    check_rows(sass.listing(build(output=tmp_path / "plugins.so").path, arch))
 
 
 def test_an_old_nvcc_drops_what_it_does_not_know(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_nvidia_counts_the_same() -> None:
         pytest.skip(str(missing))
     if not (include / "cuda_occupancy.h").is_file():
         pytest.skip("this CUDA toolkit has no cuda_occupancy.h")
-    oracle = kept((program, "-std=c++17", "-isystem", str(include)), ORACLE, "occupancy")
+    oracle = kept((program, "-std=c++17", f"-isystem{include}"), [ORACLE], "occupancy")
     cases = list(
         itertools.product(
             occupancy.LIMITS,

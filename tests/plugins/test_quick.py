@@ -53,7 +53,7 @@ def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs
         pytest.MonkeyPatch.context() as patch
     ):  # a sanitizer's runtime is for the kernel, not for its compiler
         patch.delenv("LD_PRELOAD", raising=False)
-        built = compiled(source, (*host.FLAGS, *extra, "-x", "c++"), "quick.so")
+        built = compiled(source, (*host.FLAGS, *extra, "-fPIC", "-shared", "-x", "c++"), "quick.so")
     library = ctypes.CDLL(str(built))
     batch = len(inputs[0])
     grid = [batch if size == quick_kernels.BATCH else size for size in made.grid]

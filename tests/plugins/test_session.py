@@ -20,6 +20,7 @@ from tokenrt.passes.plan import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.plugins import host
 from tokenrt.plugins.compiler import COMPILERS
+from tokenrt.plugins.launches import KERNELS
 from tokenrt.plugins.session import HostSession
 
 pytestmark = pytest.mark.skipif(
@@ -31,7 +32,7 @@ HALF = [(name, np.float16) for name in ("TokenCombine", "TokenRestore", "TokenSc
 """Operators whose function body, too, takes half precision."""
 
 
-@pytest.mark.parametrize(("name", "kind"), [*((name, np.float32) for name in sorted(host.KERNELS)), *HALF])
+@pytest.mark.parametrize(("name", "kind"), [*((name, np.float32) for name in sorted(KERNELS)), *HALF])
 def test_a_node_runs_its_kernel(name: str, kind: Any) -> None:
     inputs, attributes = cases()[name]
     if kind == np.float16:

@@ -15,7 +15,7 @@ def test_stores_and_reads_of_a_tile_meet_in_no_bank() -> None:
     told = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     lines = [line.split() for line in told.splitlines()]
     assert [(kind, int(tile)) for kind, tile, *_ in lines] == [
-        ("float32", 32), ("float32", 64), ("float16", 32), ("float16", 64)
+        ("float32", 32), ("float32", 64), ("float16", 32), ("float16", 64), ("distances", 32)
     ]  # fmt: skip
     for kind, tile, stores, reads, whole in lines:
         assert (stores, reads) == ("1", "1"), (kind, tile)

@@ -1,6 +1,6 @@
 // Prints, for each element type and tile, how often a warp's stores into a slice, and its 16-byte reads, meet
 // in one bank of shared memory: 32 banks of 4 bytes, 8 lanes a turn where a lane reads 16 bytes.
-#include <tile.cuh>
+#include <token_peaks.cuh>
 
 #include <algorithm>
 #include <cstdio>
@@ -59,6 +59,34 @@ void print(const char* name) {
     std::printf("%s %d %d %d %d\n", name, kTile, stores, reads, whole);
 }
 
+// The same of the distances of a tile, which each thread stores as it holds them, and each lane reads by row.
+void print_distances() {
+    using Policy = peaks::Policy;
+    constexpr int kTile = Policy::kTile, kEach = Policy::kEach, kSide = Policy::kSide;
+    const auto word = [](int row, int column) { return row * kTile + peaks::placed(row, column); };
+    int stores = 0, reads = 0;
+    std::set<int> places;
+    for (int first = 0; first < Policy::kThreads; first += 32) {
+        for (int i = 0; i < kEach * kEach; ++i) {
+            std::vector<int> words;
+            for (int me = first; me < first + 32; ++me) {
+                words.push_back(word(kEach * (me / kSide) + i / kEach, kEach * (me % kSide) + i % kEach));
+            }
+            stores = std::max(stores, turns(words));
+            places.insert(words.begin(), words.end());
+        }
+    }
+    for (int column = 0; column < kTile; ++column) {
+        std::vector<int> words;
+        for (int row = 0; row < 32; ++row) {
+            words.push_back(word(row, column));
+        }
+        reads = std::max(reads, turns(words));
+    }
+    const bool whole = static_cast<int>(places.size()) == kTile * kTile && *places.rbegin() < kTile * kTile;
+    std::printf("distances %d %d %d %d\n", kTile, stores, reads, whole);
+}
+
 }  // namespace
 
 int main() {
@@ -66,4 +94,5 @@ int main() {
     print<float, 64>("float32");
     print<__half, 32>("float16");
     print<__half, 64>("float16");
+    print_distances();
 }

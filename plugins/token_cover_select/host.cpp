@@ -1,0 +1,19 @@
+// TokenCoverSelect as plugins/host.py calls it: the launcher in C, without its stream.
+#include <token_cover_select.cuh>
+
+using namespace tokenrt;
+
+extern "C" {
+
+std::size_t host_token_cover_select_workspace(int batch, int tokens) {
+    return token_cover_select_workspace(batch, tokens);
+}
+
+int host_token_cover_select(int type, const void* metric, const float* importance, std::int64_t* index,
+                            void* workspace, int batch, int tokens, int width, int keep, int protect,
+                            int order, float power, float mix) {
+    const ChooseShape shape{batch, tokens, width, keep, protect, order, power, mix};
+    return token_cover_select(type, metric, importance, index, workspace, shape, nullptr);
+}
+
+}  // extern "C"
