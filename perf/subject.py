@@ -7,7 +7,7 @@ nor scikit-image (which would offer to download) is imported.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -38,6 +38,18 @@ PHOTOGRAPHS = {
     "cameraman": "camera.png",
 }
 """Photographs that lie inside the scikit-image wheel itself."""
+
+
+EXTRA_PICTURES = (
+    "skimage/data/brick.png", "skimage/data/cell.png", "skimage/data/clock_motion.png", "skimage/data/coins.png",
+    "skimage/data/grass.png", "skimage/data/gravel.png", "skimage/data/hubble_deep_field.jpg", "skimage/data/ihc.png",
+    "skimage/data/microaneurysms.png", "skimage/data/moon.png", "skimage/data/motorcycle_right.png",
+    "skimage/data/page.png", "skimage/data/retina.jpg", "skimage/data/text.png", "sklearn/datasets/images/china.jpg",
+    "sklearn/datasets/images/flower.jpg", "matplotlib/mpl-data/sample_data/grace_hopper.jpg",
+)  # fmt: skip
+"""Photographs and scans inside the wheels of scikit-image, scikit-learn and matplotlib, besides those of the demonstration."""
+
+PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn", "matplotlib": "matplotlib"}
 
 
 class MissingFileError(DependencyError):
@@ -85,6 +97,14 @@ def photograph(name: str) -> Photograph:
     if name not in PHOTOGRAPHS:
         raise TokenrtError(f"no photograph is called {name!r}; there are {', '.join(PHOTOGRAPHS)}")
     return framed(f"skimage/data/{PHOTOGRAPHS[name]}", PICTURES, name)
+
+
+def pictures() -> Iterator[Photograph]:
+    """The pictures of the demonstration, then the further ones."""
+    for name in PHOTOGRAPHS:
+        yield photograph(name)
+    for inner in EXTRA_PICTURES:
+        yield framed(inner, PACKAGES[inner.partition("/")[0]])
 
 
 def framed(inner: str, package: str, name: str | None = None) -> Photograph:

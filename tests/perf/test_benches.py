@@ -90,6 +90,13 @@ def test_the_time_of_a_run_is_shared_out_by_role(tiny: Path) -> None:
     ]
 
 
+def test_what_runs_inside_a_loop_counts_once_and_as_the_loop(tiny: Path) -> None:
+    reduced = tokenrt.reduce(tiny, method="atc", budget=Budget.remove(2))
+    shares = {share.role: share for share in roles.breakdown(reduced.model, 1, 1, 2)}
+    assert "Loop" in shares["clustering"].operators
+    assert not {"Loop", "GlobalMaxPool", "ScatterElements"} & set(shares[roles.MODEL].operators)
+
+
 def test_an_attention_repeated_for_a_score_counts_as_the_models_own(tiny: Path) -> None:
     reduced = tokenrt.reduce(tiny, method="zerotprune", budget=Budget.remove(2))
     shares = {share.role: share for share in roles.breakdown(reduced.model, 1, 1, 2)}

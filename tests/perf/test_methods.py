@@ -75,36 +75,43 @@ def test_a_method_that_takes_only_some_counts_is_measured_at_the_nearest(tiny: P
     assert all(result.score is not None for result in once)
 
 
-@pytest.mark.parametrize("change", ["turned", "drawn", "spread"])
-def test_an_experiment_changes_what_is_chosen(tiny: Path, tmp_path: Path, change: str) -> None:
-    """Of 16 tokens in four cells of 2 x 2 four stay: with spread scores one of each cell, turned the worst."""
+def test_drawn_numbers_in_place_of_a_score_choose_the_same_for_every_input(
+    tiny: Path, tmp_path: Path
+) -> None:
     from tokenrt.passes.reduce import reduce
 
     kept = {}
-    other = experiments.changed("topk", change)
+    other = experiments.drawn("topk")
     with methods.also(other):
         for name in ("topk", other.name):
             output = tmp_path / f"{name}.onnx"
             reduce(tiny, method=name, budget=Budget.tokens([5], [1]), source_map=True, output=output)
             kept[name] = quality._answers(output, exam(tiny).inputs, output="token_source_map")[:, 1:] >= 0
-    own, found = kept["topk"].reshape(3, 2, 2, 2, 2), kept[other.name].reshape(3, 2, 2, 2, 2)
-    assert (found.sum(axis=(1, 2, 3, 4)) == 4).all()
-    if change == "spread":
-        assert (found.sum(axis=(2, 4)) == 1).all()
-        # The best of all is the best of its cell.
-        assert ((own & found).sum(axis=(1, 2, 3, 4)) >= 1).all()
-    if change == "turned":
-        assert not (own & found).any()
-    if change == "drawn":
-        assert (found == found[:1]).all()
+    own, found = kept["topk"], kept[other.name]
+    assert (found.sum(axis=1) == 4).all()
+    assert (found == found[:1]).all()
+    assert not (own == found).all()
     with pytest.raises(MethodError, match="no method is called"):
         methods.get(other.name)
 
 
-def test_an_experiment_needs_a_score_to_change(tiny: Path) -> None:
-    other = experiments.changed("tome", "turned")
+def test_drawing_needs_a_score_to_draw_for(tiny: Path) -> None:
+    other = experiments.drawn("tome")
     with methods.also(other), pytest.raises(TokenrtError, match="'tome' chooses by no score"):
         quality.measured(exam(tiny), other.name, 0.5, ALL)
+
+
+def test_those_below_random_are_found_where_they_reduce() -> None:
+    def result(name: str, score: float, where: str) -> Result:
+        return Result("one", name, 0.5, score, where=where)
+
+    rows = [
+        result("random", 0.9, ALL),
+        result("random", 0.7, ONCE),
+        result("a", 0.8, ONCE),
+        result("b", 0.8, ALL),
+    ]
+    assert Quality([("one", "", 1.0)], rows).beaten("one") == ["b"]
 
 
 def test_an_outcome_says_whether_its_reason_holds() -> None:
@@ -123,7 +130,7 @@ def test_reasons_are_tested_for_methods_that_lose(tiny: Path) -> None:
     told = Experiment(
         "tiny", ("topk", "evit"), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE
     )
-    outcome = quality._outcome(exam(tiny), told, ["topk"])
+    outcome = quality._outcome(exam(tiny), told, ["topk"], {})
     assert [(trial.method, trial.share) for trial in outcome.trials] == [("topk", 0.5), ("topk", 0.25)]
     assert outcome.trials[0].own == quality.measured(exam(tiny), "topk", 0.5, ALL)[0]
     assert outcome.trials[0].changed == quality.measured(exam(tiny), "topk", 0.5, LATE)[0]
@@ -157,7 +164,10 @@ def test_the_page_tells_who_loses_to_random_and_what_was_tried() -> None:
     outcome = Outcome(told, [Trial("topk", 0.25, 0.9, 0.97, 0.96)])
     page = Quality([("one", "Accuracy.", 0.995)], rows, [outcome]).page(results.circumstances())
     assert "| `topk` | 25% | 0.900 | 0.970 | 0.960 | holds |" in page
-    assert "Below `random` at some share: `topk`." in page
+    assert "Below `random` at some share (all blocks): `topk`." in page
+    assert "No reason was found" not in page
+    untold = Quality([("one", "Accuracy.", 0.995)], rows).page(results.circumstances())
+    assert "No reason was found and tested for `topk`." in untold
     assert "- `tomesd`: needs a grid" in page
     assert "- `expedit`" not in page
     assert "| `expedit` | 0.900 (17) |" in page
@@ -165,9 +175,9 @@ def test_the_page_tells_who_loses_to_random_and_what_was_tried() -> None:
 
 
 def test_there_are_twenty_pictures() -> None:
-    names = [picture.name for picture in quality.pictures()]
+    names = [picture.name for picture in subject.pictures()]
     assert len(set(names)) == len(names) >= 20
-    assert next(quality.pictures()).pixels().shape == (3, subject.SIDE, subject.SIDE)
+    assert next(subject.pictures()).pixels().shape == (3, subject.SIDE, subject.SIDE)
 
 
 def test_digits_are_brought_to_size_and_split_once() -> None:
@@ -212,11 +222,12 @@ def test_the_page_lists_what_costs_more_and_what_on() -> None:
     ]
     costs = [
         Cost("a", "merging", "--remove 13", 0.02, 1.04),
-        Cost("b", "pruning", "--keep 0.7", 0.07, 1.14, roles=spent),
+        Cost("ltmp", "merging", "--remove 13", 0.07, 1.14, roles=spent),
         Cost("c", "merging", "", None, reason="no grid"),
     ]
     page = MethodCosts(costs, 2).page(results.circumstances())
-    assert "Above 5%: `b`.\n\n## What those above it spend" in page
+    assert "Above 5%: `ltmp`.\n\n## What those above it spend" in page
+    assert f"`ltmp`: {bench_methods.WHY['ltmp']}.\n\n| role |" in page
     assert "| matching | 3 | 10.00 | 10.0% | TopK 10.00 |" in page
     assert "| `a` | merging | `--remove 13` | 2.0% | 1.040 |" in page
 
@@ -229,6 +240,10 @@ def test_methods_above_the_limit_are_profiled_once(tiny: Path, monkeypatch: pyte
     assert {"matching", "merging"} <= {share.role for share in first.roles}
     (second,) = bench_methods.run(["tome"]).costs
     assert second.as_dict() == first.as_dict()
+
+
+def test_every_one_shot_method_that_may_be_above_the_limit_is_there() -> None:
+    assert set(bench_methods.WHY) <= set(methods.names())
 
 
 def test_the_floor_has_the_counts_of_the_method(tiny: Path, tmp_path: Path) -> None:
