@@ -12,12 +12,14 @@ from tokenrt.errors import MethodError, TokenrtError
 from tokenrt.passes import methods
 from tokenrt.passes.budget import Budget
 from tokenrt.passes.prepare import prepare
-from tokenrt.perf import bench_methods, digits, experiments, quality, results, subject, timing
+from tokenrt.perf import altered, bench_methods, digits, quality, results, subject, timing
 from tokenrt.perf.bench_methods import Cost, MethodCosts
 from tokenrt.perf.experiments import ALL, LATE, ONCE, Experiment, Outcome, Trial
 from tokenrt.perf.plain_vit import PlainViT
-from tokenrt.perf.quality import Exam, Quality, Result
+from tokenrt.perf.quality import Exam
+from tokenrt.perf.quality_page import Quality, Result
 from tokenrt.perf.roles import Share
+from tokenrt.perf.scores import Score
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +41,13 @@ def exam(model: Path) -> Exam:
         "Agreement.",
         model,
         inputs,
-        lambda found: float(np.corrcoef(found.ravel(), full.ravel())[0, 1]),
+        lambda found: np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(found, full, strict=True)]),
     )
+
+
+def scored(value: float, draws: int = 1) -> Score:
+    """Five pictures that all score the same."""
+    return Score(np.full((draws, 5), value))
 
 
 def test_every_method_leaves_the_same_counts(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -48,10 +55,13 @@ def test_every_method_leaves_the_same_counts(tiny: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(
         quality,
         "_score",
-        lambda exam, name, budget, options: asked.setdefault(name, []).append([*budget.counts]) or 0.5,
+        lambda exam, name, budget, options: (
+            asked.setdefault(name, []).append([*budget.counts]) or np.full(3, 0.5)
+        ),
     )
     for name in ("slice", "tome", "random"):
-        assert [result.score for result in quality.measure(exam(tiny), name)] == [0.5] * len(quality.SHARES)
+        scores = [result.score for result in quality.measure(exam(tiny), name)]
+        assert [score and score.value for score in scores] == [0.5] * len(quality.SHARES)
     assert asked["slice"] == asked["tome"]
     assert len(asked["random"]) == len(quality.SEEDS) * len(quality.SHARES)
     assert asked["slice"][0] == [16, 15, 14, 13]
@@ -81,7 +91,7 @@ def test_drawn_numbers_in_place_of_a_score_choose_the_same_for_every_input(
     from tokenrt.passes.reduce import reduce
 
     kept = {}
-    other = experiments.drawn("topk")
+    other = altered.drawn("topk")
     with methods.also(other):
         for name in ("topk", other.name):
             output = tmp_path / f"{name}.onnx"
@@ -96,74 +106,140 @@ def test_drawn_numbers_in_place_of_a_score_choose_the_same_for_every_input(
 
 
 def test_drawing_needs_a_score_to_draw_for(tiny: Path) -> None:
-    other = experiments.drawn("tome")
+    other = altered.drawn("tome")
     with methods.also(other), pytest.raises(TokenrtError, match="'tome' chooses by no score"):
         quality.measured(exam(tiny), other.name, 0.5, ALL)
 
 
+def test_dropped_tokens_count_with_the_most_similar_one_that_stays(tiny: Path, tmp_path: Path) -> None:
+    from tokenrt.passes.reduce import reduce
+
+    maps = {}
+    for name in ("divprune", "random"):
+        other = altered.counted(name)
+        with methods.also(other):
+            for chosen in (name, other.name):
+                output = tmp_path / f"{chosen}.onnx"
+                planned = reduce(
+                    tiny, method=chosen, budget=Budget.tokens([5], [1]), source_map=True, output=output
+                ).plan
+                maps[chosen] = quality._answers(output, exam(tiny).inputs, output="token_source_map")
+            assert planned.proportional_attention
+        own, found = maps[name], maps[other.name]
+        assert (found >= 0).all()
+        assert (np.broadcast_to(own, found.shape)[own >= 0] == found[own >= 0]).all()
+
+
+def test_a_score_is_the_mean_over_draws_of_the_center_over_pictures() -> None:
+    each = np.array([[0.0, 0.0, 0.9], [1.0, 1.0, 1.0]])
+    assert Score(each, "median").value == 0.5
+    assert Score(each).value == pytest.approx(0.65)
+
+
+def test_the_interval_is_that_of_the_difference_on_the_same_pictures() -> None:
+    pictures = np.random.default_rng(1).random(400)
+    score, better = Score(pictures[None]), Score(pictures[None] + 0.01)
+    np.testing.assert_allclose(better.above(score), [0.01, 0.01], atol=1e-9)
+    other = Score(np.random.default_rng(2).random(400)[None])
+    low, high = other.above(score)
+    error = np.sqrt(2 / 12 / 400)
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    drawn = Score(np.array([[0.0] * 5, [1.0] * 5]))
+    assert drawn.above(scored(0.0)) == (0.0, 1.0)
+
+
 def test_those_below_random_are_found_where_they_reduce() -> None:
-    def result(name: str, score: float, where: str) -> Result:
+    def result(name: str, score: Score, where: str) -> Result:
         return Result("one", name, 0.5, score, where=where)
 
+    accident = Score(np.array([[0.95, 0.95, 0.95, 0.95, 0.1]]))
     rows = [
-        result("random", 0.9, ALL),
-        result("random", 0.7, ONCE),
-        result("a", 0.8, ONCE),
-        result("b", 0.8, ALL),
+        result("random", scored(0.9, 3), ALL),
+        result("random", scored(0.7), ONCE),
+        result("a", scored(0.8), ONCE),
+        result("b", scored(0.8), ALL),
+        result("c", accident, ALL),
     ]
-    assert Quality([("one", "", 1.0)], rows).beaten("one") == ["b"]
+    found = Quality([("one", "", 1.0)], rows)
+    assert found.beaten("one") == {"b": [0.5]}
+    assert found.beaten("one", ONCE) == {}
+    assert accident.value < 0.9
 
 
 def test_an_outcome_says_whether_its_reason_holds() -> None:
     told = Experiment("one", ("a",), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE)
-    trials = [Trial("a", 0.5, 0.9, 0.95, 0.94), Trial("a", 0.25, 0.9, 0.92, 0.94)]
+    trials = [
+        Trial("a", 0.5, scored(0.9), scored(0.95), scored(0.94)),
+        Trial("a", 0.25, scored(0.9), scored(0.92), scored(0.94)),
+    ]
     (said, table) = Outcome(told, trials).page(results.table)
     assert "`a`: it looks too early. Test: later; then it is not below `random`." in said
-    assert "| `a` | 50% | 0.900 | 0.950 | 0.940 | holds |" in table
-    assert "| `a` | 25% | 0.900 | 0.920 | 0.940 | does not hold |" in table
+    assert "| `a` | 50% | 0.900 | 0.950 | 0.940 | +0.010 to +0.010 | holds |" in table
+    assert "| `a` | 25% | 0.900 | 0.920 | 0.940 | -0.020 to -0.020 | does not hold |" in table
     worse = replace(told, predicts=Experiment.NO_WORSE)
     assert [trial.holds(worse.predicts) for trial in trials] == [True, True]
-    assert not Trial("a", 0.5, 0.96, 0.90, 0.1).holds(worse.predicts)
+    assert not Trial("a", 0.5, scored(0.96), scored(0.90), scored(0.1)).holds(worse.predicts)
 
 
-def test_reasons_are_tested_for_methods_that_lose(tiny: Path) -> None:
+def test_reasons_are_tested_for_methods_that_lose_where_they_lose(tiny: Path) -> None:
     told = Experiment(
         "tiny", ("topk", "evit"), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE
     )
-    outcome = quality._outcome(exam(tiny), told, ["topk"], {})
-    assert [(trial.method, trial.share) for trial in outcome.trials] == [("topk", 0.5), ("topk", 0.25)]
-    assert outcome.trials[0].own == quality.measured(exam(tiny), "topk", 0.5, ALL)[0]
-    assert outcome.trials[0].changed == quality.measured(exam(tiny), "topk", 0.5, LATE)[0]
+    outcome = quality._outcome(exam(tiny), told, {"topk": [0.5, 0.35], "tome": [0.5]}, {})
+    assert [(trial.method, trial.share) for trial in outcome.trials] == [("topk", 0.5), ("topk", 0.35)]
+    trial = outcome.trials[0]
+    assert trial.own.value == quality.measured(exam(tiny), "topk", 0.5, ALL)[0].value
+    assert trial.changed.value == quality.measured(exam(tiny), "topk", 0.5, LATE)[0].value
+    assert trial.random.each.shape == (len(quality.SEEDS), 3)
+
+
+def test_random_can_be_changed_too(tiny: Path) -> None:
+    told = Experiment(
+        "tiny", ("divprune",), "it drops", "counted", Experiment.ABOVE, altered.counted, altered.counted
+    )
+    (trial,) = quality._outcome(exam(tiny), told, {"divprune": [0.5]}, {}).trials
+    assert trial.random.each.shape == (len(quality.SEEDS), 3)
+    assert trial.random.value != quality.measured(exam(tiny), "random", 0.5, ALL)[0].value
 
 
 def test_what_was_scored_is_not_scored_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = list(quality.measure(exam(tiny), "tome"))
     given = exam(tiny)
     monkeypatch.setattr(quality, "_answers", lambda model, inputs: pytest.fail("ran again"))
-    assert list(quality.measure(given, "tome")) == first
+    for again, result in zip(quality.measure(given, "tome"), first, strict=True):
+        assert replace(again, score=None) == replace(result, score=None)
+        assert again.score is not None
+        assert result.score is not None
+        assert (again.score.each == result.score.each).all()
 
 
 def test_methods_are_scored_and_refusals_kept(tiny: Path) -> None:
     found = list(quality.measure(exam(tiny), "tome"))
-    assert all(result.score is not None and 0 < result.score <= 1 for result in found)
-    assert found[0].score > found[-1].score
+    values = [result.score.value for result in found if result.score is not None]
+    assert len(values) == len(quality.SHARES)
+    assert 0 < values[-1] < values[0] <= 1
     structure = prepare(tiny).structure
     assert (structure.tokens, structure.protect) == (17, 1)
 
 
 def test_the_page_tells_who_loses_to_random_and_what_was_tried() -> None:
     scores = {"tome": 0.99, "topk": 0.90, "random": 0.95, "slice": 0.80}
-    rows = [Result("one", name, share, score) for name, score in scores.items() for share in quality.SHARES]
+    rows = [
+        Result("one", name, share, scored(score))
+        for name, score in scores.items()
+        for share in quality.SHARES
+    ]
     rows += [
         Result("one", name, share, None, "needs a grid")
         for name in ("tomesd", "expedit")
         for share in quality.SHARES
     ]
-    rows += [Result("one", name, 0.25, 0.9, where=ONCE, tokens=17) for name in ("expedit", "random")]
+    rows += [Result("one", name, 0.25, scored(0.9), where=ONCE, tokens=17) for name in ("expedit", "random")]
     told = Experiment("one", ("topk",), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE)
-    outcome = Outcome(told, [Trial("topk", 0.25, 0.9, 0.97, 0.96)])
+    outcome = Outcome(told, [Trial("topk", 0.25, scored(0.9), scored(0.97), scored(0.96))])
     page = Quality([("one", "Accuracy.", 0.995)], rows, [outcome]).page(results.circumstances())
-    assert "| `topk` | 25% | 0.900 | 0.970 | 0.960 | holds |" in page
+    assert "| `topk` | 25% | 0.900 | 0.970 | 0.960 | +0.010 to +0.010 | holds |" in page
+    assert "| `topk` | 0.900 ↓ | 0.900 ↓ | 0.900 ↓ | 0.900 ↓ |" in page
     assert "Below `random` at some share (all blocks): `topk`." in page
     assert "No reason was found" not in page
     untold = Quality([("one", "Accuracy.", 0.995)], rows).page(results.circumstances())
