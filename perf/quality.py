@@ -67,10 +67,12 @@ def run(names: Sequence[str] | None = None) -> Quality:
             for r in found
             if r.exam == exam.name and r.score is not None
         }
-        for experiment in EXPERIMENTS:
-            if experiment.exam == exam.name:
-                below = Quality(whole, found).beaten(exam.name, experiment.where)
-                outcomes.append(_outcome(exam, experiment, below, known))
+        so_far = Quality(whole, found)
+        outcomes.extend(
+            _outcome(exam, experiment, so_far.beaten(exam.name, experiment.where), known)
+            for experiment in EXPERIMENTS
+            if experiment.exam == exam.name
+        )
     return Quality(whole, found, outcomes)
 
 
@@ -218,7 +220,7 @@ def _score(exam: Exam, name: str, budget: Budget, options: Mapping[str, Any]) ->
 
 def _known(exam: Exam, model: Path) -> Array:
     """What each picture scores, out of the journal where it is."""
-    journal = Journal.of("quality")
+    journal = Journal.of("scores")
     key = digest(
         model, exam.name, str(exam.inputs.shape), f"onnxruntime {subject.version('onnxruntime-gpu')}"
     )

@@ -29,7 +29,7 @@ def test_a_line_cut_short_is_passed_over(tmp_path: Path) -> None:
 
 def test_journals_lie_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path))
-    assert Journal.of("quality").path == tmp_path / "bench" / "quality.jsonl"
+    assert Journal.of("scores").path == tmp_path / "bench" / "scores.jsonl"
 
 
 def test_a_key_depends_on_the_weights_beside_a_model(tmp_path: Path) -> None:
