@@ -23,7 +23,14 @@ FLOORS = ("random", "slice")
 SEEDS = (0, 1, 2, 3, 4)
 """Draws of `random`, whose mean stands in the table."""
 
+NEAR = 0.005
+"""A score that is below that of `random` by less says nothing."""
+
 BELOW = " ↓"
+
+
+Key = tuple[str, str, str, float]
+"""Exam, blocks, method and share."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,10 @@ class Result:
     where: str = ALL
     tokens: int | None = None
 
+    @property
+    def key(self) -> Key:
+        return self.exam, self.where, self.method, self.share
+
 
 @dataclass(frozen=True)
 class Quality:
@@ -48,23 +59,34 @@ class Quality:
     outcomes: Sequence[Outcome] = ()
 
     @cached_property
-    def differences(self) -> Mapping[tuple[str, str, str, float], tuple[float, float]]:
-        """A method's score less that of `random`, as a 95 % interval, by exam, blocks, method and share."""
-        floors = {(r.exam, r.where, r.share): r.score for r in self.results if r.method == "random"}
-        found = {}
-        for r in self.results:
-            floor = floors.get((r.exam, r.where, r.share))
-            if r.method not in FLOORS and r.score is not None and floor is not None:
-                found[r.exam, r.where, r.method, r.share] = r.score.above(floor)
-        return found
+    def differences(self) -> Mapping[Key, tuple[float, float]]:
+        """What a method scores above `random` there, as a 95 % interval."""
+        return {r.key: r.score.above(floor) for r, floor in self._pairs() if r.score is not None}
+
+    @cached_property
+    def losses(self) -> Mapping[Key, bool]:
+        """Where a method scores less than `random`: whether that is more than an accident of pictures and draws."""
+        return {
+            r.key: self.differences[r.key][1] < 0
+            for r, floor in self._pairs()
+            if r.score is not None and r.score.value < floor.value - NEAR
+        }
 
     def beaten(self, exam: str, where: str = ALL) -> dict[str, list[float]]:
-        """Methods below `random` there, where the whole interval is, each with the shares at which it is."""
+        """Methods below `random` there, each with the shares at which it is."""
         found = dict[str, list[float]]()
-        for (its_exam, its_where, name, share), (_, high) in self.differences.items():
-            if (its_exam, its_where) == (exam, where) and high < 0:
+        for its_exam, its_where, name, share in self.losses:
+            if (its_exam, its_where) == (exam, where):
                 found.setdefault(name, []).append(share)
         return found
+
+    def _pairs(self) -> Iterable[tuple[Result, Score]]:
+        """Each method's result with the score of `random` there."""
+        scores = {r.key: r.score for r in self.results}
+        for r in self.results:
+            floor = scores.get((r.exam, r.where, "random", r.share))
+            if r.method not in FLOORS and floor is not None:
+                yield r, floor
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -80,7 +102,7 @@ class Quality:
         known = {"exam": r.exam, "method": r.method, "share": r.share, "where": r.where, "tokens": r.tokens}
         if r.score is None:
             return known | {"reason": r.reason}
-        apart = self.differences.get((r.exam, r.where, r.method, r.share))
+        apart = self.differences.get(r.key)
         less = {"less_random": [round(end, 4) for end in apart]} if apart else {}
         return known | {"score": round(r.score.value, 4)} | less
 
@@ -96,8 +118,8 @@ class Quality:
             "Every method, all with the same token counts behind each block, falling in equal steps to a share of the "
             f"unprotected tokens. `random` is the mean of {len(SEEDS)} draws. No model was trained or tuned for the reduction. "
             "Made by `python -m tokenrt.perf.bench quality`.",
-            f"An arrow{BELOW} marks what is below `random`: the 95 % interval of the difference (bootstrap over pictures and "
-            "draws) lies below 0. Differences without one may be an accident of the pictures.",
+            f"An arrow ({BELOW.strip()}) marks what is surely below `random`: the 95 % interval of the difference on the same "
+            "pictures (bootstrap over pictures and draws) lies below 0. A smaller score without an arrow may be an accident.",
         ]
         for name, what, full in self.exams:
             parts += [
@@ -128,9 +150,8 @@ class Quality:
     def _cell(self, r: Result) -> str:
         if r.score is None:
             return "-"
-        _, high = self.differences.get((r.exam, r.where, r.method, r.share), (0.0, 0.0))
         count = f" ({r.tokens})" if r.where == ONCE else ""
-        return f"{r.score.value:.3f}{count}{BELOW if high < 0 else ''}"
+        return f"{r.score.value:.3f}{count}{BELOW if self.losses.get(r.key) else ''}"
 
     def _once(self, exam: str) -> list[str]:
         """Methods that reduce at one block alone, beside the controls there."""
@@ -163,11 +184,13 @@ class Quality:
         for outcome in tested:
             parts += outcome.page(results.table)
         known = {trial.method for outcome in tested for trial in outcome.trials}
-        names = dict.fromkeys(name for below in beaten.values() for name in below if name not in known)
-        if names:
-            parts.append(
-                "No reason was found and tested for " + ", ".join(f"`{name}`" for name in names) + "."
-            )
+        sure = {name for (its_exam, _, name, _), surely in self.losses.items() if its_exam == exam and surely}
+        left = {name for below in beaten.values() for name in below} - known
+        for told, names in (
+            ("No reason was found and tested for", left & sure),
+            ("Below it perhaps by accident, so no reason was sought:", left - sure),
+        ):
+            parts += [f"{told} {', '.join(f'`{name}`' for name in sorted(names))}."] if names else []
         return parts
 
     def _table(self, name: str, what: str, full: float) -> Table:

@@ -30,17 +30,19 @@ class Score:
         return float(CENTERS[self.center](self.each, axis=1).mean())
 
     def above(self, other: Score) -> tuple[float, float]:
-        """The 95 % interval of this score less the other, both of the same pictures.
+        """The 95 % interval of the difference to another score of the same pictures: its center over pictures.
 
-        Bootstrap: pictures are drawn again, the same for both, and so are the draws of each.
+        Bootstrap: pictures are drawn again, the same for both, and so are the draws of each, whose mean counts.
         """
         random, count = np.random.default_rng(0), self.each.shape[1]
-        pictures = random.integers(count, size=(RESAMPLES, count))
-        apart = self._again(pictures, random) - other._again(pictures, random)
-        low, high = np.quantile(apart, INTERVAL)
+        apart = self._again(random) - other._again(random)
+        pictures = random.integers(count, size=apart.shape)
+        centers = CENTERS[self.center](np.take_along_axis(apart, pictures, axis=1), axis=1)
+        low, high = np.quantile(centers, INTERVAL)
         return float(low), float(high)
 
-    def _again(self, pictures: Array, random: np.random.Generator) -> Array:
-        centers = CENTERS[self.center](self.each[:, pictures], axis=2)
-        draws = random.integers(len(centers), size=(len(centers), RESAMPLES))
-        return np.asarray(np.take_along_axis(centers, draws, axis=0).mean(axis=0))
+    def _again(self, random: np.random.Generator) -> Array:
+        """What each picture scores on average over draws that are drawn again: [RESAMPLES,n]."""
+        draws = len(self.each)
+        counts = random.multinomial(draws, np.full(draws, 1 / draws), size=RESAMPLES)
+        return np.asarray(counts / draws @ self.each)

@@ -146,6 +146,9 @@ def test_the_interval_is_that_of_the_difference_on_the_same_pictures() -> None:
     assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
     drawn = Score(np.array([[0.0] * 5, [1.0] * 5]))
     assert drawn.above(scored(0.0)) == (0.0, 1.0)
+    # What all pictures lose alike is sure, however far apart the pictures are.
+    far = np.array([[0.1, 0.5, 0.9]])
+    assert Score(far - 0.02, "median").above(Score(far, "median")) == pytest.approx((-0.02, -0.02))
 
 
 def test_those_below_random_are_found_where_they_reduce() -> None:
@@ -161,9 +164,12 @@ def test_those_below_random_are_found_where_they_reduce() -> None:
         result("c", accident, ALL),
     ]
     found = Quality([("one", "", 1.0)], rows)
-    assert found.beaten("one") == {"b": [0.5]}
+    assert found.beaten("one") == {"b": [0.5], "c": [0.5]}
     assert found.beaten("one", ONCE) == {}
-    assert accident.value < 0.9
+    assert found.losses == {("one", ALL, "b", 0.5): True, ("one", ALL, "c", 0.5): False}
+    page = found.page(results.circumstances())
+    assert "No reason was found and tested for `b`." in page
+    assert "perhaps by accident, so no reason was sought: `c`." in page
 
 
 def test_an_outcome_says_whether_its_reason_holds() -> None:
