@@ -107,7 +107,7 @@ def _outcome(
                 trials.append(
                     Trial(name, share, score(name, where, share), changed, score(floor.name, later, share))
                 )
-                low, high = trials[-1].difference(experiment.predicts)
+                low, high = trials[-1].difference
                 print(
                     f"{exam.name}, {experiment.label}: {name}, {share:.0%}: {low:+.3f} to {high:+.3f}",
                     file=sys.stderr,

@@ -173,7 +173,7 @@ def test_those_below_random_are_found_where_they_reduce() -> None:
 
 
 def test_an_outcome_says_whether_its_reason_holds() -> None:
-    told = Experiment("one", ("a",), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE)
+    told = Experiment("one", ("a",), "it looks too early", "later", changed_where=LATE)
     trials = [
         Trial("a", 0.5, scored(0.9), scored(0.95), scored(0.94)),
         Trial("a", 0.25, scored(0.9), scored(0.92), scored(0.94)),
@@ -182,15 +182,11 @@ def test_an_outcome_says_whether_its_reason_holds() -> None:
     assert "`a`: it looks too early. Test: later; then it is not below `random`." in said
     assert "| `a` | 50% | 0.900 | 0.950 | 0.940 | +0.010 to +0.010 | holds |" in table
     assert "| `a` | 25% | 0.900 | 0.920 | 0.940 | -0.020 to -0.020 | does not hold |" in table
-    worse = replace(told, predicts=Experiment.NO_WORSE)
-    assert [trial.holds(worse.predicts) for trial in trials] == [True, True]
-    assert not Trial("a", 0.5, scored(0.96), scored(0.90), scored(0.1)).holds(worse.predicts)
+    assert [trial.holds for trial in trials] == [True, False]
 
 
 def test_reasons_are_tested_for_methods_that_lose_where_they_lose(tiny: Path) -> None:
-    told = Experiment(
-        "tiny", ("topk", "evit"), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE
-    )
+    told = Experiment("tiny", ("topk", "evit"), "it looks too early", "later", changed_where=LATE)
     outcome = quality._outcome(exam(tiny), told, {"topk": [0.5, 0.35], "tome": [0.5]}, {})
     assert [(trial.method, trial.share) for trial in outcome.trials] == [("topk", 0.5), ("topk", 0.35)]
     trial = outcome.trials[0]
@@ -200,9 +196,7 @@ def test_reasons_are_tested_for_methods_that_lose_where_they_lose(tiny: Path) ->
 
 
 def test_random_can_be_changed_too(tiny: Path) -> None:
-    told = Experiment(
-        "tiny", ("divprune",), "it drops", "counted", Experiment.ABOVE, altered.counted, altered.counted
-    )
+    told = Experiment("tiny", ("divprune",), "it drops", "counted", altered.counted, altered.counted)
     (trial,) = quality._outcome(exam(tiny), told, {"divprune": [0.5]}, {}).trials
     assert trial.random.each.shape == (len(quality.SEEDS), 3)
     assert trial.random.value != quality.measured(exam(tiny), "random", 0.5, ALL)[0].value
@@ -241,7 +235,7 @@ def test_the_page_tells_who_loses_to_random_and_what_was_tried() -> None:
         for share in quality.SHARES
     ]
     rows += [Result("one", name, 0.25, scored(0.9), where=ONCE, tokens=17) for name in ("expedit", "random")]
-    told = Experiment("one", ("topk",), "it looks too early", "later", Experiment.ABOVE, changed_where=LATE)
+    told = Experiment("one", ("topk",), "it looks too early", "later", changed_where=LATE)
     outcome = Outcome(told, [Trial("topk", 0.25, scored(0.9), scored(0.97), scored(0.96))])
     page = Quality([("one", "Accuracy.", 0.995)], rows, [outcome]).page(results.circumstances())
     assert "| `topk` | 25% | 0.900 | 0.970 | 0.960 | +0.010 to +0.010 | holds |" in page
