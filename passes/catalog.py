@@ -26,8 +26,16 @@ FAMILIES: Mapping[str, str] = {
     "video": "Video clips",
     "floor": "Controls",
 }
-MATRIX = frozenset({"attention", "received_attention"})
-"""Taps that cost an N x N matrix beside a fused attention."""
+NEVER, WITHOUT_CLASS, ALWAYS = "never", "without class token", "always"
+MATRIX: Mapping[str, tuple[str, str]] = {
+    NEVER: ("kept", "kept"),
+    WITHOUT_CLASS: (
+        "N x N without class token",
+        "kept; without a class token an N x N matrix is computed beside it",
+    ),
+    ALWAYS: ("N x N beside", "kept, with an N x N matrix computed beside it"),
+}
+"""When, by default, a method has an N x N matrix computed beside a fused attention: in the table, and on a card."""
 
 TENSORS: Mapping[str, str] = {
     "tokens": "x [B,N,C]",
@@ -63,7 +71,8 @@ class MethodInfo:
     """One method: what it is, what it needs, and how far it has been compared.
 
     needs: trained tensors and their shapes. quota: how a count that depends on the data was fixed; empty where the published
-    count is fixed already. fused: whether a fused attention stays without an N x N matrix beside it.
+    count is fixed already. matrix: a key of MATRIX. fused: whether a fused attention stays without such a matrix, given
+    a class token.
     """
 
     name: str
@@ -74,6 +83,7 @@ class MethodInfo:
     needs: Mapping[str, str]
     quota: str
     fused: bool
+    matrix: str
     evidence: str
     merges: bool
     drops: bool
@@ -92,7 +102,8 @@ class MethodInfo:
             reads=method.reads,
             needs=dict(method.needs),
             quota=method.quota,
-            fused=not MATRIX & set(method.reads),
+            fused=_matrix(method.reads) != ALWAYS,
+            matrix=_matrix(method.reads),
             evidence=method.evidence,
             merges=method.merges,
             drops=method.drops,
@@ -115,7 +126,7 @@ class MethodInfo:
             ("arrays", "; ".join(dict.fromkeys([TENSORS["tokens"], *(TENSORS[tap] for tap in self.reads)]))),
             ("trained weights", "--set weights=FILE with " + ", ".join(needs) if needs else "none"),
             ("token count", f"quota form: {self.quota}" if self.quota else "fixed, as published"),
-            ("fused attention", "kept" if self.fused else "kept, with an N x N matrix computed beside it"),
+            ("fused attention", MATRIX[self.matrix][1]),
             ("sizes", "threaded into attention and pooling" if self.merges else "not used by attention"),
             (
                 "tokens that leave",
@@ -221,10 +232,18 @@ def _line(info: MethodInfo) -> tuple[str, ...]:
         ", ".join(info.reads).replace("_", " ") or "nothing",
         "needed" if info.needs else "none",
         "quota" if info.quota else "native",
-        "kept" if info.fused else "N x N beside",
+        MATRIX[info.matrix][0],
         info.evidence,
         info.paper,
     )
+
+
+def _matrix(reads: Sequence[str]) -> str:
+    """The key of MATRIX: a class token's attention is one row, whole matrices are what the other two taps take."""
+    asked = [tap for tap in reads if tap in {"attention", "received_attention", "class_attention"}]
+    if not asked or asked == ["class_attention"]:
+        return NEVER
+    return WITHOUT_CLASS if asked[0] == "class_attention" else ALWAYS
 
 
 def _venue(paper: str) -> str:

@@ -134,7 +134,7 @@ class Method:
     summary: ClassVar[str]
     paper: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
-    """Names of the taps it uses; empty: the choice does not depend on the picture."""
+    """Names of the taps it uses, those of its defaults first; empty: the choice does not depend on the picture."""
     evidence: ClassVar[Evidence]
     merges: ClassVar[bool] = False
     """Outputs are averages weighted by the sizes of their members."""

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from tests.conformance.test_methods import fitting
 from tokenrt.passes import catalog, methods
+from tokenrt.passes.apply import TensorTaps, apply_method
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
 
@@ -50,6 +54,29 @@ TAPS = {
     "tokens", "stream", "normed", "metric", "queries", "keys", "values", "attention", "class_attention", "received_attention",
     "grid", "state", "text",
 }  # fmt: skip
+
+
+@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize("name", methods.names())
+def test_a_matrix_is_computed_when_the_catalogue_says(
+    name: str, class_token: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = set[str]()
+
+    def watched(tap: str, own: Callable[[TensorTaps], Any]) -> Callable[[TensorTaps], Any]:
+        def call(taps: TensorTaps) -> Any:
+            read.add(tap)
+            return own(taps)
+
+        return call
+
+    for tap in ("attention", "received_attention"):
+        monkeypatch.setattr(TensorTaps, tap, watched(tap, getattr(TensorTaps, tap)))
+    # 36 cells, a grid of 6 x 6, with the class token before them where there is one.
+    given = fitting(name, 36 + class_token, 28, int(class_token), 1)
+    apply_method(name, backend="numpy", class_token=class_token, **given)
+    told = catalog.info(name).matrix
+    assert bool(read) == (told == catalog.ALWAYS or (told == catalog.WITHOUT_CLASS and not class_token))
 
 
 def test_the_pages_are_those_of_the_methods(tmp_path: Path) -> None:
