@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokenrt.passes.methods import _scores, _steps
-from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps
+from tokenrt.passes.methods.contract import Evidence, Family, Method, Ops, Reduction, Site, Taps, Value
 
 STATE = "halting"
 
@@ -46,7 +46,7 @@ class AViT(Method):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         channel = op("Squeeze", _steps.cut(op, _steps.float_tokens(op, taps), 0, 1, 2), _steps.LAST)
-        halting = op("Sigmoid", op("Sub", op("Mul", channel, self.gate_scale), self.gate_center))
+        halting = _sigmoid(op, op("Sub", op("Mul", channel, self.gate_scale), self.gate_center))
         halting = op("Where", op("IsNaN", halting), 0.0, halting)
         if STATE in taps.state:
             halting = op("Add", halting, taps.state[STATE])
@@ -54,3 +54,9 @@ class AViT(Method):
         kept = _steps.pruned(op, taps, site, index)
         carried = {STATE: _scores.gather_row(op, halting, index)}
         return Reduction(kept.tokens, kept.size, kept.position, kept.assign, state=carried)
+
+
+def _sigmoid(op: Ops, x: Value) -> Value:
+    """1 / (1 + exp(-x)), exact in the tails too, where the operator of ONNX Runtime is flat below -18."""
+    tail = op("Exp", op("Neg", op("Abs", x)))
+    return op("Div", op("Where", op("Less", x, 0.0), tail, 1.0), op("Add", tail, 1.0))

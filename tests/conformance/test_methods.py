@@ -41,18 +41,21 @@ BY_KERNEL = (2, 33, 197)
 
 
 def settings() -> Iterator[Any]:
-    """Backend, method, tokens, kept, protected, batch: small sizes all, large ones once each, fewest and most kept."""
-    for name, tokens, protect in itertools.product(methods.names(), SMALL + LARGE, (0, 1, 5)):
+    """Backend, method, tokens, kept, protected, batch: all of it for small sizes, one of each large one in the quick run."""
+    for name, tokens, protect, batch in itertools.product(methods.names(), SMALL + LARGE, (0, 1, 5), (1, 3)):
         method = methods.get(name)()
-        if protect >= tokens or (tokens in LARGE and protect != tokens % 2):
+        if protect >= tokens:
             continue
         fewest = method.fewest(tokens, protect)
         counts = {fewest, tokens - 1} if tokens in SMALL else {max(fewest, tokens // 2)}
+        one = batch == (1 if tokens % 2 else 3)
+        usual = tokens in SMALL or (one and protect == tokens % 2)
         for keep in sorted(count for count in counts if fewest <= count < tokens):
-            marks = [pytest.mark.slow] if name in SLOW.get(tokens, ()) else []
-            batch = 1 if tokens % 2 else 3
-            label = f"{name}-{tokens}-{keep}-{protect}"
+            marks = [] if usual and name not in SLOW.get(tokens, ()) else [pytest.mark.slow]
+            label = f"{name}-{tokens}-{keep}-{protect}-{batch}"
             yield pytest.param("onnxruntime", name, tokens, keep, protect, batch, id=label, marks=marks)
+            if not (usual and one):
+                continue
             often = tokens in BY_KERNEL and protect == tokens % 2
             marks = [needs_compiler] if often else [needs_compiler, pytest.mark.slow]
             yield pytest.param(

@@ -56,6 +56,15 @@ def test_the_published_threshold_keeps_the_same_tokens(backend: str) -> None:
         scored.close(found["state_halting"][0], total[left], backend)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_tokens_far_from_halting_are_told_apart(backend: str) -> None:
+    """With the published gate, a channel of -2 is a score of 2e-9."""
+    x = np.zeros((1, 9, 4), np.float32)
+    x[0, :, 0] = [-2, -3, -4, -5, -14, -3.5, -2.5, 4, -1.9]
+    found = apply_method("avit", {"x": x}, keep=4, protect=0, backend=backend)
+    assert found["index"][0].tolist() == [2, 3, 4, 5]
+
+
 def test_published_order_is_least_halted_first() -> None:
     given = scored.arrays(31, 1)
     total = halting(given["x"][0])
