@@ -26,9 +26,13 @@ EXACT = frozenset("Identity Cast CastLike Concat Expand Gather GatherElements Ga
 
 
 class Noisy(numpy_backend.NumpyOps):
-    """NumPy in float64, with the rounding of float32 played by seeded noise."""
+    """NumPy in float64, with the rounding of float32 played by seeded noise.
+
+    growth: with which power of the number of terms the error of a sum grows; 0.5 where they are added one after the other.
+    """
 
     rng = np.random.default_rng(0)
+    growth = 0.0
 
     def __call__(self, name: str, *inputs: Any, **attributes: Any) -> Any:
         result = super().__call__(name, *inputs, **attributes)
@@ -50,7 +54,9 @@ class Noisy(numpy_backend.NumpyOps):
         if name in ("TokenCombine", "TokenMeans"):
             return _magnitude(inputs[0]).max(axis=1, keepdims=True)
         if name in ("MatMul", "ReduceSum", "ReduceMean"):
-            return super().__call__(name, *(_magnitude(item) for item in inputs), **attributes)
+            total = super().__call__(name, *(_magnitude(item) for item in inputs), **attributes)
+            count = inputs[0].shape[-1] if name == "MatMul" else inputs[0].size // max(total.size, 1)
+            return total * float(count) ** self.growth
         return 0.0
 
     def _divisor(self, shares: Any, axis: int) -> Any:
@@ -82,10 +88,11 @@ def _magnitude(value: Any) -> Any:
 
 
 def shaken(
-    monkeypatch: pytest.MonkeyPatch, draws: int, name: str, given: Mapping[str, Any]
+    monkeypatch: pytest.MonkeyPatch, draws: int, name: str, given: Mapping[str, Any], growth: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Results of the NumPy backend under noise, `draws` times."""
+    """Results of the NumPy backend under noise, `draws` times. growth: see `Noisy`."""
     with monkeypatch.context() as patch:
         patch.setattr(numpy_backend, "NumpyOps", Noisy)
+        patch.setattr(Noisy, "growth", growth)
         Noisy.rng = np.random.default_rng(draws)
         return [apply_method(name, backend="numpy", **given) for _ in range(draws)]
