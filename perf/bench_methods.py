@@ -119,6 +119,7 @@ WHY = {
     "mctf": f"{WHOLE}; its three criteria and two rounds are many small operators",
     "tomesd": "whole tokens are compared, six times as wide as the keys that ToMe compares, and put back at every block",
     "atc": "clusters join one pair after the other, N - K times, in a loop",
+    "kmedoids": "rounds of K-medoids run one after the other, in a loop, weighted by the attention that every token receives",
     "token_pooling": "rounds of K-means run one after the other, in a loop",
 }
 """Method -> why it can take more than MOST; the breakdown below each is the evidence."""
