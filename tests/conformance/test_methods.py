@@ -99,24 +99,24 @@ def test_backends_agree(
         key: value.shape for key, value in exact.items()
     }
     check_ranges(found, tokens, given["keep"])
-    noisy, long = shaken(monkeypatch, DRAWS, name, double), list[dict[str, Any]]()
-    if unexplained(found, exact, noisy, long):
+    noisy, tied = shaken(monkeypatch, DRAWS, name, double), list[dict[str, Any]]()
+    if unexplained(found, exact, noisy, tied):
         noisy += shaken(monkeypatch, MORE, name, double)
-        long += shaken(monkeypatch, MORE, name, double, growth=0.5)
-    assert unexplained(found, exact, noisy, long) == []
+        tied += shaken(monkeypatch, MORE, name, double, ties=True)
+    assert unexplained(found, exact, noisy, tied) == []
 
 
 def unexplained(
-    found: dict[str, Any], exact: dict[str, Any], noisy: list[dict[str, Any]], long: list[dict[str, Any]]
+    found: dict[str, Any], exact: dict[str, Any], noisy: list[dict[str, Any]], tied: list[dict[str, Any]]
 ) -> list[str]:
     """What of `found` differs from `exact` by more than twice what rounding did to it, image by image.
 
-    long: draws in which long sums err more; they tell ties, and allow no number to be farther off.
+    tied: draws that tell ties; they allow no number to be farther off.
     """
     different = []
     for image in range(len(exact["tokens"])):
         same = all((found[key][image] == exact[key][image]).all() for key in CHOICES)
-        draws = [*noisy, *long]
+        draws = [*noisy, *tied]
         steady = all((draw[key][image] == exact[key][image]).all() for draw in draws for key in CHOICES)
         if steady and not same:
             different.append(f"image {image}: a clear choice")
