@@ -94,6 +94,7 @@ class MethodInfo:
 
     @classmethod
     def of(cls, method: type[Method]) -> MethodInfo:
+        matrix = _matrix(method.reads)
         return cls(
             name=method.name,
             family=method.family,
@@ -102,8 +103,8 @@ class MethodInfo:
             reads=method.reads,
             needs=dict(method.needs),
             quota=method.quota,
-            fused=_matrix(method.reads) != ALWAYS,
-            matrix=_matrix(method.reads),
+            fused=matrix != ALWAYS,
+            matrix=matrix,
             evidence=method.evidence,
             merges=method.merges,
             drops=method.drops,

@@ -8,7 +8,7 @@ import numpy as np
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes import methods
-from tokenrt.passes.methods import _clusters, _steps
+from tokenrt.passes.methods import _centers, _clusters, _scores, _steps
 from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Taps, Value
 
 
@@ -60,10 +60,8 @@ def counted(name: str) -> type[Method]:
     def reduce(self: Method, op: Ops, taps: Taps, site: Site) -> Reduction:
         made = base.reduce(self, op, taps, site)
         keep = op("Expand", made.position, _steps.batch_shape(op, taps.tokens, site.keep))
-        sound = _clusters.finite(op, _steps.float_tokens(op, taps))
-        unit = op("Div", sound, op("Max", _steps.lengths(op, sound), 1e-12))
-        cosine = op("MatMul", unit, op("Transpose", _steps.gather(op, unit, keep), perm=[0, 2, 1]))
-        nearest = op("ArgMax", cosine, axis=2, keepdims=0)
+        cosine = _scores.cosines(op, _clusters.finite(op, _steps.float_tokens(op, taps)))
+        nearest = _centers.nearest(op, op("Neg", cosine), keep)
         assign = op("ScatterElements", nearest, keep, _steps.numbered(op, taps.tokens, site.keep), axis=1)
         size = _clusters.collected(op, _steps.sizes(op, taps, site), assign, site.keep)
         return Reduction(made.tokens, size, keep, assign)

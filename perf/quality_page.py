@@ -66,19 +66,19 @@ class Quality:
     @cached_property
     def losses(self) -> Mapping[Key, bool]:
         """Where a method scores less than `random`: whether that is more than an accident of pictures and draws."""
-        return {
-            r.key: self.differences[r.key][1] < 0
-            for r, floor in self._pairs()
-            if r.score is not None and r.score.value < floor.value - NEAR
-        }
+        return {key: self.differences[key][1] < 0 for key in self._lower()}
 
     def beaten(self, exam: str, where: str = ALL) -> dict[str, list[float]]:
         """Methods below `random` there, each with the shares at which it is."""
         found = dict[str, list[float]]()
-        for its_exam, its_where, name, share in self.losses:
+        for its_exam, its_where, name, share in self._lower():
             if (its_exam, its_where) == (exam, where):
                 found.setdefault(name, []).append(share)
         return found
+
+    def _lower(self) -> Iterable[Key]:
+        """Where a method scores less than `random`; no interval is needed to know that."""
+        return (r.key for r, floor in self._pairs() if r.score and r.score.value < floor.value - NEAR)
 
     def _pairs(self) -> Iterable[tuple[Result, Score]]:
         """Each method's result with the score of `random` there."""
