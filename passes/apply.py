@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from tokenrt.passes import methods
 from tokenrt.passes.methods import _steps
 from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Value
 from tokenrt.passes.ops.contract import Array
+from tokenrt.passes.ops.numpy_backend import NumpyOps
 
 SHAPES: Mapping[str, tuple[str, ...]] = {
     "x": ("B", "N", "C"),
@@ -30,7 +31,7 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
 }
 """The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn may also be [B,N]; stream is x unless given."""
 
-BACKENDS = ("numpy", "onnxruntime", "plugin-host")
+BACKENDS = ("numpy", "onnxruntime")
 OPSET = 18
 
 
@@ -39,7 +40,7 @@ def apply_method(
     tensors: Mapping[str, Any],
     *,
     keep: int,
-    backend: str = "numpy",
+    backend: str | Ops = "numpy",
     protect: int = 1,
     class_token: bool | None = None,
     restore: bool = False,
@@ -48,38 +49,31 @@ def apply_method(
     state: Mapping[str, Any] | None = None,
     **params: Any,
 ) -> dict[str, Array]:
-    """Reduce the tokens of one layer, given as arrays.
+    """Reduce the tokens of one layer, given as arrays; `tokenrt.apply_method` says what each argument is.
 
-    `keep` is the number K of tokens in the output: protected and fused tokens count. `protect` leading tokens
-    stay whatever their score; the default 1 is a class token, 0 protects nothing. `class_token` says whether
-    token 0 is one (default: protect > 0), which decides what `score=auto` means. `block` of `blocks` is where the
-    layer stands, for methods that act by depth; `state` is what the method handed on at its last site.
-    `params` are the method's own options.
-
-    Shapes: tensors as named in SHAPES, of which a method needs `x` and what it reads -> "tokens" [B,K,C] in
-    the type of x; "size" [B,K,1]; "index" [B,K'] int64, the input position each output stands at, of a
-    pruning method the positions kept (a fused token has none, so K' = K - 1 there); "assign" [B,N] int64, the
-    output token each input token is part of, -1 when dropped; with `restore` "restored" [B,N,C]: each
-    position gets its token, a dropped one its own input back, and where positions are restored by a matrix
-    also that, "affinity" [B,N,K]; "state_NAME" for what the method hands on.
-    Backends: numpy computes in float64, onnxruntime runs the ONNX functions in float32, plugin-host runs the CUDA
-    kernels compiled for the CPU (on first use, into the cache) in float32.
-    Raises: MethodError for an unknown method, option or tensor, a missing tensor or a wrong shape; PlanError
-    for a K that does not fit; UnsupportedError for plugin-host without a C++ compiler, or where the method needs an
-    operator that has no kernel.
+    backend: one of BACKENDS, or an object that runs operators on arrays. Raises: MethodError, PlanError.
     """
     method = methods.get(name).from_options(params)
-    if backend not in BACKENDS:
-        raise MethodError(f"no backend is called {backend!r}; backends: {', '.join(BACKENDS)}")
+    if isinstance(backend, str) and backend not in BACKENDS:
+        raise unknown_backend(backend, BACKENDS)
     arrays, dims = _checked(tensors)
     site = _site(method, dims, keep, protect, class_token)
     site = replace(site, block=block, blocks=blocks, grid=_grid(tensors, site))
     if site.keep == site.tokens:
         return _unchanged(arrays, restore)
     carried = {name: np.asarray(value) for name, value in (state or {}).items()}
-    run = {"numpy": _on_numpy, "onnxruntime": _on_onnxruntime, "plugin-host": _on_host}[backend]
-    result = run(method, arrays, carried, site, restore)
+    if backend == "onnxruntime":
+        result = _on_onnxruntime(method, arrays, carried, site, restore)
+    else:
+        result = _on_arrays(
+            NumpyOps() if isinstance(backend, str) else backend, method, arrays, carried, site, restore
+        )
     return _named(method, arrays, result, site)
+
+
+def unknown_backend(name: str, known: Sequence[str]) -> MethodError:
+    """The error for a backend that is none of those known."""
+    return MethodError(f"no backend is called {name!r}; backends: {', '.join(known)}")
 
 
 def _grid(tensors: Mapping[str, Any], site: Site) -> tuple[int, ...] | None:
@@ -280,23 +274,14 @@ def _unchanged(arrays: Mapping[str, Array], restore: bool) -> dict[str, Array]:
     return result | ({"restored": x.copy()} if restore else {})
 
 
-def _on_numpy(
-    method: Method, arrays: Mapping[str, Array], state: Mapping[str, Array], site: Site, restore: bool
+def _on_arrays(
+    op: Ops,
+    method: Method,
+    arrays: Mapping[str, Array],
+    state: Mapping[str, Array],
+    site: Site,
+    restore: bool,
 ) -> dict[str, Array | None]:
-    from tokenrt.passes.ops.numpy_backend import NumpyOps
-
-    op = NumpyOps()
-    wide, carried = ({name: op.constant(array) for name, array in given.items()} for given in (arrays, state))
-    return _outputs(op, method, TensorTaps(op, wide, site, carried), site, restore)
-
-
-def _on_host(
-    method: Method, arrays: Mapping[str, Array], state: Mapping[str, Array], site: Site, restore: bool
-) -> dict[str, Array | None]:
-    # The kernels depend on the operators, never the other way: looked up only when they are asked for.
-    from tokenrt.plugins.backend import HostOps
-
-    op = HostOps()
     own, carried = ({name: op.constant(array) for name, array in given.items()} for given in (arrays, state))
     return _outputs(op, method, TensorTaps(op, own, site, carried), site, restore)
 

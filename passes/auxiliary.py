@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.attention import hides
-from tokenrt.passes.flow import ReduceAuxiliary
+from tokenrt.passes.marks import ReduceAuxiliary
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.shapes import Shapes, describe
 from tokenrt.passes.stages import Stage

@@ -14,8 +14,9 @@ import onnx_ir as ir
 from tokenrt.passes.ancestry import ancestors, between, constant_prefix, nested
 from tokenrt.passes.attention import Core, causal, cores
 from tokenrt.passes.branch import Branch, branch
-from tokenrt.passes.flow import Blocked, Flow, Mark, Marks, follow
+from tokenrt.passes.flow import Flow, follow
 from tokenrt.passes.grid import Grid, grid
+from tokenrt.passes.marks import Blocked, Mark, Marks
 from tokenrt.passes.shapes import Shapes, describe
 
 CAUSAL = "its mask is causal: a merged or moved token would let earlier positions see later ones"

@@ -8,7 +8,6 @@ from functools import lru_cache
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.errors import UnsupportedError
 from tokenrt.passes.limits import STANDARD, spelled
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 from tokenrt.passes.precision import ELEMENTWISE, HALF, INDEX_INPUTS, INSERTED, MOVED, TYPED
@@ -216,24 +215,6 @@ class Caster:
             name, count = f"{base}_{count}", count + 1
         self._names.add(name)
         return name
-
-
-def tell_types(model: ir.Model) -> None:
-    """Give every value of the graph its type. Raises: UnsupportedError where one cannot be told."""
-    from onnx_ir.passes.common import ShapeInferencePass
-
-    def untold() -> list[ir.Node]:
-        return [
-            node for node in model.graph if any(value.name and value.dtype is None for value in node.outputs)
-        ]
-
-    if untold():
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=False)(model)
-    if left := untold():
-        raise UnsupportedError(
-            f"{left[0].op_type} node {left[0].name or left[0].outputs[0].name!r}: the type of what it gives cannot be "
-            "told, so nothing after it can be cast: run shape inference on the model, or export it with types"
-        )
 
 
 @lru_cache

@@ -18,9 +18,9 @@ from tokenrt.passes import choices
 from tokenrt.passes.check_data import Array, Feed, feeds, inputs_of, quiet
 from tokenrt.passes.choices import Choices
 from tokenrt.passes.emulate import comparable
-from tokenrt.passes.legalize import DOMAIN, describe
-from tokenrt.passes.lower import lower, on_disk
-from tokenrt.passes.model import ModelLike, load
+from tokenrt.passes.functions import describe, inline
+from tokenrt.passes.model import ModelLike, copy, load, on_disk
+from tokenrt.passes.ops import DOMAIN
 from tokenrt.passes.runtime import session_options
 
 FUNCTION_TOLERANCE = 1e-5
@@ -154,7 +154,7 @@ def check(
         )
         declared = _declared(before), _declared(after)
         rounding = _coarsest(second)
-        inlined = lower(after, inline=True).model if after.functions else None
+        inlined = _inlined(after) if after.functions else None
         sites = choices.expose(before, after)
         forms = {"original": first, "reduced": second}
         for name, own, other in zip(forms, changed, (before, after), strict=True):
@@ -372,6 +372,12 @@ def _same(what: str, before: set[str], after: set[str]) -> None:
             f"the {what} of the two models differ: {', '.join(sorted(before))} in the original, "
             f"{', '.join(sorted(after))} in the reduced model; compare models made from one another"
         )
+
+
+def _inlined(model: ir.Model) -> ir.Model:
+    made = copy(model)
+    inline(made, reason="the two forms are compared")
+    return made
 
 
 def _no_bare_nodes(model: ir.Model) -> None:

@@ -21,8 +21,9 @@ import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError, UnsupportedError
 from tokenrt.passes import autocast
-from tokenrt.passes.caster import Caster, tell_types
+from tokenrt.passes.caster import Caster
 from tokenrt.passes.model import ModelLike, check_target, load, save
+from tokenrt.passes.types import tell_types
 
 if TYPE_CHECKING:
     from tokenrt.passes.check import CheckReport

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.passes.caster import tell_types
+from tokenrt.passes.types import tell_types
 
 FULL, BF16 = ir.DataType.FLOAT, ir.DataType.BFLOAT16
 FLOATS = frozenset({FULL, BF16, ir.DataType.FLOAT16, ir.DataType.DOUBLE})

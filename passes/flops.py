@@ -8,7 +8,7 @@ from math import prod
 
 import onnx_ir as ir
 
-from tokenrt.passes.flow import Mark
+from tokenrt.passes.marks import Mark
 from tokenrt.passes.shapes import BATCH, Shapes
 
 Term = tuple[int, tuple[Mark, ...]]

@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 
 from tokenrt.passes.blocks import Refusal, Structure
-from tokenrt.passes.flow import Marks
+from tokenrt.passes.marks import Marks
 from tokenrt.passes.model import ModelLike, opset
 from tokenrt.passes.plan import PLACES
 from tokenrt.passes.prepare import Prepared, ShapeOption, prepare

@@ -6,19 +6,19 @@ it is given: pass a copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.errors import ModelError, UnsupportedError
+from tokenrt.errors import UnsupportedError
 from tokenrt.passes import limits
 from tokenrt.passes.decompose import FORMS, Parts, decompose, read
+from tokenrt.passes.functions import STANDARD, Change, describe, inline, label, nodes_of, operator_of
+from tokenrt.passes.ops import DOMAIN
 
-DOMAIN = "tokenrt"
-STANDARD = frozenset({"", "ai.onnx"})
 PLUGIN = {"plugin_version": "1", "plugin_namespace": DOMAIN}
 """How TensorRT finds the plugin of a node; before 10.10 it does not read the node's domain."""
 
@@ -55,22 +55,6 @@ class Accepts:
     """Largest K of TopK."""
     any_names: bool = True
     """Names may hold quotes, backslashes and control characters."""
-
-
-@dataclass(frozen=True)
-class Change:
-    """One thing done to a model: where, what, and why."""
-
-    node: str
-    operator: str
-    action: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.operator} {self.node!r}: {self.action} ({self.reason})"
-
-    def as_dict(self) -> dict[str, str]:
-        return {"node": self.node, "operator": self.operator, "action": self.action, "reason": self.reason}
 
 
 def legalize(
@@ -114,56 +98,14 @@ def bare_nodes(model: ir.Model, reason: str) -> tuple[Change, ...]:
     """Take the bodies of the tokenrt nodes away, in place, and name their plugin on each node."""
     dropped = {identifier for identifier in model.functions if identifier[0] == DOMAIN}
     changes = []
-    for node in _nodes(model):
+    for node in nodes_of(model):
         if node.op_identifier() in dropped:
-            changes.append(Change(label(node), _operator(node), "left without a body", reason))
+            changes.append(Change(label(node), operator_of(node), "left without a body", reason))
             for name, value in PLUGIN.items():
                 node.attributes[name] = ir.AttrString(name, value)
     for identifier in dropped:
         del model.functions[identifier]
     return tuple(changes)
-
-
-def inline(
-    model: ir.Model, wanted: Callable[[ir.Function], bool] | None = None, *, reason: str
-) -> list[Change]:
-    """Replace calls of the functions `wanted` names (all when None) by their bodies.
-
-    Raises: ModelError when a function cannot be put into the model.
-    """
-    from onnx_ir.passes.common import InlinePass
-
-    calls = [
-        node
-        for node in _nodes(model)
-        if (function := model.functions.get(node.op_identifier())) is not None
-        and (wanted is None or wanted(function))
-    ]
-    if not calls:
-        return []
-    changes = [Change(label(node), _operator(node), "inlined", reason) for node in calls]
-    for node in calls:
-        # The inliner pairs a call's outputs with the body's: a call without the last ones gets them back.
-        node.resize_outputs(len(model.functions[node.op_identifier()].outputs))
-    try:
-        InlinePass(wanted)(model)
-    except Exception as cause:
-        root = cause.__cause__ or cause
-        raise ModelError(f"the model's functions cannot be inlined: {root}") from cause
-    for domain in {node.domain for node in calls} - STANDARD:
-        if not any(node.domain == domain for node in _nodes(model)):
-            model.opset_imports.pop(domain, None)
-    return changes
-
-
-def describe(node: ir.Node) -> str:
-    """The node as error messages name it: operator, domain where it is not the standard one, and name."""
-    return f"{_operator(node)} node {label(node)!r}"
-
-
-def label(node: ir.Node) -> str:
-    """The node's name, or that of its first output where it has none."""
-    return node.name or next((str(value.name) for value in node.outputs if value.name), "?")
 
 
 def _plugins(model: ir.Model, accepts: Accepts) -> Iterator[Change]:
@@ -194,7 +136,7 @@ def _functions(model: ir.Model, accepts: Accepts) -> Iterator[Change]:
 
 
 def _biases(model: ir.Model, accepts: Accepts) -> Iterator[Change]:
-    if accepts.empty_constants or not any(map(_holds_nothing, _nodes(model))):
+    if accepts.empty_constants or not any(map(_holds_nothing, nodes_of(model))):
         return
     for node in [*model.graph.all_nodes()]:
         if node.op_type not in ("Conv", "ConvTranspose") or node.domain not in STANDARD:
@@ -216,7 +158,7 @@ def _biases(model: ir.Model, accepts: Accepts) -> Iterator[Change]:
         node.resize_inputs(3)
         node.replace_input_with(2, bias.outputs[0])
         reason = "the target's parser takes its missing bias for the empty constants of the model"
-        yield Change(label(node), _operator(node), "given a bias of zeros", reason)
+        yield Change(label(node), operator_of(node), "given a bias of zeros", reason)
 
 
 def _holds_nothing(node: ir.Node) -> bool:
@@ -242,7 +184,7 @@ def _called_with_references(model: ir.Model) -> set[ir.OperatorIdentifier]:
 
 def _called_in_part(model: ir.Model) -> set[ir.OperatorIdentifier]:
     partial = set()
-    for node in _nodes(model):
+    for node in nodes_of(model):
         function = model.functions.get(node.op_identifier())
         if function is not None and (
             len(node.inputs) < len(function.inputs)
@@ -290,7 +232,7 @@ def _verdict(node: ir.Node, accepts: Accepts, every: bool) -> tuple[Parts | None
 
 
 def _refuse_foreign(model: ir.Model, accepts: Accepts) -> None:
-    for node in _nodes(model):
+    for node in nodes_of(model):
         if node.domain in STANDARD or node.op_identifier() in model.functions:
             continue
         if node.domain == DOMAIN and not accepts.plugins:
@@ -313,29 +255,18 @@ def _infer(model: ir.Model) -> None:
 
 
 def _attention_nodes(model: ir.Model) -> list[ir.Node]:
-    return [node for node in _nodes(model) if _is_attention(node)]
+    return [node for node in nodes_of(model) if _is_attention(node)]
 
 
 def _is_attention(node: ir.Node) -> bool:
     return node.op_type == "Attention" and node.domain in STANDARD
 
 
-def _nodes(model: ir.Model) -> Iterator[ir.Node]:
-    """Every node of the graph, its subgraphs and the functions."""
-    yield from model.graph.all_nodes()
-    for function in model.functions.values():
-        yield from function.all_nodes()
-
-
 def _values(model: ir.Model) -> Iterator[ir.Value]:
     yield from model.graph.inputs
     yield from model.graph.initializers.values()
-    for node in _nodes(model):
+    for node in nodes_of(model):
         yield from node.outputs
-
-
-def _operator(node: ir.Node) -> str:
-    return node.op_type if node.domain in STANDARD else f"{node.domain}.{node.op_type}"
 
 
 def rows(changes: tuple[Change, ...]) -> Any:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +10,8 @@ from typing import Any, Protocol
 import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.legalize import Accepts, Change, bare_nodes, inline, legalize, rows
+from tokenrt.passes.functions import Change, inline
+from tokenrt.passes.legalize import Accepts, bare_nodes, legalize, rows
 from tokenrt.passes.model import ModelLike, check_target, load, save
 
 
@@ -69,7 +67,7 @@ def lower(
     *,
     inline: bool = False,
     plugin: bool = False,
-    target: str | Wishes | None = None,
+    target: Wishes | None = None,
     output: str | os.PathLike[str] | None = None,
 ) -> Lowered:
     """Lower a copy of `model`, and write it where `output` says.
@@ -83,13 +81,12 @@ def lower(
     """
     if (inline, plugin, target is not None).count(True) != 1 and (inline or target is None):
         raise TokenrtError("lower takes exactly one of inline, plugin and target, or plugin with target")
-    wishes = _wishes(target) if target is not None else None
-    lowering = Lowering(inline, plugin, None if wishes is None else wishes.name)
+    lowering = Lowering(inline, plugin, None if target is None else target.name)
     if output is not None:
         check_target(output, model)
     copy = load(model)
-    if wishes is not None:
-        changes = legalize(copy, wishes.accepts(), bare=plugin)
+    if target is not None:
+        changes = legalize(copy, target.accepts(), bare=plugin)
     elif inline:
         changes = _inline(copy)
     else:
@@ -99,27 +96,5 @@ def lower(
     return Lowered(copy, changes, lowering.spec(), None if output is None else save(copy, output))
 
 
-@contextmanager
-def on_disk(model: ModelLike) -> Iterator[Path]:
-    """A file that holds the model: its own, or a temporary one for a model that is an object."""
-    if not isinstance(model, ir.Model):
-        yield Path(model)
-        return
-    with tempfile.TemporaryDirectory(prefix="tokenrt-") as folder:
-        path = save(model, Path(folder) / "model.onnx")
-        del model
-        yield path
-
-
 def _inline(model: ir.Model) -> tuple[Change, ...]:
     return tuple(inline(model, reason="only standard operators were asked for"))
-
-
-def _wishes(target: str | Wishes) -> Wishes:
-    if not isinstance(target, str):
-        return target
-    # The one look upwards: naming a target is a convenience of the public call, what it accepts is data.
-    from tokenrt.targets import load as load_target
-
-    wishes: Wishes = load_target(target)
-    return wishes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -88,6 +89,18 @@ def save(model: ir.Model, target: str | os.PathLike[str]) -> Path:
         ir.save(model, temporary, external_data=weights.name)
         _rename_location(temporary, weights.name, data.name)
     return path
+
+
+@contextmanager
+def on_disk(model: ModelLike) -> Iterator[Path]:
+    """A file that holds the model: its own, or a temporary one for a model that is an object."""
+    if not isinstance(model, ir.Model):
+        yield Path(model)
+        return
+    with tempfile.TemporaryDirectory(prefix="tokenrt-") as folder:
+        path = save(model, Path(folder) / "model.onnx")
+        del model
+        yield path
 
 
 def copy(model: ir.Model) -> ir.Model:

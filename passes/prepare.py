@@ -10,8 +10,7 @@ import onnx_ir as ir
 from tokenrt.passes.blocks import NOTHING, Refusal, Structure, find
 from tokenrt.passes.canonicalize import Axes, Canonicalize, parse_shapes
 from tokenrt.passes.model import ModelLike, load
-from tokenrt.passes.rewrite import annotate
-from tokenrt.passes.shapes import Shapes, infer
+from tokenrt.passes.shapes import Shapes, annotate, infer
 
 ShapeOption = Mapping[str, Axes] | Iterable[str] | None
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.auxiliary import Auxiliaries
-from tokenrt.passes.flow import BiasKeys, Edit, Mark, ReduceAuxiliary, SetInput, WeighPool
+from tokenrt.passes.marks import BiasKeys, Edit, Mark, ReduceAuxiliary, SetInput, WeighPool
 from tokenrt.passes.model import substitute
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.route import Route

@@ -17,7 +17,8 @@ from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ancestry import depends_on_input
 from tokenrt.passes.auxiliary import Auxiliaries
 from tokenrt.passes.blocks import Structure
-from tokenrt.passes.flow import Cut, Edit, Mark
+from tokenrt.passes.flow import Cut
+from tokenrt.passes.marks import Edit, Mark
 from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.plan import Plan, PlannedSite
@@ -230,15 +231,6 @@ class Rewriter:
             value.name, whole.name = f"{value.name}_reduced", value.name
             whole.shape, whole.type = value.shape, value.type
             self.graph.outputs[place] = whole
-
-
-def annotate(graph: ir.Graph, shapes: Shapes) -> None:
-    """Give every value the element type that inference found."""
-    for node in graph:
-        for value in node.outputs:
-            kind = shapes.types.get(str(value.name))
-            if kind is not None and value.type is None:
-                value.type = ir.TensorType(kind)
 
 
 def _next(graph: ir.Graph, value: ir.Value) -> ir.Node | None:

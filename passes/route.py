@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.blocks import Block, Structure
-from tokenrt.passes.flow import Blocked, Cut, Flow, follow
+from tokenrt.passes.flow import Cut, Flow, follow
+from tokenrt.passes.marks import Blocked
 from tokenrt.passes.methods.contract import Returns
 from tokenrt.passes.plan import PlannedSite, Where
 from tokenrt.passes.shapes import Shapes

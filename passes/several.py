@@ -14,7 +14,8 @@ import onnx_ir as ir
 
 from tokenrt.errors import PlanError, UnsupportedError
 from tokenrt.passes.blocks import Structure
-from tokenrt.passes.flow import Flow, WeighPool
+from tokenrt.passes.flow import Flow
+from tokenrt.passes.marks import WeighPool
 from tokenrt.passes.plan import Where
 from tokenrt.passes.route import Route, cut
 

@@ -109,6 +109,15 @@ def infer(model: ir.Model) -> Shapes:
     return Shapes(dims, types, dynamic)
 
 
+def annotate(graph: ir.Graph, shapes: Shapes) -> None:
+    """Give every value the element type that inference found."""
+    for node in graph:
+        for value in node.outputs:
+            kind = shapes.types.get(str(value.name))
+            if kind is not None and value.type is None:
+                value.type = ir.TensorType(kind)
+
+
 def _infer(proto: onnx.ModelProto) -> tuple[dict[str, Dims], dict[str, ir.DataType]]:
     import onnx.shape_inference
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.attention import POINTWISE, Core, hides, scalar
-from tokenrt.passes.flow import Marks
+from tokenrt.passes.marks import Marks
 from tokenrt.passes.methods._steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.shapes import BATCH, Shapes, describe

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from tokenrt.passes.flops import Cost, cost
-from tokenrt.passes.flow import Flow, Marks
+from tokenrt.passes.flow import Flow
+from tokenrt.passes.marks import Marks
 from tokenrt.passes.plan import Plan
 from tokenrt.passes.prepare import Prepared
 from tokenrt.passes.route import cut, returns, route

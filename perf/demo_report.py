@@ -17,6 +17,7 @@ from tokenrt.files import atomic
 from tokenrt.passes.plan import Budget, Plan
 from tokenrt.perf import subject
 from tokenrt.perf.timing import Ratio, default_threads
+from tokenrt.version import __version__
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -273,11 +274,9 @@ def digest(path: Path) -> str:
 
 
 def _versions() -> dict[str, str]:
-    import tokenrt
-
     found = {package: subject.version(package) for package in PACKAGES}
     installed = {package: version for package, version in found.items() if version is not None}
-    return {"python": platform.python_version(), "tokenrt": tokenrt.__version__, **installed}
+    return {"python": platform.python_version(), "tokenrt": __version__, **installed}
 
 
 def _summary(values: Mapping[str, float]) -> dict[str, Any]:

@@ -61,11 +61,11 @@ def model() -> Path:
     """The trained model as ONNX, trained on the first call. Raises: TokenrtError below 97 % accuracy."""
     path = cache() / "bench" / f"digits-vit-{VERSION}.onnx"
     if not path.exists():
-        import tokenrt
+        from tokenrt.export import export
 
         path.parent.mkdir(parents=True, exist_ok=True)
         print(f"training a vision transformer on digits for {path}", file=sys.stderr)
-        tokenrt.export(f"{__file__}:trained", path)
+        export(f"{__file__}:trained", path)
     return path
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import onnx_ir as ir
 
 from tokenrt.passes.ancestry import between
-from tokenrt.passes.legalize import inline
+from tokenrt.passes.functions import inline
 from tokenrt.passes.precision import INSERTED
 from tokenrt.passes.prepare import Prepared
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from tokenrt.errors import TargetError
-from tokenrt.passes.lower import on_disk
-from tokenrt.passes.model import ModelLike, load
+from tokenrt.passes.model import ModelLike, load, on_disk
 from tokenrt.passes.prepare import prepare
 from tokenrt.perf import groups, node_profile, timing
 from tokenrt.perf.node_profile import NodeProfile

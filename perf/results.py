@@ -12,14 +12,13 @@ from typing import Any
 
 from tokenrt.files import atomic
 from tokenrt.perf.subject import version
+from tokenrt.version import __version__
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxslim", "torch", "timm", "transformers")
 
 
 def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """When, on what and with which versions something was measured."""
-    import tokenrt
-
     found = {package: version(package) for package in packages}
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -27,7 +26,7 @@ def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "versions": {
             "python": platform.python_version(),
-            "tokenrt": tokenrt.__version__,
+            "tokenrt": __version__,
             **{package: number for package, number in found.items() if number is not None},
         },
     }

@@ -66,7 +66,7 @@ def session(model: ModelLike, *, threads: int | None = None, profile: str | None
     """
     import onnxruntime
 
-    from tokenrt.passes.lower import on_disk
+    from tokenrt.passes.model import on_disk
     from tokenrt.passes.runtime import session_options
 
     try:

@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from tokenrt.errors import BuildError, TargetError
 from tokenrt.files import atomic
-from tokenrt.passes.legalize import Change, label, legalize
-from tokenrt.passes.lower import on_disk
-from tokenrt.passes.model import ModelLike
+from tokenrt.passes.functions import Change, label
+from tokenrt.passes.legalize import legalize
+from tokenrt.passes.model import ModelLike, on_disk
 from tokenrt.passes.model import load as load_model
 from tokenrt.targets import engine_cache, trtexec, trtexec_tool
 from tokenrt.targets.batch import Batch, batch_of, shapes_of
@@ -35,6 +35,7 @@ from tokenrt.targets.tensorrt_rtx import (
     compile_engine,
     version,
 )
+from tokenrt.version import __version__
 
 BUILDERS = {"tensorrt-rtx": TENSORRT_RTX, "tensorrt": TENSORRT}
 
@@ -312,11 +313,9 @@ def _beside(path: Path, model: ir.Model) -> list[Path]:
 def _versions(job: _Job) -> dict[str, str]:
     import onnx
 
-    import tokenrt
-
     builder = (
         {job.builder.key: version(job.builder)}
         if job.tool is None
         else {"trtexec": trtexec_tool.version(job.tool)}
     )
-    return {"tokenrt": tokenrt.__version__, "onnx": onnx.__version__, **builder}
+    return {"tokenrt": __version__, "onnx": onnx.__version__, **builder}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenrt.passes.legalize import Change
+from tokenrt.passes.functions import Change
 from tokenrt.targets.batch import Batch
 from tokenrt.targets.tensorrt_rtx import Port
 

@@ -17,8 +17,7 @@ from typing import Any
 import onnx_ir as ir
 
 from tokenrt.errors import TargetError
-from tokenrt.passes.lower import on_disk
-from tokenrt.passes.model import ModelLike
+from tokenrt.passes.model import ModelLike, on_disk
 from tokenrt.passes.runtime import session_options
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"

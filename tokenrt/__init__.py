@@ -23,16 +23,17 @@ from tokenrt.errors import (
     TokenrtError,
     UnsupportedError,
 )
+from tokenrt.version import __version__
 
 if TYPE_CHECKING:
+    from tokenrt.api import apply_method as apply_method
+    from tokenrt.api import lower as lower
     from tokenrt.diagnosis import doctor as doctor
     from tokenrt.export import export as export
-    from tokenrt.passes.apply import apply_method as apply_method
     from tokenrt.passes.catalog import catalog as methods
     from tokenrt.passes.check import check as check
     from tokenrt.passes.convert import convert as convert
     from tokenrt.passes.inspect import inspect as inspect
-    from tokenrt.passes.lower import lower as lower
     from tokenrt.passes.plan import Budget as Budget
     from tokenrt.passes.plan import Plan as Plan
     from tokenrt.passes.reduce import Reduced as Reduced
@@ -42,22 +43,20 @@ if TYPE_CHECKING:
     from tokenrt.targets import targets as targets
     from tokenrt.targets.build import build as build
 
-__version__ = "0.1.0"
-
 # name -> (module, attribute). `export` and `targets` are packages that answer calls: the package is the
 # value whether or not it was imported before, so the name never changes its meaning.
 _LAZY: dict[str, tuple[str, str | None]] = {
     "Budget": ("tokenrt.passes.plan", "Budget"),
     "Plan": ("tokenrt.passes.plan", "Plan"),
     "Reduced": ("tokenrt.passes.reduce", "Reduced"),
-    "apply_method": ("tokenrt.passes.apply", "apply_method"),
+    "apply_method": ("tokenrt.api", "apply_method"),
     "build": ("tokenrt.targets.build", "build"),
     "check": ("tokenrt.passes.check", "check"),
     "convert": ("tokenrt.passes.convert", "convert"),
     "doctor": ("tokenrt.diagnosis", "doctor"),
     "export": ("tokenrt.export", None),
     "inspect": ("tokenrt.passes.inspect", "inspect"),
-    "lower": ("tokenrt.passes.lower", "lower"),
+    "lower": ("tokenrt.api", "lower"),
     "methods": ("tokenrt.passes.catalog", "catalog"),
     "plan": ("tokenrt.passes.reduce", "plan"),
     "plugins": ("tokenrt.plugins", None),

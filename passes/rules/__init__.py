@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tokenrt.passes.flow import Rule
+from tokenrt.passes.marks import Rule
 from tokenrt.passes.rules import attention, elementwise, linear, reduction, shape, spatial
 
 RULES: Mapping[tuple[str, str], Rule] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenrt.passes.flow import BiasKeys, ReduceAuxiliary, Step
+from tokenrt.passes.marks import BiasKeys, ReduceAuxiliary, Step
 
 
 def attention(step: Step) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenrt.passes.flow import Mark, ReduceAuxiliary, Role, Step
+from tokenrt.passes.marks import Mark, ReduceAuxiliary, Role, Step
 
 STANDARD = (
     "Abs Add And BitShift Cast CastLike Ceil Celu Clip Cos Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual "

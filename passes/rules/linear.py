@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenrt.passes.flow import Mark, Step
+from tokenrt.passes.marks import Mark, Step
 
 
 def matmul(step: Step) -> None:

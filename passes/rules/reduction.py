@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tokenrt.passes.flow import BiasKeys, Mark, Step, WeighPool
+from tokenrt.passes.marks import BiasKeys, Mark, Step, WeighPool
 
 POOLED = {"ReduceMean", "ReduceSum", "GlobalAveragePool"}
 EXTREMES = {"ReduceMax", "ReduceMin", "GlobalMaxPool"}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
-from tokenrt.passes.flow import Mark, ReduceAuxiliary, SetInput, Step
+from tokenrt.passes.marks import Mark, ReduceAuxiliary, SetInput, Step
 from tokenrt.passes.shapes import BATCH, Dims
 
 END = 2**31 - 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenrt.passes.flow import Step
+from tokenrt.passes.marks import Step
 
 GRID = (
     "AveragePool Col2Im Conv ConvTranspose DeformConv DepthToSpace GatherElements GatherND GridSample GroupNormalization "

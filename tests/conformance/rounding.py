@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 from tokenrt.passes.ops import OPERATORS, numpy_backend
 
 UNIT = 2.0**-24

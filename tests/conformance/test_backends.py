@@ -17,8 +17,8 @@ import pytest
 from tests.conformance import plain
 from tests.plugins.running import needs_compiler
 from tests.tolerance import within_twice
+from tokenrt import apply_method
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 C, D, H = 12, 8, 2
 TIE = 2.0**-20

@@ -16,9 +16,9 @@ import pytest
 from tests.conformance.given import call, wide
 from tests.conformance.rounding import UNIT, shaken
 from tests.plugins.running import needs_compiler
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
 SLOW = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.methods import loops
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 SIZES = (2, 3, 31, 32, 33, 65)
 

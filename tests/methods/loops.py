@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tokenrt import apply_method
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 BACKENDS = ("numpy", "onnxruntime")
 C, D, H = 6, 5, 2

@@ -12,9 +12,9 @@ import pytest
 
 from tests.methods import loops
 from tests.methods.loops import BACKENDS, CLOSE
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 C, D, H = 8, 5, 2
 """Channels that DynamicViT's predictor can halve twice."""

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.methods import loops
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 
 def windows(grid: tuple[int, ...], height: int, width: int, protect: int) -> list[list[int]]:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError, TokenrtError
-from tokenrt.passes.apply import apply_method
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 9, 4)).astype(np.float32)

@@ -11,8 +11,8 @@ import pytest
 from tests.methods import scored
 from tests.methods.loops import BACKENDS, settings
 from tests.methods.scored import ODD
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
-from tokenrt.passes.apply import apply_method
 
 CLEAR = 3
 """A seed of which no point lies between two sums by less than 3e-7, where float32 could draw either token."""

@@ -11,7 +11,7 @@ import pytest
 from tests.methods import scored
 from tests.methods.loops import BACKENDS, settings
 from tests.methods.scored import ODD
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 GATE = {"gate_scale": 1.5, "gate_center": 0.5}
 

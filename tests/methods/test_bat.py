@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.methods import clusters, loops
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 from tokenrt.passes.methods.contract import Site
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from tests.conformance.given import call
 from tests.methods import loops
+from tokenrt import apply_method
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 VARIANTS: list[tuple[str, dict[str, Any]]] = [
     ("tome", {"every": 3}), ("tofu", {"strategy": "merge"}), ("tofu", {"strategy": "prune"}), ("pitome", {"mode": "pitome"}),

@@ -13,8 +13,9 @@ import pytest
 from rich.console import Console
 
 from tests.conformance.test_methods import fitting
+from tokenrt import apply_method
 from tokenrt.passes import catalog, methods
-from tokenrt.passes.apply import TensorTaps, apply_method
+from tokenrt.passes.apply import TensorTaps
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.methods.clips import BACKENDS, clip
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 CASES: dict[str, dict[str, Any]] = {
     "sta": {"keep": 1 + 4 * 5},

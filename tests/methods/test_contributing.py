@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.conformance.given import arrays
+from tokenrt import apply_method
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 

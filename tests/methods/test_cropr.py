@@ -12,9 +12,9 @@ import pytest
 from tests.methods import scored
 from tests.methods.loops import BACKENDS, settings
 from tests.methods.scored import ODD, C, linear
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 QUERIES = scored.weights({"queries": (3, C)})
 FULL = scored.weights(

@@ -9,8 +9,8 @@ import pytest
 
 from tests.methods import loops
 from tests.methods.test_algm import windows
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.apply import apply_method
 
 RNG = np.random.default_rng(5)
 WEIGHTS = {

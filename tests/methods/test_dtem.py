@@ -14,8 +14,8 @@ import pytest
 import tokenrt
 from tests.methods import loops
 from tests.passes import tiny
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
-from tokenrt.passes.apply import apply_method
 from tokenrt.passes.plan import Budget
 
 RNG = np.random.default_rng(3)

@@ -12,8 +12,8 @@ import pytest
 from tests.methods import scored
 from tests.methods.loops import BACKENDS, settings
 from tests.methods.scored import ODD, C, gelu, linear
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
-from tokenrt.passes.apply import apply_method
 
 WEIGHTS = scored.weights(
     {

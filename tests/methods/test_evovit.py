@@ -10,9 +10,9 @@ import pytest
 from tests.methods import scored
 from tests.methods.loops import BACKENDS, settings
 from tests.methods.scored import ODD
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 
 def attention(given: Any, image: int, protect: int) -> list[float]:

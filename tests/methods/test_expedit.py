@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.methods import clusters, loops
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
-from tokenrt.passes.apply import apply_method
 
 SETTINGS = {"iterations": 4, "temperature": 0.3, "window": 3, "recon_temperature": 0.2, "recon_k": 3}
 

@@ -12,9 +12,9 @@ from tests.conformance.given import grid as layout
 from tests.methods import scored
 from tests.methods.loops import BACKENDS, settings
 from tests.methods.scored import ODD
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 from tokenrt.passes.methods.gtp import SCORES
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from tests.methods import loops
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 
 def merge_prune(metric: Any, score: Any, keep: int, prune: int, protect: int, order: str) -> loops.Groups:

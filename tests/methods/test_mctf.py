@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.methods import loops
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.apply import apply_method
 
 TAU = {"tau_sim": 2.0, "tau_info": 5.0, "tau_size": 7.0}
 

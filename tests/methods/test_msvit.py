@@ -11,8 +11,8 @@ from tests.methods import scored
 from tests.methods.loops import BACKENDS
 from tests.methods.scored import ODD
 from tests.methods.test_spa import GATE, gate
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.apply import apply_method
 
 
 def squares(grid: tuple[int, int], protect: int) -> list[list[int]]:

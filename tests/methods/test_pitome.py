@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.methods import loops
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.apply import apply_method
 from tokenrt.passes.methods.pitome import removed as by_ratio
 
 BLOCK, BLOCKS = 3, 8

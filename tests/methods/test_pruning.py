@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 RNG = np.random.default_rng(0)
 B, N, C, H = 2, 12, 4, 3

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.methods.clips import BACKENDS, clip, cosine
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.apply import apply_method
 
 
 def by_loops(x: Any, metric: Any, protect: int, groups: int, kept: int, backward: bool) -> list[int]:

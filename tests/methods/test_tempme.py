@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.methods.clips import BACKENDS, clip, matched, same_merge
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 SHORT = {"frame_positions": np.ones((3, 6), np.float32)}
 

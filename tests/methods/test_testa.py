@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from tests.methods.clips import BACKENDS, clip, cosine, matched, means, same_merge
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.apply import apply_method
 
 
 def frame_groups(metric: Any, frames: int, remove: int, variant: str) -> list[list[int]]:

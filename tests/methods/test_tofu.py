@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.methods import loops
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
-from tokenrt.passes.apply import apply_method
 
 
 def fused(x: Any, groups: loops.Groups, variant: str) -> Any:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tests.methods import loops
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 
 def by_loops(

@@ -7,9 +7,9 @@ import pytest
 
 from tests.methods import loops
 from tests.methods.test_algm import windows
+from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 CASES = [
     ((2, 2), 1, 0, 2, 2), ((2, 2), 3, 0, 2, 2), ((4, 8), 1, 1, 2, 2), ((4, 8), 24, 1, 2, 2), ((5, 7), 29, 2, 2, 2),

@@ -11,8 +11,8 @@ import pytest
 from tests.methods import scored
 from tests.methods.loops import BACKENDS, settings
 from tests.methods.scored import ODD
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
-from tokenrt.passes.apply import apply_method
 
 
 def sums(output: Any, clipped: bool) -> list[float]:

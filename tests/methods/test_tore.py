@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from tests.methods import clusters, loops
+from tokenrt import apply_method
 from tokenrt.errors import MethodError
-from tokenrt.passes.apply import apply_method
 
 HIDDEN, GRID = 5, (4, 8)
 

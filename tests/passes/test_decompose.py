@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.passes.test_lower import operators, parse, run
+from tokenrt import lower
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.legalize import Accepts, legalize
-from tokenrt.passes.lower import lower
 
 
 def attention(inputs: dict[str, str], attributes: str = "", opset: int = 23, call: str = "") -> ir.Model:

@@ -13,9 +13,9 @@ import onnxruntime
 import pytest
 
 from tests.targets import models
+from tokenrt import lower
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.legalize import Accepts, legalize
-from tokenrt.passes.lower import lower
 from tokenrt.targets import load
 
 PRUNED = (

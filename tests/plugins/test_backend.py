@@ -11,9 +11,9 @@ import pytest
 from tests.conformance.given import call
 from tests.conformance.test_backends import arrays
 from tests.conformance.test_methods import check_ranges
+from tokenrt import apply_method
 from tokenrt.errors import BuildError, MethodError, PlanError, UnsupportedError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 from tokenrt.plugins import compiler, host
 
 HOST: dict[str, Any] = {"backend": "plugin-host"}

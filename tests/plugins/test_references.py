@@ -12,7 +12,7 @@ from tests.ops.runner import expect, model
 from tests.plugins import built
 from tests.plugins.interface import needs_compiler
 from tests.plugins.node import Node, told
-from tokenrt.passes.lower import lower
+from tokenrt import lower
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.plugins import contracts, library, references
 

@@ -77,7 +77,7 @@ def test_another_option_is_built(tmp_path: Path, other: dict[str, Any]) -> None:
 
 def test_another_version_of_a_tool_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path)
-    monkeypatch.setattr("tokenrt.__version__", "9.9.9")
+    monkeypatch.setattr("tokenrt.targets.build.__version__", "9.9.9")
     assert not build(tmp_path).reused
 
 

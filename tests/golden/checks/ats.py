@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden.compare import Arrays, Check, Unsupported, close, equal
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 EPSILON = 1e-6
 """The authors' masked softmax adds it, divided among the tokens."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.golden.block import Block
 from tests.golden.compare import Arrays, Check, close, equal, with_room
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 
 def check_pruning(method: str) -> Check:

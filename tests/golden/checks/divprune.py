@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tests.golden.compare import Arrays, Check, equal
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 
 def check_divprune(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:

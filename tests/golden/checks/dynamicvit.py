@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from tests.golden.compare import Arrays, Check, Unsupported, close, equal
+from tokenrt import apply_method
 from tokenrt.passes import methods
-from tokenrt.passes.apply import apply_method
 
 
 def check_dynamicvit(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:

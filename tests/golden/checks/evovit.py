@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.golden.block import Block
 from tests.golden.compare import Arrays, Check, close, equal
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 SELECTIONS = (4, 8)
 """Blocks before which tokens are selected; the others wait until the next one, or the end."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from tests.golden.block import Block
 from tests.golden.compare import Arrays, Check, Unsupported, close, equal, with_room
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 WHAT = {
     "CLSAttn": "class",

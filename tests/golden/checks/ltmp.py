@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.golden.block import Block
 from tests.golden.compare import Arrays, Check, close, equal
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 
 def check_ltmp(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden.compare import Arrays, Check, close
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 
 SIT = {
     "norm_weight": "w_weight_0_weight",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden.compare import Arrays, Check, close, equal
-from tokenrt.passes.apply import apply_method
+from tokenrt import apply_method
 from tokenrt.passes.methods.pitome import removed
 
 
