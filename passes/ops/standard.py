@@ -149,6 +149,12 @@ def _range(start: Array, limit: Array, delta: Array) -> Array:
     return np.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
 
 
+def _matmul(left: Array, right: Array) -> Array:
+    """Products whose sums do not depend on the place of a row: of BLAS, equal rows may get unequal results, and no ties."""
+    product: Array = np.einsum("...ij,...jk->...ik", left, right)
+    return product
+
+
 STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
     {
         "Abs": np.abs,
@@ -176,7 +182,7 @@ STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "Less": np.less,
         "Log": np.log,
         "LpNormalization": _lp_normalization,
-        "MatMul": np.matmul,
+        "MatMul": _matmul,
         "Max": np.maximum,
         "Min": np.minimum,
         "Mul": np.multiply,
