@@ -50,7 +50,7 @@ bench: $(VENV)/.dev ## Measure: paired timings against the floor, rewrite time a
 	$(BIN)/python -m tokenrt.perf.bench
 
 docs: $(VENV)/.dev ## Write the pages of docs/methods from the methods
-	$(BIN)/python -m tokenrt.passes.catalog docs/methods
+	$(BIN)/python -m tokenrt.passes.methods.catalog docs/methods
 
 clean: ## Remove what the targets above made, but for the virtual environment
 	rm -rf build dist out .mypy_path .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

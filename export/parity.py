@@ -12,7 +12,7 @@ import numpy as np
 from tokenrt.errors import ExportError
 from tokenrt.export.report import ParityRow
 from tokenrt.export.sources.contract import first_line
-from tokenrt.passes.runtime import session_options
+from tokenrt.passes.checking.runtime import session_options
 
 # dtype -> (largest difference for outputs up to 1, least cosine). fp32 exports of 4 to 12 blocks measured
 # below 1e-5, fp16 ones of 4 blocks below 1e-2.

@@ -75,7 +75,7 @@ def _export(
     from tokenrt.export.flat import Flat, run
     from tokenrt.export.parity import compare
     from tokenrt.export.quiet import quiet
-    from tokenrt.passes.model import load, save
+    from tokenrt.passes.graph.model import load, save
 
     flat = Flat(loaded, tuple(loaded.draw(1, 0)))
     batches = BATCHES if options.batch is None else (options.batch,)

@@ -7,13 +7,13 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tokenrt.passes.blocks import Refusal, Structure
-from tokenrt.passes.marks import Marks
-from tokenrt.passes.model import ModelLike, opset
-from tokenrt.passes.plan import PLACES
-from tokenrt.passes.prepare import Prepared, ShapeOption, prepare
-from tokenrt.passes.route import cut
-from tokenrt.passes.shapes import Shapes, describe
+from tokenrt.passes.analysis.blocks import Refusal, Structure
+from tokenrt.passes.analysis.marks import Marks
+from tokenrt.passes.analysis.prepare import Prepared, ShapeOption, prepare
+from tokenrt.passes.graph.model import ModelLike, opset
+from tokenrt.passes.graph.shapes import Shapes, describe
+from tokenrt.passes.planning.plan import PLACES
+from tokenrt.passes.planning.route import cut
 
 POOLS = {
     "ReduceMean": "mean",

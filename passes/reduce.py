@@ -12,15 +12,16 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from tokenrt.errors import PlanError
-from tokenrt.passes import fit, methods
-from tokenrt.passes.model import ModelLike, check_target, opset, save
+from tokenrt.passes import methods
+from tokenrt.passes.analysis.prepare import Prepared, ShapeOption, prepare
+from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.plan import Budget, Plan, places
-from tokenrt.passes.prepare import Prepared, ShapeOption, prepare
-from tokenrt.passes.prove import prove
-from tokenrt.passes.rewrite import Rewriter
-from tokenrt.passes.route import cut, missing
-from tokenrt.passes.several import Chosen, Routes
+from tokenrt.passes.planning import fit
+from tokenrt.passes.planning.plan import Budget, Plan, places
+from tokenrt.passes.planning.route import cut, missing
+from tokenrt.passes.planning.several import Chosen, Routes
+from tokenrt.passes.rewriting.prove import prove
+from tokenrt.passes.rewriting.rewrite import Rewriter
 
 NOT_PLANNED = "the plan removes nothing here"
 

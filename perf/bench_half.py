@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tokenrt.passes.check import CheckReport, check
-from tokenrt.passes.convert import convert
-from tokenrt.passes.model import load
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.checking.check import CheckReport, check
+from tokenrt.passes.forms.convert import convert
+from tokenrt.passes.graph.model import load
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf import results, subject
 from tokenrt.perf.bench_models import exported

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes import methods
-from tokenrt.passes.catalog import FAMILIES
-from tokenrt.passes.plan import Budget, Plan
+from tokenrt.passes.methods.catalog import FAMILIES
+from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.perf import results, roles, timing
 from tokenrt.perf.bench_models import DEIT_S, exported
 from tokenrt.perf.journal import Journal, digest

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.perf import results, roles, timing
 from tokenrt.perf.bench_models import DEIT_S, exported
 from tokenrt.perf.roles import Share

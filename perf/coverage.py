@@ -24,7 +24,7 @@ import numpy as np
 
 from tokenrt.errors import TokenrtError
 from tokenrt.files import atomic
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.perf import results, timing
 
 METHODS = ("tome", "evit")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.perf import pictures, subject, timing
 from tokenrt.perf.demo_report import DemoReport, EngineResult, Row, Variant, digest, write_manifest
 from tokenrt.perf.subject import Array, Photograph
@@ -66,7 +66,7 @@ def run(
     started = time.perf_counter()
     stages = _Stages()
     with stages("reading the model"):
-        from tokenrt.passes.prepare import prepare
+        from tokenrt.passes.analysis.prepare import prepare
 
         canonical = prepare(source).model
     rows, panels = [], [_unreduced(source, photos, stages)]
@@ -159,7 +159,7 @@ def correlation(left: Array, right: Array) -> float:
 
 def _check(source: Path, folder: Path, row: Row, photos: Sequence[Photograph]) -> tuple[str, ...]:
     """Reasons why the reduced model fails its check, none when it holds."""
-    from tokenrt.passes.check import check
+    from tokenrt.passes.checking.check import check
 
     name = timing.session(source).get_inputs()[0].name
     data = {name: np.stack([photo.pixels() for photo in photos[:CHECKED]])}

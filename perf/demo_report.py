@@ -14,7 +14,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from tokenrt.files import atomic
-from tokenrt.passes.plan import Budget, Plan
+from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.perf import subject
 from tokenrt.perf.timing import Ratio, default_threads
 from tokenrt.version import __version__

@@ -15,9 +15,9 @@ import onnx_ir as ir
 
 from tokenrt.errors import DeviceError, TargetError
 from tokenrt.files import atomic
-from tokenrt.passes.legalize import legalize
-from tokenrt.passes.model import ModelLike, load
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.forms.legalize import legalize
+from tokenrt.passes.graph.model import ModelLike, load
 from tokenrt.perf.device_profile import DeviceProfile, Measured, compare
 from tokenrt.perf.engine_blocks import Trace, trace
 from tokenrt.perf.groups import groups_of

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from tokenrt.passes.precision import INSERTED
+from tokenrt.passes.forms.precision import INSERTED
 from tokenrt.perf import groups
 from tokenrt.targets.trtexec_files import Layer, LayerTime
 

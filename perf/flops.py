@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenrt.passes.plan import Budget, Plan
+from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.perf import results
 from tokenrt.perf.plain_vit import PlainViT
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from tokenrt.passes.ancestry import between
-from tokenrt.passes.functions import inline
-from tokenrt.passes.precision import INSERTED
-from tokenrt.passes.prepare import Prepared
+from tokenrt.passes.analysis.prepare import Prepared
+from tokenrt.passes.forms.precision import INSERTED
+from tokenrt.passes.graph.ancestry import between
+from tokenrt.passes.graph.functions import inline
 
 BEFORE, AFTER, REST = "before the blocks", "after the blocks", "masks, sizes and positions"
 REDUCTION = ", reduction"

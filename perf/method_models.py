@@ -17,8 +17,8 @@ import numpy as np
 
 from tokenrt.errors import MethodError, PlanError, TokenrtError
 from tokenrt.passes import methods
-from tokenrt.passes.budget import Budget
-from tokenrt.passes.catalog import FAMILIES
+from tokenrt.passes.methods.catalog import FAMILIES
+from tokenrt.passes.planning.budget import Budget
 from tokenrt.perf import results, subject
 from tokenrt.perf.bench_models import exported
 from tokenrt.perf.journal import Journal, digest
@@ -27,8 +27,8 @@ from tokenrt.perf.subject import version
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tokenrt.passes.analysis.prepare import Prepared
     from tokenrt.passes.methods.contract import Method
-    from tokenrt.passes.prepare import Prepared
     from tokenrt.perf.subject import Array
 
 TARGETS = ("rtx-sm80", "rtx-sm86", "rtx-sm89", "rtx-sm120")
@@ -148,8 +148,8 @@ def ordered() -> list[str]:
 
 def passage(model: str, path: Path, name: str, targets: Sequence[str]) -> Passage:
     """One method through one model. What was checked or built before, of the same bytes and by the same builder, is not again."""
-    from tokenrt.passes.check import check
-    from tokenrt.passes.prepare import prepare
+    from tokenrt.passes.analysis.prepare import prepare
+    from tokenrt.passes.checking.check import check
     from tokenrt.passes.reduce import reduce
 
     prepared, journal = prepare(path), Journal.of("method_models")

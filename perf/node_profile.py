@@ -20,7 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.model import load
+from tokenrt.passes.graph.model import load
 from tokenrt.perf import timing
 from tokenrt.perf.groups import inlined
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from tokenrt.errors import TargetError
-from tokenrt.passes.model import ModelLike, load, on_disk
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.graph.model import ModelLike, load, on_disk
 from tokenrt.perf import groups, node_profile, timing
 from tokenrt.perf.node_profile import NodeProfile
 from tokenrt.targets import Target, trtexec_tool

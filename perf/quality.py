@@ -17,7 +17,7 @@ import numpy as np
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes import methods
-from tokenrt.passes.budget import Budget
+from tokenrt.passes.planning.budget import Budget
 from tokenrt.perf import digits, subject, timing, trained
 from tokenrt.perf.experiments import ALL, EXPERIMENTS, LATE, ONCE, Experiment, Outcome, Trial
 from tokenrt.perf.journal import Journal, digest
@@ -27,7 +27,7 @@ from tokenrt.perf.scores import Score
 from tokenrt.perf.subject import Array
 
 if TYPE_CHECKING:
-    from tokenrt.passes.blocks import Structure
+    from tokenrt.passes.analysis.blocks import Structure
 
 WITHIN = 4
 """Tokens by which a count may be off where a method takes only some."""
@@ -170,7 +170,7 @@ def measured(
 
     Reduced once, a method that refuses the count gets the nearest one it takes. Raises: TokenrtError when it refuses.
     """
-    from tokenrt.passes.prepare import prepare
+    from tokenrt.passes.analysis.prepare import prepare
 
     counts, layers = _counts(prepare(exam.model).structure, share, where)
     refusals = list[TokenrtError]()

@@ -118,7 +118,7 @@ def labelled(model: ir.Model) -> ir.Model:
     """
     from onnx_ir.passes.common import CommonSubexpressionEliminationPass
 
-    from tokenrt.passes.lower import lower
+    from tokenrt.passes.forms.lower import lower
 
     copy = lower(model, inline=True).model
     CommonSubexpressionEliminationPass()(copy)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.model import ModelLike
+from tokenrt.passes.graph.model import ModelLike
 
 Run = Callable[[], object]
 Feeds = Mapping[str, np.ndarray[Any, np.dtype[Any]]]
@@ -66,8 +66,8 @@ def session(model: ModelLike, *, threads: int | None = None, profile: str | None
     """
     import onnxruntime
 
-    from tokenrt.passes.model import on_disk
-    from tokenrt.passes.runtime import session_options
+    from tokenrt.passes.checking.runtime import session_options
+    from tokenrt.passes.graph.model import on_disk
 
     try:
         # As bytes a model would lose the weights that lie beside it.

@@ -19,7 +19,7 @@ import numpy as np
 from tokenrt.errors import TokenrtError
 from tokenrt.files import atomic
 from tokenrt.passes import methods
-from tokenrt.passes.apply import TensorTaps, restored
+from tokenrt.passes.methods.apply import TensorTaps, restored
 from tokenrt.passes.methods.contract import Method, Reduction, Site
 from tokenrt.perf import digits, torch_ops
 from tokenrt.perf.bench_models import cache as kept

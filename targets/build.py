@@ -16,10 +16,10 @@ import onnx_ir as ir
 
 from tokenrt.errors import BuildError, TargetError
 from tokenrt.files import atomic
-from tokenrt.passes.functions import Change, label
-from tokenrt.passes.legalize import legalize
-from tokenrt.passes.model import ModelLike, on_disk
-from tokenrt.passes.model import load as load_model
+from tokenrt.passes.forms.legalize import legalize
+from tokenrt.passes.graph.functions import Change, label
+from tokenrt.passes.graph.model import ModelLike, on_disk
+from tokenrt.passes.graph.model import load as load_model
 from tokenrt.targets import engine_cache, trtexec, trtexec_tool
 from tokenrt.targets.batch import Batch, batch_of, shapes_of
 from tokenrt.targets.profile import Target, load, targets

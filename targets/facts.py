@@ -8,7 +8,7 @@ from datetime import date
 from functools import partial
 from typing import Any
 
-from tokenrt.passes.decompose import FORMS
+from tokenrt.passes.forms.decompose import FORMS
 
 UNVERIFIED = "unverified"
 PRECISIONS = ("fp64", "fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4", "int4")

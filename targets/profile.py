@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenrt.errors import TargetError
-from tokenrt.passes.decompose import FORMS
-from tokenrt.passes.legalize import Accepts
+from tokenrt.passes.forms.decompose import FORMS
+from tokenrt.passes.forms.legalize import Accepts
 from tokenrt.targets.facts import FACTS, GRAPH, HARDWARE, SOFTWARE, UNVERIFIED, Fact, Value, text
 
 FOLDER_VARIABLE = "TOKENRT_TARGETS"

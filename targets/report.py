@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tokenrt.passes.functions import Change
+from tokenrt.passes.graph.functions import Change
 from tokenrt.targets.batch import Batch
 from tokenrt.targets.tensorrt_rtx import Port
 
@@ -79,7 +79,7 @@ class BuildReport:
         from rich.console import Group
         from rich.table import Table
 
-        from tokenrt.passes.legalize import rows
+        from tokenrt.passes.forms.legalize import rows
 
         table = Table(box=None, show_header=False, pad_edge=False)
         table.add_row("engine", f"{self.engine} ({self.engine_bytes / 2**20:.1f} MiB)")

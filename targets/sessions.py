@@ -17,8 +17,8 @@ from typing import Any
 import onnx_ir as ir
 
 from tokenrt.errors import TargetError
-from tokenrt.passes.model import ModelLike, on_disk
-from tokenrt.passes.runtime import session_options
+from tokenrt.passes.checking.runtime import session_options
+from tokenrt.passes.graph.model import ModelLike, on_disk
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 QUIET = 4

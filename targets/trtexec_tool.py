@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import BuildError, DeviceError
 from tokenrt.files import atomic
-from tokenrt.passes.model import save
+from tokenrt.passes.graph.model import save
 from tokenrt.targets import trtexec
 from tokenrt.targets.batch import Batch, shapes_of
 from tokenrt.targets.machine import Here

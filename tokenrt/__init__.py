@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from tokenrt.api import lower as lower
     from tokenrt.diagnosis import doctor as doctor
     from tokenrt.export import export as export
-    from tokenrt.passes.catalog import catalog as methods
-    from tokenrt.passes.check import check as check
-    from tokenrt.passes.convert import convert as convert
+    from tokenrt.passes.checking.check import check as check
+    from tokenrt.passes.forms.convert import convert as convert
     from tokenrt.passes.inspect import inspect as inspect
-    from tokenrt.passes.plan import Budget as Budget
-    from tokenrt.passes.plan import Plan as Plan
+    from tokenrt.passes.methods.catalog import catalog as methods
+    from tokenrt.passes.planning.plan import Budget as Budget
+    from tokenrt.passes.planning.plan import Plan as Plan
     from tokenrt.passes.reduce import Reduced as Reduced
     from tokenrt.passes.reduce import plan as plan
     from tokenrt.passes.reduce import reduce as reduce
@@ -46,18 +46,18 @@ if TYPE_CHECKING:
 # name -> (module, attribute). `export` and `targets` are packages that answer calls: the package is the
 # value whether or not it was imported before, so the name never changes its meaning.
 _LAZY: dict[str, tuple[str, str | None]] = {
-    "Budget": ("tokenrt.passes.plan", "Budget"),
-    "Plan": ("tokenrt.passes.plan", "Plan"),
+    "Budget": ("tokenrt.passes.planning.plan", "Budget"),
+    "Plan": ("tokenrt.passes.planning.plan", "Plan"),
     "Reduced": ("tokenrt.passes.reduce", "Reduced"),
     "apply_method": ("tokenrt.api", "apply_method"),
     "build": ("tokenrt.targets.build", "build"),
-    "check": ("tokenrt.passes.check", "check"),
-    "convert": ("tokenrt.passes.convert", "convert"),
+    "check": ("tokenrt.passes.checking.check", "check"),
+    "convert": ("tokenrt.passes.forms.convert", "convert"),
     "doctor": ("tokenrt.diagnosis", "doctor"),
     "export": ("tokenrt.export", None),
     "inspect": ("tokenrt.passes.inspect", "inspect"),
     "lower": ("tokenrt.api", "lower"),
-    "methods": ("tokenrt.passes.catalog", "catalog"),
+    "methods": ("tokenrt.passes.methods.catalog", "catalog"),
     "plan": ("tokenrt.passes.reduce", "plan"),
     "plugins": ("tokenrt.plugins", None),
     "profile": ("tokenrt.perf.profile", "profile"),

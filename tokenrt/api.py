@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tokenrt.passes.lower import Lowered, Wishes
+    from tokenrt.passes.forms.lower import Lowered, Wishes
+    from tokenrt.passes.graph.model import ModelLike
     from tokenrt.passes.methods.contract import Ops
-    from tokenrt.passes.model import ModelLike
     from tokenrt.passes.ops.contract import Array
 
 HOST = "plugin-host"
@@ -50,7 +50,7 @@ def apply_method(
     for a K that does not fit; UnsupportedError for plugin-host without a C++ compiler, or where the method needs an
     operator that has no kernel.
     """
-    from tokenrt.passes.apply import BACKENDS, apply_method, unknown_backend
+    from tokenrt.passes.methods.apply import BACKENDS, apply_method, unknown_backend
 
     if backend == HOST:
         from tokenrt.plugins.backend import HostOps
@@ -90,7 +90,7 @@ def lower(
     Raises: TokenrtError unless one of the three is given, or plugin with target; UnsupportedError naming what cannot be
     lowered.
     """
-    from tokenrt.passes.lower import lower
+    from tokenrt.passes.forms.lower import lower
     from tokenrt.targets import load
 
     wishes = load(target) if isinstance(target, str) else target

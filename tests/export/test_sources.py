@@ -215,7 +215,7 @@ def test_a_model_too_large_for_one_file(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exporter: str
 ) -> None:
     from tokenrt.export import exporter as writers
-    from tokenrt.passes import model
+    from tokenrt.passes.graph import model
 
     monkeypatch.setattr(writers, "EMBEDDED_LIMIT", 0)
     monkeypatch.setattr(model, "PROTOBUF_LIMIT", 0)

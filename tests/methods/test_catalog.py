@@ -14,8 +14,9 @@ from rich.console import Console
 
 from tests.conformance.test_methods import fitting
 from tokenrt import apply_method
-from tokenrt.passes import catalog, methods
-from tokenrt.passes.apply import TensorTaps
+from tokenrt.passes import methods
+from tokenrt.passes.methods import catalog
+from tokenrt.passes.methods.apply import TensorTaps
 
 DOCS = Path(__file__).parents[2] / "docs" / "methods"
 

@@ -16,7 +16,7 @@ from tests.methods import loops
 from tests.passes import tiny
 from tokenrt import apply_method
 from tokenrt.errors import MethodError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 
 RNG = np.random.default_rng(3)
 WEIGHTS = {

@@ -8,7 +8,7 @@ import pytest
 
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf import method_models, results, subject
 from tokenrt.perf.bench_models import exported

@@ -11,7 +11,7 @@ import pytest
 import tokenrt
 from tests.passes.test_convert import parse, reduced, types
 from tokenrt.errors import TokenrtError, UnsupportedError
-from tokenrt.passes import autocast
+from tokenrt.passes.forms import autocast
 
 LARGE = """<ir_version: 8, opset_import: ["": 18]>
 main (float[B,4,4] x) => (float[B,4,4] y) <float gain = {GAIN}> {

@@ -16,7 +16,7 @@ import tokenrt
 from tests.passes import tiny
 from tests.passes.refusals import refused_call, refused_line, state
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 
 
 def good() -> bytes:

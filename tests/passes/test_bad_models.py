@@ -15,7 +15,7 @@ from tests.passes import tiny
 from tests.passes.refusals import refused_call, refused_line
 from tests.passes.running import Variant, close, dynamo, run
 from tokenrt.errors import NothingToDoError, UnsupportedError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 CACHE = [f"past_{kind}_{block}" for block in (0, 1) for kind in ("key", "value")]

@@ -13,7 +13,7 @@ import tokenrt
 from tests.passes import tiny
 from tests.passes.refusals import refused_call, refused_line
 from tokenrt.errors import PlanError
-from tokenrt.passes.plan import Budget, Plan, PlannedSite
+from tokenrt.passes.planning.plan import Budget, Plan, PlannedSite
 
 # The model has two blocks and six tokens, the first protected.
 LINES = {

@@ -10,9 +10,9 @@ import pytest
 
 import tokenrt
 from tests import zoo
-from tokenrt.passes import choices
-from tokenrt.passes.choices import PREFIX, Site
-from tokenrt.passes.model import load, save
+from tokenrt.passes.checking import choices
+from tokenrt.passes.checking.choices import PREFIX, Site
+from tokenrt.passes.graph.model import load, save
 
 SELECT = Site("TokenSelect", keep=3, protect=1, sources=())
 MATCH = Site("TokenMatch", keep=4, protect=0, sources=(1, 3, 5))

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from tests.passes.running import close, run
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.canonicalize import Canonicalize
-from tokenrt.passes.contrib import OPENERS
+from tokenrt.passes.graph.canonicalize import Canonicalize
+from tokenrt.passes.graph.contrib import OPENERS
 
 BATCH, TOKENS, WIDTH, HEADS = 2, 5, 8, 2
 X = ("x", ["B", TOKENS, WIDTH])

@@ -19,7 +19,7 @@ from tests import zoo
 from tests.passes import tiny
 from tokenrt import lower
 from tokenrt.errors import TokenrtError, UnsupportedError
-from tokenrt.passes.limits import STANDARD
+from tokenrt.passes.forms.limits import STANDARD
 from tokenrt.passes.ops import DOMAIN
 
 FULL, FP16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16

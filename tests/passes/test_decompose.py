@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tests.passes.test_lower import operators, parse, run
 from tokenrt import lower
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.legalize import Accepts, legalize
+from tokenrt.passes.forms.legalize import Accepts, legalize
 
 
 def attention(inputs: dict[str, str], attributes: str = "", opset: int = 23, call: str = "") -> ir.Model:

@@ -11,7 +11,7 @@ import pytest
 from tests import zoo
 from tests.passes.repeats import arranged, counts, inputs, without_positions
 from tests.passes.running import Variant, close, feeds, original, run, session
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 METHODS = ("tome", "evit", "topk", "random", "slice")

@@ -10,7 +10,7 @@ import pytest
 import tokenrt
 from tests.passes.test_convert import parse, run, sound
 from tokenrt.errors import ShapeError
-from tokenrt.passes.emulate import comparable, emulate
+from tokenrt.passes.checking.emulate import comparable, emulate
 
 HALF = """<ir_version: 10, opset_import: ["": 23]>
 main (KIND[B,4,4] x) => (KIND[B,4,4] y) {

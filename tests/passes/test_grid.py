@@ -13,11 +13,11 @@ from tests import zoo
 from tests.passes import tiny
 from tests.passes.running import Variant, dynamo, exported
 from tokenrt.errors import PlanError
-from tokenrt.passes.grid import grid
+from tokenrt.passes.analysis.grid import grid
+from tokenrt.passes.graph.shapes import infer
 from tokenrt.passes.inspect import inspect
-from tokenrt.passes.plan import Budget, Plan
+from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.passes.reduce import plan, reduce
-from tokenrt.passes.shapes import infer
 
 NAMES = (
     "timm_vit_patch8",

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 
 import tokenrt
-from tokenrt.passes.model import load
+from tokenrt.passes.graph.model import load
 from tokenrt.perf import subject
 from tokenrt.perf.timing import session
 

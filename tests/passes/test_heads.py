@@ -10,7 +10,7 @@ import pytest
 from tests.passes import tiny
 from tests.passes.running import close, run
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 SCORE = "  s = MatMul (b1_out, w1)\n  score = Slice (s, nil, one, two)\n"

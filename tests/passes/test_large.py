@@ -15,7 +15,7 @@ from tests.passes import tiny
 from tests.passes.refusals import state
 from tests.passes.running import run
 from tokenrt.errors import ModelError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 
 ROWS = 150_000_000
 WORDS = 20

@@ -15,7 +15,7 @@ import pytest
 from tests.targets import models
 from tokenrt import lower
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.legalize import Accepts, legalize
+from tokenrt.passes.forms.legalize import Accepts, legalize
 from tokenrt.targets import load
 
 PRUNED = (

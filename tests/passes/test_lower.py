@@ -16,8 +16,8 @@ import pytest
 import tokenrt
 from tokenrt import lower
 from tokenrt.errors import ModelError, TokenrtError, UnsupportedError
-from tokenrt.passes.legalize import Accepts, legalize
-from tokenrt.passes.model import on_disk
+from tokenrt.passes.forms.legalize import Accepts, legalize
+from tokenrt.passes.graph.model import on_disk
 
 REDUCTION = """<ir_version: 10, opset_import: ["": 18, "tokenrt": 1]>
 main (float[B,6,4] tokens, float[B,6] score) => (float[B,3,4] kept, float[B,2,4] fewer) {

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from tests.passes import tiny
 from tests.passes.running import close, run, session
 from tokenrt.errors import TokenrtError, UnsupportedError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import Reduced, reduce
 
 SOFTMAX = "  b{n}_weights = Softmax <axis = -1> (b{n}_scores)\n"

@@ -24,8 +24,8 @@ from tests.passes.running import (
     session,
 )
 from tokenrt.errors import NothingToDoError
-from tokenrt.passes.plan import Budget
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 DEFAULT = [

@@ -7,7 +7,7 @@ import pytest
 
 from tests.passes.running import Variant, dynamo, feeds, original, run, session
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 HIDDEN = (0, 5, 20)

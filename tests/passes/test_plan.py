@@ -14,9 +14,9 @@ from tests.passes.running import Variant, attended, feeds, run
 from tokenrt.errors import PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.methods.contract import Method
-from tokenrt.passes.plan import Budget, Plan, PlannedSite
+from tokenrt.passes.planning.plan import Budget, Plan, PlannedSite
+from tokenrt.passes.planning.resolve import resolve
 from tokenrt.passes.reduce import reduce
-from tokenrt.passes.resolve import resolve
 
 PATIENT = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

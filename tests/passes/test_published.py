@@ -12,7 +12,7 @@ from tests import zoo
 from tests.passes.published import DivPrune, EViT, Published, ToMe, forward
 from tests.passes.running import Variant, dynamo, run
 from tests.tolerance import within_twice
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 IMAGES = 8

@@ -34,9 +34,9 @@ from tests.passes.running import (
     run,
     session,
 )
-from tokenrt.passes.model import load, save
-from tokenrt.passes.plan import Budget
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.graph.model import load, save
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import Reduced, reduce
 
 METHODS = ("tome", "evit", "topk", "random", "slice")

@@ -12,8 +12,8 @@ from tests.passes.repeats import ROTARY, arranged, counts, inputs, masked, witho
 from tests.passes.running import POSITIVE, Variant, close, distance, dynamo, exported, params, run, session
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.plan import Budget
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf import method_models
 

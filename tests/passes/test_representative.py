@@ -12,7 +12,7 @@ from torch import Tensor
 from tests import zoo
 from tests.passes.running import Variant, run, session
 from tests.tolerance import within_twice
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 SITES = {0: 9, 2: 8}

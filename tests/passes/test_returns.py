@@ -18,8 +18,8 @@ from tests.passes.repeats import inputs, without_positions
 from tests.passes.running import Variant, attended, close, dynamo, feeds, original, run, session
 from tests.tolerance import within_twice
 from tokenrt.errors import NothingToDoError, PlanError, UnsupportedError
-from tokenrt.passes.plan import Budget, Plan
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.passes.reduce import reduce
 
 VIT = Variant("timm_vit")

@@ -12,8 +12,8 @@ import pytest
 import tokenrt
 from tests.passes import tiny
 from tokenrt.errors import NothingToDoError
-from tokenrt.passes.plan import Budget
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.planning.plan import Budget
 
 
 def statements(model: ir.Model) -> list[str]:

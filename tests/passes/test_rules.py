@@ -12,10 +12,10 @@ import onnx.printer
 import onnx_ir as ir
 import pytest
 
-from tokenrt.passes.flow import Cut, Flow, follow
-from tokenrt.passes.marks import BiasKeys, Mark, ReduceAuxiliary, SetInput, WeighPool
-from tokenrt.passes.rules import RULES
-from tokenrt.passes.shapes import annotate, infer
+from tokenrt.passes.analysis.flow import Cut, Flow, follow
+from tokenrt.passes.analysis.marks import BiasKeys, Mark, ReduceAuxiliary, SetInput, WeighPool
+from tokenrt.passes.analysis.rules import RULES
+from tokenrt.passes.graph.shapes import annotate, infer
 
 BEFORE, AFTER = 6, 4
 X = "float[B,6,4] x"

@@ -18,9 +18,10 @@ from tests.passes import tiny
 from tests.passes.refusals import refused_call, refused_line
 from tokenrt.cli import app
 from tokenrt.errors import PlanError
-from tokenrt.passes import methods, schedules
-from tokenrt.passes.plan import Budget, Plan
-from tokenrt.passes.resolve import resolve
+from tokenrt.passes import methods
+from tokenrt.passes.planning import schedules
+from tokenrt.passes.planning.plan import Budget, Plan
+from tokenrt.passes.planning.resolve import resolve
 
 PATIENT = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 BY_COUNT = [name for name, schedule in schedules.SCHEDULES.items() if schedule.takes == "R"]

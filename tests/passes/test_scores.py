@@ -12,7 +12,7 @@ import pytest
 
 from tests import zoo
 from tests.passes.running import POSITIVE, Variant, dynamo, exported, feeds, params, run, session
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 # One or more of every way to write scale, bias, mask and heads; the others repeat them.

@@ -10,9 +10,9 @@ import pytest
 
 from tests.passes.running import close, run
 from tokenrt.errors import ModelError, ShapeError
-from tokenrt.passes.canonicalize import Canonicalize, parse_shapes
-from tokenrt.passes.fold import fold
-from tokenrt.passes.shapes import BATCH, describe, infer, target
+from tokenrt.passes.graph.canonicalize import Canonicalize, parse_shapes
+from tokenrt.passes.graph.fold import fold
+from tokenrt.passes.graph.shapes import BATCH, describe, infer, target
 
 
 def model(body: str, inputs: str = "float[B,6,4] x", constants: str = "", output: str = "y") -> ir.Model:

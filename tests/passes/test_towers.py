@@ -18,7 +18,7 @@ from tests.passes.running import close, run, session
 from tests.passes.streams import CONTEXT, WIDTH, Attention, Block, Plan, Walk, plain, seeded
 from tests.tolerance import within_twice
 from tokenrt.passes.inspect import inspect
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 PICTURE, TEXT = 17, 10

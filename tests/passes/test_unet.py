@@ -22,8 +22,8 @@ from tests.passes.streams import CONTEXT, WIDTH, Block, Cells, Plan, Walk, plain
 from tests.tolerance import within_twice
 from tokenrt.cli import app
 from tokenrt.passes.inspect import inspect
-from tokenrt.passes.plan import Budget, PlannedSite
-from tokenrt.passes.plan import Plan as Planned
+from tokenrt.passes.planning.plan import Budget, PlannedSite
+from tokenrt.passes.planning.plan import Plan as Planned
 from tokenrt.passes.reduce import plan, reduce
 from tokenrt.targets.build import build
 

@@ -11,8 +11,8 @@ import pytest
 import tokenrt
 from tests.passes.refusals import refused_line
 from tests.passes.running import Array, Variant, attended, distance, feeds, original, run
-from tokenrt.passes.model import save
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.graph.model import save
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import Reduced, reduce
 
 CLIP, WITH_CLASS = Variant("hf_videomae"), Variant("hf_vivit")

@@ -10,7 +10,7 @@ import pytest
 
 import tokenrt
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.perf import (
     bench,
     bench_agreement,

@@ -15,8 +15,8 @@ from tests.targets.conftest import fake as fake
 from tests.targets.conftest import here as here
 from tests.tokenrt.conftest import run as run
 from tokenrt.errors import DeviceError
-from tokenrt.passes.model import load, save
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.graph.model import load, save
 from tokenrt.perf.engine_blocks import SEVERAL, Trace, add_up, assign, fused_attention, reformats, trace
 from tokenrt.perf.groups import AFTER, BEFORE, REST, groups_of
 from tokenrt.targets.trtexec_files import Layer, LayerTime

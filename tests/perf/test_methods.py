@@ -10,8 +10,8 @@ import pytest
 
 from tokenrt.errors import MethodError, TokenrtError
 from tokenrt.passes import methods
-from tokenrt.passes.budget import Budget
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.planning.budget import Budget
 from tokenrt.perf import altered, bench_methods, digits, quality, results, subject, timing
 from tokenrt.perf.bench_methods import Cost, MethodCosts
 from tokenrt.perf.experiments import ALL, LATE, ONCE, Experiment, Outcome, Trial
@@ -323,7 +323,7 @@ def test_every_one_shot_method_that_may_be_above_the_limit_is_there() -> None:
 
 
 def test_the_floor_has_the_counts_of_the_method(tiny: Path, tmp_path: Path) -> None:
-    from tokenrt.passes.plan import Plan
+    from tokenrt.passes.planning.plan import Plan
     from tokenrt.passes.reduce import reduce
 
     planned = reduce(tiny, method="evit", budget=Budget.keep(0.7, [1, 2])).plan

@@ -13,7 +13,7 @@ import tokenrt
 from tests import zoo
 from tests.tokenrt.conftest import run as run
 from tokenrt.errors import TargetError, TokenrtError
-from tokenrt.passes.prepare import prepare
+from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.perf import node_profile
 from tokenrt.perf.groups import AFTER, BEFORE, REST, groups_of
 from tokenrt.perf.node_profile import labelled, read, split

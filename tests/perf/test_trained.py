@@ -11,10 +11,10 @@ import pytest
 from tests.conformance import given
 from tokenrt.errors import PlanError, UnsupportedError
 from tokenrt.passes import methods
-from tokenrt.passes.apply import TensorTaps
-from tokenrt.passes.budget import Budget
+from tokenrt.passes.methods.apply import TensorTaps
 from tokenrt.passes.methods.contract import Site
 from tokenrt.passes.ops.numpy_backend import NumpyOps
+from tokenrt.passes.planning.budget import Budget
 from tokenrt.perf import digits, quality, trained
 from tokenrt.perf.torch_ops import TorchOps, Weight, tensor
 from tokenrt.perf.trained import Subject

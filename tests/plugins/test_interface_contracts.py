@@ -8,7 +8,7 @@ import pytest
 
 from tests.plugins import built
 from tests.plugins.interface import CONTRACTS, made, needs_compiler
-from tokenrt.passes.legalize import PLUGIN
+from tokenrt.passes.forms.legalize import PLUGIN
 from tokenrt.passes.ops import DOMAIN, OPERATORS, VERSION
 from tokenrt.plugins import contracts, library
 

@@ -16,7 +16,7 @@ from tests.passes.running import Variant, run
 from tests.passes.test_dense import focus, focus_path
 from tests.passes.test_published import compare, images
 from tokenrt.errors import TokenrtError, UnsupportedError
-from tokenrt.passes.plan import Budget
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.plugins import host
 from tokenrt.plugins.compiler import COMPILERS

@@ -15,7 +15,7 @@ from tests.targets import sshd
 from tests.targets.conftest import Fake
 from tests.targets.models import reduction
 from tests.tokenrt.conftest import Run
-from tokenrt.passes.model import save
+from tokenrt.passes.graph.model import save
 from tokenrt.targets import workplace
 
 Profile = Callable[..., Any]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.targets.models import reduction
 from tokenrt.errors import TargetError
-from tokenrt.passes.model import save
+from tokenrt.passes.graph.model import save
 from tokenrt.targets import sessions
 from tokenrt.targets.sessions import PROVIDERS, missing, session
 

@@ -11,7 +11,7 @@ import pytest
 from tests.targets.models import parse, reduction
 from tests.tokenrt.conftest import Run
 from tokenrt.errors import BuildError, TargetError
-from tokenrt.passes.model import save
+from tokenrt.passes.graph.model import save
 from tokenrt.targets import load, targets
 from tokenrt.targets.build import build, commands
 from tokenrt.targets.trtexec import PINNED, build_command, measure_command, shell

@@ -12,7 +12,7 @@ from tests.targets.conftest import Fake
 from tests.targets.models import reduction
 from tests.tokenrt.conftest import Run
 from tokenrt.errors import BuildError, DeviceError, TokenrtError
-from tokenrt.passes.model import save
+from tokenrt.passes.graph.model import save
 from tokenrt.targets import load
 from tokenrt.targets.trtexec_options import read
 

@@ -13,7 +13,7 @@ import pytest
 from tests.targets.conftest import FAKE
 from tests.targets.models import reduction
 from tokenrt.errors import DeviceError
-from tokenrt.passes.model import save
+from tokenrt.passes.graph.model import save
 from tokenrt.targets.trtexec_files import Layer, LayerTime, read_layers, read_profile, read_times, release
 
 READERS: dict[str, Callable[[Path], object]] = {

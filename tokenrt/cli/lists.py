@@ -30,7 +30,7 @@ def methods(name: Name = None) -> Result:
     """
     if name is None:
         return tokenrt.methods()
-    from tokenrt.passes.catalog import info
+    from tokenrt.passes.methods.catalog import info
 
     return info(name)
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 import typer
 
 from tokenrt.errors import DeviceError, MethodError, PlanError
-from tokenrt.passes import schedules
+from tokenrt.passes.planning import schedules
 
 if TYPE_CHECKING:
-    from tokenrt.passes.plan import Budget
+    from tokenrt.passes.planning.plan import Budget
     from tokenrt.targets import Target
     from tokenrt.targets.machine import Machine
 
@@ -212,7 +212,7 @@ def read_budget(
     schedule: str | None = None,
 ) -> Budget | None:
     """Return the one budget that was given, or None when none was. Raises PlanError."""
-    from tokenrt.passes.plan import Budget
+    from tokenrt.passes.planning.plan import Budget
 
     options = {
         "--remove": remove,

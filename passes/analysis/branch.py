@@ -1,0 +1,97 @@
+"""The attention branch of a block: where it leaves the residual stream, and where it comes back to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from tokenrt.passes.analysis.attention import Core
+from tokenrt.passes.analysis.flow import Cut, Flow
+from tokenrt.passes.graph.shapes import Shapes
+
+PRODUCTS = frozenset({"FusedMatMul", "Gemm", "MatMul"})
+LAYOUT = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One attention branch: tokens can leave at `inlet` and must be back where `addition` reads `outlet`.
+
+    inlet: the value that queries, keys and values are products of (behind the norm, where one lies in front),
+    and those of its readers that lead to them.
+    """
+
+    inlet: Cut
+    outlet: ir.Value
+    addition: ir.Node
+
+
+def branch(core: Core, entry: ir.Value, attended: ir.Value, flow: Flow, shapes: Shapes) -> Branch | str:
+    """The branch of an attention between the stream's `entry` and its `attended` value, or why it has none of its own."""
+    addition = attended.producer()
+    steps = [] if addition is None else [value for value in addition.inputs if value is not None]
+    outlet = next((value for value in steps if core.node in _above((value,), entry, flow)), None)
+    if addition is None or outlet is None or not _plain(outlet, flow, shapes):
+        return "the attention's result is no plain stream of tokens [B,N,C] where it is added"
+    inlet = _inlet(core, entry, flow, shapes)
+    if inlet is None:
+        return "queries, keys and values are not made of one plain stream of tokens [B,N,C]"
+    inside = _above((outlet,), inlet, flow)
+    if inlet is not entry and any(entry in node.inputs for node in inside):
+        return "the attention reads the residual stream beside its norm"
+    for node in inside:
+        for value in node.outputs:
+            outside = value.is_graph_output() or {reader for reader, _ in value.uses()} - inside
+            if value is not outlet and flow.marks.get(value) and outside:
+                return f"{value.name!r} is made inside the attention and read outside it"
+    return Branch(Cut(inlet, frozenset(node for node, _ in inlet.uses() if node in inside)), outlet, addition)
+
+
+def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes) -> ir.Value | None:
+    """What the first products behind `entry` are made of, if all the others are made of it too."""
+    ends = (core.query, core.key, core.value)
+    products = [node for node in _above(ends, entry, flow) if node.op_type in PRODUCTS]
+    found = [data for node in products if (data := node.inputs[0]) is not None] or [*ends]
+    above = {data: _above((data,), entry, flow) for data in found}
+    first = next(
+        (
+            data
+            for data in found
+            if all(data is other or _leads(data, nodes) for other, nodes in above.items())
+        ),
+        None,
+    )
+    while first is not None and not _plain(first, flow, shapes):
+        producer = first.producer()
+        first = producer.inputs[0] if producer is not None and producer.op_type in LAYOUT else None
+    return first
+
+
+def _leads(value: ir.Value, nodes: set[ir.Node]) -> bool:
+    return any(reader in nodes for reader, _ in value.uses())
+
+
+def _above(values: Iterable[ir.Value], stop: ir.Value, flow: Flow) -> set[ir.Node]:
+    """Nodes on the token axis that the values come of, up to the readers of `stop`."""
+    found: set[ir.Node] = set()
+    todo = [value for value in values if value is not stop]
+    while todo:
+        node = todo.pop().producer()
+        if node is not None and node in flow.inputs and node not in found:
+            found.add(node)
+            todo.extend(value for value in node.inputs if value is not None and value is not stop)
+    return found
+
+
+def _plain(value: ir.Value, flow: Flow, shapes: Shapes) -> bool:
+    """Whether a value is a stream [B,N,C] or [N,B,C]."""
+    marks = flow.marks.get(value, ())
+    return (
+        len(shapes.of(value)) == 3
+        and len(marks) == 1
+        and marks[0].axis < 2
+        and marks[0].outer * marks[0].inner == 1
+        and not marks[0].offset
+    )

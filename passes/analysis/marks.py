@@ -1,0 +1,190 @@
+"""What the token axis is told in: marks on the axes of tensors, what blocks them, the edits they ask for, the step of a rule.
+
+The analysis that follows the tokens and the rules of the operators both speak of these, so they lie below both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from tokenrt.passes.graph.shapes import Dims, Shapes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True, order=True)
+class Mark:
+    """One axis that counts tokens: outer * (tokens - offset) * inner entries.
+
+    stage: the last reduction that shortened it, 0 for the original length. offset: leading protected tokens
+    sliced away. outer, inner: other axes folded into this one by a Reshape. weighed: a softmax along the axis
+    has counted every token by its size, so a sum over the axis is a mean over the original tokens.
+    """
+
+    axis: int
+    stage: int = 0
+    offset: int = 0
+    outer: int = 1
+    inner: int = 1
+    weighed: bool = field(default=False, compare=False)
+
+    def at(self, axis: int) -> Mark:
+        return replace(self, axis=axis)
+
+    def size(self, counts: Sequence[int]) -> int:
+        """Entries along the axis when `counts[stage]` tokens are left."""
+        return self.outer * (counts[self.stage] - self.offset) * self.inner
+
+    def same(self, other: Mark) -> bool:
+        return replace(self, axis=0) == replace(other, axis=0)
+
+
+Marks = tuple[Mark, ...]
+Kind = Literal["operator", "grid", "mixed"]
+
+
+class Blocked(Exception):
+    """The token axis cannot pass a node. kind: operator (no rule), grid (needs every position), mixed (two stages meet)."""
+
+    def __init__(
+        self, node: ir.Node | None, reason: str, kind: Kind = "operator", output: ir.Value | None = None
+    ) -> None:
+        super().__init__(reason)
+        self.node, self.reason, self.kind, self.output = node, reason, kind, output
+
+    def describe(self) -> str:
+        if self.node is None:
+            return self.reason
+        domain = f"{self.node.domain}." if self.node.domain else ""
+        return f"{domain}{self.node.op_type} node {self.node.name!r}: {self.reason}"
+
+
+@dataclass(frozen=True)
+class SetInput:
+    """Replace an integer constant (Reshape target, Slice end, Split sizes) by the one for the new counts."""
+
+    node: ir.Node
+    index: int
+    make: Callable[[Sequence[int]], Sequence[int]]
+
+
+Role = Literal["logits", "place", "weight"]
+
+
+@dataclass(frozen=True)
+class ReduceAuxiliary:
+    """An input that has one entry per original token (mask, bias, rotary table) follows the tokens.
+
+    axes: pairs of the input's own axis and the mark it meets. role: logits (added to attention scores), place
+    (taken from the position each token stands at), weight (one number per token, averaged by size).
+    """
+
+    node: ir.Node
+    index: int
+    axes: tuple[tuple[int, Mark], ...]
+    role: Role
+
+
+@dataclass(frozen=True)
+class WeighPool:
+    """A mean or sum over tokens counts each token by its size. rank: axes of what it reduces."""
+
+    node: ir.Node
+    mark: Mark
+    rank: int
+
+
+@dataclass(frozen=True)
+class BiasKeys:
+    """Proportional attention: log size is added to the scores along the key axis, before this softmax or attention."""
+
+    node: ir.Node
+    mark: Mark
+
+
+Edit = SetInput | ReduceAuxiliary | WeighPool | BiasKeys
+
+
+@dataclass
+class Step:
+    """What a rule sees of one node; it sets the marks of the outputs and lists edits."""
+
+    node: ir.Node
+    marks: tuple[Marks, ...]
+    shapes: Shapes
+    tokens: int
+    protect: int
+    outputs: list[Marks]
+    edits: list[Edit] = field(default_factory=list)
+
+    def dims(self, index: int) -> Dims:
+        value = self.node.inputs[index]
+        if value is None:
+            raise Blocked(self.node, f"input {index} is missing")
+        return self.shapes.of(value)
+
+    def out_dims(self, index: int = 0) -> Dims:
+        return self.shapes.of(self.node.outputs[index])
+
+    def rank(self, index: int) -> int:
+        return len(self.dims(index))
+
+    def mark(self, index: int, axis: int) -> Mark | None:
+        """The mark of input `index` on `axis` (negative counts from the end), if any."""
+        axis = axis % self.rank(index) if axis < 0 else axis
+        return next((mark for mark in self.marks[index] if mark.axis == axis), None)
+
+    def has(self, index: int) -> bool:
+        return index < len(self.node.inputs) and self.node.inputs[index] is not None
+
+    def constant(self, index: int) -> Array | None:
+        """The value of a constant input, or None."""
+        value = self.node.inputs[index] if self.has(index) else None
+        if value is None or value.const_value is None:
+            return None
+        return value.const_value.numpy()
+
+    def integers(self, index: int) -> list[int]:
+        constant = self.constant(index)
+        if constant is None:
+            raise Blocked(self.node, f"its input {index} is computed at run time")
+        return [int(number) for number in constant.reshape(-1)]
+
+    def attribute(self, name: str, default: Any) -> Any:
+        attribute = self.node.attributes.get(name)
+        return default if attribute is None else attribute.value
+
+    def set(self, marks: Iterable[Mark], index: int = 0) -> None:
+        self.outputs[index] = tuple(sorted(marks))
+
+    def edit(self, edit: Edit) -> None:
+        self.edits.append(edit)
+
+    def block(self, reason: str, kind: Kind = "operator") -> Blocked:
+        return Blocked(self.node, reason, kind)
+
+    def merge(self, pairs: Iterable[tuple[int, Mark]]) -> list[Mark]:
+        """Marks of several inputs on the axes of the output; two on one axis must agree."""
+        merged: dict[int, Mark] = {}
+        for axis, mark in pairs:
+            other = merged.setdefault(axis, mark.at(axis))
+            if not other.same(mark):
+                raise self.block(
+                    f"tokens of {_words(other)} meet tokens of {_words(mark)} on axis {axis}", "mixed"
+                )
+            if mark.weighed:
+                merged[axis] = mark.at(axis)
+        return [*merged.values()]
+
+
+Rule = Callable[[Step], None]
+
+
+def _words(mark: Mark) -> str:
+    offset = f" without the first {mark.offset}" if mark.offset else ""
+    return (f"reduction {mark.stage}" if mark.stage else "the original length") + offset

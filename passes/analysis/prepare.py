@@ -1,0 +1,50 @@
+"""Load, canonicalize and analyse a model: the common start of inspect, plan and reduce."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from tokenrt.passes.analysis.blocks import NOTHING, Refusal, Structure, find
+from tokenrt.passes.graph.canonicalize import Axes, Canonicalize, parse_shapes
+from tokenrt.passes.graph.model import ModelLike, load
+from tokenrt.passes.graph.shapes import Shapes, annotate, infer
+
+ShapeOption = Mapping[str, Axes] | Iterable[str] | None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A canonical copy of a model and what the analyses found in it: its transformers, and what was refused."""
+
+    model: ir.Model
+    shapes: Shapes
+    transformers: tuple[Structure, ...]
+    refusals: tuple[Refusal, ...]
+    passes: tuple[str, ...]
+
+    @property
+    def structure(self) -> Structure:
+        """The first transformer, with no block where there is none."""
+        return self.transformers[0] if self.transformers else NOTHING
+
+    def candidates(self) -> int:
+        """Attentions that are a block or were refused as one."""
+        blocks = sum(len(structure.blocks) for structure in self.transformers)
+        return blocks + sum(refusal.where.startswith("attention at") for refusal in self.refusals)
+
+
+def prepare(model: ModelLike, shape: ShapeOption = None) -> Prepared:
+    """Analyse a model; the caller's file or object stays as it is.
+
+    shape: `--shape` pairs as text or a mapping of input names to axes. Raises: ModelError, ShapeError.
+    """
+    shapes_wanted = dict(shape) if isinstance(shape, Mapping) else parse_shapes(shape or ())
+    canonicalize = Canonicalize(shapes_wanted)
+    canonical = canonicalize(load(model))
+    shapes = infer(canonical)
+    annotate(canonical.graph, shapes)
+    found = find(canonical.graph, shapes)
+    return Prepared(canonical, shapes, found.transformers, found.refusals, (canonicalize.spec(),))

@@ -1,0 +1,121 @@
+"""Which values a value is computed from, and which tokens of a stream no input reaches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import onnx_ir as ir
+
+from tokenrt.passes.graph.shapes import Shapes
+
+
+def constant_prefix(value: ir.Value, axis: int, shapes: Shapes) -> int:
+    """How many leading entries along `axis` do not depend on any graph input: class, distillation and register tokens."""
+    return _prefix(value, axis, shapes, {})
+
+
+def _prefix(value: ir.Value, axis: int, shapes: Shapes, known: dict[tuple[ir.Value, int], int]) -> int:
+    """`known` holds what was answered before: a stream behind residual additions is reached on many ways."""
+    if (value, axis) not in known:
+        known[value, axis] = _own_prefix(value, axis, shapes, known)
+    return known[value, axis]
+
+
+def _own_prefix(value: ir.Value, axis: int, shapes: Shapes, known: dict[tuple[ir.Value, int], int]) -> int:
+    if not depends_on_input(value):
+        return shapes.of(value)[axis]
+    node = value.producer()
+    if node is None:
+        return 0
+    data = [step for step in node.inputs if step is not None]
+    if node.op_type == "Concat" and node.attributes["axis"].value % len(shapes.of(value)) == axis:
+        total = 0
+        for step in data:
+            here = _prefix(step, axis, shapes, known)
+            total += here
+            if here < shapes.of(step)[axis]:
+                break
+        return total
+    bounds = [step.const_value.numpy().tolist() for step in data[1:] if step.const_value is not None]
+    if node.op_type == "Slice" and len(bounds) == len(data) - 1:
+        starts, ends, axes = [*bounds, [*range(len(bounds[0]))]][:3]
+        axes = [number % len(shapes.of(value)) for number in axes]
+        prefix = _prefix(data[0], axis, shapes, known)
+        if axis not in axes:
+            return prefix
+        place = axes.index(axis)
+        first, last, _ = slice(starts[place], ends[place]).indices(shapes.of(data[0])[axis])
+        return max(0, min(prefix, last) - first)
+    if node.op_type == "Transpose":
+        rank = len(shapes.of(value))
+        order = node.attributes["perm"].value if "perm" in node.attributes else list(range(rank - 1, -1, -1))
+        return _prefix(data[0], list(order)[axis], shapes, known)
+    if node.op_type in ("Reshape", "Expand", "Unsqueeze", "Squeeze", "Gather"):
+        return 0
+    same = [step for step in data if shapes.known(step) and len(shapes.of(step)) == len(shapes.of(value))]
+    parts = [
+        _prefix(step, axis, shapes, known) for step in same if shapes.of(step)[axis] == shapes.of(value)[axis]
+    ]
+    return min(parts, default=0)
+
+
+def depends_on_input(value: ir.Value) -> bool:
+    """Whether any graph input's content (not only its shape) reaches `value`."""
+    seen: set[ir.Value] = set()
+    todo = [value]
+    while todo:
+        here = todo.pop()
+        if here in seen:
+            continue
+        seen.add(here)
+        producer = here.producer()
+        if producer is None:
+            if here.is_graph_input() and here.const_value is None:
+                return True
+        elif producer.op_type != "Shape":
+            todo.extend(step for step in producer.inputs if step is not None)
+    return False
+
+
+def nested(node: ir.Node) -> Iterator[ir.Node]:
+    """The nodes in the branches of an If, in the body of a Loop or Scan, and in theirs."""
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from ir.traversal.RecursiveGraphIterator(attribute.as_graph())
+
+
+def between(first: ir.Value, last: ir.Value) -> frozenset[ir.Node]:
+    """Nodes on a path from `first` to `last`."""
+    down: set[ir.Node] = set()
+    todo = [node for node, _ in first.uses()]
+    while todo:
+        node = todo.pop()
+        if node not in down:
+            down.add(node)
+            todo.extend(reader for value in node.outputs for reader, _ in value.uses())
+    up: set[ir.Node] = set()
+    producer = last.producer()
+    todo = [producer] if producer is not None else []
+    while todo:
+        node = todo.pop()
+        if node in down and node not in up:
+            up.add(node)
+            todo.extend(
+                p for value in node.inputs if value is not None and (p := value.producer()) is not None
+            )
+    return frozenset(up)
+
+
+def ancestors(values: Iterable[ir.Value]) -> set[ir.Value]:
+    """Everything computed from graph inputs that the values depend on, themselves included."""
+    seen: set[ir.Value] = set()
+    todo = list(values)
+    while todo:
+        value = todo.pop()
+        if value in seen or value.const_value is not None:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        if producer is not None:
+            todo.extend(step for step in producer.inputs if step is not None)
+    return seen

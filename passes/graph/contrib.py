@@ -1,0 +1,288 @@
+"""Open the fused nodes of ONNX Runtime's transformer optimizer (domain com.microsoft) into standard operators.
+
+The runtime fuses them again where it can; opened, they can be analysed, and TensorRT accepts them. Source:
+ContribOperators.md of ONNX Runtime 1.31.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from tokenrt.errors import UnsupportedError
+from tokenrt.passes.graph.model import opset, substitute
+from tokenrt.passes.ops.graph_backend import GraphOps
+
+Opened = tuple[ir.Value | None, ...]
+
+
+def open_fused(model: ir.Model) -> None:
+    """Replace every fused node in place. Raises: UnsupportedError naming a node with a cache or an unusual mask."""
+    nodes = [node for node in model.graph if (node.domain, node.op_type) in OPENERS]
+    if not nodes:
+        return
+    if opset(model) < 17:
+        raise UnsupportedError(
+            f"{nodes[0].op_type} node {nodes[0].name!r} needs opset 17 or later to be opened; export again with --opset 17"
+        )
+    types = _types(model)
+    op = GraphOps(model.graph, None, opset(model), "opened")
+    for node in nodes:
+        for value in (*node.inputs, *node.outputs):
+            if value is not None and value.dtype is None:
+                value.type = ir.TensorType(types.get(str(value.name), ir.DataType.FLOAT))
+        op.before = node
+        results = OPENERS[node.domain, node.op_type](op, node)
+        for old, new in zip(node.outputs, results, strict=False):
+            if new is None or not (old.uses() or old.is_graph_output()):
+                continue
+            new.shape = old.shape or new.shape
+            substitute(model.graph, old, new)
+        model.graph.remove(node, safe=True)
+
+
+def _types(model: ir.Model) -> Mapping[str, ir.DataType]:
+    """Element types: a fused node computes in the type of its floating-point weights."""
+    floats = [
+        v.dtype
+        for v in model.graph.initializers.values()
+        if v.dtype in (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.BFLOAT16)
+    ]
+    common = max(set(floats), key=floats.count, default=ir.DataType.FLOAT)
+    return {
+        str(v.name): common
+        for node in model.graph
+        for v in node.outputs
+        if v.dtype is None and common is not None
+    }
+
+
+def _attribute(node: ir.Node, name: str, default: Any) -> Any:
+    return node.attributes[name].value if name in node.attributes else default
+
+
+def _input(node: ir.Node, index: int) -> ir.Value | None:
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def _size(value: ir.Value, axis: int) -> int:
+    dims = value.shape.numpy() if value.shape is not None else ()
+    return int(dims[axis])
+
+
+def _refuse(node: ir.Node, what: str) -> UnsupportedError:
+    return UnsupportedError(f"{node.domain}.{node.op_type} node {node.name!r}: {what}")
+
+
+def _scalar(number: float, like: ir.Value) -> Any:
+    kind = np.float16 if like.dtype == ir.DataType.FLOAT16 else np.float32
+    return np.asarray(number, kind)
+
+
+def _layer_norm(
+    op: GraphOps, node: ir.Node, value: ir.Value, gamma: ir.Value | None, beta: ir.Value | None
+) -> ir.Value:
+    parts = [part for part in (value, gamma, beta) if part is not None]
+    return op("LayerNormalization", *parts, axis=-1, epsilon=float(_attribute(node, "epsilon", 1e-12)))
+
+
+def _skip_layer_norm(op: GraphOps, node: ir.Node) -> Opened:
+    total = _skip(op, node, 4)
+    return _layer_norm(op, node, total, _input(node, 2), _input(node, 3)), None, None, total
+
+
+def _skip_rms_norm(op: GraphOps, node: ir.Node) -> Opened:
+    total = _skip(op, node, 3)
+    return _rms(op, node, total, node.inputs[2]), None, None, total
+
+
+def _rms_norm(op: GraphOps, node: ir.Node) -> Opened:
+    assert node.inputs[0] is not None
+    return (_rms(op, node, node.inputs[0], node.inputs[1]),)
+
+
+def _rms(op: GraphOps, node: ir.Node, total: ir.Value, gamma: ir.Value | None) -> ir.Value:
+    if gamma is None or gamma.shape is None:
+        raise _refuse(node, "its scale is missing")
+    x = op("Cast", total, to=int(ir.DataType.FLOAT))
+    mean = op("Mul", op("ReduceSum", op("Mul", x, x), [-1], keepdims=1), 1.0 / _size(gamma, 0))
+    unit = op("Div", x, op("Sqrt", op("Add", mean, float(_attribute(node, "epsilon", 1e-12)))))
+    return op("Mul", op("CastLike", unit, total), gamma)
+
+
+def _skip(op: GraphOps, node: ir.Node, bias: int) -> ir.Value:
+    branch, added = node.inputs[0], _input(node, bias)
+    if added is not None:
+        branch = op("Add", branch, added)
+    return op("Add", branch, node.inputs[1])
+
+
+def _gelu(op: GraphOps, node: ir.Node) -> Opened:
+    x = _biased(op, node)
+    inner = op("Add", op("Erf", op("Div", x, _scalar(math.sqrt(2), x))), _scalar(1, x))
+    return (op("Mul", op("Mul", x, inner), _scalar(0.5, x)),)
+
+
+def _fast_gelu(op: GraphOps, node: ir.Node) -> Opened:
+    x = _biased(op, node)
+    cubic = op("Mul", op("Mul", op("Mul", x, x), x), _scalar(0.044715, x))
+    inner = op("Tanh", op("Mul", op("Add", x, cubic), _scalar(math.sqrt(2 / math.pi), x)))
+    return (op("Mul", op("Mul", x, op("Add", inner, _scalar(1, x))), _scalar(0.5, x)),)
+
+
+def _quick_gelu(op: GraphOps, node: ir.Node) -> Opened:
+    x = node.inputs[0]
+    assert x is not None
+    return (op("Mul", x, op("Sigmoid", op("Mul", x, _scalar(_attribute(node, "alpha", 1.702), x)))),)
+
+
+def _biased(op: GraphOps, node: ir.Node) -> Any:
+    bias = _input(node, 1)
+    return node.inputs[0] if bias is None else op("Add", node.inputs[0], bias)
+
+
+def _attention(op: GraphOps, node: ir.Node) -> Opened:
+    if any(_input(node, index) is not None for index in (4, 6)) or _attribute(node, "unidirectional", 0):
+        raise _refuse(node, "a cache or causal attention is not supported")
+    weight, bias, heads = node.inputs[1], _input(node, 2), int(_attribute(node, "num_heads", 0))
+    if weight is None or weight.shape is None or _attribute(node, "do_rotary", 0):
+        raise _refuse(node, "rotary positions or a computed weight are not supported")
+    total = _size(weight, 1)
+    sizes = [int(size) for size in _attribute(node, "qkv_hidden_sizes", [total // 3] * 3)]
+    projected = op("MatMul", node.inputs[0], weight)
+    projected = projected if bias is None else op("Add", projected, bias)
+    starts = [0, sizes[0], sizes[0] + sizes[1]]
+    parts = [
+        op("Slice", projected, [start], [start + size], [2])
+        for start, size in zip(starts, sizes, strict=True)
+    ]
+    return (_attend(op, node, parts, sizes, heads, mask=3, bias=5),)
+
+
+def _multi_head(op: GraphOps, node: ir.Node) -> Opened:
+    if any(_input(node, index) is not None for index in range(6, len(node.inputs))):
+        raise _refuse(node, "a key-value cache is not supported")
+    if any(_input(node, index) is None for index in (1, 2)) or _attribute(node, "unidirectional", 0):
+        raise _refuse(node, "packed queries, keys and values or causal attention are not supported")
+    bias, heads, parts = _input(node, 3), int(_attribute(node, "num_heads", 0)), [*node.inputs[:3]]
+    if bias is not None and bias.shape is not None:
+        third = _size(bias, 0) // 3
+        parts = [
+            op("Add", part, op("Slice", bias, [i * third], [(i + 1) * third], [0]))
+            for i, part in enumerate(parts)
+        ]
+    return (_attend(op, node, parts, [0, 0, 0], heads, mask=4, bias=5),)
+
+
+def _attend(
+    op: GraphOps, node: ir.Node, parts: list[Any], sizes: list[int], heads: int, *, mask: int, bias: int
+) -> ir.Value:
+    """softmax(scale q k^T + masks) v on [B,N,H*D] parts."""
+    split = [op("Transpose", op("Reshape", part, [0, 0, heads, -1]), perm=[0, 2, 1, 3]) for part in parts]
+    query, key, value = split
+    scale = _attribute(node, "scale", 0.0)
+    scores = op("MatMul", query, op("Transpose", key, perm=[0, 1, 3, 2]))
+    if scale:
+        scores = op("Mul", scores, _scalar(scale, scores))
+    else:
+        width = op(
+            "Cast", op("Slice", op("Shape", query), [3], [4]), to=int(scores.dtype or ir.DataType.FLOAT)
+        )
+        scores = op("Div", scores, op("Sqrt", width))
+    hidden = _input(node, mask)
+    if hidden is not None:
+        scores = op("Add", scores, _padding(op, node, hidden, scores))
+    extra = _input(node, bias)
+    if extra is not None:
+        scores = op("Add", scores, extra)
+    weighted = op("MatMul", op("Softmax", scores, axis=-1), value)
+    return op("Reshape", op("Transpose", weighted, perm=[0, 2, 1, 3]), [0, 0, -1])
+
+
+def _padding(op: GraphOps, node: ir.Node, mask: ir.Value, scores: ir.Value) -> ir.Value:
+    """[B,1,1,N] from a 0/1 mask [B,N], or from lengths [B]."""
+    if mask.shape is None or len(mask.shape) not in (1, 2):
+        raise _refuse(node, "its mask is neither [batch, tokens] nor [batch]")
+    kind = int(scores.dtype or ir.DataType.FLOAT)
+    if len(mask.shape) == 1:
+        length = op("Squeeze", op("Slice", op("Shape", scores), [3], [4]), [0])
+        place = op("Unsqueeze", op("Range", np.int64(0), length, np.int64(1)), [0])
+        mask = op("Less", place, op("Unsqueeze", op("Cast", mask, to=int(ir.DataType.INT64)), [1]))
+    shown = op("Unsqueeze", op("Cast", mask, to=kind), [1, 2])
+    fill = max(float(_attribute(node, "mask_filter_value", -10000.0)), -60000.0)
+    return op("Mul", op("Sub", _scalar(1, scores), shown), _scalar(fill, scores))
+
+
+def _embed(op: GraphOps, node: ir.Node) -> Opened:
+    ids, segments, words, positions, kinds, gamma, beta, mask, places = (
+        _input(node, index) for index in range(9)
+    )
+    if ids is None or words is None or positions is None:
+        raise _refuse(node, "its ids or tables are missing")
+    total = op("Gather", words, ids, axis=0)
+    if places is None:
+        length = op("Squeeze", op("Slice", op("Shape", ids), [1], [2]), [0])
+        places = op("Unsqueeze", op("Range", np.int64(0), length, np.int64(1)), [0])
+    total = op("Add", total, op("Gather", positions, places, axis=0))
+    if segments is not None and kinds is not None:
+        total = op("Add", total, op("Gather", kinds, segments, axis=0))
+    counted = (
+        op("Cast", op("ReduceSum", mask, [1], keepdims=0), to=int(ir.DataType.INT32))
+        if mask is not None
+        else None
+    )
+    if counted is not None:
+        counted.shape = ir.Shape(("batch",))
+    return _layer_norm(op, node, total, gamma, beta), counted, total
+
+
+def _fused_matmul(op: GraphOps, node: ir.Node) -> Opened:
+    ranks = [len(value.shape) for value in node.inputs[:2] if value is not None and value.shape is not None]
+    turned = any(_attribute(node, f"transBatch{side}", 0) for side in "AB")
+    if turned and (len(set(ranks)) != 1 or ranks[0] < 3):
+        told = " and ".join(map(str, ranks)) or "unknown"
+        raise _refuse(
+            node,
+            f"its batch transposes need inputs of one rank, 3 or more, and the ranks are {told}; ONNX Runtime does not "
+            "run such a node either, so what fused it made a mistake: use the model as it was before",
+        )
+    sides = [_turned(op, node, index, side) for index, side in enumerate("AB")]
+    product = op("MatMul", *sides)
+    alpha = float(_attribute(node, "alpha", 1.0))
+    return (product if alpha == 1 else op("Mul", product, _scalar(alpha, product)),)
+
+
+def _turned(op: GraphOps, node: ir.Node, index: int, side: str) -> ir.Value | None:
+    """One side of a FusedMatMul as MatMul wants it: first the rows, if they are axis 0, then the last two axes."""
+    value = node.inputs[index]
+    flags = [bool(_attribute(node, f"{name}{side}", 0)) for name in ("transBatch", "trans")]
+    if value is None or not any(flags):
+        return value
+    if value.shape is None:
+        raise _refuse(node, "the rank of an input is unknown")
+    order = list(range(len(value.shape)))
+    if flags[0]:
+        order.insert(-1, order.pop(0))
+    if flags[1]:
+        order[-2:] = order[:-3:-1]
+    return op("Transpose", value, perm=order)
+
+
+OPENERS: Mapping[tuple[str, str], Callable[[GraphOps, ir.Node], Opened]] = {
+    ("com.microsoft", "Attention"): _attention,
+    ("com.microsoft", "BiasGelu"): _gelu,
+    ("com.microsoft", "EmbedLayerNormalization"): _embed,
+    ("com.microsoft", "FastGelu"): _fast_gelu,
+    ("com.microsoft", "FusedMatMul"): _fused_matmul,
+    ("com.microsoft", "Gelu"): _gelu,
+    ("com.microsoft", "MultiHeadAttention"): _multi_head,
+    ("com.microsoft", "QuickGelu"): _quick_gelu,
+    ("", "SimplifiedLayerNormalization"): _rms_norm,
+    ("com.microsoft", "SimplifiedLayerNormalization"): _rms_norm,
+    ("com.microsoft", "SkipLayerNormalization"): _skip_layer_norm,
+    ("com.microsoft", "SkipSimplifiedLayerNormalization"): _skip_rms_norm,
+}

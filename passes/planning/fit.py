@@ -1,0 +1,334 @@
+"""Fit a plan to a model: from a budget, or one that was made before and perhaps edited; and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+from tokenrt.errors import NothingToDoError, PlanError
+from tokenrt.passes import methods
+from tokenrt.passes.analysis.blocks import Block, Structure
+from tokenrt.passes.analysis.prepare import Prepared
+from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.planning.plan import (
+    BACK,
+    PLACES,
+    Budget,
+    Plan,
+    PlannedSite,
+    Transformer,
+    Where,
+    all_return,
+    places,
+)
+from tokenrt.passes.planning.resolve import check_count, check_grid, check_place, in_time, resolve
+from tokenrt.passes.planning.route import cut, missing
+from tokenrt.passes.planning.several import Chosen, Routes, choose
+from tokenrt.passes.planning.work import Work
+
+
+def make(
+    prepared: Prepared,
+    name: str,
+    budget: Budget,
+    *,
+    site: str | None,
+    proportional: bool | None,
+    options: Mapping[str, Any] | None,
+    grid: Sequence[int] | None,
+    transformers: Chosen,
+    allow_noop: bool,
+) -> Plan:
+    """Turn a budget into a plan. Raises: PlanError, MethodError, NothingToDoError."""
+    method = methods.get(name).from_options(options or {})
+    structures = prepared.transformers
+    if not structures and not allow_noop:
+        raise NothingToDoError("no transformer block can be reduced" + list_refusals(prepared))
+    where = _place(method, site)
+    base = Plan(
+        method=name,
+        tokens=0,
+        protect=0,
+        blocks=0,
+        sites=(),
+        proportional_attention=method.proportional if proportional is None else proportional,
+        options=method.options(),
+    )
+    if not structures:
+        return base
+    chosen = choose(structures, transformers, where)
+    base = base.over(
+        [
+            _counts(structure, tuple(grid) if grid is not None and number in chosen else structure.grid)
+            for number, structure in enumerate(structures)
+        ]
+    )
+    places_of = {number: _told(prepared, number) for number in chosen}
+    laid_out = []
+    for number in chosen:
+        own, blocks = base.transformers[number], structures[number].blocks
+        if own.grid is not None:
+            with _in(places_of[number]):
+                check_grid(own.grid, own.tokens - own.protect)
+        laid_out.append(method.laid_out(own.grid))
+        if all(cut(block, where) is None for block in blocks):
+            raise NothingToDoError(f"{places_of[number]}no block has {_no_place(blocks[0], where)}")
+    method = _one(laid_out, chosen)
+    base = replace(base, options=method.options(), notes=_left_out(base, chosen))
+    if budget.kind == "flops":
+        return _by_work(prepared, base, method, budget, where, chosen, allow_noop)
+    sites, notes, rated = list[PlannedSite](), list[str](), list[Method]()
+    for number in chosen:
+        own, blocks = base.transformers[number], structures[number].blocks
+        with _in(places_of[number]):
+            found, told = resolve(budget, method, own.tokens, own.protect, own.blocks, where)
+        for made in found:
+            if cut(blocks[made.block], where) is None:
+                raise PlanError(
+                    f"{places_of[number]}block {made.block} has {_no_place(blocks[made.block], where)}"
+                )
+        sites.extend(replace(made, transformer=number) for made in found)
+        notes.extend(places_of[number] + note for note in told)
+        rated.append(_rated(method, budget, own, found))
+    base = replace(base, options=_one(rated, chosen).options(), notes=(*base.notes, *notes))
+    chosen_plan = _not_empty(prepared, replace(base, sites=tuple(sites)), allow_noop)
+    return with_cost(prepared, chosen_plan, allow_noop=allow_noop)[0]
+
+
+def _counts(structure: Structure, grid: tuple[int, ...] | None) -> Transformer:
+    return Transformer(structure.tokens, structure.protect, len(structure.blocks), grid)
+
+
+def _told(prepared: Prepared, number: int) -> str:
+    """How messages begin that are about one transformer of several."""
+    return f"transformer {number}: " if len(prepared.transformers) > 1 else ""
+
+
+@contextmanager
+def _in(told: str) -> Iterator[None]:
+    """Let a PlanError say which transformer it is about."""
+    try:
+        yield
+    except PlanError as cause:
+        raise PlanError(f"{told}{cause}") from cause
+
+
+def _left_out(plan: Plan, chosen: Sequence[int]) -> tuple[str, ...]:
+    """A note on the transformers that are not reduced."""
+    rest = [number for number in range(len(plan.transformers)) if number not in chosen]
+    if not rest:
+        return ()
+    told = ", ".join(f"{number} ({plan.transformers[number].tokens})" for number in rest)
+    return (
+        f"of {len(plan.transformers)} transformers these keep their tokens: {told}; --transformers chooses",
+    )
+
+
+def _one(made: Sequence[Method], chosen: Sequence[int]) -> Method:
+    """The method that fits all chosen transformers. Raises: PlanError where they need different options."""
+    for number, other in zip(chosen, made, strict=True):
+        if other.options() != made[0].options():
+            raise PlanError(
+                f"{other.name} needs other options for transformer {number} than for transformer {chosen[0]}: "
+                f"{other.options()} and {made[0].options()}; choose one with --transformers"
+            )
+    return made[0]
+
+
+def _rated(method: Method, budget: Budget, own: Transformer, sites: Sequence[PlannedSite]) -> Method:
+    """The method told what survives its pruning, where the budget is a table of rates."""
+    if budget.rates is None:
+        return method
+    which = {block: number for number, block in enumerate(sorted(budget.layers or range(own.blocks)))}
+    left = {made.block: made.tokens for made in sites}
+    rows = [which.get(block, -1) for block in range(own.blocks)]
+    return method.rated(budget.rates.survivors(rows, own.tokens, left))
+
+
+def _place(method: Method, site: str | None) -> Where:
+    """Where the sites lie: as asked, or the method's usual place. Raises: PlanError."""
+    if site is None:
+        return places(method.returns)[0]
+    if site not in PLACES:
+        raise PlanError(f"--site {site}: expected one of {', '.join(PLACES)}")
+    found = next((where for where in places(method.returns) if where == site), None)
+    if found is None:
+        raise PlanError(
+            f"--site {site}: {method.name} sits {' or '.join(places(method.returns))}, where the tokens it removes "
+            + (f"come back {BACK[method.returns]}" if method.returns in BACK else "stay away")
+        )
+    return found
+
+
+def _no_place(block: Block, where: Where) -> str:
+    instead = "; use --site after-block" if where == "after-attention" else ""
+    return f"no place {where}: {missing(block, where)}{instead}"
+
+
+def _by_work(
+    prepared: Prepared,
+    base: Plan,
+    method: Method,
+    budget: Budget,
+    where: Where,
+    chosen: Sequence[int],
+    allow_noop: bool,
+) -> Plan:
+    """The smallest constant removal per block that fits, then the last block's worth given back where it can be."""
+    if budget.amount == 1:
+        return with_cost(prepared, _not_empty(prepared, base, allow_noop))[0]
+    every = tuple(
+        PlannedSite(block.index, where, 0, number)
+        for number in chosen
+        for block in prepared.transformers[number].blocks
+        if block.index in in_time(method.returns, base.transformers[number].blocks, where)
+        and cut(block, where) is not None
+    )
+    work = Work.of(prepared, replace(base, sites=every))
+    fewest = [method.fewest(each.tokens, each.protect) for each in base.transformers]
+
+    def removing(removed: int, more: int) -> Plan:
+        here = [each.tokens for each in base.transformers]
+        sites = []
+        for place, site in enumerate(every):
+            number, leaving = site.transformer, removed + (place < more) * method.unit
+            least = method.fewest(here[number], base.transformers[number].protect)
+            sites.append(replace(site, tokens=max(here[number] - leaving, least)))
+            here[number] = here[number] if all_return(method.returns) else sites[-1].tokens
+        return replace(base, sites=tuple(sites))
+
+    most = max(base.transformers[number].tokens - fewest[number] for number in chosen)
+    tries = ((removed, more) for removed in range(0, most + 1, method.unit) for more in range(len(every)))
+    for removed, more in tries:
+        if work.macs(removing(removed, more)) <= budget.amount * work.full:
+            found = _shortening(removing(removed, more))
+            return with_cost(prepared, _not_empty(prepared, found, allow_noop))[0]
+    least = work.macs(removing(most, 0)) / work.full
+    raise PlanError(
+        f"--flops {budget.amount}: {method.name} can reach {least:.3f} of the model's work at the least; ask for more"
+    )
+
+
+def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
+    """Whether a plan, perhaps edited by hand, fits this model. Raises: PlanError, NothingToDoError."""
+    structures = prepared.transformers
+    if not structures:
+        if plan.sites:
+            raise NothingToDoError("no transformer block can be reduced" + list_refusals(prepared))
+        return _not_empty(prepared, plan.over([_counts(prepared.structure, plan.grid)]), allow_noop)
+    if len(plan.transformers) not in (1, len(structures)):
+        raise PlanError(
+            f"the plan is for {len(plan.transformers)} transformers, the model has {len(structures)}; make a new plan for it"
+        )
+    method = methods.get(plan.method).from_options(plan.options)
+    for number, (planned, structure) in enumerate(zip(plan.transformers, structures, strict=False)):
+        with _in(_told(prepared, number)):
+            _check_counts(planned, structure)
+    sites = list[PlannedSite]()
+    for place, site in enumerate(plan.sites):
+        if not 0 <= site.transformer < len(structures):
+            raise PlanError(
+                f"plan site {place}: transformer {site.transformer} does not exist; the model has {len(structures)}, "
+                "counted from 0"
+            )
+    for number, structure in enumerate(structures):
+        own = [(place, site) for place, site in enumerate(plan.sites) if site.transformer == number]
+        with _in(_told(prepared, number)):
+            _check_sites(own, structure, method)
+        sites.extend(site for _, site in own)
+    unlisted = [_counts(structure, structure.grid) for structure in structures[len(plan.transformers) :]]
+    known = [
+        replace(planned, grid=planned.grid or structure.grid)
+        for planned, structure in zip(plan.transformers, structures, strict=False)
+    ]
+    fitted = replace(plan.over([*known, *unlisted]), sites=tuple(sites), options=method.options())
+    return _not_empty(prepared, _shortening(fitted), allow_noop)
+
+
+def _check_counts(planned: Transformer, structure: Structure) -> None:
+    if planned.tokens != structure.tokens:
+        raise PlanError(
+            f"the plan is for {planned.tokens} tokens, the model has {structure.tokens}; make a new plan for it"
+        )
+    for what, wanted, found in (
+        ("blocks", planned.blocks, len(structure.blocks)),
+        ("protected tokens", planned.protect, structure.protect),
+    ):
+        if wanted != found:
+            raise PlanError(f"the plan is for {wanted} {what}, the model has {found}; make a new plan for it")
+    if planned.grid is not None:
+        check_grid(planned.grid, structure.tokens - structure.protect)
+
+
+def _check_sites(sites: Sequence[tuple[int, PlannedSite]], structure: Structure, method: Method) -> None:
+    """Whether these sites, with their places in the plan, can lie in one transformer."""
+    last, here, blocks = (-1, -1), structure.tokens, structure.blocks
+    for number, site in sites:
+        if not 0 <= site.block < len(blocks):
+            raise PlanError(
+                f"plan site {number}: block {site.block} does not exist; the model has blocks 0 to {len(blocks) - 1}"
+            )
+        if cut(blocks[site.block], site.where) is None:
+            raise PlanError(
+                f"plan site {number}: block {site.block} has {_no_place(blocks[site.block], site.where)}"
+            )
+        check_place(method, site.block, len(blocks), site.where)
+        if site.block == last[0]:
+            raise PlanError(
+                f"plan site {number}: block {site.block} has a site before it; a block takes one, since its attention "
+                "saw the tokens of before"
+            )
+        order = (site.block, PLACES.index(site.where))
+        if order <= last:
+            raise PlanError(
+                f"plan site {number}: block {site.block} {site.where} does not come after the site before it"
+            )
+        check_count(method, site.block, here, site.tokens, structure.protect)
+        here = here if all_return(method.returns) else site.tokens
+        last = order
+
+
+def _shortening(plan: Plan) -> Plan:
+    """The plan without the sites at which no token leaves."""
+    pairs = zip(plan.sites, plan.arriving(), strict=True)
+    return replace(plan, sites=tuple(site for site, before in pairs if site.tokens < before))
+
+
+def _not_empty(prepared: Prepared, plan: Plan, allow_noop: bool) -> Plan:
+    if not plan.sites and not allow_noop:
+        raise NothingToDoError(
+            "the budget removes no token at any block; ask for more, or pass --allow-noop to write the model unchanged"
+            + list_refusals(prepared)
+        )
+    return plan
+
+
+def with_cost(prepared: Prepared, plan: Plan, allow_noop: bool = False) -> tuple[Plan, Routes]:
+    """The plan with its work filled in, and the routes of the tokens of every transformer that has sites."""
+    work = Work.of(prepared, plan)
+    after = work.macs(plan)
+    if plan.sites and after >= work.full:
+        if allow_noop:
+            return with_cost(prepared, replace(plan, sites=()))
+        readers = [
+            f"{node.op_type} node {node.name!r}"
+            for path in work.routes.values()
+            for node in path.restored
+            if node is not None
+        ]
+        blocks = sum(len(structure.blocks) for structure in prepared.transformers)
+        raise NothingToDoError(
+            f"the reduction saves no work: of {prepared.candidates()} attentions {blocks} can take one, and "
+            f"right behind it every token is needed again by {' and '.join(readers) or 'an output'}"
+            + list_refusals(prepared)
+        )
+    return replace(plan, macs_before=work.full, macs_after=after), work.routes
+
+
+def list_refusals(prepared: Prepared) -> str:
+    refusals = prepared.refusals
+    return "".join(f"\n  {refusal.where}: {refusal.reason}" for refusal in refusals[:8]) + (
+        f"\n  and {len(refusals) - 8} more (tokenrt inspect lists all)" if len(refusals) > 8 else ""
+    )

@@ -1,0 +1,341 @@
+"""A plan is data: which sites, which method, how many tokens stay. It prints as TOML, can be edited and applied again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenrt.errors import PlanError
+from tokenrt.files import atomic
+from tokenrt.passes.methods.contract import Returns
+from tokenrt.passes.planning.budget import Budget as Budget
+
+Where = Literal["around-attention", "after-attention", "after-block"]
+PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
+COUNTS = ("tokens", "protected", "grid", "blocks")
+KEYS = ("method", *COUNTS, "proportional_attention", "options", "macs", "transformer", "site")
+BACK = {
+    "after-attention": "right after each attention",
+    "before-next-site": "before the block of the next site, and behind the last block",
+    "before-last-block": "before the last block",
+}
+"""When the tokens that left are there again, for methods that say so."""
+
+
+@dataclass(frozen=True)
+class PlannedSite:
+    """One reduction: `tokens` stay behind `where` of block `block` of a transformer (both count from 0)."""
+
+    block: int
+    where: Where
+    tokens: int
+    transformer: int = 0
+
+
+@dataclass(frozen=True)
+class Transformer:
+    """The tokens of one transformer of a model: N, the protected among them, its blocks, the grid where it is known."""
+
+    tokens: int
+    protect: int
+    blocks: int
+    grid: tuple[int, ...] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "tokens": self.tokens,
+            "protected": self.protect,
+            "grid": list(self.grid) if self.grid else None,
+            "blocks": self.blocks,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the rewrite needs besides the model.
+
+    tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
+    multiply-accumulates of one image. A model of several transformers has these counts for its first, and in
+    `others` those of transformers 1, 2 and so on, reduced or not.
+    """
+
+    method: str
+    tokens: int
+    protect: int
+    blocks: int
+    sites: tuple[PlannedSite, ...]
+    proportional_attention: bool
+    options: Mapping[str, Any] = field(default_factory=dict)
+    macs_before: int = 0
+    macs_after: int = 0
+    notes: tuple[str, ...] = ()
+    grid: tuple[int, ...] | None = None
+    others: tuple[Transformer, ...] = ()
+
+    @property
+    def transformers(self) -> tuple[Transformer, ...]:
+        """Every transformer of the model, in graph order."""
+        return Transformer(self.tokens, self.protect, self.blocks, self.grid), *self.others
+
+    def over(self, transformers: Sequence[Transformer]) -> Plan:
+        """The plan with these counts, sites left as they are."""
+        first, *others = transformers
+        return replace(
+            self,
+            tokens=first.tokens,
+            protect=first.protect,
+            blocks=first.blocks,
+            grid=first.grid,
+            others=tuple(others),
+        )
+
+    def laid_out(self, grid: Sequence[int]) -> Plan:
+        """The plan with this grid for every transformer it reduces."""
+        reduced, known = self.reduced(), enumerate(self.transformers)
+        return self.over([replace(e, grid=tuple(grid)) if n in reduced else e for n, e in known])
+
+    def of(self, transformer: int) -> Plan:
+        """What the plan says of one transformer, as the plan of a model that has no other."""
+        own = (replace(site, transformer=0) for site in self.sites if site.transformer == transformer)
+        return replace(self.over([self.transformers[transformer]]), sites=tuple(own), notes=())
+
+    def reduced(self) -> list[int]:
+        """The transformers that have sites."""
+        return sorted({site.transformer for site in self.sites})
+
+    def counts(self) -> list[int]:
+        """The first transformer's own count, then the tokens behind each of its sites."""
+        return [self.tokens, *(site.tokens for site in self.sites if not site.transformer)]
+
+    def arriving(self) -> list[int]:
+        """Tokens that reach each site."""
+        here = [transformer.tokens for transformer in self.transformers]
+        stay, found = not all_return(self.returns), []
+        for site in self.sites:
+            found.append(here[site.transformer])
+            here[site.transformer] = site.tokens if stay else here[site.transformer]
+        return found
+
+    @property
+    def returns(self) -> Returns:
+        """When the tokens that left come back; the method decides. Raises: MethodError where there is no such method."""
+        from tokenrt.passes import methods
+
+        return methods.get(self.method).returns
+
+    def spec(self) -> str:
+        """The reduction as one line, e.g. reduce{method=tome,sites=0:189;1:181,proportional=true}; 2/0: transformer 2."""
+        signs = {"after-block": "+", "around-attention": "~"}
+        sites = ";".join(
+            f"{f'{s.transformer}/' if s.transformer else ''}{s.block}{signs.get(s.where, '')}:{s.tokens}"
+            for s in self.sites
+        )
+        options = "".join(f",{key}={value}" for key, value in sorted(_written(self.options).items()))
+        return f"reduce{{method={self.method},sites={sites},proportional={str(self.proportional_attention).lower()}{options}}}"
+
+    def as_dict(self) -> dict[str, Any]:
+        several = {"transformers": [each.as_dict() for each in self.transformers]} if self.others else {}
+        return {
+            "method": self.method,
+            **self.transformers[0].as_dict(),
+            **several,
+            "proportional_attention": self.proportional_attention,
+            "options": _written(self.options),
+            "macs": {"before": self.macs_before, "after": self.macs_after},
+            "sites": [self._entry(site) for site in self.sites],
+            "notes": list(self.notes),
+        }
+
+    def _entry(self, site: PlannedSite) -> dict[str, Any]:
+        """A site as files have it: where there is one transformer, it need not be named."""
+        number = {"transformer": site.transformer} if self.others else {}
+        return {**number, "block": site.block, "where": site.where, "tokens": site.tokens}
+
+    def to_toml(self) -> str:
+        import tomlkit
+
+        document = tomlkit.document()
+        document.add(
+            tomlkit.comment(
+                "tokenrt plan: edit the token counts or delete sites, then: tokenrt reduce MODEL --plan THIS -o OUT"
+            )
+        )
+        own = {} if self.others else self.transformers[0].as_dict()
+        head = {"method": self.method, **own, "proportional_attention": self.proportional_attention}
+        document.update({key: value for key, value in head.items() if value is not None})
+        document["options"] = _written(self.options)
+        document["macs"] = {"before": self.macs_before, "after": self.macs_after}
+        if self.others:
+            document["transformer"] = _tables([each.as_dict() for each in self.transformers])
+        document["site"] = _tables([self._entry(site) for site in self.sites])
+        return tomlkit.dumps(document)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the plan file. Raises: PlanError where an option holds arrays, which it cannot."""
+        for key, value in self.options.items():
+            if isinstance(value, Mapping):
+                raise PlanError(
+                    f"option {key!r} of {self.method} holds arrays, and a plan file names a file: write them with "
+                    "numpy.savez and give its path"
+                )
+        with atomic(path) as temporary:
+            temporary.write_text(self.to_toml(), encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Read a plan. Raises: PlanError naming the file, the key and what was expected."""
+        import tomlkit
+        from tomlkit.exceptions import TOMLKitError
+
+        file = Path(path)
+        try:
+            data = tomlkit.parse(file.read_text(encoding="utf-8")).unwrap()
+        except (OSError, UnicodeDecodeError, TOMLKitError) as cause:
+            raise PlanError(f"cannot read plan {file}: {cause}") from cause
+        _known(file, "the plan", data, KEYS)
+        method = _entry(file, data, "method", str)
+        transformers = _transformers(file, data)
+        sites = [
+            _site(file, number, entry, len(transformers))
+            for number, entry in enumerate(_entry(file, data, "site", list, []))
+        ]
+        macs = _entry(file, data, "macs", dict, {})
+        first = transformers[0]
+        return cls(
+            method=method,
+            tokens=first.tokens,
+            protect=first.protect,
+            blocks=first.blocks,
+            sites=tuple(sites),
+            proportional_attention=_entry(file, data, "proportional_attention", bool),
+            options=_entry(file, data, "options", dict, {}),
+            macs_before=_entry(file, macs, "before", int, 0),
+            macs_after=_entry(file, macs, "after", int, 0),
+            grid=first.grid,
+            others=tuple(transformers[1:]),
+        )
+
+    def __rich__(self) -> Any:
+        from rich.console import Group
+        from rich.markup import escape
+        from rich.table import Table
+
+        chosen = [self.transformers[number] for number in self.reduced()] or [self.transformers[0]]
+        on = f"{len(chosen)} of {len(self.transformers)} transformers, " if self.others else ""
+        tokens, protected = (
+            "/".join(map(str, dict.fromkeys(counts)))
+            for counts in ([each.tokens for each in chosen], [each.protect for each in chosen])
+        )
+        blocks = sum(each.blocks for each in chosen)
+        table = Table(
+            title=f"plan: {self.method} on {on}{blocks} blocks, {tokens} tokens ({protected} protected)"
+        )
+        names = ("block", "where", "tokens in", "tokens out", "removed")
+        for name in ("transformer", *names) if self.others else names:
+            table.add_column(name, justify="left" if name == "where" else "right")
+        for site, before in zip(self.sites, self.arriving(), strict=True):
+            entry = [*self._entry(site).values()]
+            table.add_row(*map(str, (*entry[:-1], before, entry[-1], before - site.tokens)))
+        ratio = f" ({self.macs_after / self.macs_before:.1%})" if self.macs_before else ""
+        full, left = self.macs_before / 1e9, self.macs_after / 1e9
+        work = f"multiply-accumulates per image: {full:.2f} G before, {left:.2f} G after{ratio}"
+        attention = f"proportional attention: {'on' if self.proportional_attention else 'off'}"
+        back = [f"tokens that left come back {BACK[self.returns]}"] if self.returns in BACK else []
+        return Group(table, *back, work, attention, *(escape(f"note: {note}") for note in self.notes))
+
+
+def _written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as text formats can hold them: of arrays their names, of paths the text, of None nothing."""
+    made: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            made[key] = f"arrays: {', '.join(map(str, value))}"
+        elif value is not None:
+            made[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return made
+
+
+def _entry(file: Path, data: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
+    value = data.get(key, default)
+    if value is None or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise PlanError(f"plan {file}: {key!r} must be {kind.__name__}, found {value!r}")
+    return value
+
+
+def _transformers(file: Path, data: Mapping[str, Any]) -> list[Transformer]:
+    """The counts of every transformer: tables [[transformer]], or the plan's own entries where there is one."""
+    listed = _entry(file, data, "transformer", list, [])
+    for number, entry in enumerate(listed):
+        if not isinstance(entry, dict):
+            raise PlanError(
+                f"plan {file}: transformer {number} must be a table [[transformer]], found {entry!r}"
+            )
+        _known(file, f"transformer {number}", entry, COUNTS)
+    twice = [key for key in COUNTS if listed and key in data]
+    if twice:
+        raise PlanError(
+            f"plan {file}: {', '.join(twice)} stand beside [[transformer]] tables, which say them; drop these"
+        )
+    return [
+        Transformer(
+            _entry(file, entry, "tokens", int),
+            _entry(file, entry, "protected", int),
+            _entry(file, entry, "blocks", int),
+            _grid(file, entry.get("grid")),
+        )
+        for entry in listed or [data]
+    ]
+
+
+def _tables(entries: Sequence[Mapping[str, Any]]) -> Any:
+    """TOML tables of these entries, without those that are None."""
+    import tomlkit
+
+    tables = tomlkit.aot()
+    for entry in entries:
+        table = tomlkit.table()
+        table.update({key: value for key, value in entry.items() if value is not None})
+        tables.append(table)
+    return tables
+
+
+def _grid(file: Path, entry: Any) -> tuple[int, ...] | None:
+    if entry is None:
+        return None
+    if not isinstance(entry, list) or any(type(size) is not int for size in entry):
+        raise PlanError(f"plan {file}: 'grid' must be a list of whole numbers, found {entry!r}")
+    return tuple(entry)
+
+
+def _known(file: Path, what: str, entry: Mapping[str, Any], keys: tuple[str, ...]) -> None:
+    for key in entry:
+        if key not in keys:
+            raise PlanError(f"plan {file}: {what} has no entry {key!r}; its entries: {', '.join(keys)}")
+
+
+def _site(file: Path, number: int, entry: Any, transformers: int) -> PlannedSite:
+    if not isinstance(entry, dict):
+        raise PlanError(f"plan {file}: site {number} must be a table [[site]], found {entry!r}")
+    _known(file, f"site {number}", entry, ("transformer", "block", "where", "tokens"))
+    where = entry.get("where", "after-attention")
+    if where not in PLACES:
+        raise PlanError(f"plan {file}: site {number}: where={where!r} is not one of {', '.join(PLACES)}")
+    which = _entry(file, entry, "transformer", int, 0)
+    if not 0 <= which < transformers:
+        raise PlanError(
+            f"plan {file}: site {number} is in transformer {which}, and the plan lists {transformers}, counted from 0"
+        )
+    return PlannedSite(_entry(file, entry, "block", int), where, _entry(file, entry, "tokens", int), which)
+
+
+def all_return(when: Returns) -> bool:
+    """Whether every site starts from all tokens."""
+    return when in ("after-attention", "before-next-site")
+
+
+def places(when: Returns) -> tuple[Where, ...]:
+    """Where a method whose tokens come back at `when` can sit, the usual place first."""
+    return PLACES[:1] if when == "after-attention" else PLACES[1:]

@@ -1,0 +1,82 @@
+"""Several transformers in one graph: which of them to reduce, and that each can be reduced for itself.
+
+Every transformer has a token axis and a route of its own. The routes are found on the graph as it came and applied one
+after the other; that is right as long as what one changes is nothing another one works on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import onnx_ir as ir
+
+from tokenrt.errors import PlanError, UnsupportedError
+from tokenrt.passes.analysis.blocks import Structure
+from tokenrt.passes.analysis.flow import Flow
+from tokenrt.passes.analysis.marks import WeighPool
+from tokenrt.passes.planning.plan import Where
+from tokenrt.passes.planning.route import Route, cut
+
+Chosen = Sequence[int] | Literal["all"] | None
+Routes = Mapping[int, Route]
+"""The routes of the transformers that are reduced."""
+
+
+def choose(transformers: Sequence[Structure], wanted: Chosen, where: Where) -> tuple[int, ...]:
+    """The transformers to reduce: those wanted, by default the first.
+
+    By default, tokens that leave around each attention do so in every transformer that has as many as the largest and a
+    place for it, as ToMe-SD does at the highest resolution only. Raises: PlanError.
+    """
+    numbers = range(len(transformers))
+    if wanted is None:
+        most = max(structure.tokens for structure in transformers)
+        fits = (
+            number
+            for number, structure in enumerate(transformers)
+            if structure.tokens == most and any(cut(block, where) for block in structure.blocks)
+        )
+        return (tuple(fits) if where == "around-attention" else ()) or (0,)
+    if isinstance(wanted, str):
+        if wanted != "all":
+            raise PlanError(f"--transformers {wanted}: expected their numbers, as in 0,2, or all")
+        return tuple(numbers)
+    for number in wanted:
+        if number not in numbers:
+            raise PlanError(
+                f"--transformers: transformer {number} does not exist; the model has {len(numbers)}, counted from 0"
+            )
+    if not wanted or len(set(wanted)) != len(wanted):
+        given = ",".join(map(str, wanted))
+        raise PlanError(f"--transformers {given!r}: name one or more, and each of them once")
+    return tuple(sorted(wanted))
+
+
+def check_apart(routes: Routes) -> None:
+    """Whether each can be reduced as if it were alone. Raises: UnsupportedError naming the tensor or node."""
+    for (one, first), (other, second) in itertools.combinations(routes.items(), 2):
+        both = f"transformers {one} and {other} cannot be reduced together"
+        remedy = f"choose one with --transformers {one} or --transformers {other}"
+        for value, marks in first.flow.marks.items():
+            if {mark.axis for mark in marks} & {mark.axis for mark in second.flow.marks.get(value, ())}:
+                raise UnsupportedError(
+                    f"{both}: an axis of {value.name!r} counts the tokens of both; {remedy}"
+                )
+        for node in _changed(first.flow, second.flow):
+            raise UnsupportedError(
+                f"{both}: {node.op_type} node {node.name!r} has to be changed for both; {remedy}"
+            )
+
+
+def _changed(first: Flow, second: Flow) -> list[ir.Node]:
+    """Nodes that both edit, or that one replaces (a pool weighted by size) on the other's token axis."""
+    edited, other = ({edit.node for edit in flow.edits} for flow in (first, second))
+    replaced = [
+        edit.node
+        for here, there in ((first, second), (second, first))
+        for edit in here.edits
+        if isinstance(edit, WeighPool) and edit.node in there.inputs
+    ]
+    return [*(node for node in edited if node in other), *replaced]

@@ -1,0 +1,59 @@
+"""The work a plan leaves, over every transformer it reduces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from tokenrt.passes.analysis.flow import Flow
+from tokenrt.passes.analysis.marks import Marks
+from tokenrt.passes.analysis.prepare import Prepared
+from tokenrt.passes.planning.flops import Cost, cost
+from tokenrt.passes.planning.plan import Plan
+from tokenrt.passes.planning.route import cut, returns, route
+from tokenrt.passes.planning.several import Routes, check_apart
+
+
+@dataclass(frozen=True)
+class Work:
+    """The routes of a plan's transformers, the work of any plan with the same sites, and that of no reduction."""
+
+    routes: Routes
+    cost: Cost
+    full: int
+
+    @classmethod
+    def of(cls, prepared: Prepared, plan: Plan) -> Work:
+        """Raises: UnsupportedError where tokens cannot pass, or two transformers do not go together."""
+        graph, shapes = prepared.model.graph, prepared.shapes
+        routes = {}
+        for number in plan.reduced():
+            structure, sites = prepared.transformers[number], plan.of(number).sites
+            cuts = [made for site in sites if (made := cut(structure.blocks[site.block], site.where))]
+            routes[number] = route(graph, shapes, structure, cuts, returns(structure, plan.returns, sites))
+        check_apart(routes)
+        flows = [path.flow for path in routes.values()]
+        work = cost(graph, shapes, together(flows, [len(path.sites) for path in routes.values()]))
+        none = [plan.transformers[number].tokens for number, path in routes.items() for _ in (0, *path.sites)]
+        return cls(routes, work, work.macs(none))
+
+    def macs(self, plan: Plan) -> int:
+        return self.cost.macs([count for number in self.routes for count in plan.of(number).counts()])
+
+
+def together(flows: Sequence[Flow], sites: Sequence[int]) -> dict[ir.Node, tuple[Marks, ...]]:
+    """The marks that every node sees on its inputs, of all flows, for counts that stand one behind the other.
+
+    sites: how many each flow has; its counts are one more, the transformer's own first.
+    """
+    found: dict[ir.Node, tuple[Marks, ...]] = {}
+    first = 0
+    for flow, length in zip(flows, sites, strict=True):
+        for node, inputs in flow.inputs.items():
+            own = tuple(tuple(replace(mark, stage=first + mark.stage) for mark in marks) for marks in inputs)
+            before = found.get(node, ((),) * len(own))
+            found[node] = tuple(a + b for a, b in zip(before, own, strict=True))
+        first += length + 1
+    return found

@@ -1,0 +1,1 @@
+"""The rewrite: what a method reads, what follows the tokens, what is repaired behind them, and the proof."""

@@ -1,0 +1,154 @@
+"""Masks, position biases and rotary tables follow the tokens; merged keys keep the mass of their members.
+
+A mask or bias b_j added to the scores of keys j that were merged becomes log(mean_j exp(b_j)) over the
+members, each counted by its size: with proportional attention the softmax then gives a merged key exactly the
+weight its members had.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from tokenrt.errors import UnsupportedError
+from tokenrt.passes.analysis.attention import hides
+from tokenrt.passes.analysis.marks import ReduceAuxiliary
+from tokenrt.passes.graph.shapes import Shapes, describe
+from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.rewriting.stages import Stage
+from tokenrt.passes.rewriting.taps import FLOAT, LOWEST
+
+LEAST = 1e-30
+
+
+@dataclass(frozen=True)
+class Auxiliaries:
+    """Reduces auxiliary inputs to the length of a stage, once for each input and stage.
+
+    validity [B,N,1]: 0 for padding, or None. merging: tokens are merged, not only dropped.
+    """
+
+    op: GraphOps
+    shapes: Shapes
+    validity: ir.Value | None
+    merging: bool
+
+    def reduce(self, edit: ReduceAuxiliary, stage: Stage) -> ir.Value:
+        """The input of `edit.node` at the stage's length, with the rank of the node's output."""
+        value = edit.node.inputs[edit.index]
+        assert value is not None
+        turn = _turn(edit.node, edit.index)
+        key = (value, edit.axes, edit.role, turn)
+        if key in stage.cache:
+            return stage.cache[key]
+        rank = len(self.shapes.of(edit.node.outputs[0]))
+        dims = (1,) * (rank - len(self.shapes.of(value))) + self.shapes.of(value)
+        shift = rank - len(self.shapes.of(value))
+        if edit.node.op_type in ("RotaryEmbedding", "Concat"):
+            rank, dims, shift = len(dims) - shift, dims[shift:], 0
+        images = self.shapes.of(edit.node.outputs[0])[0]
+        if dims[0] not in (1, images) or any(axis + shift == 0 for axis, _ in edit.axes):
+            raise UnsupportedError(
+                f"{edit.node.op_type} node {edit.node.name!r}: input {value.name!r} "
+                f"{describe(self.shapes.of(value))} holds one entry per token but its first axis is not the "
+                "batch; it cannot follow the tokens"
+            )
+        result: ir.Value = value if not shift else self.op("Unsqueeze", value, list(range(shift)))
+        result = self.op(turn, result) if turn else result
+        for axis, mark in edit.axes:
+            keys = edit.role == "logits" and axis + shift == rank - 1
+            offset = mark.offset
+            if keys and self.merging:
+                result = self._mean(result, rank, dims, offset, stage, truth=value.dtype == ir.DataType.BOOL)
+            elif edit.role == "weight" and self.merging:
+                result = self._average(result, axis + shift, rank, dims, offset, stage)
+            else:
+                result = self._take(result, axis + shift, rank, dims, offset, stage)
+            dims = (images, *dims[1 : axis + shift], stage.count - offset, *dims[axis + shift + 1 :])
+        stage.cache[key] = self.op(turn, result) if turn else result
+        return stage.cache[key]
+
+    def _take(
+        self, value: ir.Value, axis: int, rank: int, dims: tuple[int, ...], offset: int, stage: Stage
+    ) -> ir.Value:
+        """Entries of the positions the tokens stand at."""
+        position = stage.position
+        if isinstance(position, np.ndarray):
+            return self.op("Gather", value, position[0, offset:] - offset, axis=axis)
+        if offset:
+            position = self.op("Sub", self.op("Slice", position, [offset], [2**31 - 1], [1]), offset)
+        order = [0, axis, *(other for other in range(1, rank) if other != axis)]
+        back = [order.index(other) for other in range(rank)]
+        first = value if order == list(range(rank)) else self.op("Transpose", value, perm=order)
+        if dims[0] == 1:
+            taken = self.op("Gather", self.op("Squeeze", first, [0]), position, axis=0)
+        else:
+            taken = self.op("GatherND", first, self.op("Unsqueeze", position, [-1]), batch_dims=1)
+        return taken if back == list(range(rank)) else self.op("Transpose", taken, perm=back)
+
+    def _members(self, offset: int, stage: Stage) -> ir.Value:
+        """[B,N,K] float32: 1 where original token n lives in token k, counted by its validity."""
+        key = ("members", offset)
+        if key not in stage.cache:
+            goes = self.op("Unsqueeze", stage.source_map, [-1])
+            slots = np.arange(offset, stage.count, dtype=np.int64).reshape(1, 1, -1)
+            members = self.op("Cast", self.op("Equal", goes, slots), to=FLOAT)
+            members = members if self.validity is None else self.op("Mul", members, self.validity)
+            stage.cache[key] = self.op("Slice", members, [offset], [2**31 - 1], [1]) if offset else members
+        return stage.cache[key]
+
+    def _share(self, offset: int, stage: Stage) -> ir.Value:
+        """[B,N,K] float32: the same, so that every column with valid members sums to one."""
+        key = ("share", offset)
+        if key not in stage.cache:
+            members = self._members(offset, stage)
+            total = self.op("Max", self.op("ReduceSum", members, [1], keepdims=1), LEAST)
+            stage.cache[key] = self.op("Div", members, total)
+        return stage.cache[key]
+
+    def _mean(
+        self, value: ir.Value, rank: int, dims: tuple[int, ...], offset: int, stage: Stage, *, truth: bool
+    ) -> ir.Value:
+        """Keys: log of the mean of exp; for conditions, whether any member holds."""
+        share = self._share(offset, stage)
+        share = share if rank == 3 else self.op("Unsqueeze", share, list(range(1, rank - 2)))
+        if truth:
+            return self.op("Greater", self.op("MatMul", self.op("Cast", value, to=FLOAT), share), 0.0)
+        bias = self.op("Max", self.op("Cast", value, to=FLOAT), LOWEST)
+        mean = self.op("MatMul", self.op("Exp", bias), share)
+        bounded = self.op("Max", self.op("Log", self.op("Max", mean, LEAST)), LOWEST)
+        return self.op("Cast", bounded, to=int(value.dtype or ir.DataType.FLOAT))
+
+    def _average(
+        self, value: ir.Value, axis: int, rank: int, dims: tuple[int, ...], offset: int, stage: Stage
+    ) -> ir.Value:
+        """One number per token: the mean over the members."""
+        share = self._share(offset, stage)
+        last = [*(other for other in range(rank) if other != axis), axis]
+        moved = self.op(
+            "Cast", value if axis == rank - 1 else self.op("Transpose", value, perm=last), to=FLOAT
+        )
+        if rank == 2:
+            moved = self.op("Unsqueeze", moved, [1])
+        elif rank > 3:
+            share = self.op("Unsqueeze", share, list(range(1, rank - 2)))
+        mean = self.op("MatMul", moved, share)
+        if rank == 2:
+            mean = self.op("Squeeze", mean, [1])
+        back = (
+            mean
+            if axis == rank - 1
+            else self.op("Transpose", mean, perm=[last.index(other) for other in range(rank)])
+        )
+        if value.dtype == ir.DataType.BOOL:
+            return self.op("Greater", back, 0.0)
+        return self.op("Cast", back, to=int(value.dtype or ir.DataType.FLOAT))
+
+
+def _turn(node: ir.Node, index: int) -> str | None:
+    """What makes of an input a bias that is added, or a condition that shows a key: of those alone a mean is taken."""
+    if node.op_type == "Sub" and index == 1:
+        return "Neg"
+    return "Not" if node.op_type == "Where" and index == 0 and hides(node, 1) else None

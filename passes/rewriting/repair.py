@@ -1,0 +1,140 @@
+"""Apply the edits behind a reduction: constants, masks, pools weighted by size, proportional attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from tokenrt.errors import UnsupportedError
+from tokenrt.passes.analysis.marks import (
+    BiasKeys,
+    Edit,
+    Mark,
+    ReduceAuxiliary,
+    SetInput,
+    WeighPool,
+)
+from tokenrt.passes.graph.model import substitute
+from tokenrt.passes.graph.shapes import Shapes
+from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.planning.route import Route
+from tokenrt.passes.rewriting.auxiliary import Auxiliaries
+from tokenrt.passes.rewriting.stages import Stage
+from tokenrt.passes.rewriting.taps import additive, log_size
+
+END = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Repairs:
+    """Applies edits to a graph. stages grows while reductions are inserted; counts are the plan's."""
+
+    graph: ir.Graph
+    op: GraphOps
+    shapes: Shapes
+    path: Route
+    counts: Sequence[int]
+    stages: Sequence[Stage]
+    auxiliaries: Auxiliaries
+    proportional: bool
+    batch: int
+
+    def apply(self, edit: Edit) -> None:
+        self.op.before, self.op.prefix = edit.node, "tokenrt_repair"
+        if isinstance(edit, SetInput):
+            goal = np.asarray(edit.make(self.counts), np.int64)
+            edit.node.replace_input_with(edit.index, self.op.constant(goal))
+        elif isinstance(edit, ReduceAuxiliary):
+            stage = self.stages[next(mark.stage for _, mark in edit.axes)]
+            edit.node.replace_input_with(edit.index, self.auxiliaries.reduce(edit, stage))
+        elif isinstance(edit, WeighPool):
+            self._weigh(edit)
+        else:
+            self._bias(edit)
+
+    def _size(self, mark: Mark) -> ir.Value | None:
+        """[B,K,1] sizes of the tokens a mark counts, or None while all are one."""
+        size = self.stages[mark.stage].size
+        return self.op("Slice", size, [mark.offset], [END], [1]) if size is not None and mark.offset else size
+
+    def _bias(self, edit: BiasKeys) -> None:
+        """Add log size to the scores of a softmax, or to the mask of an Attention node."""
+        size, node, op = self._size(edit.mark), edit.node, self.op
+        if size is None or not self.proportional:
+            return
+        length = edit.mark.size(self.counts)
+        scores = node.inputs[0]
+        assert scores is not None
+        bias = log_size(op, size, self.batch, length)
+        kind = int(scores.dtype or ir.DataType.FLOAT)
+        if node.op_type == "Attention":
+            self._bias_node(node, bias, kind)
+            return
+        dims = self.shapes.of(scores)
+        if len(dims) == 3:
+            heads = self._heads(scores)
+            bias = op("Expand", bias, np.asarray([1, heads, 1, 1])) if heads > 1 else bias
+            bias = op("Reshape", bias, [-1 if self.batch < 0 else self.batch * heads, 1, length])
+        elif len(dims) == 2:
+            bias = op("Reshape", bias, [self.batch, length])
+        node.replace_input_with(0, op("Add", scores, op("Cast", bias, to=kind)))
+
+    def _heads(self, scores: ir.Value) -> int:
+        """Heads folded into the first axis of [B*H,Q,N] scores."""
+        site = self.path.sites[0].value
+        axis = self.path.flow.marks[site][0].axis
+        return self.shapes.of(scores)[0] // self.shapes.of(site)[0 if axis else 1]
+
+    def _bias_node(self, node: ir.Node, bias: ir.Value, kind: int) -> None:
+        op, query = self.op, node.inputs[0]
+        assert query is not None
+        if len(node.inputs) > 3 and node.inputs[3] is not None:
+            bias = op("Add", additive(op, node, 3), bias)
+        node.resize_inputs(max(4, len(node.inputs)))
+        axis = len(self.shapes.of(query)) - 2
+        mark = next((mark for mark in self.path.flow.inputs[node][0] if mark.axis == axis), None)
+        rows = mark.size(self.counts) if mark else self.shapes.of(query)[axis]
+        # ONNX Runtime refuses a mask with one row for all queries.
+        bias = op("Expand", bias, np.asarray([1, 1, rows, 1]))
+        node.replace_input_with(3, op("Cast", bias, to=kind))
+
+    def _weigh(self, edit: WeighPool) -> None:
+        """A mean weighted by size; a sum over every original token."""
+        node, op, mark, size = edit.node, self.op, edit.mark, self._size(edit.mark)
+        data = node.inputs[0]
+        assert data is not None
+        kind, here = int(data.dtype or ir.DataType.FLOAT), mark.size(self.counts)
+        if size is None and node.op_type == "ReduceSum":
+            scale = np.float32((self.counts[0] - mark.offset) / here)
+            node.replace_input_with(0, op("Mul", data, op("Cast", op.constant(scale), to=kind)))
+        if size is None:
+            return
+        shape = [1] * edit.rank
+        shape[1 if mark.axis == 0 else 0], shape[mark.axis] = self.batch, here
+        size = size if mark.axis else op("Transpose", size, perm=[1, 0, 2])
+        weight = op("Cast", op("Reshape", size, shape), to=kind)
+        weighted = op("Mul", data, weight)
+        if node.op_type == "ReduceSum":
+            node.replace_input_with(0, weighted)
+            return
+        keep = self._keeps(node, mark, len(shape))
+        total, mass = (op("ReduceSum", part, [mark.axis], keepdims=keep) for part in (weighted, weight))
+        substitute(self.graph, node.outputs[0], op("Div", total, mass))
+
+    def _keeps(self, node: ir.Node, mark: Mark, rank: int) -> int:
+        """Whether a mean keeps the reduced axis. Raises: UnsupportedError when it reduces further axes."""
+        if node.op_type == "GlobalAveragePool" and rank == 3:
+            return 1
+        axes: list[int] = []
+        if "axes" in node.attributes:
+            axes = list(node.attributes["axes"].value)
+        elif len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is not None:
+            axes = node.inputs[1].const_value.numpy().tolist()
+        if {axis % rank for axis in axes} != {mark.axis}:
+            raise UnsupportedError(
+                f"{node.op_type} node {node.name!r} averages over tokens and other axes at once"
+            )
+        return int(node.attributes["keepdims"].value) if "keepdims" in node.attributes else 1

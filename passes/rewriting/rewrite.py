@@ -1,0 +1,242 @@
+"""Insert the reductions of a plan and repair everything behind them.
+
+Works on a graph of its own (a canonical copy). Order: find where tokens must be restored, insert the
+reductions, then apply the edits the token-axis analysis lists (constants, masks, pools, proportional
+attention).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import onnx_ir as ir
+
+from tokenrt.errors import UnsupportedError
+from tokenrt.passes.analysis.blocks import Structure
+from tokenrt.passes.analysis.flow import Cut
+from tokenrt.passes.analysis.marks import Edit, Mark
+from tokenrt.passes.graph.ancestry import depends_on_input
+from tokenrt.passes.graph.shapes import Shapes
+from tokenrt.passes.methods.contract import Method, Site
+from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.planning.plan import Plan, PlannedSite
+from tokenrt.passes.planning.route import Route
+from tokenrt.passes.rewriting.auxiliary import Auxiliaries
+from tokenrt.passes.rewriting.repair import Repairs
+from tokenrt.passes.rewriting.stages import Stage, full
+from tokenrt.passes.rewriting.taps import FLOAT, GraphTaps, InletTaps, additive, batch_of
+
+SHOWN = -5000.0
+"""Scores a mask lowers by more than this are hidden; exporters write -10000, the lowest number, or -inf."""
+
+
+@dataclass
+class Rewriter:
+    """One rewrite: the graph being changed, the stage after each site, and what replaced each stream.
+
+    streams: every reduced or restored stream, its token axis and the tokens it must have. number: that of the
+    transformer; the names of what is put in say it from the second on.
+    """
+
+    graph: ir.Graph
+    shapes: Shapes
+    structure: Structure
+    method: Method
+    plan: Plan
+    path: Route
+    op: GraphOps
+    number: int = 0
+    stages: list[Stage] = field(default_factory=list)
+    reduced: dict[ir.Value, tuple[ir.Value, int]] = field(default_factory=dict)
+    streams: list[tuple[ir.Value, int, int]] = field(default_factory=list)
+    validity: ir.Value | None = None
+
+    @cached_property
+    def order(self) -> dict[ir.Node, int]:
+        """Places of the nodes before anything was inserted."""
+        return {node: place for place, node in enumerate(self.graph)}
+
+    @cached_property
+    def batch(self) -> int:
+        """Images in the stream, -1 where that is dynamic; asked for before outputs change their names."""
+        value = self.path.sites[0].value
+        return batch_of(self.shapes, value, 0 if self.path.flow.marks[value][0].axis else 1)
+
+    def run(self) -> None:
+        """Change the graph."""
+        nodes, restored = [*self.order], self.path.restored
+        uses = {cut.value: [*cut.value.uses()] for cut in self.path.sites}
+        taps = [
+            value
+            for node in nodes
+            for value in node.outputs
+            if any(value in full for full in restored.values())
+        ]
+        readers = {value: [(n, i) for n, i in value.uses() if value in restored.get(n, ())] for value in taps}
+        self.stages.append(Stage(self.structure.tokens))
+        if self.method.reads:
+            self._start_sizes()
+        repairs = Repairs(
+            graph=self.graph,
+            op=self.op,
+            shapes=self.shapes,
+            path=self.path,
+            counts=self.plan.counts(),
+            stages=self.stages,
+            auxiliaries=Auxiliaries(self.op, self.shapes, self.validity, self.method.merges),
+            proportional=self.plan.proportional_attention,
+            batch=self.batch,
+        )
+        sites = {
+            cut.value: (number, planned, cut)
+            for number, (cut, planned) in enumerate(zip(self.path.sites, self.plan.sites, strict=True))
+        }
+        edits: dict[ir.Node, list[Edit]] = {}
+        for edit in self.path.flow.edits:
+            edits.setdefault(edit.node, []).append(edit)
+        # In graph order, so that a reduction reads masks which already have its length.
+        for value in [value for value in self.graph.inputs if value in sites]:
+            self._reduce(*sites[value], uses[value])
+        for node in nodes:
+            for edit in edits.get(node, ()):
+                repairs.apply(edit)
+            for value in node.outputs:
+                if value in sites:
+                    self._reduce(*sites[value], uses[value])
+        for value in taps:
+            self._restore(value, readers[value])
+
+    def expose_source_map(self) -> None:
+        """Add the output `token_source_map` [B,N0]: where each original token is behind the last site, -1 where dropped.
+
+        That of transformer 1 and later ones ends in their number. B is the batch of the stream.
+        """
+        self.op.before, self.op.prefix = None, "tokenrt_map"
+        value, stream = self.op.value(self.stages[-1].source_map), self.path.sites[0].value
+        axis = 0 if self.path.flow.marks[stream][0].axis else 1
+        images = self.op("Slice", self.op("Shape", stream), [axis], [axis + 1])
+        value = self.op("Expand", value, self.op("Concat", images, [1], axis=0))
+        value.name = f"token_source_map_{self.number}" if self.number else "token_source_map"
+        batch: int | str = self.batch if self.batch >= 0 else "batch"
+        value.shape = ir.Shape((batch, self.structure.tokens))
+        self.graph.outputs.append(value)
+
+    def _prefix(self, what: str) -> str:
+        """How the names of inserted nodes begin."""
+        return f"tokenrt_transformer{self.number}_{what}" if self.number else f"tokenrt_{what}"
+
+    def _start_sizes(self) -> None:
+        """Padding (hidden by a mask of the first block) has size 0, so that merging it changes nothing."""
+        core = self.structure.blocks[0].core
+        self.op.before, self.op.prefix = _next(self.graph, self.path.sites[0].value), self._prefix("mask")
+        for node, index in core.masks:
+            value = node.inputs[index]
+            if (
+                value is None
+                or not depends_on_input(value)
+                or self.shapes.of(value)[-1] != self.structure.tokens
+            ):
+                continue
+            mask = additive(self.op, node, index)
+            if mask is None:
+                continue
+            shown = self.op("Cast", self.op("Greater", mask, SHOWN), to=FLOAT)
+            rank = len(self.shapes.of(value))
+            total = self.op("ReduceSum", shown, list(range(1, rank - 1)), keepdims=0) if rank > 2 else shown
+            valid = self.op("Cast", self.op("Greater", total, 0.0), to=FLOAT)
+            self.validity = self.op("Unsqueeze", valid, [-1])
+            self.stages[0] = Stage(self.structure.tokens, size=self.validity)
+
+    def _reduce(
+        self, number: int, planned: PlannedSite, cut: Cut, uses: Sequence[tuple[ir.Node, int]]
+    ) -> None:
+        op, value = self.op, cut.value
+        op.before, op.prefix = _next(self.graph, value), self._prefix(f"block{planned.block}")
+        mark = self.path.flow.marks[value][0]
+        tokens, stage = self._rows(value, mark), self.stages[mark.stage]
+        reduction = self.method.reduce(op, self._taps(planned, tokens, stage), self._site(planned, stage))
+        self.stages.append(stage.after(op, reduction, tokens, planned.tokens, self.method.drops))
+        result = self._rows(reduction.tokens, mark)
+        for node, index in uses:
+            if cut.reaches(node) and value not in self.path.restored.get(node, ()):
+                node.replace_input_with(index, result)
+        self.streams.append((result, mark.axis, planned.tokens))
+        if cut.readers is None:
+            self.reduced[value] = (result, number + 1)
+
+    def _taps(self, planned: PlannedSite, tokens: ir.Value, stage: Stage) -> GraphTaps:
+        """What the method may read here."""
+        core, marks = self.structure.blocks[planned.block].core, self.path.flow.marks
+        entry = self.structure.blocks[planned.block].entry
+        kind = InletTaps if planned.where == "around-attention" else GraphTaps
+        return kind(
+            self.op,
+            core,
+            self.shapes,
+            marks,
+            self.plan.counts()[marks[core.key][0].stage],
+            self.batch,
+            tokens,
+            stage.size,
+            self.validity is not None,
+            self.plan.proportional_attention,
+            self.stages[-1].state,
+            entry,
+            self.reduced.get(entry, (entry,))[0],
+        )
+
+    def _site(self, planned: PlannedSite, stage: Stage) -> Site:
+        structure = self.structure
+        core, entry = (
+            structure.blocks[planned.block].core,
+            self.shapes.of(structure.blocks[planned.block].entry),
+        )
+        return Site(
+            tokens=stage.count,
+            keep=planned.tokens,
+            protect=structure.protect,
+            heads=core.heads,
+            width=core.width,
+            block=planned.block,
+            blocks=len(structure.blocks),
+            class_token=structure.class_token,
+            initial=structure.tokens,
+            grid=self.plan.grid if stage.count == structure.tokens else None,
+            channels=entry[-1] if len(entry) == 3 and isinstance(entry[-1], int) else None,
+        )
+
+    def _rows(self, value: ir.Value, mark: Mark) -> ir.Value:
+        """[B,N,C] from the stream, or back; a stream of [N,B,C] is transposed."""
+        return value if mark.axis == 1 else self.op("Transpose", value, perm=[1, 0, 2])
+
+    def _restore(self, value: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> None:
+        """Give these readers of a value, and the model's output if it is one, all original positions again."""
+        (mark, *more), rank = self.path.flow.marks[value], len(self.shapes.of(value))
+        if more or rank != 3 or mark.outer * mark.inner != 1 or mark.offset:
+            raise UnsupportedError(
+                f"tensor {value.name!r} is read outside the blocks and is no plain stream of tokens [B,N,C]"
+            )
+        current, number = self.reduced.get(value, (value, mark.stage))
+        self.op.before = min((node for node, _ in readers), key=self.order.__getitem__, default=None)
+        self.op.prefix = "tokenrt_restore"
+        tokens = full(self.op, self._rows(current, mark), self.stages[number], self.method.drops)
+        whole = self._rows(tokens, mark)
+        self.streams.append((whole, mark.axis, self.structure.tokens))
+        for node, index in readers:
+            node.replace_input_with(index, whole)
+        if value in self.path.restored.get(None, ()):
+            place = [*self.graph.outputs].index(value)
+            value.name, whole.name = f"{value.name}_reduced", value.name
+            whole.shape, whole.type = value.shape, value.type
+            self.graph.outputs[place] = whole
+
+
+def _next(graph: ir.Graph, value: ir.Value) -> ir.Node | None:
+    """The node that stands right behind the producer of `value`; None behind the last."""
+    producer = value.producer()
+    if producer is None:
+        return graph[0]
+    nodes = [*graph]
+    return next(iter(nodes[nodes.index(producer) + 1 :]), None)

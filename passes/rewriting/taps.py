@@ -1,0 +1,322 @@
+"""What methods read at a site of a graph: keys, attention rows, sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import numpy as np
+import onnx_ir as ir
+
+from tokenrt.errors import UnsupportedError
+from tokenrt.passes.analysis.attention import POINTWISE, Core, hides, scalar
+from tokenrt.passes.analysis.marks import Marks
+from tokenrt.passes.graph.shapes import BATCH, Shapes, describe
+from tokenrt.passes.methods._steps import head_mean
+from tokenrt.passes.ops.graph_backend import GraphOps
+
+FLOAT = int(ir.DataType.FLOAT)
+LOWEST = -3e38
+
+
+@dataclass(frozen=True)
+class GraphTaps:
+    """The `Taps` of one attention in a graph, at `count` tokens.
+
+    tokens is [B,N,C] already; batch is -1 where it is dynamic. padded: a size of 0 says that a token is padding.
+    weighted: attention is proportional, so the model itself adds log size to its scores. entry: what enters the
+    block, as the analysis saw it; entered: what stands in its place now.
+    """
+
+    op: GraphOps
+    core: Core
+    shapes: Shapes
+    marks: Mapping[ir.Value, Marks]
+    count: int
+    batch: int
+    tokens: ir.Value
+    size: ir.Value | None
+    padded: bool = False
+    weighted: bool = True
+    state: Mapping[str, ir.Value] = field(default_factory=dict)
+    entry: ir.Value | None = None
+    entered: ir.Value | None = None
+
+    def stream(self) -> ir.Value:
+        assert self.entry is not None
+        return self._rows(self.entry, self.entered)
+
+    def normed(self) -> ir.Value:
+        """[B,N,C] float32: the input of the product with weights that the keys come from."""
+        todo = [self.core.key]
+        for value in todo:
+            producer = value.producer()
+            if producer is None:
+                continue
+            data = [step for step in producer.inputs if step is not None and self.marks.get(step)]
+            others = [step for step in producer.inputs[:2] if step is not None and step not in data]
+            if producer.op_type in ("MatMul", "Gemm") and others and others[0].const_value is not None:
+                return self._rows(data[0])
+            todo.extend(step for step in data if step not in todo)
+        raise UnsupportedError(
+            f"the keys of attention {self.core.node.name!r} come from no product with weights, and the method reads "
+            "what such a product reads; use a method that compares keys, e.g. tome"
+        )
+
+    def _rows(self, value: ir.Value, now: ir.Value | None = None) -> ir.Value:
+        """A stream of tokens as [B,N,C] float32; now: what stands in its place after earlier reductions."""
+        dims, axis = self.shapes.of(value), self.marks[value][0].axis
+        value = now or value
+        if len(dims) == 2:
+            value = self.op("Reshape", value, [self.batch, self.count, dims[1]])
+        elif axis == 0:
+            value = self.op("Transpose", value, perm=[1, 0, 2])
+        return self._float(value)
+
+    def metric(self) -> ir.Value:
+        mean = self._mean_key()
+        if not self.padded or self.size is None:
+            return mean
+        # Padding resembles padding and nothing else: it merges first, and what it holds decides nothing.
+        hidden = self.op("Cast", self.op("Equal", self.size, 0.0), to=FLOAT)
+        return self.op("Concat", self.op("Mul", mean, self.op("Sub", 1.0, hidden)), hidden, axis=2)
+
+    def _mean_key(self) -> ir.Value:
+        """Keys averaged over heads: [B,N,D]."""
+        core = self.core
+        value, axis, _ = self._plain_keys()
+        if axis == 2 and core.key_transposed and len(self.shapes.of(core.key)) == 4:
+            mean = head_mean(self.op, self._float(core.key), core.key_heads, self.count)
+            return self.op("Transpose", mean, perm=[0, 2, 1])
+        keys = self.op("Transpose", value, perm=[0, 2, 1, 3]) if axis == 2 else value
+        return head_mean(self.op, self._float(keys), core.key_heads, core.width)
+
+    def class_attention(self) -> ir.Value:
+        return self._attention(0, 1)
+
+    def received_attention(self) -> ir.Value:
+        if self.padded:
+            raise UnsupportedError(
+                "score=received would count what padding attends to, and this model has a padding mask; "
+                "use score=class or score=key_norm"
+            )
+        return self._attention(0, self.count)
+
+    def queries(self) -> ir.Value:
+        """[B,H,N,D] float32."""
+        return self._float(self._by_head(self.core.query, self.core.heads, transposed=False))
+
+    def keys(self) -> ir.Value:
+        """[B,H,N,D] float32."""
+        return self._scaled_keys()[0]
+
+    def values(self) -> ir.Value:
+        """[B,H,N,D] float32."""
+        return self._float(self._by_head(self.core.value, self.core.key_heads, transposed=False))
+
+    def attention(self) -> ir.Value:
+        """[B,H,N,N] float32, computed beside the model's own attention."""
+        self._readable()
+        weights = self._repeated()
+        if weights is not None:
+            return weights
+        keys, scale = self._scaled_keys()
+        # The scale comes last: of a scaled MatMul whose input the model scales too, ONNX Runtime 1.31 drops the model's
+        # own Mul when it fuses both (MatMulScaleFusion), and fails to load.
+        logits = self.op("MatMul", self.queries(), self.op("Transpose", keys, perm=[0, 1, 3, 2]))
+        logits = self.op("Mul", logits, scale)
+        return self.op("Softmax", self.op("Add", logits, self._bias(0, self.count)), axis=-1)
+
+    def _repeated(self) -> ir.Value | None:
+        """[B,H,N,N] by the nodes that the model has for it, once more; None where it has none of its own in float32.
+
+        A runtime that finds equal expressions, as ONNX Runtime does, computes them once; to one that fuses attention,
+        as TensorRT does, the model's own nodes stay what they were.
+        """
+        core = self.core
+        weights, scores = core.node.outputs[0], core.node.inputs[0]
+        if core.fused or scores is None or weights.dtype != FLOAT or len(self.shapes.of(weights)) != 4:
+            return None
+        if self.size is not None and not self.weighted:
+            return None
+        maker = scores.producer()
+        return self._again(core.node) if maker is not None and self._makes_scores(maker) else None
+
+    def _again(self, node: ir.Node) -> ir.Value:
+        """The result of a copy of `node` and of all that stands between it and the product of queries and keys."""
+        inputs = [*node.inputs]
+        if node.op_type != "MatMul":
+            place, own = next(
+                (place, own)
+                for place, value in enumerate(inputs)
+                if value is not None and (own := value.producer()) is not None and self._makes_scores(own)
+            )
+            inputs[place] = self._again(own)
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+        return self.op(node.op_type, *inputs, **attributes)
+
+    def _makes_scores(self, node: ir.Node) -> bool:
+        """Whether it is the product of queries and keys, or changes what comes of it."""
+        if node.op_type == "MatMul":
+            return node.inputs[0] is self.core.query and node.inputs[1] is self.core.key
+        makers = (value.producer() for value in node.inputs if value is not None)
+        return node.op_type in POINTWISE and any(map(self._makes_scores, filter(None, makers)))
+
+    def _scaled_keys(self) -> tuple[ir.Value, float]:
+        """Keys [B,H,N,D] and the scale of their products with the queries."""
+        value, axis, factor = self._plain_keys()
+        keys = self._float(self.op("Transpose", value, perm=[0, 2, 1, 3]) if axis == 2 else value)
+        return keys, self.core.scale * factor
+
+    def _attention(self, first: int, rows: int) -> ir.Value:
+        keys, scale = self._scaled_keys()
+        return self.op(
+            "TokenScore",
+            self.queries(),
+            keys,
+            self._bias(first, rows),
+            scale=scale,
+            first_row=first,
+            end_row=first + rows,
+        )
+
+    def _bias(self, first: int, rows: int) -> ir.Value:
+        """What the masks add to these rows of the scores, and log size where tokens were merged.
+
+        Broadcasts to [B,H,R,N]: a relative position bias has values of its own for each head and row.
+        Raises: UnsupportedError where the scores are more than scaled products plus biases, head by head.
+        """
+        self._readable()
+        parts = [] if self.size is None else [log_size(self.op, self.size, self.batch, self.count)]
+        for node, index in self.core.masks:
+            mask = additive(self.op, node, index)
+            if mask is None:
+                continue
+            value = node.inputs[index]
+            rank = len(
+                self.shapes.of(value if value is not None and self.shapes.known(value) else node.outputs[0])
+            )
+            if rank >= 2:
+                mask = self.op("Slice", mask, [first], [first + rows], [rank - 2])
+            parts.append(mask if rank != 3 else self._unfolded(mask, node))
+        total = parts[0] if parts else self.op.constant(np.zeros((1, 1, 1, self.count), np.float32))
+        for part in parts[1:]:
+            total = self.op("Add", total, part)
+        return total
+
+    def _readable(self) -> None:
+        core = self.core
+        if core.unread is not None:
+            why = f"{core.unread.op_type} node {core.unread.name!r} makes of the scores more than a scale and added biases do"
+        elif core.key_heads != core.heads:
+            shared = f"shares {core.key_heads} heads of keys among {core.heads} of queries"
+            why = f"{core.node.op_type} node {core.node.name!r} {shared}"
+        else:
+            return
+        raise UnsupportedError(
+            f"{why}, so the attention cannot be recomputed beside it; use a method or an option that does not read "
+            "attention, e.g. tome, or topk with score=key_norm"
+        )
+
+    def _unfolded(self, mask: ir.Value, node: ir.Node) -> ir.Value:
+        """[B,H,R,N] from a mask with three axes."""
+        if len(self.shapes.of(node.outputs[0])) == 4:
+            return mask
+        if self.core.heads > 1:
+            raise UnsupportedError(
+                f"{node.op_type} node {node.name!r} adds a mask to scores whose heads are folded into the batch "
+                f"{describe(self.shapes.of(node.outputs[0]))}; a method that reads attention needs them apart"
+            )
+        return self.op("Unsqueeze", mask, [1])
+
+    def _plain_keys(self) -> tuple[ir.Value, int, float]:
+        """Keys as [B,H,N,D] (head axis 1) or [B,N,H,D] (head axis 2), the earliest form before transposes.
+
+        The third result is the part of the scale that was passed on the way; the keys lack it.
+        """
+        value, factor = self.core.key, 1.0
+        width = self.core.width
+        dims = self.shapes.of(value)
+        producer = value.producer()
+        while producer is not None and self.core.key_transposed:
+            marks = self.marks.get(value, ())
+            if len(dims) == 4 and dims[3] == width and len(marks) == 1 and marks[0].axis in (1, 2):
+                return value, 3 - marks[0].axis, factor
+            step = producer.inputs[0]
+            if (
+                producer.op_type not in ("Transpose", "Reshape", "Mul")
+                or step is None
+                or not self.marks.get(step)
+            ):
+                break
+            if producer.op_type == "Mul":
+                number = scalar(producer, 1)
+                if number is None:
+                    break
+                factor *= number
+            value, dims, producer = step, self.shapes.of(step), step.producer()
+        return self._by_head(self.core.key, self.core.key_heads, transposed=self.core.key_transposed), 1, 1.0
+
+    def _by_head(self, value: ir.Value, heads: int, *, transposed: bool) -> ir.Value:
+        """Any of the forms an attention reads, as [B,H,N,D]."""
+        dims, core = self.shapes.of(value), self.core
+        if len(dims) == 3 and core.fused:
+            split = self.op("Reshape", value, [self.batch, self.count, heads, core.width])
+            return self.op("Transpose", split, perm=[0, 2, 1, 3])
+        if len(dims) == 3:
+            last = [core.width, self.count] if transposed else [self.count, core.width]
+            value = self.op("Reshape", value, [self.batch, heads, *last])
+        return self.op("Transpose", value, perm=[0, 1, 3, 2]) if transposed else value
+
+    def _float(self, value: ir.Value) -> ir.Value:
+        return self.op("Cast", value, to=FLOAT)
+
+
+class InletTaps(GraphTaps):
+    """The taps at an attention's input: its queries, keys and values are still to be made of what is left."""
+
+    def normed(self) -> ir.Value:
+        return self._float(self.tokens)
+
+    def _plain_keys(self) -> NoReturn:
+        raise UnsupportedError(
+            "tokens leave at the attention's input here, before it has queries, keys, values or scores: "
+            "the method can read the tokens themselves only"
+        )
+
+    def _by_head(self, value: ir.Value, heads: int, *, transposed: bool) -> NoReturn:
+        self._plain_keys()
+
+
+def log_size(op: GraphOps, size: ir.Value, batch: int, count: int) -> ir.Value:
+    """[B,1,1,K] float32 log of the sizes; a size of 0 (padding) counts as nearly nothing, never as -inf."""
+    return op("Log", op("Max", op("Reshape", size, [batch, 1, 1, count]), 1e-30))
+
+
+def additive(op: GraphOps, node: ir.Node, index: int) -> ir.Value | None:
+    """A mask as float32 numbers added to the scores; None for inputs that are no mask of their own."""
+    value = node.inputs[index]
+    if value is None:
+        return None
+    if node.op_type == "Where":
+        if index != 0:
+            return None
+        shown, hidden = (0.0, LOWEST) if hides(node, 2) else (LOWEST, 0.0)
+        return op("Where", value, shown, hidden)
+    if value.dtype == ir.DataType.BOOL:
+        return op("Where", value, 0.0, LOWEST)
+    if node.op_type == "Sub":
+        return op("Max", op("Neg", op("Cast", value, to=FLOAT)), LOWEST) if index else None
+    if node.op_type in ("Add", "Attention", "Sum"):
+        return op("Max", op("Cast", value, to=FLOAT), LOWEST)
+    return None
+
+
+def batch_of(shapes: Shapes, value: ir.Value, axis: int = 0) -> int:
+    size = shapes.of(value)[axis]
+    return -1 if size % BATCH == 0 else size
+
+
+def dims_text(sizes: Sequence[int]) -> str:
+    return "x".join(str(size) for size in sizes)
