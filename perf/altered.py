@@ -8,8 +8,8 @@ import numpy as np
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes import methods
-from tokenrt.passes.methods import _centers, _clusters, _scores, _steps
 from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Taps, Value
+from tokenrt.passes.methods.parts import centers, clusters, scores, steps
 
 
 class _Drawn:
@@ -59,11 +59,11 @@ def counted(name: str) -> type[Method]:
 
     def reduce(self: Method, op: Ops, taps: Taps, site: Site) -> Reduction:
         made = base.reduce(self, op, taps, site)
-        keep = op("Expand", made.position, _steps.batch_shape(op, taps.tokens, site.keep))
-        cosine = _scores.cosines(op, _clusters.finite(op, _steps.float_tokens(op, taps)))
-        nearest = _centers.nearest(op, op("Neg", cosine), keep)
-        assign = op("ScatterElements", nearest, keep, _steps.numbered(op, taps.tokens, site.keep), axis=1)
-        size = _clusters.collected(op, _steps.sizes(op, taps, site), assign, site.keep)
+        keep = op("Expand", made.position, steps.batch_shape(op, taps.tokens, site.keep))
+        cosine = scores.cosines(op, clusters.finite(op, steps.float_tokens(op, taps)))
+        nearest = centers.nearest(op, op("Neg", cosine), keep)
+        assign = op("ScatterElements", nearest, keep, steps.numbered(op, taps.tokens, site.keep), axis=1)
+        size = clusters.collected(op, steps.sizes(op, taps, site), assign, site.keep)
         return Reduction(made.tokens, size, keep, assign)
 
     told = {"name": f"{name}-counted", "merges": True, "drops": False, "reduce": reduce}

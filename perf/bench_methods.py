@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes import methods
-from tokenrt.passes.methods.catalog import FAMILIES
 from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.perf import results, roles, timing
 from tokenrt.perf.bench_models import DEIT_S, exported
@@ -159,7 +158,7 @@ def run(names: Sequence[str] | None = None) -> MethodCosts:
             costs.append(Cost(method, family, told, share, ratio, roles=spent))
             print(f"{method}: {_cells(costs[-1])[3]}", file=sys.stderr)
             own.unlink()
-    order = list(FAMILIES)
+    order = list(methods.families())
     return MethodCosts(sorted(costs, key=lambda cost: (order.index(cost.family), cost.method)), threads)
 
 

@@ -17,7 +17,6 @@ import numpy as np
 
 from tokenrt.errors import MethodError, PlanError, TokenrtError
 from tokenrt.passes import methods
-from tokenrt.passes.methods.catalog import FAMILIES
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.perf import results, subject
 from tokenrt.perf.bench_models import exported
@@ -142,7 +141,7 @@ def _through(model: str, path: Path) -> Passages:
 
 def ordered() -> list[str]:
     """Names of all methods by family."""
-    order = list(FAMILIES)
+    order = list(methods.families())
     return sorted(methods.names(), key=lambda name: (order.index(methods.get(name).family), name))
 
 

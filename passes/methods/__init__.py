@@ -1,4 +1,7 @@
-"""Reduction methods, one file each: adding a file that defines a Method adds a method."""
+"""Reduction methods, one file each in the folder of its family: adding a file that defines a Method adds a method.
+
+A family is a folder with a TITLE, and a PLACE in the order they are listed in.
+"""
 
 from __future__ import annotations
 
@@ -10,22 +13,39 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 
 from tokenrt.errors import MethodError
 from tokenrt.passes.methods.contract import Method
+
+PARTS = "parts"
+"""The folder that is no family."""
+
+
+@cache
+def _families() -> Mapping[str, ModuleType]:
+    found = {
+        info.name: importlib.import_module(f"{__name__}.{info.name}")
+        for info in pkgutil.iter_modules(__path__)
+        if info.ispkg and info.name != PARTS
+    }
+    return MappingProxyType(dict(sorted(found.items(), key=lambda item: item[1].PLACE)))
+
+
+def families() -> Mapping[str, str]:
+    """Return the titles of the families by name, in the order they are listed in."""
+    return {name: str(folder.TITLE) for name, folder in _families().items()}
 
 
 @cache
 def _registry() -> Mapping[str, type[Method]]:
     found: dict[str, type[Method]] = {}
-    for info in pkgutil.iter_modules(__path__):
-        if info.name.startswith("_") or info.name == "contract":
-            continue
-        module = importlib.import_module(f"{__name__}.{info.name}")
-        for _, item in inspect.getmembers(module, inspect.isclass):
-            if issubclass(item, Method) and item.__module__ == module.__name__:
-                found[item.name] = item
+    for folder in _families().values():
+        for info in pkgutil.iter_modules(folder.__path__):
+            module = importlib.import_module(f"{folder.__name__}.{info.name}")
+            for _, item in inspect.getmembers(module, inspect.isclass):
+                if issubclass(item, Method) and item.__module__ == module.__name__:
+                    found[item.name] = item
     return MappingProxyType(dict(sorted(found.items())))
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.methods import _steps
 from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Value
+from tokenrt.passes.methods.parts import steps
 from tokenrt.passes.ops.contract import Array
 from tokenrt.passes.ops.numpy_backend import NumpyOps
 
@@ -110,7 +110,7 @@ class TensorTaps:
         return self.given
 
     def stream(self) -> Value:
-        return self.op("Cast", self.tensors.get("stream", self.tokens), to=_steps.FLOAT)
+        return self.op("Cast", self.tensors.get("stream", self.tokens), to=steps.FLOAT)
 
     def normed(self) -> Value:
         return self._tensor("normed")
@@ -144,7 +144,7 @@ class TensorTaps:
     def metric(self) -> Value:
         if "keys" not in self.tensors:
             raise _missing("the metric", "keys", self.tensors)
-        return _steps.head_mean(self.op, self.tensors["keys"], self.site.heads, self.site.width)
+        return steps.head_mean(self.op, self.tensors["keys"], self.site.heads, self.site.width)
 
     def class_attention(self) -> Value:
         if "cls_attn" in self.tensors:
@@ -187,12 +187,12 @@ def _missing(what: str, names: str, given: Mapping[str, Any]) -> MethodError:
 def restored(op: Ops, tokens: Value, reduction: Reduction, site: Site) -> Value:
     """Return all N tokens: a position gets the token it is part of, a dropped one its own of `tokens`."""
     if reduction.affinity is not None:
-        spread = op("MatMul", reduction.affinity, op("Cast", reduction.tokens, to=_steps.FLOAT))
+        spread = op("MatMul", reduction.affinity, op("Cast", reduction.tokens, to=steps.FLOAT))
         return op("CastLike", spread, tokens)
     own = np.arange(site.tokens)[None] + site.keep
     lost = op("Less", reduction.assign, np.array(0))
     source = op("Where", lost, own, reduction.assign)
-    every = op("Expand", source, _steps.batch_shape(op, tokens, site.tokens))
+    every = op("Expand", source, steps.batch_shape(op, tokens, site.tokens))
     return op("TokenRestore", op("Concat", reduction.tokens, tokens, axis=1), every)
 
 

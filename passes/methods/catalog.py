@@ -18,14 +18,6 @@ from tokenrt.passes.methods.contract import Method
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-FAMILIES: Mapping[str, str] = {
-    "merging": "Merging pairs",
-    "pruning": "Pruning by a score",
-    "clustering": "Clustering",
-    "mixing": "Mixing by a matrix",
-    "video": "Video clips",
-    "floor": "Controls",
-}
 NEVER, WITHOUT_CLASS, ALWAYS = "never", "without class token", "always"
 MATRIX: Mapping[str, tuple[str, str]] = {
     NEVER: ("kept", "kept"),
@@ -122,7 +114,7 @@ class MethodInfo:
         options = [f"--set {key}={value}" for key, value in self.options.items() if key != "weights"]
         needs = [f"{name} [{shape}]" for name, shape in self.needs.items()]
         said = [
-            ("family", FAMILIES[self.family].lower()),
+            ("family", methods.families()[self.family].lower()),
             ("reads", ", ".join(self.reads) or "nothing: the same tokens for every input"),
             ("arrays", "; ".join(dict.fromkeys([TENSORS["tokens"], *(TENSORS[tap] for tap in self.reads)]))),
             ("trained weights", "--set weights=FILE with " + ", ".join(needs) if needs else "none"),
@@ -168,7 +160,7 @@ class MethodCatalog:
 
     def families(self) -> Iterable[tuple[str, Sequence[MethodInfo]]]:
         """Titles of the families, each with its methods."""
-        for family, title in FAMILIES.items():
+        for family, title in methods.families().items():
             members = [info for info in self.methods if info.family == family]
             if members:
                 yield title, members

@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from tokenrt.errors import MethodError
 
-Family = Literal["pruning", "merging", "clustering", "mixing", "video", "floor"]
 Evidence = Literal["vectors", "independent implementation", "mathematics"]
 Returns = Literal["never", "after-attention", "before-next-site", "before-last-block"]
 
@@ -130,7 +129,8 @@ class Method:
     """Base of all methods; a subclass is a frozen dataclass; its fields are options (`--set name=value`)."""
 
     name: ClassVar[str]
-    family: ClassVar[Family]
+    family: ClassVar[str]
+    """The folder it lies in."""
     summary: ClassVar[str]
     paper: ClassVar[str]
     reads: ClassVar[tuple[str, ...]]
@@ -143,12 +143,18 @@ class Method:
     quota: ClassVar[str] = ""
     """Where the published count depends on the data: what replaces that rule, in a line."""
     needs: ClassVar[Mapping[str, str]] = {}
-    """Trained tensors: name -> shape in letters, e.g. {"queries": "M,C"}; see `tokenrt.passes.methods._weights`."""
+    """Trained tensors: name -> shape in letters, e.g. {"queries": "M,C"}; see `tokenrt.passes.methods.parts.weights`."""
     returns: ClassVar[Returns] = "never"
     """When the tokens that left come back."""
     deviations: ClassVar[str] = ""
     """In a line, where the release departs from its paper (what variant=reference and variant=paper do), or where this
     form departs from both."""
+
+    def __init_subclass__(cls) -> None:
+        """Give a method of ours the family of its folder; others name theirs, or inherit one."""
+        package, _, family = cls.__module__.rpartition(".")[0].rpartition(".")
+        if package == __package__:
+            cls.family = family
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         """Reduce N tokens to K at one site; the caller has checked fewest(N, P) <= K < N."""

@@ -13,7 +13,7 @@ from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.attention import POINTWISE, Core, hides, scalar
 from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.graph.shapes import BATCH, Shapes, describe
-from tokenrt.passes.methods._steps import head_mean
+from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
 
 FLOAT = int(ir.DataType.FLOAT)

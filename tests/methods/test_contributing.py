@@ -11,6 +11,7 @@ import pytest
 from tests.conformance.given import arrays
 from tokenrt import apply_method
 from tokenrt.passes import methods
+from tokenrt.passes.methods import pruning
 
 PAGE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
@@ -21,7 +22,7 @@ def test_the_example_is_a_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     )
     assert len(source.splitlines()) < 60
     (tmp_path / "outlier.py").write_text(source)
-    monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
+    monkeypatch.setattr(pruning, "__path__", [*pruning.__path__, str(tmp_path)])
     methods._registry.cache_clear()
     try:
         given = arrays(33, 3, 1)

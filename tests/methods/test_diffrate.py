@@ -10,7 +10,7 @@ import pytest
 from tests.methods import loops
 from tokenrt import apply_method
 from tokenrt.errors import MethodError
-from tokenrt.passes.methods.diffrate import LEAST_SIZE
+from tokenrt.passes.methods.merging.diffrate import LEAST_SIZE
 
 
 def step(x: Any, score: Any, size: Any, keep: int, survive: int, protect: int) -> loops.Wanted:

@@ -15,7 +15,7 @@ from tests.methods.scored import ODD
 from tokenrt import apply_method
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
-from tokenrt.passes.methods.gtp import SCORES
+from tokenrt.passes.methods.pruning.gtp import SCORES
 
 
 def cosine(a: Any, b: Any) -> float:

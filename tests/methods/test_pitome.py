@@ -11,7 +11,7 @@ import pytest
 from tests.methods import loops
 from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.methods.pitome import removed as by_ratio
+from tokenrt.passes.methods.merging.pitome import removed as by_ratio
 
 BLOCK, BLOCKS = 3, 8
 

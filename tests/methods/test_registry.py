@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tokenrt.errors import MethodError
 from tokenrt.passes import methods
+from tokenrt.passes.methods import pruning
+from tokenrt.passes.methods.catalog import catalog
 from tokenrt.passes.methods.contract import Method
 
 
@@ -49,20 +52,41 @@ def test_wrong_options_are_refused(name: str, options: dict[str, object], messag
         methods.get(name).from_options(options)
 
 
-def test_a_new_file_is_a_new_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = """
+SOURCE = """
 from dataclasses import dataclass
 from tokenrt.passes.methods.contract import Method
 
 @dataclass(frozen=True)
 class Newest(Method):
-    name, family, summary, paper, reads = "newest", "floor", "does nothing", "none", ()
+    name, summary, paper, reads, evidence = "newest", "does nothing", "none", (), "mathematics"
 """
-    (tmp_path / "newest.py").write_text(source)
+
+
+@pytest.fixture
+def afresh() -> Iterator[None]:
+    """Let the folders be looked through again, before and after."""
+    caches = (methods._families, methods._registry)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.usefixtures("afresh")
+def test_a_new_file_is_a_new_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "newest.py").write_text(SOURCE)
+    monkeypatch.setattr(pruning, "__path__", [*pruning.__path__, str(tmp_path)])
+    assert methods.get("newest").summary == "does nothing"
+    assert methods.get("newest").family == "pruning"
+
+
+@pytest.mark.usefixtures("afresh")
+def test_a_new_folder_is_a_new_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folding").mkdir()
+    (tmp_path / "folding" / "__init__.py").write_text('TITLE = "Folding"\nPLACE = 2.5\n')
+    (tmp_path / "folding" / "newest.py").write_text(SOURCE)
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    methods._registry.cache_clear()
-    try:
-        assert methods.get("newest").summary == "does nothing"
-        assert "newest" in methods.names()
-    finally:
-        methods._registry.cache_clear()
+    assert [*methods.families()][:4] == ["merging", "pruning", "folding", "clustering"]
+    assert methods.get("newest").family == "folding"
+    assert ("Folding", ["newest"]) in [(t, [m.name for m in found]) for t, found in catalog().families()]

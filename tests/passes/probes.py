@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tests.passes.published import attention
 from tokenrt.passes import methods
+from tokenrt.passes.methods import pruning
 
 WHEN = ("never", "before-last-block", "before-next-site", "after-attention")
 SHORT = dict(zip(WHEN, ("stay", "last", "next", "around"), strict=True))
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tokenrt.passes.methods import _steps
+from tokenrt.passes.methods.parts import steps
 from tokenrt.passes.methods.contract import Method, Reduction
 
 SEEN = []
@@ -35,7 +36,7 @@ class Strong(Method):
     """Keep the tokens that are longest, or that point most along the mean token of the site before."""
 
     name = "strong"
-    family, summary, paper, reads, drops = "pruning", "longest tokens stay", "none", ("tokens",), True
+    summary, paper, reads, drops = "longest tokens stay", "none", ("tokens",), True
     evidence = "mathematics"
     spread: bool = False
 
@@ -46,7 +47,7 @@ class Strong(Method):
         other = taps.state.get("mean", x)
         score = op("ReduceSum", op("Mul", x, other), np.array([-1]), keepdims=0)
         index = op("TokenSelect", score, keep=site.keep, protect=site.protect, order=0)
-        made = _steps.pruned(op, taps, site, index)
+        made = steps.pruned(op, taps, site, index)
         affinity = None
         if self.spread:
             kept = op("Transpose", op("Cast", made.tokens, to=1), perm=[0, 2, 1])
@@ -59,7 +60,7 @@ class Pairs(Method):
     """Neighbours become their size-weighted mean, from the first unprotected token on."""
 
     name = "pairs"
-    family, summary, paper, reads, merges = "merging", "neighbours merge", "none", ("tokens",), True
+    summary, paper, reads, merges = "neighbours merge", "none", ("tokens",), True
     evidence = "mathematics"
 
     def reduce(self, op, taps, site):
@@ -67,7 +68,7 @@ class Pairs(Method):
         slots = np.arange(site.tokens)
         for pair in range(site.removed):
             slots[site.protect + 2 * pair + 1 :] -= 1
-        size = _steps.ones(op, taps.tokens, site) if taps.size is None else taps.size
+        size = steps.ones(op, taps.tokens, site) if taps.size is None else taps.size
         members = (slots[None] == np.arange(site.keep)[:, None])[None].astype(np.float32)
         weight = op("Max", size, 1e-20)
         total = op("MatMul", members, op("Mul", op("Cast", taps.tokens, to=1), weight))
@@ -97,14 +98,14 @@ def registered(folder: Path) -> Iterator[Any]:
             base=base, kind=base.lower(), title=SHORT[when].title(), short=SHORT[when], when=when
         )
     (folder / f"{module}.py").write_text(text)
-    paths = [*methods.__path__]
-    methods.__path__.append(str(folder))
+    paths = [*pruning.__path__]
+    pruning.__path__.append(str(folder))
     methods._registry.cache_clear()
     try:
         methods.names()
-        yield importlib.import_module(f"{methods.__name__}.{module}")
+        yield importlib.import_module(f"{pruning.__name__}.{module}")
     finally:
-        methods.__path__[:] = paths
+        pruning.__path__[:] = paths
         methods._registry.cache_clear()
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.golden.compare import Arrays, Check, close, equal
 from tokenrt import apply_method
-from tokenrt.passes.methods.pitome import removed
+from tokenrt.passes.methods.merging.pitome import removed
 
 
 def check_pitome(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:

@@ -1,0 +1,4 @@
+"""Clustering: tokens are grouped, and every group becomes one."""
+
+TITLE = "Clustering"
+PLACE = 3

@@ -1,0 +1,1 @@
+"""What methods share: the steps, scores, similarities, clusters, windows and trained tensors they are put together from."""
