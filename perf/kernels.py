@@ -11,7 +11,8 @@ from typing import Any
 
 from tokenrt.errors import TokenrtError
 from tokenrt.perf import operator_work, results, roofline
-from tokenrt.plugins import device, occupancy, toolchain
+from tokenrt.plugins.toolchain import device, occupancy
+from tokenrt.plugins.toolchain import nvcc as toolchain
 
 BATCHES = (1, 32)
 

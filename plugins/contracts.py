@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenrt.errors import TokenrtError
-from tokenrt.plugins.compiler import HERE
+from tokenrt.plugins.toolchain.compiler import HERE
 
 FILE = "contract.toml"
 OWN = ("float32", "float16", "bfloat16")

@@ -13,9 +13,11 @@ from typing import Any
 
 from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
 from tokenrt.files import atomic
-from tokenrt.plugins import compiler, contracts, toolchain
-from tokenrt.plugins.compiler import HERE
-from tokenrt.plugins.headers import Headers, headers
+from tokenrt.plugins import contracts
+from tokenrt.plugins.toolchain import compiler
+from tokenrt.plugins.toolchain import nvcc as toolchain
+from tokenrt.plugins.toolchain.compiler import HERE
+from tokenrt.plugins.toolchain.headers import Headers, headers
 
 NAME = "libtokenrt_plugins.so"
 NAMESPACE, VERSION = "tokenrt", "1"

@@ -11,7 +11,7 @@ from typing import Any
 
 from tokenrt.errors import BuildError, UnsupportedError
 from tokenrt.files import atomic
-from tokenrt.plugins import compiler, device
+from tokenrt.plugins.toolchain import compiler, device
 
 TYPES: Mapping[str, tuple[str, int]] = MappingProxyType(
     {"float32": ("float", 4), "float16": ("__half", 2), "bfloat16": ("__nv_bfloat16", 2)}

@@ -53,7 +53,7 @@ def apply_method(
     from tokenrt.passes.methods.apply import BACKENDS, apply_method, unknown_backend
 
     if backend == HOST:
-        from tokenrt.plugins.backend import HostOps
+        from tokenrt.plugins.host.backend import HostOps
 
         backend = HostOps()
     elif isinstance(backend, str) and backend not in BACKENDS:

@@ -182,7 +182,7 @@ def _targets() -> Finding:
 
 
 def _nvcc() -> Finding:
-    from tokenrt.plugins import toolchain
+    from tokenrt.plugins.toolchain import nvcc as toolchain
 
     try:
         nvcc = toolchain.look()
@@ -194,7 +194,7 @@ def _nvcc() -> Finding:
 
 
 def _disassembler() -> Finding:
-    from tokenrt.plugins import toolchain
+    from tokenrt.plugins.toolchain import nvcc as toolchain
 
     title, verbs = "cuobjdump", "tables of the kernels"
     try:
@@ -204,7 +204,7 @@ def _disassembler() -> Finding:
 
 
 def _headers() -> Finding:
-    from tokenrt.plugins import headers
+    from tokenrt.plugins.toolchain import headers
 
     title, verbs = "TensorRT headers", "plugins build"
     try:

@@ -1,4 +1,4 @@
-// TokenCluster as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenCluster as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_cluster.cuh>
 
 using namespace tokenrt;

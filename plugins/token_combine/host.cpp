@@ -1,4 +1,4 @@
-// TokenCombine as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenCombine as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_combine.cuh>
 
 using namespace tokenrt;

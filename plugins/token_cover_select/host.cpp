@@ -1,4 +1,4 @@
-// TokenCoverSelect as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenCoverSelect as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_cover_select.cuh>
 
 using namespace tokenrt;

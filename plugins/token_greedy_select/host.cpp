@@ -1,4 +1,4 @@
-// TokenGreedySelect as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenGreedySelect as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_greedy_select.cuh>
 
 using namespace tokenrt;

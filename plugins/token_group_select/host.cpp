@@ -1,4 +1,4 @@
-// TokenGroupSelect as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenGroupSelect as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_group_select.cuh>
 
 using namespace tokenrt;

@@ -1,4 +1,4 @@
-// TokenMatch as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenMatch as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_match.cuh>
 
 using namespace tokenrt;

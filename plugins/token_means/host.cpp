@@ -1,4 +1,4 @@
-// TokenMeans as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenMeans as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_means.cuh>
 
 using namespace tokenrt;

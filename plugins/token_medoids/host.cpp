@@ -1,4 +1,4 @@
-// TokenMedoids as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenMedoids as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_medoids.cuh>
 
 using namespace tokenrt;

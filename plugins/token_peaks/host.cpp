@@ -1,4 +1,4 @@
-// TokenPeaks as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenPeaks as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_peaks.cuh>
 
 using namespace tokenrt;

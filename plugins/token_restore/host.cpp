@@ -1,4 +1,4 @@
-// TokenRestore, and gathering, as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenRestore, and gathering, as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_gather.cuh>
 
 using namespace tokenrt;

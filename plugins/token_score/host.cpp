@@ -1,4 +1,4 @@
-// TokenScore as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenScore as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_score.cuh>
 
 using namespace tokenrt;

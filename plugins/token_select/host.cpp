@@ -1,4 +1,4 @@
-// TokenSelect as plugins/host.py calls it: the launcher in C, without its stream.
+// TokenSelect as plugins/host/kernels.py calls it: the launcher in C, without its stream.
 #include <token_select.cuh>
 
 using namespace tokenrt;

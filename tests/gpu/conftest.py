@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from tests.gpu import memory, needs
-from tokenrt.plugins import device, host
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.toolchain import device
 
 STAYS = {"token_score": (-1,)}
 """Launcher -> arguments that it reads on the host: the strides of a bias."""
@@ -17,7 +18,7 @@ STAYS = {"token_score": (-1,)}
 
 @pytest.fixture
 def launchers_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`host.run` and all that builds on it runs the library compiled by nvcc, on device memory."""
+    """`kernels.run` and all that builds on it runs the library compiled by nvcc, on device memory."""
     assert needs.CAPABILITY is not None
     library = ctypes.CDLL(str(device.library((needs.CAPABILITY,))))
 
@@ -29,11 +30,11 @@ def launchers_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             if isinstance(item, np.ndarray) and item.size and place not in stays
         }
         with memory.on_device(list(moved.values())) as pointers:
-            passed = [host._passed(item) for item in arguments]
+            passed = [kernels._passed(item) for item in arguments]
             for place, pointer in zip(moved, pointers, strict=True):
                 passed[place] = ctypes.c_void_p(pointer)
             status = int(getattr(library, f"host_{name}")(*passed))
-        host._check(name, status, arguments)
+        kernels._check(name, status, arguments)
 
-    monkeypatch.setattr(host, "library", lambda: library)
-    monkeypatch.setattr(host, "_call", call)
+    monkeypatch.setattr(kernels, "library", lambda: library)
+    monkeypatch.setattr(kernels, "_call", call)

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from tokenrt.plugins import toolchain
+from tokenrt.plugins.toolchain import nvcc
 
 TO_DEVICE, TO_HOST = 1, 2
 
 
 def runtime() -> ctypes.CDLL:
     """The CUDA runtime of the toolkit that compiled the kernels."""
-    root = toolchain.toolkit().root
+    root = nvcc.toolkit().root
     found = [path for folder in ("lib64", "lib") for path in sorted((root / folder).glob("libcudart.so*"))]
     library = ctypes.CDLL(str(found[0]) if found else "libcudart.so")
     library.cudaMalloc.argtypes = [ctypes.c_void_p, ctypes.c_size_t]

@@ -9,7 +9,8 @@ import numpy as np
 
 from tests.gpu import memory, needs
 from tests.ops.cases import alternate
-from tokenrt.plugins import device, host
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.toolchain import device
 
 pytestmark = needs.gpu
 
@@ -22,7 +23,7 @@ def launch(name: str, arguments: list[Any]) -> tuple[Any, Callable[[], object]]:
     held = memory.on_device(arrays)
     pointers = iter(held.__enter__())
     passed = [
-        memory.ctypes.c_void_p(next(pointers)) if isinstance(item, np.ndarray) else host._passed(item)
+        memory.ctypes.c_void_p(next(pointers)) if isinstance(item, np.ndarray) else kernels._passed(item)
         for item in arguments
     ]
     return held, lambda: memory.check(getattr(library, f"host_{name}")(*passed), name)
@@ -30,7 +31,16 @@ def launch(name: str, arguments: list[Any]) -> tuple[Any, Callable[[], object]]:
 
 def gather(width: int) -> list[Any]:
     rows, index = np.zeros((32, 197, width), np.float16), np.zeros((32, 577), np.int64)
-    return [host.TYPES["float16"], rows, index, np.zeros((32, 577, width), np.float16), 32, 197, 577, width]
+    return [
+        kernels.TYPES["float16"],
+        rows,
+        index,
+        np.zeros((32, 577, width), np.float16),
+        32,
+        197,
+        577,
+        width,
+    ]
 
 
 def test_rows_of_whole_vectors_are_copied_faster_than_odd_ones() -> None:
@@ -50,7 +60,7 @@ def matching(batch: int, tokens: int) -> list[Any]:
     value, space = np.zeros((batch, counts[0]), np.float32), np.zeros(8 * batch * counts[0], np.uint8)
     outputs = [np.zeros((batch, count), np.int64) for count in (tokens - 16, 16, 16)]
     sizes = (batch, tokens, 64, *counts, 16, 0)
-    return [host.TYPES["float16"], metric, *lists, value, *outputs, space, *sizes]
+    return [kernels.TYPES["float16"], metric, *lists, value, *outputs, space, *sizes]
 
 
 def test_a_full_gpu_matches_an_image_in_less_time_than_an_empty_one() -> None:

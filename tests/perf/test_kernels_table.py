@@ -11,8 +11,8 @@ import pytest
 
 from tokenrt.errors import TargetError
 from tokenrt.perf import kernels, operator_work, roofline
-from tokenrt.plugins.device import Usage
-from tokenrt.plugins.launches import KERNELS
+from tokenrt.plugins.host.launches import KERNELS
+from tokenrt.plugins.toolchain.device import Usage
 
 ROOT = Path(__file__).parents[2]
 DEVICE = roofline.Device("one", bandwidth=1e9, operations=1e12)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenrt.plugins import library
-from tokenrt.plugins.compiler import linked
-from tokenrt.plugins.headers import headers
+from tokenrt.plugins.toolchain.compiler import linked
+from tokenrt.plugins.toolchain.headers import headers
 
 DRIVER = Path(__file__).with_name("driver.cpp")
 EXTRA = "TOKENRT_PLUGIN_FLAGS"

@@ -14,7 +14,7 @@ from tests.ops.cases import cases
 from tests.plugins.node import TYPES, Node, told
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.plugins import contracts
-from tokenrt.plugins.compiler import COMPILERS
+from tokenrt.plugins.toolchain.compiler import COMPILERS
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in COMPILERS), reason="no C++ compiler on PATH"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tokenrt.errors import TokenrtError
-from tokenrt.plugins import toolchain
+from tokenrt.plugins.toolchain import nvcc
 
 
 def has_nvcc() -> bool:
     try:
-        toolchain.look()
+        nvcc.look()
     except TokenrtError:
         return False
     return True

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tests.plugins import built
-from tokenrt.plugins import host
+from tokenrt.plugins.host import kernels
 
 FLOAT, HALF, INT8, INT32, BFLOAT16, INT64 = 0, 1, 2, 3, 7, 8
 """Numbers of nvinfer1::DataType."""
@@ -146,16 +146,16 @@ class Node:
 
     def run(self, inputs: Sequence[Any], kinds: Sequence[Any], *, shift: int = 0) -> list[Any] | None:
         """Enqueue on host memory with exactly the workspace asked for; `shift` misaligns the first input."""
-        given = [host.ready(item) for item in inputs]
+        given = [kernels.ready(item) for item in inputs]
         if shift:
-            moved = host.aligned((given[0].nbytes + shift,), np.uint8)[shift:].view(given[0].dtype)
+            moved = kernels.aligned((given[0].nbytes + shift,), np.uint8)[shift:].view(given[0].dtype)
             given[0] = moved[: given[0].size].reshape(given[0].shape)
         types, shapes = [TYPES[item.dtype.name] for item in given], [item.shape for item in given]
         found = self.shapes(shapes)
         if found is None:
             return None
-        made = [host.aligned(shape, kind) for shape, kind in zip(found, kinds, strict=True)]
-        space = host.aligned((self.workspace(shapes, types),), np.uint8)
+        made = [kernels.aligned(shape, kind) for shape, kind in zip(found, kinds, strict=True)]
+        space = kernels.aligned((self.workspace(shapes, types),), np.uint8)
         failed = calls().driver_enqueue(
             self._handle, *_described(shapes), _ints(types), self.outputs, _pointers(given), _pointers(made),
             ctypes.c_void_p(space.ctypes.data if space.size else None),

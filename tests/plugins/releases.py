@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tokenrt.plugins.compiler import cache
-from tokenrt.plugins.headers import headers
+from tokenrt.plugins.toolchain.compiler import cache
+from tokenrt.plugins.toolchain.headers import headers
 
 BASE = "10.14.1"
 """The release whose headers are edited."""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tokenrt.passes.ops import OPERATORS
-from tokenrt.plugins import host
-from tokenrt.plugins.compiler import COMPILERS
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.toolchain.compiler import COMPILERS
 
 needs_compiler = pytest.mark.skipif(
     not any(shutil.which(name) for name in COMPILERS), reason="no C++ compiler on PATH"
@@ -24,7 +24,7 @@ SIZES = (1, 2, 31, 32, 33, 196, 197, 257, 577, 1025)
 
 def run(name: str, inputs: list[Any], attributes: Any) -> list[Any]:
     """Run the operator's kernel."""
-    return list(host.run(name, inputs, OPERATORS[name].settle(attributes)))
+    return list(kernels.run(name, inputs, OPERATORS[name].settle(attributes)))
 
 
 def wide(inputs: list[Any]) -> list[Any]:

@@ -14,7 +14,8 @@ from tests.conformance.test_methods import check_ranges
 from tokenrt import apply_method
 from tokenrt.errors import BuildError, MethodError, PlanError, UnsupportedError
 from tokenrt.passes import methods
-from tokenrt.plugins import compiler, host
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.toolchain import compiler
 
 HOST: dict[str, Any] = {"backend": "plugin-host"}
 needs_compiler = pytest.mark.skipif(
@@ -56,7 +57,7 @@ def test_what_the_compiler_refuses_is_told_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path))
-    monkeypatch.setenv(host.EXTRA_FLAGS, "-fsyntax-only -Dtokenrt=%")
+    monkeypatch.setenv(kernels.EXTRA_FLAGS, "-fsyntax-only -Dtokenrt=%")
     with pytest.raises(BuildError, match=r"refused token_\w+/host\.cpp: .* -Dtokenrt=%"):
         apply_method("tome", arrays(8, 1, 0), keep=6, **HOST)
     assert not [*tmp_path.rglob("*.so"), *tmp_path.rglob("*.o")]

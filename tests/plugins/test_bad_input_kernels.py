@@ -13,8 +13,8 @@ from tests.ops.runner import expect
 from tests.plugins.running import needs_compiler, random, run
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops import OPERATORS
-from tokenrt.plugins import host
-from tokenrt.plugins.launches import KERNELS
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.host.launches import KERNELS
 
 pytestmark = needs_compiler
 
@@ -28,18 +28,18 @@ BY_ELEMENT = {"TokenScore": [2]}
 
 
 class Launch:
-    """A call of an operator's launcher as plugins/host.py makes it, with every argument within reach."""
+    """A call of an operator's launcher as plugins/kernels.py makes it, with every argument within reach."""
 
     def __init__(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         calls: list[tuple[Any, ...]] = []
         with monkeypatch.context() as patch:
-            patch.setattr(host, "_call", lambda *given: calls.append(given))
+            patch.setattr(kernels, "_call", lambda *given: calls.append(given))
             inputs, attributes = cases()[name]
-            host.run(name, inputs, OPERATORS[name].settle(attributes))
+            kernels.run(name, inputs, OPERATORS[name].settle(attributes))
         ((launcher, *arguments),) = calls
-        self._launcher = getattr(host.library(), f"host_{launcher}")
+        self._launcher = getattr(kernels.library(), f"host_{launcher}")
         self._own = arguments
-        self.given = [host._passed(item) for item in arguments]
+        self.given = [kernels._passed(item) for item in arguments]
         pointers = next(i for i, item in enumerate(arguments[1:], 1) if not isinstance(item, np.ndarray))
         self.tensors = [i for i in range(1, pointers) if arguments[i].size]
         self.numbers = [
@@ -103,7 +103,7 @@ def test_more_than_all_tokens_are_refused(name: str) -> None:
     inputs, attributes = cases()[name]
     settled = OPERATORS[name].settle(attributes)
     with pytest.raises(UnsupportedError):
-        host.run(name, inputs, {**settled, "keep": [inputs[0].shape[1] + 1]})
+        kernels.run(name, inputs, {**settled, "keep": [inputs[0].shape[1] + 1]})
 
 
 @pytest.mark.parametrize("bad", [-1, 9, 2**40, -(2**40)])

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 from tokenrt.errors import BuildError, TokenrtError
-from tokenrt.plugins import device, occupancy, sass, toolchain
-from tokenrt.plugins.launches import KERNELS
+from tokenrt.plugins.host.launches import KERNELS
+from tokenrt.plugins.toolchain import device, nvcc, occupancy, sass
 
 USUAL = 89
 """The architecture that `make test` compiles for; the others are slow."""
 
 ARCHITECTURES = [
-    pytest.param(arch, marks=() if arch == USUAL else pytest.mark.slow) for arch in toolchain.ARCHITECTURES
+    pytest.param(arch, marks=() if arch == USUAL else pytest.mark.slow) for arch in nvcc.ARCHITECTURES
 ]
 
 
 @pytest.fixture(autouse=True, scope="module")
 def needs_nvcc() -> None:
     try:
-        toolchain.toolkit().tool("cuobjdump")
+        nvcc.toolkit().tool("cuobjdump")
     except TokenrtError as missing:
         pytest.skip(str(missing))
 
@@ -99,8 +99,8 @@ def check_rows(code: Mapping[str, tuple[sass.Instruction, ...]]) -> None:
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_every_kernel_compiles_without_warning_spill_or_stack(arch: int) -> None:
-    if arch in toolchain.toolkit().dropped:
-        pytest.skip(f"nvcc {toolchain.toolkit().version} does not know sm_{arch}")
+    if arch in nvcc.toolkit().dropped:
+        pytest.skip(f"nvcc {nvcc.toolkit().version} does not know sm_{arch}")
     operators = device.kernels(arch)
     assert len(operators) == len(KERNELS)
     for operator in operators:
@@ -116,8 +116,8 @@ def test_every_kernel_compiles_without_warning_spill_or_stack(arch: int) -> None
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_rows_are_read_16_bytes_at_a_time(arch: int) -> None:
-    if arch in toolchain.toolkit().dropped:
-        pytest.skip(f"nvcc {toolchain.toolkit().version} does not know sm_{arch}")
+    if arch in nvcc.toolkit().dropped:
+        pytest.skip(f"nvcc {nvcc.toolkit().version} does not know sm_{arch}")
     check_rows(listing(arch))
 
 
@@ -126,8 +126,8 @@ def test_lanes_that_share_a_bin_of_a_histogram_are_counted_at_once(arch: int) ->
     """An addition that knows its summand and not its result is one instruction for all lanes with one address."""
     if arch == 75:
         pytest.skip("Turing adds them one by one")
-    if arch in toolchain.toolkit().dropped:
-        pytest.skip(f"nvcc {toolchain.toolkit().version} does not know sm_{arch}")
+    if arch in nvcc.toolkit().dropped:
+        pytest.skip(f"nvcc {nvcc.toolkit().version} does not know sm_{arch}")
     code = listing(arch)
     for symbol, (plain, _) in named(code).items():
         if plain in ("select::by_position", "select::by_group"):

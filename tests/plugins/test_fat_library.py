@@ -10,8 +10,10 @@ import pytest
 
 from tests.plugins.needs import needs_nvcc
 from tests.plugins.test_device import check_rows
-from tokenrt.plugins import build, contracts, library, sass, toolchain
-from tokenrt.plugins.headers import headers
+from tokenrt.plugins import build, contracts, library
+from tokenrt.plugins.toolchain import nvcc as toolchain
+from tokenrt.plugins.toolchain import sass
+from tokenrt.plugins.toolchain.headers import headers
 
 pytestmark = [needs_nvcc, pytest.mark.slow]
 

@@ -11,8 +11,8 @@ from tests.ops.runner import expect
 from tests.plugins import built
 from tests.plugins.interface import CONTRACTS, KINDS, UNITS, inputs_of, made, needs_compiler, types_of
 from tests.plugins.node import FLOAT, Node, told
-from tokenrt.plugins import host
-from tokenrt.plugins.launches import KERNELS
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.host.launches import KERNELS
 
 pytestmark = needs_compiler
 
@@ -97,7 +97,7 @@ def test_lists_are_on_the_device_once_a_context_is_attached(path: Path) -> None:
 @pytest.mark.parametrize("name", CONTRACTS)
 def test_a_workspace_is_what_the_launcher_asks_for(name: str, kind: str, path: Path) -> None:
     inputs, attributes = inputs_of(name, kind)
-    asked = sum(space.nbytes for space in host._workspace(KERNELS[name](*inputs, **attributes)))
+    asked = sum(space.nbytes for space in kernels._workspace(KERNELS[name](*inputs, **attributes)))
     node, types = made(path, name, kind), types_of(name, kind)[0]
     shapes = [item.shape for item in inputs]
     assert node.workspace(shapes, types) == asked

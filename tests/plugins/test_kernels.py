@@ -18,8 +18,8 @@ from tests.ops.runner import expect
 from tests.plugins.running import KINDS, SIZES, UNITS, needs_compiler, random, run, wide
 from tests.tolerance import within_twice
 from tokenrt.errors import UnsupportedError
-from tokenrt.plugins import host
-from tokenrt.plugins.launches import KERNELS
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.host.launches import KERNELS
 
 pytestmark = needs_compiler
 
@@ -208,7 +208,7 @@ def one_at_a_time(tokens: Any, size: Any, keep: Any, source: Any, destination: A
 def test_combine_is_as_exact_as_the_plain_mean(tokens: int, kind: str) -> None:
     for removed, width in ((1, 24), (tokens // 2, 33), (tokens - 1, 8)):
         inputs = merging(2, tokens, removed, width, kind)
-        attributes = {"type": host.TYPES[kind]}
+        attributes = {"type": kernels.TYPES[kind]}
         merged, total = run("TokenCombine", inputs, attributes)
         wanted, wanted_total = expect("TokenCombine", wide(inputs), attributes)
         within_twice(merged, wanted, one_at_a_time(*inputs), unit=UNITS[kind])
@@ -340,14 +340,14 @@ def test_what_a_kernel_cannot_take_is_refused_in_words() -> None:
     with pytest.raises(UnsupportedError, match=r"error 801: the kernels take .* tensors: float64\[1, 5\]"):
         run("TokenSelect", [np.zeros((1, 5))], {"keep": 2, "protect": 0, "order": 0})
     with pytest.raises(UnsupportedError, match="TokenGreedy has no CUDA kernel"):
-        host.run("TokenGreedy", [], {})
+        kernels.run("TokenGreedy", [], {})
 
 
 def test_a_misaligned_pointer_is_an_error_and_nothing_is_written() -> None:
     import ctypes
 
-    library = host.library()
-    score, index = host.aligned((1, 9), np.float32), host.aligned((1, 4), np.int64)
+    library = kernels.library()
+    score, index = kernels.aligned((1, 9), np.float32), kernels.aligned((1, 4), np.int64)
     index[:] = -7
     for off, status in ((4, 716), (0, 0)):
         pointers = [ctypes.c_void_p(score.ctypes.data + off), ctypes.c_void_p(index.ctypes.data), None]

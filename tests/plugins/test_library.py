@@ -23,9 +23,10 @@ from tests.plugins.node import BUILD, RUNTIME, Node, told
 from tokenrt.cli import app
 from tokenrt.errors import BuildError, DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import OPERATORS
-from tokenrt.plugins import build, contracts, info, library, load, toolchain
-from tokenrt.plugins.compiler import HERE
-from tokenrt.plugins.headers import headers
+from tokenrt.plugins import build, contracts, info, library, load
+from tokenrt.plugins.toolchain import nvcc as toolchain
+from tokenrt.plugins.toolchain.compiler import HERE
+from tokenrt.plugins.toolchain.headers import headers
 
 NAMES = set(contracts.contracts())
 ONE = 89

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from tokenrt.errors import TokenrtError
-from tokenrt.plugins import occupancy, toolchain
-from tokenrt.plugins.compiler import compiler, kept
+from tokenrt.plugins.toolchain import nvcc, occupancy
+from tokenrt.plugins.toolchain.compiler import compiler, kept
 from tokenrt.targets import load
 
 ORACLE = Path(__file__).with_name("occupancy_oracle.cpp")
@@ -24,7 +24,7 @@ def test_known_cases() -> None:
 
 def test_nvidia_counts_the_same() -> None:
     try:
-        include = toolchain.toolkit().root / "include"
+        include = nvcc.toolkit().root / "include"
         program = compiler()
     except TokenrtError as missing:
         pytest.skip(str(missing))

@@ -18,8 +18,10 @@ from tests.ops.runner import expect
 from tests.plugins import fake_tensorrt
 from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import OPERATORS
-from tokenrt.plugins import host, quick, quick_kernels, toolchain
-from tokenrt.plugins.compiler import COMPILERS, compiled
+from tokenrt.plugins import quick, quick_kernels
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.toolchain import nvcc
+from tokenrt.plugins.toolchain.compiler import COMPILERS, compiled
 
 KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 TAIL = """
@@ -48,12 +50,12 @@ def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs
             made.name, made.source + TAIL.replace("KERNEL", made.name), made.grid, made.threads
         )
     )
-    extra = os.environ.get(host.EXTRA_FLAGS, "").split()
+    extra = os.environ.get(kernels.EXTRA_FLAGS, "").split()
     with (
         pytest.MonkeyPatch.context() as patch
     ):  # a sanitizer's runtime is for the kernel, not for its compiler
         patch.delenv("LD_PRELOAD", raising=False)
-        built = compiled(source, (*host.FLAGS, *extra, "-fPIC", "-shared", "-x", "c++"), "quick.so")
+        built = compiled(source, (*kernels.FLAGS, *extra, "-fPIC", "-shared", "-x", "c++"), "quick.so")
     library = ctypes.CDLL(str(built))
     batch = len(inputs[0])
     grid = [batch if size == quick_kernels.BATCH else size for size in made.grid]
@@ -69,7 +71,7 @@ def same(found: Sequence[Any], wanted: Sequence[Any]) -> None:
 def score(tokens: int, kind: str) -> Any:
     made = np.round(np.random.default_rng(tokens).standard_normal((3, tokens)), 1).astype(KINDS[kind])
     made[0, ::5], made[1, 1::4] = np.nan, np.inf
-    return host.ready(made)
+    return kernels.ready(made)
 
 
 on_cpu = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C++ compiler on PATH")
@@ -82,7 +84,7 @@ on_cpu = pytest.mark.skipif(not any(map(shutil.which, COMPILERS)), reason="no C+
 )
 def test_selection_in_one_launch_is_the_reference(tokens: int, keep: int, kind: str, order: int) -> None:
     attributes = {"keep": keep, "protect": min(1, keep - 1), "order": order}
-    given, index = score(tokens, kind), host.aligned((3, keep), np.int64)
+    given, index = score(tokens, kind), kernels.aligned((3, keep), np.int64)
     run("TokenSelect", [given], attributes, [index])
     same([index], expect("TokenSelect", [given.astype(np.float64)], attributes))
 
@@ -100,14 +102,14 @@ def test_selection_in_one_launch_is_the_reference(tokens: int, keep: int, kind: 
 def test_matching_in_one_launch_is_that_of_three(
     tokens: int, width: int, protect: int, remove: int, order: int, kind: str
 ) -> None:
-    metric = host.ready(np.random.default_rng(0).standard_normal((2, tokens, width)).astype(KINDS[kind]))
+    metric = kernels.ready(np.random.default_rng(0).standard_normal((2, tokens, width)).astype(KINDS[kind]))
     attributes = alternate(tokens, protect, remove, order)
     counts = len(attributes["sources"]), tokens - remove, remove, remove
     outputs = [
-        host.aligned((2, count), np.int64 if place else np.float32) for place, count in enumerate(counts)
+        kernels.aligned((2, count), np.int64 if place else np.float32) for place, count in enumerate(counts)
     ]
     run("TokenMatch", [metric], attributes, outputs)
-    same(outputs, host.run("TokenMatch", [metric], OPERATORS["TokenMatch"].settle(attributes)))
+    same(outputs, kernels.run("TokenMatch", [metric], OPERATORS["TokenMatch"].settle(attributes)))
 
 
 @on_cpu
@@ -120,11 +122,11 @@ def test_merging_is_that_of_the_kernel(width: int, kind: str) -> None:
         rng.integers(1, 6, (2, 33, 1)).astype(np.float32),
         order[:, :21], order[:, 21:], rng.integers(0, 21, (2, 12)),
     ]  # fmt: skip
-    inputs = [host.ready(array) for array in inputs]
-    outputs = [host.aligned((2, 21, width), KINDS[kind]), host.aligned((2, 21, 1), np.float32)]
-    attributes = {"type": host.TYPES[kind]}
+    inputs = [kernels.ready(array) for array in inputs]
+    outputs = [kernels.aligned((2, 21, width), KINDS[kind]), kernels.aligned((2, 21, 1), np.float32)]
+    attributes = {"type": kernels.TYPES[kind]}
     run("TokenCombine", inputs, attributes, outputs)
-    same(outputs, host.run("TokenCombine", inputs, attributes))
+    same(outputs, kernels.run("TokenCombine", inputs, attributes))
 
 
 # Registration --------------------------------------------------------------------------------------------------------
@@ -179,7 +181,7 @@ NODES: dict[str, tuple[list[tuple[list[int], str]], dict[str, Any], list[tuple[l
 @pytest.mark.parametrize("name", sorted(NODES))
 def test_an_engine_gets_shapes_ptx_and_its_launch(name: str) -> None:
     try:
-        toolchain.toolkit()
+        nvcc.toolkit()
     except TokenrtError as missing:
         pytest.skip(str(missing))
     inputs, attributes, wanted = NODES[name]

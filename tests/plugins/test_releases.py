@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.plugins import built, releases
-from tokenrt.plugins import headers, library
-from tokenrt.plugins.compiler import FLAGS, HERE, INCLUDES, compiler
+from tokenrt.plugins import library
+from tokenrt.plugins.toolchain import headers
+from tokenrt.plugins.toolchain.compiler import FLAGS, HERE, INCLUDES, compiler
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ on PATH")
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.plugins import built
-from tokenrt.plugins import host
-from tokenrt.plugins.compiler import HERE
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.toolchain.compiler import HERE
 
 OWN = Path(__file__).parent
 TESTS = sorted(OWN.glob("test_*kernels.py"))
@@ -35,9 +35,9 @@ pytestmark = pytest.mark.skipif(
 def run(flags: tuple[str, ...], tests: str, *more: str) -> subprocess.CompletedProcess[str]:
     """Run the tests that `tests` selects with a host build of these flags."""
     extra = (*flags, *more)
-    host.built(extra)  # here, where no runtime slows the compiler down
+    kernels.built(extra)  # here, where no runtime slows the compiler down
     preload = " ".join(map(_runtime, RUNTIMES[flags]))
-    return _pytest(TESTS, tests, {host.EXTRA_FLAGS: " ".join(extra), "LD_PRELOAD": preload})
+    return _pytest(TESTS, tests, {kernels.EXTRA_FLAGS: " ".join(extra), "LD_PRELOAD": preload})
 
 
 def _runtime(name: str) -> str:
@@ -116,9 +116,9 @@ def test_no_plugin_reads_or_writes_beside_its_memory() -> None:
 def test_the_kernels_of_quick_plugins_are_clean(flags: tuple[str, ...]) -> None:
     """Their own sources, in one launch each; `in_one_launch` and `merging` are the tests that run them."""
     names = "in_one_launch or merging"
-    host.built(flags)  # here, where no runtime slows the compiler down
+    kernels.built(flags)  # here, where no runtime slows the compiler down
     preload = " ".join(map(_runtime, RUNTIMES[flags]))
-    check(_pytest(QUICK, names, {host.EXTRA_FLAGS: " ".join(flags), "LD_PRELOAD": preload}))
+    check(_pytest(QUICK, names, {kernels.EXTRA_FLAGS: " ".join(flags), "LD_PRELOAD": preload}))
 
 
 @pytest.mark.slow

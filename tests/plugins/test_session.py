@@ -18,10 +18,10 @@ from tests.passes.test_published import compare, images
 from tokenrt.errors import TokenrtError, UnsupportedError
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
-from tokenrt.plugins import host
-from tokenrt.plugins.compiler import COMPILERS
-from tokenrt.plugins.launches import KERNELS
-from tokenrt.plugins.session import HostSession
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.host.launches import KERNELS
+from tokenrt.plugins.host.session import HostSession
+from tokenrt.plugins.toolchain.compiler import COMPILERS
 
 pytestmark = pytest.mark.skipif(
     not any(shutil.which(name) for name in COMPILERS), reason="no C++ compiler on PATH"
@@ -45,7 +45,7 @@ def test_a_node_runs_its_kernel(name: str, kind: Any) -> None:
         {item.name: np.ascontiguousarray(x) for item, x in zip(model.graph.input, inputs, strict=True)}
     )
     assert session.calls == 1
-    alone = host.run(name, inputs, runner.OPERATORS[name].settle(attributes))
+    alone = kernels.run(name, inputs, runner.OPERATORS[name].settle(attributes))
     for actual, wanted in zip(found.values(), alone, strict=True):
         assert actual.dtype == wanted.dtype
         np.testing.assert_array_equal(actual, wanted)

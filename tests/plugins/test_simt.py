@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tokenrt.plugins.compiler import COMPILERS, compiled
+from tokenrt.plugins.toolchain.compiler import COMPILERS, compiled
 
 PROBE = Path(__file__).with_name("simt_probe.cpp")
 MODES = {

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 from tests.plugins.running import needs_compiler
-from tokenrt.plugins.compiler import compiled
+from tokenrt.plugins.toolchain.compiler import compiled
 
 
 @needs_compiler

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tokenrt.errors import BuildError, UnsupportedError
-from tokenrt.plugins import headers, toolchain, wheels
+from tokenrt.plugins.toolchain import headers, wheels
+from tokenrt.plugins.toolchain import nvcc as toolchain
 
 NEW, OLD = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121), (50, 60, 70, 75, 80, 86, 87, 89, 90)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from tokenrt.errors import BuildError, UnsupportedError
-from tokenrt.plugins.compiler import cache
+from tokenrt.plugins.toolchain.compiler import cache
 
 FOUND = "wheels"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenrt.errors import BuildError, UnsupportedError
-from tokenrt.plugins import wheels
+from tokenrt.plugins.toolchain import wheels
 
 ARCHITECTURES = (75, 80, 86, 87, 89, 90, 100, 103, 110, 120, 121)
 """Compute capabilities, times ten, that the library is built for, as far as nvcc knows them."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenrt.errors import BuildError, UnsupportedError
-from tokenrt.plugins import compiler, host, toolchain
+from tokenrt.plugins.toolchain import compiler, nvcc
 
 FLAGS = ("-std=c++17", "-O3", "-Werror=all-warnings", f"-I{compiler.HERE / 'kernels'}")
 STRICT = ("-Xptxas=-v,-warn-spills,-warn-lmem-usage",)
@@ -72,14 +72,16 @@ def machine_code(arch: int, source: Path) -> Compiled:
 
 def kernels(arch: int) -> list[Compiled]:
     """Return every kernel in every type, operator by operator. Raises: as `machine_code`."""
-    return compiler.each(lambda source: machine_code(arch, source), host.sources())
+    return compiler.each(lambda source: machine_code(arch, source), compiler.launchers())
 
 
 def library(architectures: Sequence[int]) -> Path:
-    """Return what `host.library` loads compiled for GPUs: the same functions, on device pointers."""
-    flags = (*FLAGS, *STRICT, HOST_WARNINGS, *toolchain.gencode(architectures))
+    """Return what the host build loads compiled for GPUs: the same functions, on device pointers."""
+    flags = (*FLAGS, *STRICT, HOST_WARNINGS, *nvcc.gencode(architectures))
     command = (*_nvcc(*architectures), *flags)
-    return compiler.together((*command, "-x=cu", "-c"), (*command, "-shared"), host.sources(), "device.so")
+    return compiler.together(
+        (*command, "-x=cu", "-c"), (*command, "-shared"), compiler.launchers(), "device.so"
+    )
 
 
 def entries(text: str) -> tuple[Entry, ...]:
@@ -148,6 +150,6 @@ def _short(name: str) -> str:
 
 
 def _nvcc(*architectures: int) -> tuple[str, str]:
-    found = toolchain.toolkit()
+    found = nvcc.toolkit()
     found.check(architectures)
     return str(found.nvcc), f"-ccbin={compiler.compiler()}"

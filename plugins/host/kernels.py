@@ -14,8 +14,8 @@ import numpy as np
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops.contract import Array
-from tokenrt.plugins.compiler import HERE, cache, compiler, linked
-from tokenrt.plugins.launches import KERNELS, Launch
+from tokenrt.plugins.host.launches import KERNELS, Launch
+from tokenrt.plugins.toolchain.compiler import cache, compiler, launchers, linked
 
 FLAGS = ("-O2", "-g1", "-pthread")
 EXTRA_FLAGS = "TOKENRT_HOST_FLAGS"
@@ -37,17 +37,12 @@ FAULTS: Mapping[int, str] = MappingProxyType(
 """cudaError_t -> what it means here."""
 
 
-def sources() -> tuple[Path, ...]:
-    """The launchers as C functions, a source an operator."""
-    return tuple(sorted(HERE.glob("token_*/host.cpp")))
-
-
 def built(extra: Sequence[str] = ()) -> Path:
     """Return the host build, compiled unless the cache holds it; `extra` are further flags of the compiler.
 
     Raises: UnsupportedError without a C++ compiler; BuildError when it refuses a kernel.
     """
-    return linked(sources(), (*FLAGS, *extra), "host.so")
+    return linked(launchers(), (*FLAGS, *extra), "host.so")
 
 
 def library() -> ctypes.CDLL:

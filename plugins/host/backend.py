@@ -9,7 +9,7 @@ import numpy as np
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.passes.ops.contract import Array
 from tokenrt.passes.ops.standard import STANDARD
-from tokenrt.plugins import host
+from tokenrt.plugins.host import kernels
 
 
 class HostOps:
@@ -30,8 +30,8 @@ class HostOps:
             operator = OPERATORS[name]
             if "type" in operator.attributes:
                 tokens = arrays[operator.inputs.index("tokens")]
-                attributes = {"type": host.TYPES[tokens.dtype.name], **attributes}
-            outputs = host.run(name, arrays, operator.settle(attributes))
+                attributes = {"type": kernels.TYPES[tokens.dtype.name], **attributes}
+            outputs = kernels.run(name, arrays, operator.settle(attributes))
             return outputs if len(outputs) > 1 else outputs[0]
 
     def constant(self, array: Any) -> Array:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenrt.errors import BuildError
-from tokenrt.plugins import toolchain
+from tokenrt.plugins.toolchain import nvcc
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def listing(code: Path, arch: int | None = None) -> dict[str, tuple[Instruction,
 
     Raises: UnsupportedError without cuobjdump; BuildError when it cannot read the file.
     """
-    program = toolchain.toolkit().tool("cuobjdump")
+    program = nvcc.toolkit().tool("cuobjdump")
     chosen = () if arch is None else ("-arch", f"sm_{arch}")
     done = subprocess.run([program, "-sass", *chosen, code], capture_output=True, text=True, check=False)
     if done.returncode != 0:

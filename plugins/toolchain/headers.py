@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tokenrt.errors import BuildError, UnsupportedError
-from tokenrt.plugins.compiler import cache
+from tokenrt.plugins.toolchain.compiler import cache
 
 ROOT = "TENSORRT_ROOT"
 MAIN, NUMBERS = "NvInfer.h", "NvInferVersion.h"

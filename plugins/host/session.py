@@ -12,8 +12,8 @@ import numpy as np
 from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 from tokenrt.passes.ops.contract import Array, Operator
-from tokenrt.plugins import host
-from tokenrt.plugins.launches import KERNELS
+from tokenrt.plugins.host import kernels as host
+from tokenrt.plugins.host.launches import KERNELS
 
 PYTHON_DOMAIN = "ai.onnx.contrib"
 """Where onnxruntime-extensions looks for operators that are Python functions."""

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from tokenrt.errors import BuildError, UnsupportedError
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1]
 INCLUDES = (HERE / "simt", HERE / "kernels")
 # Vectors of 16 bytes are read through pointers to their elements' type and back, as CUDA code does.
 FLAGS = (
@@ -37,6 +37,11 @@ FOLDER = re.compile(r"-(?:I|isystem=?)(.+)")
 """A flag that names a folder of headers; what a source reads there counts, not where it is."""
 
 Made = TypeVar("Made")
+
+
+def launchers() -> tuple[Path, ...]:
+    """The launchers as C functions, a source an operator."""
+    return tuple(sorted(HERE.glob("token_*/host.cpp")))
 
 
 def cache() -> Path:

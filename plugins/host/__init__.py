@@ -1,0 +1,1 @@
+"""The kernels on the CPU: compiled for it, called as operators, run inside whole models."""
