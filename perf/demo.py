@@ -203,7 +203,7 @@ def _time(
 
 
 def _targets(wanted: Sequence[str] | None) -> list[str]:
-    from tokenrt.targets.profile import targets
+    from tokenrt.targets.profiles.profile import targets
 
     # Those that build here, one for each capability.
     mine = [item.name for item in targets() if item.builder == "tensorrt-rtx" and item.compute_capability]

@@ -21,12 +21,14 @@ from tokenrt.passes.graph.model import ModelLike, load
 from tokenrt.perf.device_profile import DeviceProfile, Measured, compare
 from tokenrt.perf.engine_blocks import Trace, trace
 from tokenrt.perf.groups import groups_of
-from tokenrt.targets import engine_cache, trtexec, trtexec_tool
-from tokenrt.targets.batch import batch_of, shapes_of
-from tokenrt.targets.machine import Machine
-from tokenrt.targets.profile import Target
+from tokenrt.targets.engines import cache
+from tokenrt.targets.engines.batch import batch_of, shapes_of
+from tokenrt.targets.profiles.profile import Target
 from tokenrt.targets.report import BuildReport
-from tokenrt.targets.workplace import PATIENCE_S, Progress, Step, Workplace, workplace
+from tokenrt.targets.trtexec import command as trtexec
+from tokenrt.targets.trtexec import tool as trtexec_tool
+from tokenrt.targets.trtexec.machine import Machine
+from tokenrt.targets.trtexec.workplace import PATIENCE_S, Progress, Step, Workplace, workplace
 
 ROUNDS = 3
 """Times every engine is timed, in turn with the other one."""
@@ -159,14 +161,14 @@ def _engine(path: Path, tag: str, target: Target, known: Mapping[str, str], batc
     if not path.is_file():
         raise DeviceError(f"no such engine: {path}")
     try:
-        told = BuildReport.read(engine_cache.manifest(path))
+        told = BuildReport.read(cache.manifest(path))
     except (OSError, ValueError, KeyError, TypeError):
         return Subject(tag, str(path), (path,), True, {}, batch, Trace(known))
     if told.target != target.name:
         raise DeviceError(
             f"{path} was built for {told.target}, not for {target.name}: build it for this target"
         )
-    if told.engine_sha256 != engine_cache.sha256(path):
+    if told.engine_sha256 != cache.sha256(path):
         raise DeviceError(f"{path} is not the engine that its manifest speaks of; build it again")
     if told.batch is None:
         return Subject(tag, str(path), (path,), True, {}, told.inputs[0].shapes[0][0], Trace(known))

@@ -12,7 +12,7 @@ import numpy as np
 
 from tokenrt.perf import engine_blocks, groups, timing
 from tokenrt.perf.engine_blocks import Trace
-from tokenrt.targets.trtexec_files import read_layers, read_profile, read_times
+from tokenrt.targets.trtexec.files import read_layers, read_profile, read_times
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from tokenrt.passes.forms.precision import INSERTED
 from tokenrt.perf import groups
-from tokenrt.targets.trtexec_files import Layer, LayerTime
+from tokenrt.targets.trtexec.files import Layer, LayerTime
 
 SEVERAL = "several blocks at once"
 BLOCK = re.compile(r"(?:transformer \d+ )?block \d+")

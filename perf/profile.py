@@ -15,9 +15,10 @@ from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.graph.model import ModelLike, load, on_disk
 from tokenrt.perf import groups, node_profile, timing
 from tokenrt.perf.node_profile import NodeProfile
-from tokenrt.targets import Target, trtexec_tool
+from tokenrt.targets import Target
 from tokenrt.targets import load as load_target
-from tokenrt.targets.machine import Here, Machine
+from tokenrt.targets.trtexec import tool
+from tokenrt.targets.trtexec.machine import Here, Machine
 
 if TYPE_CHECKING:
     from tokenrt.perf.device_profile import DeviceProfile
@@ -106,7 +107,7 @@ def profile(
     """Time `model` in pairs with `original`, and say which blocks the time is in.
 
     On "ort-cpu" that is ONNX Runtime on this CPU; for a target that TensorRT builds for, trtexec builds and times both
-    on `machine`: here when left out, or `tokenrt.targets.machine.host("user@jetson")`. Further options there are
+    on `machine`: here when left out, or `tokenrt.targets.trtexec.machine.host("user@jetson")`. Further options there are
     those of `tokenrt.perf.device.profile`.
 
     original: the model before reduction. Without it there is no ratio, and blocks are those of a model that is
@@ -117,7 +118,7 @@ def profile(
         BuildError for what fails on the machine.
     """
     chosen = load_target(target) if isinstance(target, str) else target
-    if chosen.builder == "tensorrt" and (machine is not None or device.get("tool") or trtexec_tool.find()):
+    if chosen.builder == "tensorrt" and (machine is not None or device.get("tool") or tool.find()):
         from tokenrt.perf import device as on_device
 
         return on_device.profile(

@@ -1,8 +1,8 @@
 """Devices an engine is built for, and the builders."""
 
 from tokenrt._callable import make_callable
-from tokenrt.targets.facts import Fact
-from tokenrt.targets.profile import Target, load, targets
+from tokenrt.targets.profiles.facts import Fact
+from tokenrt.targets.profiles.profile import Target, load, targets
 
 __all__ = ["Fact", "Target", "load", "targets"]
 

@@ -20,11 +20,11 @@ from tokenrt.passes.forms.legalize import legalize
 from tokenrt.passes.graph.functions import Change, label
 from tokenrt.passes.graph.model import ModelLike, on_disk
 from tokenrt.passes.graph.model import load as load_model
-from tokenrt.targets import engine_cache, trtexec, trtexec_tool
-from tokenrt.targets.batch import Batch, batch_of, shapes_of
-from tokenrt.targets.profile import Target, load, targets
+from tokenrt.targets.engines import cache as engine_cache
+from tokenrt.targets.engines.batch import Batch, batch_of, shapes_of
+from tokenrt.targets.profiles.profile import Target, load, targets
 from tokenrt.targets.report import BuildReport
-from tokenrt.targets.tensorrt_rtx import (
+from tokenrt.targets.rtx.builder import (
     NO_KERNEL,
     TENSORRT,
     TENSORRT_RTX,
@@ -35,6 +35,8 @@ from tokenrt.targets.tensorrt_rtx import (
     compile_engine,
     version,
 )
+from tokenrt.targets.trtexec import command
+from tokenrt.targets.trtexec import tool as trtexec_tool
 from tokenrt.version import __version__
 
 BUILDERS = {"tensorrt-rtx": TENSORRT_RTX, "tensorrt": TENSORRT}
@@ -158,7 +160,7 @@ def commands(
     plugins: Iterable[str | os.PathLike[str]] = (),
     release: str | None = None,
     folder: Path | None = None,
-) -> trtexec.Commands:
+) -> command.Commands:
     """The commands that lower `model`, build an engine at `output` and measure it, where TensorRT is.
 
     release, folder: how the target was loaded, where it was loaded with another release or from a folder.
@@ -180,14 +182,14 @@ def commands(
     lowered = engine.with_name(f"{name.stem}.{chosen.name}.onnx")
     shapes = shapes_of(legal, span)
     cache = engine.with_name(f"{chosen.name}.timing")
-    return trtexec.Commands(
+    return command.Commands(
         chosen.name,
         str(chosen.fact("tensorrt")),
         (
-            trtexec.lower_command(
+            command.lower_command(
                 chosen, name, lowered, plugin=bool(libraries), release=release, folder=folder
             ),
-            trtexec.build_command(
+            command.build_command(
                 chosen,
                 lowered,
                 engine,
@@ -196,7 +198,7 @@ def commands(
                 workspace=workspace,
                 timing_cache=cache,
             ),
-            trtexec.measure_command(chosen, engine, shapes=shapes, plugins=libraries),
+            command.measure_command(chosen, engine, shapes=shapes, plugins=libraries),
         ),
     )
 
@@ -212,7 +214,7 @@ def _tool(target: Target) -> Path:
     found = trtexec_tool.find()
     if found is None:
         raise BuildError(
-            "nothing was built: TensorRT is not installed here (pip install 'tokenrt[tensorrt]'), and there is no trtexec. "
+            "nothing was built: TensorRT is not installed here (pip install 'tokenrt[tensorrt]'), and there is no command. "
             f"`tokenrt build ... --target {target.name} --print` shows the commands to run on the device"
         )
     return found

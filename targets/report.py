@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from tokenrt.passes.graph.functions import Change
-from tokenrt.targets.batch import Batch
-from tokenrt.targets.tensorrt_rtx import Port
+from tokenrt.targets.engines.batch import Batch
+from tokenrt.targets.rtx.builder import Port
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.graph.model import load, save
 from tokenrt.perf.engine_blocks import SEVERAL, Trace, add_up, assign, fused_attention, reformats, trace
 from tokenrt.perf.groups import AFTER, BEFORE, REST, groups_of
-from tokenrt.targets.trtexec_files import Layer, LayerTime
+from tokenrt.targets.trtexec.files import Layer, LayerTime
 
 TRACED = Trace(
     {"in": BEFORE, "q": "block 0", "soft": "block 0", "v": "block 0", "r": "block 0, reduction",

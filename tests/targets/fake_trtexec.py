@@ -24,7 +24,7 @@ from typing import Any
 
 # By its path: what the package imports beside it would make every start a second longer.
 TABLE = importlib.util.spec_from_file_location(
-    "options", Path(__file__).parents[2] / "targets" / "trtexec_options.py"
+    "options", Path(__file__).parents[2] / "targets" / "trtexec" / "options.py"
 )
 assert TABLE is not None
 assert TABLE.loader is not None

@@ -16,7 +16,7 @@ from tests.targets.conftest import Fake
 from tests.targets.models import reduction
 from tests.tokenrt.conftest import Run
 from tokenrt.passes.graph.model import save
-from tokenrt.targets import workplace
+from tokenrt.targets.trtexec import workplace
 
 Profile = Callable[..., Any]
 

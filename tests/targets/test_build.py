@@ -23,7 +23,8 @@ from tokenrt.errors import (
     TokenrtError,
     UnsupportedError,
 )
-from tokenrt.targets import load, tensorrt_rtx
+from tokenrt.targets import load
+from tokenrt.targets.rtx import builder
 
 pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (extra rtx)")
 
@@ -221,14 +222,14 @@ def test_a_crash_of_the_builder_is_an_error(tmp_path: Path) -> None:
           y = com.microsoft.MultiHeadAttention <num_heads = 2> (x, x, x) }""")
     ir.save(model, tmp_path / "m.onnx")
     with pytest.raises(BuildError, match=r"crashed \(SIG(SEGV|ABRT)\) while .*fault of the builder"):
-        tensorrt_rtx.compile_engine(
+        builder.compile_engine(
             tmp_path / "m.onnx", tmp_path / "m.engine", capabilities=["8.9"], batch=(1, 1, 1), nodes={}
         )
 
 
 def test_an_unknown_capability_is_refused_with_those_there_are(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match=r"builds for .*SM120.*not for 8\.7"):
-        tensorrt_rtx.compile_engine(
+        builder.compile_engine(
             tmp_path / "m.onnx", tmp_path / "m.engine", capabilities=["8.7"], batch=None, nodes={}
         )
 

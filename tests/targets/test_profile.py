@@ -12,10 +12,10 @@ from rich.console import Console
 import tokenrt
 from tokenrt.errors import TargetError
 from tokenrt.targets import load, targets
-from tokenrt.targets.facts import FACTS
-from tokenrt.targets.profile import read
+from tokenrt.targets.profiles.facts import FACTS
+from tokenrt.targets.profiles.profile import read
 
-FOLDER = Path(tokenrt.targets.__path__[0])
+FOLDER = Path(tokenrt.targets.__path__[0]) / "profiles"
 
 DEVICE = ("memory_gb", "bandwidth_gb_s", "tensor_tflops", "sm_count", "shared_memory_kib", "cuda", "tensorrt")
 

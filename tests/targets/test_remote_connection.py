@@ -17,9 +17,9 @@ from tests.targets.remote import device as device
 from tests.targets.remote import profile as profile
 from tests.targets.remote import wire as wire
 from tokenrt.errors import DeviceError
-from tokenrt.targets import workplace
-from tokenrt.targets.machine import Host, host
-from tokenrt.targets.workplace import Step, Workplace
+from tokenrt.targets.trtexec import workplace
+from tokenrt.targets.trtexec.machine import Host, host
+from tokenrt.targets.trtexec.workplace import Step, Workplace
 
 pytestmark = needs_sshd
 

@@ -14,9 +14,9 @@ from tests.targets.remote import Profile, needs_sshd, nothing_left, refused
 from tests.targets.remote import device as device
 from tests.targets.remote import profile as profile
 from tokenrt.errors import BuildError, DeviceError
-from tokenrt.targets import workplace
-from tokenrt.targets.machine import host
-from tokenrt.targets.workplace import Step
+from tokenrt.targets.trtexec import workplace
+from tokenrt.targets.trtexec.machine import host
+from tokenrt.targets.trtexec.workplace import Step
 
 pytestmark = needs_sshd
 

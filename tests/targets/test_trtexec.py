@@ -14,8 +14,8 @@ from tokenrt.errors import BuildError, TargetError
 from tokenrt.passes.graph.model import save
 from tokenrt.targets import load, targets
 from tokenrt.targets.build import build, commands
-from tokenrt.targets.trtexec import PINNED, build_command, measure_command, shell
-from tokenrt.targets.trtexec_options import OPTIONS, read
+from tokenrt.targets.trtexec.command import PINNED, build_command, measure_command, shell
+from tokenrt.targets.trtexec.options import OPTIONS, read
 
 GOLDEN = Path(__file__).parent / "commands"
 DEVICES = [target.name for target in targets() if target.builder == "tensorrt"]

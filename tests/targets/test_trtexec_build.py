@@ -14,7 +14,7 @@ from tests.tokenrt.conftest import Run
 from tokenrt.errors import BuildError, DeviceError, TokenrtError
 from tokenrt.passes.graph.model import save
 from tokenrt.targets import load
-from tokenrt.targets.trtexec_options import read
+from tokenrt.targets.trtexec.options import read
 
 RELEASES = {"l4": "11.4.1", "orin-nano": "10.3.0"}
 
@@ -54,7 +54,7 @@ def test_every_stage_is_told_even_one_that_came_and_went_between_two_looks(
     here: Fake, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here("11.4.1")
-    monkeypatch.setattr("tokenrt.targets.workplace.PULSE_S", 5)
+    monkeypatch.setattr("tokenrt.targets.trtexec.workplace.PULSE_S", 5)
     told: list[str] = []
     tokenrt.build(reduction(), target="l4", output=folder / "r.engine", progress=told.append)
     assert told == [

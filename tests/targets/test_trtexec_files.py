@@ -14,7 +14,14 @@ from tests.targets.conftest import FAKE
 from tests.targets.models import reduction
 from tokenrt.errors import DeviceError
 from tokenrt.passes.graph.model import save
-from tokenrt.targets.trtexec_files import Layer, LayerTime, read_layers, read_profile, read_times, release
+from tokenrt.targets.trtexec.files import (
+    Layer,
+    LayerTime,
+    read_layers,
+    read_profile,
+    read_times,
+    release,
+)
 
 READERS: dict[str, Callable[[Path], object]] = {
     "times": read_times, "profile": read_profile, "layers": read_layers,

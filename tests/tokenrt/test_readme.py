@@ -57,7 +57,7 @@ def test_every_verb_is_documented() -> None:
 
 
 def test_the_example_target_of_the_guide_is_a_profile() -> None:
-    from tokenrt.targets.profile import FACTS, read
+    from tokenrt.targets.profiles.profile import FACTS, read
 
     blocks = FENCE.findall((ROOT / "CONTRIBUTING.md").read_text())
     (text,) = (body for language, body in blocks if language == "toml")

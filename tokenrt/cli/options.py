@@ -14,7 +14,7 @@ from tokenrt.passes.planning import schedules
 if TYPE_CHECKING:
     from tokenrt.passes.planning.plan import Budget
     from tokenrt.targets import Target
-    from tokenrt.targets.machine import Machine
+    from tokenrt.targets.trtexec.machine import Machine
 
 BUDGETS = (
     "--remove R, --keep RATIO --layers I,J,K, --tokens N1,N2,..., --flops FRACTION or --schedule NAME=VALUE"
@@ -186,7 +186,7 @@ def read_host(
     folder: str | None,
 ) -> Machine | None:
     """The machine of `--host`; None where none was given. Raises DeviceError."""
-    from tokenrt.targets.machine import host
+    from tokenrt.targets.trtexec.machine import host
 
     if name is not None:
         return host(name, folder=folder, port=port, identity=identity, config=config, options=options or ())

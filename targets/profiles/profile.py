@@ -20,7 +20,16 @@ from typing import Any
 from tokenrt.errors import TargetError
 from tokenrt.passes.forms.decompose import FORMS
 from tokenrt.passes.forms.legalize import Accepts
-from tokenrt.targets.facts import FACTS, GRAPH, HARDWARE, SOFTWARE, UNVERIFIED, Fact, Value, text
+from tokenrt.targets.profiles.facts import (
+    FACTS,
+    GRAPH,
+    HARDWARE,
+    SOFTWARE,
+    UNVERIFIED,
+    Fact,
+    Value,
+    text,
+)
 
 FOLDER_VARIABLE = "TOKENRT_TARGETS"
 BUILDERS = ("tensorrt-rtx", "tensorrt", "none")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from tokenrt.errors import BuildError, DependencyError, TargetError
-from tokenrt.targets.batch import Batch
+from tokenrt.targets.engines.batch import Batch
 
 Progress = Callable[[str], None]
 """Called with one line of text when a stage of the work begins."""
@@ -142,7 +142,7 @@ def _run(job: Mapping[str, Any], verbose: bool, progress: Progress) -> tuple[str
     paths = os.pathsep.join(item for item in sys.path if item)
     with tempfile.TemporaryFile("w+", errors="replace") as noise:
         worker = subprocess.Popen(
-            [sys.executable, "-P", os.fspath(Path(__file__).with_name("rtx_worker.py"))],
+            [sys.executable, "-P", os.fspath(Path(__file__).with_name("worker.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=None if verbose else noise,

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from tokenrt.errors import BuildError, DeviceError
-from tokenrt.targets.engine_cache import sha256
-from tokenrt.targets.machine import Machine, last_words
+from tokenrt.targets.engines.cache import sha256
+from tokenrt.targets.trtexec.machine import Machine, last_words
 
 SCRIPT = Path(__file__).with_name("device.sh")
 LEASE_S = 900

@@ -1,4 +1,4 @@
-# What runs where TensorRT is: `sh FOLDER/device.sh VERB ...`, POSIX shell and coreutils alone. targets/workplace.py speaks
+# What runs where TensorRT is: `sh FOLDER/device.sh VERB ...`, POSIX shell and coreutils alone. targets/trtexec/workplace.py speaks
 # to it. Everything lies in FOLDER. A guard removes FOLDER, and ends what runs there, once nobody has been in touch for
 # LEASE seconds: so nothing stays behind when the other end is gone for good. Every verb may be asked for again.
 set -u

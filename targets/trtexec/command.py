@@ -13,8 +13,8 @@ from pathlib import Path, PurePath
 from typing import Any, ClassVar
 
 from tokenrt.errors import BuildError, TargetError
-from tokenrt.targets.profile import Target
-from tokenrt.targets.trtexec_options import MAJORS, read
+from tokenrt.targets.profiles.profile import Target
+from tokenrt.targets.trtexec.options import MAJORS, read
 
 PINNED: Mapping[int, tuple[str, ...]] = {10: ("--useCudaGraph", "--useSpinWait", "--noDataTransfers"), 11: ()}
 """What makes both majors measure alike. On 11 these are the defaults, and it has switches for the opposite only."""

@@ -15,13 +15,13 @@ import onnx_ir as ir
 from tokenrt.errors import BuildError, DeviceError
 from tokenrt.files import atomic
 from tokenrt.passes.graph.model import save
-from tokenrt.targets import trtexec
-from tokenrt.targets.batch import Batch, shapes_of
-from tokenrt.targets.machine import Here
-from tokenrt.targets.profile import Target
-from tokenrt.targets.tensorrt_rtx import Engine, Port, Progress
-from tokenrt.targets.trtexec_files import release
-from tokenrt.targets.workplace import Step, Workplace, workplace
+from tokenrt.targets.engines.batch import Batch, shapes_of
+from tokenrt.targets.profiles.profile import Target
+from tokenrt.targets.rtx.builder import Engine, Port, Progress
+from tokenrt.targets.trtexec import command as trtexec
+from tokenrt.targets.trtexec.files import release
+from tokenrt.targets.trtexec.machine import Here
+from tokenrt.targets.trtexec.workplace import Step, Workplace, workplace
 
 JETPACK = Path("/usr/src/tensorrt/bin/trtexec")
 BUILD_S = 3600

@@ -1,0 +1,1 @@
+"""The profiles of targets: what each accepts and holds, as files of facts, and what reads them."""

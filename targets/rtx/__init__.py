@@ -1,0 +1,1 @@
+"""Engines by TensorRT-RTX, built in a process of its own, with no GPU."""
