@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tokenrt.passes.reduce import Reduced as Reduced
     from tokenrt.passes.reduce import plan as plan
     from tokenrt.passes.reduce import reduce as reduce
-    from tokenrt.perf.profile import profile as profile
+    from tokenrt.perf.profile.profile import profile as profile
     from tokenrt.targets import targets as targets
     from tokenrt.targets.build import build as build
 
@@ -60,7 +60,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "methods": ("tokenrt.passes.methods.catalog", "catalog"),
     "plan": ("tokenrt.passes.reduce", "plan"),
     "plugins": ("tokenrt.plugins", None),
-    "profile": ("tokenrt.perf.profile", "profile"),
+    "profile": ("tokenrt.perf.profile.profile", "profile"),
     "reduce": ("tokenrt.passes.reduce", "reduce"),
     "targets": ("tokenrt.targets", None),
 }

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokenrt.passes.methods.contract import Method
-from tokenrt.perf.method_models import length
+from tokenrt.perf.bench.method_models import length
 
 C, D, H = 12, 8, 2
 

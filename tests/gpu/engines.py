@@ -10,7 +10,7 @@ import numpy as np
 
 import tokenrt
 from tests.gpu import needs
-from tokenrt.perf.plain_vit import PlainViT
+from tokenrt.perf.bench.plain_vit import PlainViT
 
 FORM = PlainViT(width=192, heads=3, blocks=4, patch=16, image=224, classes=10)
 

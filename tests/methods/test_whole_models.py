@@ -10,10 +10,11 @@ from tokenrt.errors import MethodError
 from tokenrt.passes import methods
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
-from tokenrt.perf import method_models, results, subject
-from tokenrt.perf.bench_models import exported
-from tokenrt.perf.method_models import TARGETS, Passage, Passages
-from tokenrt.perf.plain_vit import PlainViT
+from tokenrt.perf.bench import method_models, results
+from tokenrt.perf.bench.method_models import TARGETS, Passage, Passages
+from tokenrt.perf.bench.models import exported
+from tokenrt.perf.bench.plain_vit import PlainViT
+from tokenrt.perf.demo import subject
 
 FIRST = ("rtx-sm89",)
 

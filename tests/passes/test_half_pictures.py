@@ -11,8 +11,8 @@ import pytest
 
 import tokenrt
 from tokenrt.passes.graph.model import load
-from tokenrt.perf import subject
-from tokenrt.perf.timing import session
+from tokenrt.perf.demo import subject
+from tokenrt.perf.profile.timing import session
 
 COSINE = 0.999
 BUDGETS = {

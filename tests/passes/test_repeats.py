@@ -15,7 +15,7 @@ from tokenrt.passes import methods
 from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
-from tokenrt.perf import method_models
+from tokenrt.perf.bench import method_models
 
 NAMES = [name for name in POSITIVE if zoo.entry(name).zero is not None or name in ROTARY]
 DEFAULT = [

@@ -11,20 +11,20 @@ import pytest
 import tokenrt
 from tokenrt.errors import TokenrtError
 from tokenrt.passes.planning.plan import Budget
-from tokenrt.perf import (
-    bench,
-    bench_agreement,
-    bench_half,
-    bench_large,
-    bench_models,
+from tokenrt.perf.bench import (
+    __main__,
+    agreement,
     coverage,
     flops,
+    half,
+    large,
+    models,
     results,
     roles,
-    subject,
-    timing,
 )
-from tokenrt.perf.plain_vit import PlainViT
+from tokenrt.perf.bench.plain_vit import PlainViT
+from tokenrt.perf.demo import subject
+from tokenrt.perf.profile import timing
 
 TINY = PlainViT(width=32, heads=2, blocks=2, patch=16, image=64, classes=5)
 
@@ -37,7 +37,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_plain_vit_is_a_model_with_its_weights_beside_it(tiny: Path) -> None:
     onnx.checker.check_model(str(tiny), full_check=True)
     weights = tiny.with_name("tiny.onnx.data")
-    assert bench_models.bytes_of(tiny) == tiny.stat().st_size + weights.stat().st_size
+    assert models.bytes_of(tiny) == tiny.stat().st_size + weights.stat().st_size
     opened = timing.session(tiny, threads=1)
     found = opened.run(None, timing.feeds(opened, 2))[0]
     assert found.shape == (2, 5)
@@ -67,16 +67,16 @@ def test_a_count_that_is_off_is_told() -> None:
 
 
 def test_reducing_is_measured_in_a_process_of_its_own(tiny: Path) -> None:
-    found = bench_large.measure("tiny", tiny, removed=2)
+    found = large.measure("tiny", tiny, removed=2)
     assert found.tokens == (17, 13)
     assert found.ran == (1, 5)
     assert min(found.seconds, found.peak, found.macs) > 0
-    json.dumps(bench_large.LargeReport((found,)).as_dict())
+    json.dumps(large.LargeReport((found,)).as_dict())
 
 
 def test_a_failed_measurement_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(TokenrtError, match=r"a measurement failed: .*no such model file"):
-        bench_large.measure("none", tmp_path / "none.onnx")
+        large.measure("none", tmp_path / "none.onnx")
 
 
 def test_the_time_of_a_run_is_shared_out_by_role(tiny: Path) -> None:
@@ -115,7 +115,7 @@ def test_results_are_written_as_json_and_as_a_page(tmp_path: Path) -> None:
 
 def test_an_unknown_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
-        bench.main(["speed"])
+        __main__.main(["speed"])
     assert (
         "there are tome, agreement, half, large, flops, quality, methods, models, dense"
         in capsys.readouterr().err
@@ -128,8 +128,8 @@ def test_a_benchmark_that_cannot_run_exits_with_2(
     def fail() -> None:
         raise TokenrtError("no model")
 
-    monkeypatch.setitem(bench.BENCHES, "tome", ("tome_cost", fail))
-    assert bench.main(["tome", "--out", str(tmp_path / "results")]) == 2
+    monkeypatch.setitem(__main__.BENCHES, "tome", ("tome_cost", fail))
+    assert __main__.main(["tome", "--out", str(tmp_path / "results")]) == 2
     assert capsys.readouterr().err == "error: no model\n"
     assert not (tmp_path / "results").exists()
 
@@ -137,9 +137,9 @@ def test_a_benchmark_that_cannot_run_exits_with_2(
 def test_models_are_kept_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     monkeypatch.delenv("TOKENRT_CACHE", raising=False)
-    assert bench_models.cache() == tmp_path / "xdg" / "tokenrt"
+    assert models.cache() == tmp_path / "xdg" / "tokenrt"
     monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path / "own"))
-    assert bench_models.cache() == tmp_path / "own"
+    assert models.cache() == tmp_path / "own"
 
 
 def test_an_export_that_fails_is_one_message_and_leaves_nothing(
@@ -147,7 +147,7 @@ def test_an_export_that_fails_is_one_message_and_leaves_nothing(
 ) -> None:
     monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path))
     with pytest.raises(TokenrtError, match="cannot export nowhere:model"):
-        bench_models.exported("nowhere:model")
+        models.exported("nowhere:model")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
@@ -165,12 +165,12 @@ def test_the_coverage_page_numbers_its_reasons_once() -> None:
 
 
 def test_how_well_two_profiles_agree_is_told(tiny: Path) -> None:
-    pair = bench_agreement.Subject("tiny", tiny, "tome", Budget.remove(2), "tome --remove 2")
-    report = bench_agreement.run([pair], runs=2, rounds=3)
+    pair = agreement.Subject("tiny", tiny, "tome", Budget.remove(2), "tome --remove 2")
+    report = agreement.run([pair], runs=2, rounds=3)
     (found,) = report.found
     assert len(found.ratios) == 2
     assert found.spread == max(found.ratios) / min(found.ratios) - 1
-    assert found.covered >= bench_agreement.COVER
+    assert found.covered >= agreement.COVER
     page = report.page(results.circumstances())
     assert f"| {found.spread:.1%} | {found.covered:.1%} |" in page
 
@@ -180,7 +180,7 @@ def test_what_half_changes_is_told_with_the_choices(tmp_path: Path) -> None:
         pytest.skip("scikit-image, which carries the photographs, is not installed")
     form = PlainViT(width=32, heads=2, blocks=2, patch=16, image=224, classes=5)
     budgets = [("topk", Budget.keep(0.5, [0]), "--keep 0.5 --layers 0")]
-    report = bench_half.run({"small": form.write(tmp_path / "m.onnx")}, budgets)
+    report = half.run({"small": form.write(tmp_path / "m.onnx")}, budgets)
     (row,) = report.rows
     assert row.report.choices is not None
     assert row.report.choices.samples == len(subject.PHOTOGRAPHS)

@@ -10,8 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from tokenrt.errors import DependencyError, TokenrtError
-from tokenrt.perf import demo, subject
-from tokenrt.perf.demo_report import DemoReport, EngineResult, digest
+from tokenrt.perf.demo import demo, subject
+from tokenrt.perf.demo.report import DemoReport, EngineResult, digest
 
 CHOSEN = tuple(variant for variant in demo.VARIANTS if variant.key in ("tome-remove-16", "evit-keep-85"))
 

@@ -17,8 +17,16 @@ from tests.tokenrt.conftest import run as run
 from tokenrt.errors import DeviceError
 from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.graph.model import load, save
-from tokenrt.perf.engine_blocks import SEVERAL, Trace, add_up, assign, fused_attention, reformats, trace
-from tokenrt.perf.groups import AFTER, BEFORE, REST, groups_of
+from tokenrt.perf.profile.engine_blocks import (
+    SEVERAL,
+    Trace,
+    add_up,
+    assign,
+    fused_attention,
+    reformats,
+    trace,
+)
+from tokenrt.perf.profile.groups import AFTER, BEFORE, REST, groups_of
 from tokenrt.targets.trtexec.files import Layer, LayerTime
 
 TRACED = Trace(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tokenrt.perf.journal import Journal, digest
+from tokenrt.perf.bench.journal import Journal, digest
 
 
 def test_answers_are_kept_and_the_last_one_counts(tmp_path: Path) -> None:

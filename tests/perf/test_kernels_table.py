@@ -10,7 +10,7 @@ from types import MappingProxyType
 import pytest
 
 from tokenrt.errors import TargetError
-from tokenrt.perf import kernels, operator_work, roofline
+from tokenrt.perf.bench.gpu import kernels, operator_work, roofline
 from tokenrt.plugins.host.launches import KERNELS
 from tokenrt.plugins.toolchain.device import Usage
 
@@ -79,7 +79,7 @@ def test_the_page_tells_registers_and_occupancy() -> None:
 
 
 def test_the_committed_table_is_of_the_kernels_there_are() -> None:
-    """Made anew whenever a kernel or an operator comes or goes: python -m tokenrt.perf.kernels."""
+    """Made anew whenever a kernel or an operator comes or goes: python -m tokenrt.perf.bench.gpu.kernels."""
     told = json.loads((ROOT / "docs" / "kernels.json").read_text())
     files = {row["kernel"].split("::")[0] for row in told["kernels"]}
     texts = [path.read_text() for path in (ROOT / "plugins" / "kernels").glob("*.cuh")]

@@ -12,14 +12,18 @@ from tokenrt.errors import MethodError, TokenrtError
 from tokenrt.passes import methods
 from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.planning.budget import Budget
-from tokenrt.perf import altered, bench_methods, digits, quality, results, subject, timing
-from tokenrt.perf.bench_methods import Cost, MethodCosts
-from tokenrt.perf.experiments import ALL, LATE, ONCE, Experiment, Outcome, Trial
-from tokenrt.perf.plain_vit import PlainViT
-from tokenrt.perf.quality import Exam
-from tokenrt.perf.quality_page import Quality, Result
-from tokenrt.perf.roles import Share
-from tokenrt.perf.scores import Score
+from tokenrt.perf.bench import methods as bench_methods
+from tokenrt.perf.bench import results
+from tokenrt.perf.bench.methods import Cost, MethodCosts
+from tokenrt.perf.bench.plain_vit import PlainViT
+from tokenrt.perf.bench.quality import altered, digits, quality
+from tokenrt.perf.bench.quality.experiments import ALL, LATE, ONCE, Experiment, Outcome, Trial
+from tokenrt.perf.bench.quality.page import Quality, Result
+from tokenrt.perf.bench.quality.quality import Exam
+from tokenrt.perf.bench.quality.scores import Score
+from tokenrt.perf.bench.roles import Share
+from tokenrt.perf.demo import subject
+from tokenrt.perf.profile import timing
 
 
 @pytest.fixture(autouse=True)

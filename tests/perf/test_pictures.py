@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tokenrt.perf import pictures, subject
-from tokenrt.perf.pictures import CELL, GRID, Panel
+from tokenrt.perf.demo import pictures, subject
+from tokenrt.perf.demo.pictures import CELL, GRID, Panel
 
 
 def photo(height: int = 168) -> subject.Photograph:

@@ -14,11 +14,11 @@ from tests import zoo
 from tests.tokenrt.conftest import run as run
 from tokenrt.errors import TargetError, TokenrtError
 from tokenrt.passes.analysis.prepare import prepare
-from tokenrt.perf import node_profile
-from tokenrt.perf.groups import AFTER, BEFORE, REST, groups_of
-from tokenrt.perf.node_profile import labelled, read, split
-from tokenrt.perf.plain_vit import PlainViT
-from tokenrt.perf.profile import REPEATS
+from tokenrt.perf.bench.plain_vit import PlainViT
+from tokenrt.perf.profile import node_profile
+from tokenrt.perf.profile.groups import AFTER, BEFORE, REST, groups_of
+from tokenrt.perf.profile.node_profile import labelled, read, split
+from tokenrt.perf.profile.profile import REPEATS
 
 
 def reduced(method: str = "tome") -> ir.Model:

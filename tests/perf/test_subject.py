@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tokenrt.errors import DependencyError, TokenrtError
-from tokenrt.perf import subject
+from tokenrt.perf.demo import subject
 
 LOOK = """
 import sys

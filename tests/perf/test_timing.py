@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tokenrt.errors import TokenrtError
-from tokenrt.perf import timing
-from tokenrt.perf.plain_vit import PlainViT
+from tokenrt.perf.bench.plain_vit import PlainViT
+from tokenrt.perf.profile import timing
 
 
 @pytest.fixture(scope="module")

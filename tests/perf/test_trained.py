@@ -15,9 +15,9 @@ from tokenrt.passes.methods.apply import TensorTaps
 from tokenrt.passes.methods.contract import Site
 from tokenrt.passes.ops.numpy_backend import NumpyOps
 from tokenrt.passes.planning.budget import Budget
-from tokenrt.perf import digits, quality, trained
-from tokenrt.perf.torch_ops import TorchOps, Weight, tensor
-from tokenrt.perf.trained import Subject
+from tokenrt.perf.bench.quality import digits, quality, trained
+from tokenrt.perf.bench.quality.torch_ops import TorchOps, Weight, tensor
+from tokenrt.perf.bench.quality.trained import Subject
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("timm")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.documents import GUIDES, HERE, blocks, commands
 from tests.tokenrt.conftest import Run
-from tokenrt.perf import subject
+from tokenrt.perf.demo import subject
 
 PYTHON = "python"
 SHARED = "tokenrt export timm:deit_tiny_patch16_224 -o deit.onnx --random-weights"

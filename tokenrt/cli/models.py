@@ -27,7 +27,7 @@ def demo(
 
     Example: tokenrt demo --out out/demo
     """
-    from tokenrt.perf.demo import run
+    from tokenrt.perf.demo.demo import run
 
     return run(out=out)
 

@@ -1,0 +1,75 @@
+"""All benchmarks, as `make bench` runs them: prints tables and writes the results files."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tokenrt.errors import TokenrtError
+from tokenrt.perf.bench import (
+    agreement,
+    flops,
+    half,
+    large,
+    method_models,
+    methods,
+    results,
+    tome,
+)
+from tokenrt.perf.bench.quality import quality
+
+
+class Bench(Protocol):
+    """What a benchmark returns."""
+
+    def as_dict(self) -> dict[str, Any]: ...
+
+    def page(self, where: Mapping[str, Any]) -> str: ...
+
+
+# name -> (name of the results files, benchmark)
+BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
+    "tome": ("tome_cost", tome.run),
+    "agreement": ("profile_agreement", agreement.run),
+    "half": ("half_precision", half.run),
+    "large": ("large_models", large.run),
+    "flops": ("flops", flops.run),
+    "quality": ("quality", quality.run),
+    "methods": ("method_costs", methods.run),
+    "models": ("method_models", method_models.run),
+    "dense": ("method_models_dense", method_models.run_dense),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmarks named, or all; 2 when one cannot run."""
+    parser = argparse.ArgumentParser(prog="python -m tokenrt.perf.bench", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(BENCHES)}; all when left out")
+    parser.add_argument("--out", type=Path, default=Path("docs/results"), help="folder of the results files")
+    asked = parser.parse_args(arguments)
+    unknown = [name for name in asked.names if name not in BENCHES]
+    if unknown:
+        parser.error(f"no benchmark is called {unknown[0]!r}; there are {', '.join(BENCHES)}")
+    from rich.console import Console
+
+    console = Console(markup=False, emoji=False)
+    console = console if console.is_terminal else Console(markup=False, emoji=False, width=140)
+    for name in asked.names or BENCHES:
+        stem, run = BENCHES[name]
+        try:
+            report = run()
+        except TokenrtError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        console.print(report)
+        where = results.circumstances()
+        paths = results.write(asked.out, stem, {**where, **report.as_dict()}, report.page(where))
+        console.print(f"written: {', '.join(map(str, paths))}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What is known of the kernels without a GPU: resources, occupancy, the work of an operator."""
