@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conformance import plain
-from tests.plugins.running import needs_compiler
-from tests.tolerance import within_twice
+from tests.conformance.helpers import plain
+from tests.helpers.tolerance import within_twice
+from tests.plugins.helpers.running import needs_compiler
 from tokenrt import apply_method
 from tokenrt.passes import methods
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.conformance.given import call, wide
-from tests.conformance.rounding import UNIT, shaken
-from tests.plugins.running import needs_compiler
+from tests.conformance.helpers.given import call, wide
+from tests.conformance.helpers.rounding import UNIT, shaken
+from tests.plugins.helpers.running import needs_compiler
 from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.gpu import memory, needs
+from tests.gpu.helpers import memory, needs
 from tokenrt.plugins.host import kernels
 from tokenrt.plugins.toolchain import device
 

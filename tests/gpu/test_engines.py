@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tokenrt
-from tests.gpu import engines, needs
+from tests.gpu.helpers import engines, needs
 
 pytestmark = [needs.gpu, needs.tensorrt]
 

@@ -6,8 +6,8 @@ import inspect
 
 import pytest
 
-from tests.gpu import needs
-from tests.plugins import test_kernels as on_cpu
+from tests.gpu.helpers import needs
+from tests.plugins.host import test_kernels as on_cpu
 
 pytestmark = [needs.gpu, pytest.mark.usefixtures("launchers_on_gpu")]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.gpu import memory, needs
-from tests.ops.cases import alternate
+from tests.gpu.helpers import memory, needs
+from tests.passes.ops.helpers.cases import alternate
 from tokenrt.plugins.host import kernels
 from tokenrt.plugins.toolchain import device
 

@@ -11,9 +11,9 @@ import onnx.numpy_helper
 import pytest
 
 import tokenrt
-from tests.passes import tiny
-from tests.passes.refusals import state
-from tests.passes.running import run
+from tests.passes.helpers import tiny
+from tests.passes.helpers.refusals import state
+from tests.passes.helpers.running import run
 from tokenrt.errors import ModelError
 from tokenrt.passes.planning.plan import Budget
 

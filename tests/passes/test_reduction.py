@@ -17,7 +17,7 @@ import pytest
 
 import tokenrt
 from tests import zoo
-from tests.passes.running import (
+from tests.passes.helpers.running import (
     FUSABLE,
     POSITIVE,
     Array,

@@ -12,11 +12,20 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.passes.probes import Pairs, registered
-from tests.passes.refusals import refused_call
-from tests.passes.running import close, run, session
-from tests.passes.streams import CONTEXT, WIDTH, Attention, Block, Plan, Walk, plain, seeded
-from tests.tolerance import within_twice
+from tests.helpers.tolerance import within_twice
+from tests.passes.helpers.probes import Pairs, registered
+from tests.passes.helpers.refusals import refused_call
+from tests.passes.helpers.running import close, run, session
+from tests.passes.helpers.streams import (
+    CONTEXT,
+    WIDTH,
+    Attention,
+    Block,
+    Plan,
+    Walk,
+    plain,
+    seeded,
+)
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce

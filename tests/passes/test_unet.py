@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typer.testing import CliRunner
 
-from tests.passes.probes import Pairs, Strong, registered
-from tests.passes.refusals import refused_call, refused_line
-from tests.passes.running import attended, close, run, session
-from tests.passes.streams import CONTEXT, WIDTH, Block, Cells, Plan, Walk, plain, seeded
-from tests.tolerance import within_twice
+from tests.helpers.tolerance import within_twice
+from tests.passes.helpers.probes import Pairs, Strong, registered
+from tests.passes.helpers.refusals import refused_call, refused_line
+from tests.passes.helpers.running import attended, close, run, session
+from tests.passes.helpers.streams import CONTEXT, WIDTH, Block, Cells, Plan, Walk, plain, seeded
 from tokenrt.cli import app
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget, PlannedSite

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins.needs import needs_nvcc
-from tests.plugins.test_device import check_rows
+from tests.plugins.helpers.needs import needs_nvcc
+from tests.plugins.toolchain.test_device import check_rows
 from tokenrt.plugins import build, contracts, library
 from tokenrt.plugins.toolchain import nvcc as toolchain
 from tokenrt.plugins.toolchain import sass

@@ -8,11 +8,29 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.ops.cases import alternate
-from tests.ops.runner import expect
-from tests.plugins import built
-from tests.plugins.interface import CONTRACTS, KINDS, inputs_of, made, needs_compiler, types_of
-from tests.plugins.node import BFLOAT16, CHW4, FLOAT, HALF, INT8, INT32, INT64, RUNTIME, Node, told
+from tests.passes.ops.helpers.cases import alternate
+from tests.passes.ops.helpers.runner import expect
+from tests.plugins.helpers import built
+from tests.plugins.helpers.interface import (
+    CONTRACTS,
+    KINDS,
+    inputs_of,
+    made,
+    needs_compiler,
+    types_of,
+)
+from tests.plugins.helpers.node import (
+    BFLOAT16,
+    CHW4,
+    FLOAT,
+    HALF,
+    INT8,
+    INT32,
+    INT64,
+    RUNTIME,
+    Node,
+    told,
+)
 
 pytestmark = needs_compiler
 

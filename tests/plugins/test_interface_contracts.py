@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins import built
-from tests.plugins.interface import CONTRACTS, made, needs_compiler
+from tests.plugins.helpers import built
+from tests.plugins.helpers.interface import CONTRACTS, made, needs_compiler
 from tokenrt.passes.forms.legalize import PLUGIN
 from tokenrt.passes.ops import DOMAIN, OPERATORS, VERSION
 from tokenrt.plugins import contracts, library

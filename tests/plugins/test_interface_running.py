@@ -7,10 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ops.runner import expect
-from tests.plugins import built
-from tests.plugins.interface import CONTRACTS, KINDS, UNITS, inputs_of, made, needs_compiler, types_of
-from tests.plugins.node import FLOAT, Node, told
+from tests.passes.ops.helpers.runner import expect
+from tests.plugins.helpers import built
+from tests.plugins.helpers.interface import (
+    CONTRACTS,
+    KINDS,
+    UNITS,
+    inputs_of,
+    made,
+    needs_compiler,
+    types_of,
+)
+from tests.plugins.helpers.node import FLOAT, Node, told
 from tokenrt.plugins.host import kernels
 from tokenrt.plugins.host.launches import KERNELS
 

@@ -15,11 +15,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tests.ops.cases import cases
-from tests.plugins import built
-from tests.plugins.interface import KINDS, inputs_of, made
-from tests.plugins.needs import has_nvcc, needs_nvcc
-from tests.plugins.node import BUILD, RUNTIME, Node, told
+from tests.passes.ops.helpers.cases import cases
+from tests.plugins.helpers import built
+from tests.plugins.helpers.interface import KINDS, inputs_of, made
+from tests.plugins.helpers.needs import has_nvcc, needs_nvcc
+from tests.plugins.helpers.node import BUILD, RUNTIME, Node, told
 from tokenrt.cli import app
 from tokenrt.errors import BuildError, DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import OPERATORS
@@ -60,7 +60,9 @@ def in_process(*arguments: str) -> str:
 def test_tensorrts_own_registry_takes_every_creator_once(compiled: Path) -> None:
     nodes = {name: OPERATORS[name].settle(cases()[name][1]) for name in NAMES}
     bad = {name: bad_fields(fields) for name, fields in nodes.items()}
-    told = in_process("-m", "tests.plugins.in_registry", str(compiled), json.dumps(nodes), json.dumps(bad))
+    told = in_process(
+        "-m", "tests.plugins.helpers.in_registry", str(compiled), json.dumps(nodes), json.dumps(bad)
+    )
     seen = json.loads(told.splitlines()[-1])
     assert seen["before"] == 0
     assert sorted(seen["creators"]) == sorted(NAMES) == sorted(seen["names"])

@@ -13,9 +13,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from tests.ops.cases import alternate
-from tests.ops.runner import expect
-from tests.plugins import fake_tensorrt
+from tests.passes.ops.helpers.cases import alternate
+from tests.passes.ops.helpers.runner import expect
+from tests.plugins.helpers import fake_tensorrt
 from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.plugins import quick, quick_kernels

@@ -7,11 +7,11 @@ import onnx
 import onnx_ir
 import pytest
 
-from tests.ops.cases import cases
-from tests.ops.runner import expect, model
-from tests.plugins import built
-from tests.plugins.interface import needs_compiler
-from tests.plugins.node import Node, told
+from tests.passes.ops.helpers.cases import cases
+from tests.passes.ops.helpers.runner import expect, model
+from tests.plugins.helpers import built
+from tests.plugins.helpers.interface import needs_compiler
+from tests.plugins.helpers.node import Node, told
 from tokenrt import lower
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.plugins import contracts, library, references

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.plugins import built, releases
+from tests.plugins.helpers import built, releases
 from tokenrt.plugins import library
 from tokenrt.plugins.toolchain import headers
 from tokenrt.plugins.toolchain.compiler import FLAGS, HERE, INCLUDES, compiler

@@ -11,7 +11,7 @@ import pytest
 
 from tests.tokenrt.conftest import run as run
 
-FAKE = Path(__file__).with_name("fake_trtexec.py")
+FAKE = Path(__file__).parent / "helpers" / "fake_trtexec.py"
 Fake = Callable[..., Path]
 
 

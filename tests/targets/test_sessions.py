@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.targets.models import reduction
+from tests.targets.helpers.models import reduction
 from tokenrt.errors import TargetError
 from tokenrt.passes.graph.model import save
 from tokenrt.targets import sessions

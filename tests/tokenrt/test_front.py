@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 import statistics
 import subprocess
 import sys
 import time
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,16 +77,18 @@ def test_packages_named_like_verbs_answer_calls(name: str, before: str) -> None:
     assert python(code).split() == ["True", f"tokenrt.{name}"]
 
 
-def test_every_package_is_listed_and_mapped() -> None:
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+def test_every_folder_of_code_is_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, Any] = {}
+    monkeypatch.setattr("setuptools.setup", told.update)
+    monkeypatch.chdir(ROOT)
+    runpy.run_path(str(ROOT / "setup.py"))
     rooms = ("tokenrt", "passes", "export", "targets", "perf", "plugins")
-    folders = {init.parent for room in rooms for init in (ROOT / room).rglob("__init__.py")}
-    inside = {folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders}
-    assert set(settings["packages"]) == {
-        name if name.split(".")[0] == "tokenrt" else f"tokenrt.{name}" for name in inside
+    folders = {path.parent.relative_to(ROOT) for room in rooms for path in (ROOT / room).rglob("*.py")}
+    names = {folder.as_posix().replace("/", ".") for folder in folders}
+    assert set(told["packages"]) == {
+        name if name.split(".")[0] == "tokenrt" else f"tokenrt.{name}" for name in names
     }
-    for package, folder in settings["package-dir"].items():
-        assert (ROOT / folder / "__init__.py").is_file(), package
+    assert set(told["package_dir"].values()) == set(rooms)
 
 
 def test_extras_and_version() -> None:

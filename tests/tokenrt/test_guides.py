@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents import GUIDES, HERE, blocks, commands
+from tests.helpers.documents import GUIDES, HERE, blocks, commands
 from tests.tokenrt.conftest import Run
 from tokenrt.perf.demo import subject
 

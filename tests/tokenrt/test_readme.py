@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from tests.documents import DEVICE, FENCE, HERE, PAGES, README, ROOT, commands
+from tests.helpers.documents import DEVICE, FENCE, HERE, PAGES, README, ROOT, commands
 from tests.tokenrt.conftest import Run
 from tokenrt.cli import app
 
@@ -61,7 +61,7 @@ def test_the_example_target_of_the_guide_is_a_profile() -> None:
 
     blocks = FENCE.findall((ROOT / "CONTRIBUTING.md").read_text())
     (text,) = (body for language, body in blocks if language == "toml")
-    profile = read(ROOT / "targets" / "rtx-sm89.toml")
+    profile = read(ROOT / "targets" / "profiles" / "rtx-sm89.toml")
     for line in ("name", "summary", "builder"):
         assert f'{line} = "{getattr(profile, line)}"' in text
     assert set(re.findall(r"^\[facts\.(\w+)\]", text, re.MULTILINE)) <= set(FACTS)

@@ -92,7 +92,7 @@ class Report:
         code = (
             "The CUDA kernels of `plugins/kernels`, compiled and not run: `compiled`. Made by `python -m "
             f"tokenrt.perf.bench.gpu.kernels` with nvcc {self.nvcc}. No kernel spills a register or uses the stack, for any "
-            "architecture; `tests/plugins/test_device.py` checks that, and that rows are read 16 bytes at a time.\n\n"
+            "architecture; `tests/plugins/toolchain/test_device.py` checks that, and that rows are read 16 bytes at a time.\n\n"
             "## Machine code\n\nThreads of a block, bytes of shared memory of a block, then for each architecture "
             "registers of a thread and theoretical occupancy in percent (warps a multiprocessor holds at once, of those "
             "it could). A kernel that tiles in registers is meant to run at low occupancy."

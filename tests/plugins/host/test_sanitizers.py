@@ -1,0 +1,178 @@
+"""The kernels' own tests again, with the host build under sanitizers: in a process of its own, their runtime loaded first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.plugins.helpers import built
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.toolchain.compiler import HERE
+
+OWN = Path(__file__).parent
+TESTS = sorted(OWN.glob("test_*kernels.py"))
+INTERFACE = sorted(OWN.parent.glob("test_interface_*.py"))
+QUICK = [OWN.parent / "test_quick.py"]
+MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+RACES = ("-O1", "-DSIMT_THREADS", "-fsanitize=thread")
+RUNTIMES = {MEMORY: ("libasan.so", "libubsan.so"), RACES: ("libtsan.so",)}
+FIXED = ("setarch", "-R") if shutil.which("setarch") else ()
+"""Addresses are not drawn: where they fall outside of what ThreadSanitizer divides memory into, it gives up now and then."""
+OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:exitcode=67", "TSAN_OPTIONS": "exitcode=66"}
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("g++") is None or sys.platform != "linux",
+    reason="no g++, whose sanitizer runtimes are used, on PATH",
+)
+
+
+def run(flags: tuple[str, ...], tests: str, *more: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests that `tests` selects with a host build of these flags."""
+    extra = (*flags, *more)
+    kernels.built(extra)  # here, where no runtime slows the compiler down
+    preload = " ".join(map(_runtime, RUNTIMES[flags]))
+    return _pytest(TESTS, tests, {kernels.EXTRA_FLAGS: " ".join(extra), "LD_PRELOAD": preload})
+
+
+def _runtime(name: str) -> str:
+    done = subprocess.run(["g++", f"-print-file-name={name}"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def _pytest(paths: Sequence[Path], tests: str, settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith("PYTEST_XDIST")},
+        **OPTIONS,
+        **settings,
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    command = [
+        *FIXED,
+        sys.executable,
+        "-m",
+        "pytest",
+        *map(str, paths),
+        "-q",
+        "-s",
+        "-n",
+        "0",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        tests,
+    ]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+        env=environment,
+        cwd=OWN.parents[2],
+    )
+
+
+def check(done: subprocess.CompletedProcess[str]) -> None:
+    told = done.stdout[-3000:] + done.stderr[-3000:]
+    assert done.returncode == 0, told
+    assert "Sanitizer" not in told, told
+    assert " passed" in done.stdout
+
+
+def test_no_kernel_reads_or_writes_beside_its_memory() -> None:
+    check(
+        run(
+            MEMORY,
+            "every_type or odd or masked or misaligned or out_of_range or refused or 33 or equal or bad_input",
+        )
+    )
+
+
+def test_no_kernel_has_a_race() -> None:
+    check(run(RACES, "every_type"))
+
+
+@pytest.mark.slow
+def test_no_plugin_reads_or_writes_beside_its_memory() -> None:
+    """The plugin classes too: every field, shape, copy and run of test_interface_*.py."""
+    libraries = " ".join(_runtime(name) for name in RUNTIMES[MEMORY])
+    with pytest.MonkeyPatch.context() as patch:  # built here, where no runtime slows the compiler down
+        patch.setenv(built.EXTRA, " ".join(MEMORY))
+        built.host_library(), built.driver()
+    settings = {built.EXTRA: " ".join(MEMORY), "LD_PRELOAD": libraries}
+    check(_pytest(INTERFACE, "test", settings))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [MEMORY, RACES], ids=["memory", "races"])
+def test_the_kernels_of_quick_plugins_are_clean(flags: tuple[str, ...]) -> None:
+    """Their own sources, in one launch each; `in_one_launch` and `merging` are the tests that run them."""
+    names = "in_one_launch or merging"
+    kernels.built(flags)  # here, where no runtime slows the compiler down
+    preload = " ".join(map(_runtime, RUNTIMES[flags]))
+    check(_pytest(QUICK, names, {kernels.EXTRA_FLAGS: " ".join(flags), "LD_PRELOAD": preload}))
+
+
+@pytest.mark.slow
+def test_every_kernel_test_is_clean() -> None:
+    check(run(MEMORY, "test"))
+
+
+BREAKS = {
+    "a barrier less": (
+        RACES,
+        "TokenCombine and every_type",
+        "combine.cuh",
+        "        __syncthreads();\n        for (int part",
+        "        for (int part",
+        "ThreadSanitizer: data race",
+    ),
+    "a race in the radix search": (
+        RACES,
+        "TokenSelect and every_type",
+        "select.cuh",
+        "atomicAdd(&histogram[key >> shift & (kBins - 1)], 1u)",
+        "histogram[key >> shift & (kBins - 1)] += 1u",
+        "ThreadSanitizer: data race",
+    ),
+    "one row too many": (
+        MEMORY,
+        "TokenRestore and every_type",
+        "token_gather.cuh",
+        "if (row >= count) {",
+        "if (row > count) {",
+        "AddressSanitizer: heap-buffer-overflow",
+    ),
+    "16 bytes at once from rows that do not start there": (
+        MEMORY,
+        "covers_every_channel",
+        "token_combine.cuh",
+        "shape.width * sizeof(T) % 16 == 0 ?",
+        "shape.width * sizeof(T) % 4 == 0 ?",
+        "runtime error: reference binding to misaligned address",
+    ),
+}
+"""Breaks of the real kernels, one each: under what, in which tests, where, what is replaced by what, what must be reported."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", BREAKS)
+def test_a_broken_kernel_is_caught(what: str, tmp_path: Path) -> None:
+    flags, tests, name, right, wrong, told = BREAKS[what]
+    for path in (HERE / "kernels").iterdir():
+        text = path.read_text()
+        if path.name == name:
+            assert text.count(right) == 1
+            text = text.replace(right, wrong)
+        (tmp_path / path.name).write_text(text)
+    done = run(flags, tests, f"-I{tmp_path}")
+    assert done.returncode != 0
+    assert told in done.stdout + done.stderr
