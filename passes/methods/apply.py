@@ -14,8 +14,8 @@ from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Value
 from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.ops import numpy_backend
 from tokenrt.passes.ops.contract import Array
-from tokenrt.passes.ops.numpy_backend import NumpyOps
 
 SHAPES: Mapping[str, tuple[str, ...]] = {
     "x": ("B", "N", "C"),
@@ -66,7 +66,12 @@ def apply_method(
         result = _on_onnxruntime(method, arrays, carried, site, restore)
     else:
         result = _on_arrays(
-            NumpyOps() if isinstance(backend, str) else backend, method, arrays, carried, site, restore
+            numpy_backend.NumpyOps() if isinstance(backend, str) else backend,
+            method,
+            arrays,
+            carried,
+            site,
+            restore,
         )
     return _named(method, arrays, result, site)
 
