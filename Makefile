@@ -49,8 +49,10 @@ format: $(VENV)/.dev ## Format everything
 bench: $(VENV)/.dev ## Measure: paired timings against the floor, rewrite time and memory
 	$(BIN)/python -m tokenrt.perf.bench
 
-docs: $(VENV)/.dev ## Write the pages of docs/methods from the methods
+docs: $(VENV)/.dev ## Write the pages made from code and results: docs/methods, docs/cli.md, the README's table
 	$(BIN)/python -m tokenrt.passes.methods.catalog docs/methods
+	$(BIN)/python -m tokenrt.cli.reference docs/cli.md
+	$(BIN)/python -m tokenrt.perf.bench.front.table README.md
 
 clean: ## Remove what the targets above made, but for the virtual environment
 	rm -rf build dist out .mypy_path .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info

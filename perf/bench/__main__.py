@@ -19,6 +19,7 @@ from tokenrt.perf.bench import (
     results,
     tome,
 )
+from tokenrt.perf.bench.front import demonstration
 from tokenrt.perf.bench.quality import quality
 
 
@@ -32,6 +33,7 @@ class Bench(Protocol):
 
 # name -> (name of the results files, benchmark)
 BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
+    "demo": ("demo", demonstration.run),
     "tome": ("tome_cost", tome.run),
     "agreement": ("profile_agreement", agreement.run),
     "half": ("half_precision", half.run),

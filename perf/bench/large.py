@@ -36,7 +36,7 @@ print(json.dumps({"seconds": seconds, "peak": peak, "tokens": [counts[0], counts
 RUN = """
 import json, sys
 import numpy, tokenrt
-from tokenrt.perf import timing
+from tokenrt.perf.profile import timing
 opened = timing.session(sys.argv[1])
 found = opened.run(None, timing.feeds(opened, 1))[0]
 print(json.dumps({"shape": list(found.shape), "finite": bool(numpy.isfinite(found).all())}))

@@ -16,6 +16,7 @@ from tokenrt.errors import TokenrtError
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.perf.demo import pictures, subject
 from tokenrt.perf.demo.report import (
+    FRONT,
     DemoReport,
     EngineResult,
     Row,
@@ -41,6 +42,9 @@ VARIANTS = (
 
 HEADLINE = "tome-remove-16"
 """The variant whose engines stay in the folder (the others' are built, recorded and deleted: 2 GB in all)."""
+
+SHOWN = ("astronaut", "coffee")
+"""Photographs of the front page's picture, where they are among those of the run."""
 
 ENGINE_BATCH = "1:4:8"
 BATCHES = {1: 12.0, 4: 20.0}
@@ -92,6 +96,7 @@ def run(
     with stages("timing, all models in turn"):
         ratios = _time(source, folder, rows, photos, BATCHES if seconds is None else seconds)
     rows = [row.timed({batch: found[row.key] for batch, found in ratios.items()}) for row in rows]
+    _front(folder, photos, panels, rows)
     rows = _build(folder, rows, _targets(targets), stages)
     report = DemoReport(folder, source, tuple(photos), tuple(rows), time.perf_counter() - started)
     write_manifest(report)
@@ -182,11 +187,30 @@ def _draw(
 ) -> None:
     for number, photo in enumerate(photos):
         pictures.draw(photo, [views[number] for views in panels], folder / "pictures" / f"{photo.name}.png")
+    sheet, _, heading = _headline(photos, panels, rows)
+    pictures.overview(sheet, heading, folder / "pictures" / "overview.png")
+
+
+def _front(
+    folder: Path,
+    photos: Sequence[Photograph],
+    panels: Sequence[Sequence[pictures.Panel]],
+    rows: Sequence[Row],
+) -> None:
+    """The picture of the front page: two photographs, and what was measured of all."""
+    sheet, row, heading = _headline(photos, panels, rows)
+    shown = [each for each in sheet if each[0].name in SHOWN] or sheet[: len(SHOWN)]
+    pictures.front(shown, heading, row.measured(), folder / FRONT)
+
+
+def _headline(
+    photos: Sequence[Photograph], panels: Sequence[Sequence[pictures.Panel]], rows: Sequence[Row]
+) -> tuple[list[tuple[Photograph, pictures.Panel, pictures.Panel]], Row, str]:
+    """Photographs before and after the variant that is shown, its row, and a heading."""
     best = next((place for place, row in enumerate(rows) if row.key == HEADLINE), 0)
     row, before, after = rows[best], panels[0], panels[best + 1]
     heading = f"DINOv2 ViT-S/14, {row.method} {row.options}: {before[0].count} tokens become {after[0].count}"
-    sheet = list(zip(photos, before, after, strict=True))
-    pictures.overview(sheet, heading, folder / "pictures" / "overview.png")
+    return list(zip(photos, before, after, strict=True)), row, heading
 
 
 def _time(

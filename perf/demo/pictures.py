@@ -113,24 +113,51 @@ def overview(
 
     rows: photograph, unreduced panel, reduced panel.
     """
-    side, step, head, names = 1.75, 1.83, 0.75, ("photograph", "saliency before", "saliency after")
-    half = -(-len(rows) // 2)
-    width, height = 2 * 4 * step + 0.55, head + half * step + 0.45
+    figure = _sheet(rows, (0, 2, 3, 1), halves=2, head=0.75)
+    _heading(figure, heading, down=0.3)
+    _write(figure, path)
+
+
+def front(
+    rows: Sequence[tuple[Photograph, Panel, Panel]],
+    heading: str,
+    measured: str,
+    path: str | os.PathLike[str],
+) -> None:
+    """Write the picture of the front page as JPEG: the same of a few photographs, with what was measured of all.
+
+    rows: as for `overview`.
+    """
+    figure = _sheet(rows, (0, 1, 2, 3), halves=1, head=0.95)
+    _heading(figure, heading, down=0.26)
+    width, height = figure.get_size_inches()
+    figure.text(0.2 / width, 1 - 0.52 / height, measured, va="center", fontsize=9.5, color=FAINT)
+    _write(figure, path, form="jpeg")
+
+
+def _sheet(
+    rows: Sequence[tuple[Photograph, Panel, Panel]], order: Sequence[int], *, halves: int, head: float
+) -> Figure:
+    """Photographs one below the other in `halves` halves, four pictures of each beside one another.
+
+    order: which of photograph, tokens left, saliency before and saliency after stands where.
+    """
+    side, step, apart = 1.75, 1.83, 0.23
+    high = -(-len(rows) // halves)
+    width, height = halves * 4 * step + halves * apart + 0.09, head + high * step + 0.45
     figure = _figure(width, height)
-    figure.text(0.2 / width, 1 - 0.3 / height, heading, va="center", fontsize=13, color=INK, weight="bold")
     for number, (photo, before, after) in enumerate(rows):
-        right, down = divmod(number, half)
+        right, down = divmod(number, high)
         brightest = _brightest(photo, (before, after))
         images = (
-            photo.sharp,
-            photo.crop(before.saliency),
-            photo.crop(after.saliency),
-            tokens(photo, after.where),
+            (photo.sharp, "photograph"),
+            (tokens(photo, after.where), f"{after.count} tokens left"),
+            (photo.crop(before.saliency), "saliency before"),
+            (photo.crop(after.saliency), "saliency after"),
         )
-        for column, (image, name) in enumerate(
-            zip(images, (*names, f"{after.count} tokens left"), strict=True)
-        ):
-            left = 0.2 + right * (4 * step + 0.23) + column * step
+        for column, which in enumerate(order):
+            image, name = images[which]
+            left = 0.2 + right * (4 * step + apart) + column * step
             bottom = height - head - down * step - side
             axes = _axes(figure, (left / width, bottom / height, side / width, side / height))
             if image.ndim == 3:
@@ -139,11 +166,16 @@ def overview(
                 _heat(axes, _middle(image), brightest)
             if not down:
                 axes.set_title(name, fontsize=9, color=FAINT, pad=5, loc="left")
-            if column == 2:
+            if name == "saliency after":
                 _badge(axes, after.note)
     foot = "r: correlation of the two maps over the whole photograph"
     figure.text(0.2 / width, 0.18 / height, foot, fontsize=8.5, color=FAINT)
-    _write(figure, path)
+    return figure
+
+
+def _heading(figure: Figure, text: str, down: float) -> None:
+    width, height = figure.get_size_inches()
+    figure.text(0.2 / width, 1 - down / height, text, va="center", fontsize=13, color=INK, weight="bold")
 
 
 def tokens(photo: Photograph, where: Array | None) -> Array:
@@ -237,6 +269,6 @@ def _badge(axes: Axes, text: str) -> None:
     axes.text(0.96, 0.05, text, transform=axes.transAxes, ha="right", fontsize=8, color="white", bbox=box)
 
 
-def _write(figure: Figure, path: str | os.PathLike[str]) -> None:
+def _write(figure: Figure, path: str | os.PathLike[str], form: str = "png") -> None:
     with atomic(path) as temporary:
-        figure.savefig(temporary, format="png", facecolor=PAPER)
+        figure.savefig(temporary, format=form, facecolor=PAPER)

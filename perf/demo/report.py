@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 MANIFEST = "manifest.json"
+FRONT = "pictures/front.jpg"
 PACKAGES = (
     "numpy",
     "onnx",
@@ -119,6 +120,14 @@ class Row:
             f"{median(self.whole.values()):.4f} with the black borders around them"
         )
 
+    def measured(self) -> str:
+        """Work, time at the smallest batch where it is sure, and agreement over all photographs: a line for a picture."""
+        batch = min(self.speed, default=0)
+        sure = batch > 0 and self.speed[batch].sure
+        time = f"{self.speed[batch].median:.2f} of the time (batch {batch}, CPU), " if sure else ""
+        agree = f"saliency correlation {median(self.inside.values()):.3f} (median of {len(self.inside)})"
+        return f"{self.work:.2f} of the work, {time}{agree}"
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "key": self.key,
@@ -156,6 +165,7 @@ class DemoReport:
         names += [
             f"pictures/{name}.png" for name in ("overview", *(photo.name for photo in self.photographs))
         ]
+        names.append(FRONT)
         engines = [f"engines/{row.key}.{target}.engine" for row in self.rows for target in row.engines]
         return [self.out / name for name in (*names, *engines, *(f"{name}.json" for name in engines))]
 
@@ -183,7 +193,7 @@ class DemoReport:
             lines += [f"{row.key}: the check says: {reason}" for reason in row.check or ()]
         lines += self._engines()
         last = f"written to {self.out}: models, plans, pictures, engines, {MANIFEST}; {self.seconds:.0f} s in all"
-        return Group(self._table(), *map(Text, lines), Text(last))
+        return Group(self.table(), *map(Text, lines), Text(last))
 
     def _engines(self) -> list[str]:
         """Targets with their engines, then every engine that was not built and why."""
@@ -200,7 +210,7 @@ class DemoReport:
         }
         return lines + [f"{key}: no engine for {name}: {reason}" for (name, reason), key in missing.items()]
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
         from rich import box
         from rich.table import Table
 

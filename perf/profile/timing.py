@@ -20,6 +20,10 @@ RESAMPLES = 2000
 CONFIDENCE = 0.95
 
 
+QUOTED = 0.1
+"""Width of the 95 % interval, as a share of a ratio, up to which a page may quote the ratio alone."""
+
+
 @dataclass(frozen=True)
 class Ratio:
     """Time of one contestant over that of the base: the median of the ratios of `rounds` rounds.
@@ -35,6 +39,11 @@ class Ratio:
     rounds: int
     milliseconds: float
     base_milliseconds: float
+
+    @property
+    def sure(self) -> bool:
+        """Whether the interval is narrow enough to quote the ratio; on a busy machine it often is not."""
+        return self.high - self.low <= QUOTED * self.median
 
     def as_dict(self) -> dict[str, Any]:
         return {

@@ -95,5 +95,16 @@ def test_the_overview(tmp_path: Path) -> None:
     assert not blank(path)
 
 
+def test_the_picture_of_the_front_page(tmp_path: Path) -> None:
+    path = tmp_path / "front.jpg"
+    before, after, _ = panels()
+    pictures.front([(photo(), before, after)] * 2, "two of a kind", "what was measured", path)
+    assert not blank(path)
+    assert path.stat().st_size < 400_000
+    with Image.open(path) as opened:
+        assert opened.format == "JPEG"
+        assert opened.width > opened.height
+
+
 def test_kinds() -> None:
     assert [panel.kind for panel in panels()] == ["unreduced", "merged", "pruned"]
