@@ -63,8 +63,8 @@ class Demonstration:
             "tokens: in the first block and behind the last. work: multiply-accumulates over the original's, as the plan counts "
             f"them. time: over the original's, in ONNX Runtime on the CPU with {default_threads()} threads, median of the "
             f"ratios of paired runs; one whose interval is wider than {QUOTED:.0%} of it (a busy machine) is quoted nowhere "
-            "else. agreement: correlation of a photograph's saliency map with the original model's, over the photograph without its "
-            "black border. "
+            "else. agreement: correlation of a photograph's saliency map with the original model's, over the photograph without "
+            "its black border. "
             "check: what `tokenrt check` says of the first photographs."
         )
         table = results.table(HEAD, [_cells(row) for row in self.report.rows])
