@@ -189,7 +189,6 @@ def _rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -
     if not plan.sites:
         prove(model, plan, shapes, [], prepared.interface)
         return model
-    outputs = len(model.graph.outputs)
     method = methods.get(plan.method).from_options(plan.options)
     op = GraphOps(model.graph, None, opset(model), "tokenrt")
     rewriters = [
@@ -206,6 +205,7 @@ def _rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -
     for rewriter in rewriters:
         rewriter.run()
     op.add_functions(model)
+    outputs = len(model.graph.outputs)
     if source_map:
         for rewriter in rewriters:
             rewriter.expose_source_map()

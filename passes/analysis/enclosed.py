@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from tokenrt.passes.analysis.blocks import Refusal
 from tokenrt.passes.graph.ancestry import nested
+from tokenrt.passes.graph.functions import describe
 
 PRODUCTS = frozenset({"MatMul", "Einsum", "Gemm", "MatMulInteger", "QLinearMatMul"})
 
@@ -35,7 +36,7 @@ def _inside(node: ir.Node) -> Iterator[Refusal]:
             step.op_type == "Softmax" and _multiplied(step)
         ):
             yield Refusal(
-                f"attention at {step.op_type} node {step.name!r} in {node.op_type} node {node.name!r}",
+                f"attention at {describe(step)} in {describe(node)}",
                 reason.format(condition=repr(condition.name) if condition is not None else "its condition"),
             )
 

@@ -56,6 +56,4 @@ def prepare(model: ModelLike, shape: ShapeOption = None) -> Prepared:
     annotate(canonical.graph, shapes)
     found = find(canonical.graph, shapes)
     refusals = refused(canonical.graph, found.refusals)
-    return Prepared(
-        canonical, shapes, found.transformers, refusals, (canonicalize.spec(),), interface
-    )
+    return Prepared(canonical, shapes, found.transformers, refusals, (canonicalize.spec(),), interface)

@@ -10,7 +10,6 @@ another axis (a batch, frames, channels of the same length) leave the softmax wi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -29,9 +28,6 @@ from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.route import Route
 
 KNOWN_DOMAINS = frozenset({"", "ai.onnx", DOMAIN})
-BLAMED = re.compile(r"\(op_type:(\w+)(?:, node name: ([^)]*))?\)")
-"""How the inference of ONNX names the node that it stops at."""
-
 Stream = tuple[str, int, int]
 """A tensor, its token axis, and the tokens it must have there."""
 
@@ -72,7 +68,9 @@ def _astray(marks: Marks, axis: int, most: int) -> str:
     plain = all(mark.outer * mark.inner == 1 for mark in marks)
     if len(marks) == most and plain and any(mark.axis == axis for mark in marks):
         return ""
-    axes = ", ".join(str(mark.axis) + "" * (mark.outer * mark.inner == 1) for mark in marks)
+    axes = ", ".join(
+        f"{mark.axis}{' (folded with others)' if mark.outer * mark.inner != 1 else ''}" for mark in marks
+    )
     return f"tokens on axes {axes}" if axes else "no tokens"
 
 
@@ -132,9 +130,22 @@ def _inferred(model: ir.Model, fault: partial[ProofError]) -> Shapes:
     try:
         return infer(model)
     except TokenrtError as cause:
-        stopped = BLAMED.search(str(cause))
-        node = f"{stopped[1]} node {stopped[2] or ''!r}" if stopped else ""
-        raise fault(f"the reduced model fails shape inference: {cause}", node=node) from cause
+        node, found = _stops(model)
+        expected = "inputs that fit one another" if node else ""
+        raise fault(
+            f"the reduced model fails shape inference: {cause}", node=node, expected=expected, found=found
+        ) from cause
+
+
+def _stops(model: ir.Model) -> tuple[str, str]:
+    """The first node whose output inference cannot tell though it knows all inputs, and these; inference names a later one."""
+    loose = infer(model, strict=False)
+    for node in model.graph:
+        inputs = [value for value in node.inputs if value is not None]
+        unknown = any(value.name and not loose.known(value) for value in node.outputs)
+        if unknown and all(map(loose.known, inputs)):
+            return told(node), " and ".join(f"{v.name!r} {describe(loose.of(v))}" for v in inputs)
+    return "", ""
 
 
 def _attends(axis: Attended, after: Shapes, fault: partial[ProofError]) -> None:

@@ -130,7 +130,9 @@ def _unexpected(error: Exception, name: str) -> str:
         return f"the system refuses: {text}"
     if isinstance(error, MemoryError):
         return f"out of memory: {text}; run on a machine that has more"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}tokenrt{os.sep}" in f.filename]
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}tokenrt{os.sep}" in f.filename
+    ]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     line = report(f"command {name}, {kind}{where}")
     return f"unexpected {kind}: {text}. {OURS}. {line}; --debug shows the traceback"
