@@ -20,7 +20,7 @@ from tokenrt.passes.planning import fit
 from tokenrt.passes.planning.plan import Budget, Plan, places
 from tokenrt.passes.planning.route import cut, missing
 from tokenrt.passes.planning.several import Chosen, Routes
-from tokenrt.passes.rewriting.prove import prove
+from tokenrt.passes.rewriting.prove import attended, prove
 from tokenrt.passes.rewriting.rewrite import Rewriter
 
 NOT_PLANNED = "the plan removes nothing here"
@@ -187,6 +187,7 @@ def _rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -
     model.metadata_props["tokenrt.passes"] = "; ".join((*prepared.passes, plan.spec()))
     model.metadata_props["tokenrt.plan"] = plan.to_toml()
     if not plan.sites:
+        prove(model, plan, shapes, [], prepared.interface)
         return model
     method = methods.get(plan.method).from_options(plan.options)
     op = GraphOps(model.graph, None, opset(model), "tokenrt")
@@ -196,11 +197,21 @@ def _rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -
         )
         for number, path in routes.items()
     ]
+    axes = [
+        axis
+        for number, path in routes.items()
+        for axis in attended(prepared.transformers[number], path, plan.of(number), shapes)
+    ]
     for rewriter in rewriters:
         rewriter.run()
     op.add_functions(model)
-    for rewriter in rewriters if source_map else ():
-        rewriter.expose_source_map()
+    outputs = len(model.graph.outputs)
+    if source_map:
+        for rewriter in rewriters:
+            rewriter.expose_source_map()
+    interface = prepared.interface.with_outputs(
+        (str(value.name), ir.DataType.INT64) for value in model.graph.outputs[outputs:]
+    )
     for node in model.graph:
         for value in node.outputs:
             if not value.is_graph_output():
@@ -209,7 +220,7 @@ def _rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -
     common.TopologicalSortPass()(model)
     alive = {value.name for node in model.graph for value in node.outputs}
     streams = [(str(value.name), axis, count) for each in rewriters for value, axis, count in each.streams]
-    prove(model, plan, shapes, [stream for stream in streams if stream[0] in alive])
+    prove(model, plan, shapes, [stream for stream in streams if stream[0] in alive], interface, axes)
     return model
 
 

@@ -1,6 +1,11 @@
-"""Errors a user can meet: one tree, one clear message each, exit status 2 on the command line."""
+"""Errors a user can meet: one tree, one clear message each.
+
+On the command line they end with exit status 2, what the user can mend; a fault of tokenrt's own (`InternalError`) with 1.
+"""
 
 from __future__ import annotations
+
+from tokenrt.version import __version__
 
 
 class TokenrtError(Exception):
@@ -31,7 +36,30 @@ class MethodError(TokenrtError):
     """Unknown method, unknown option, or an input tensor the method needs is missing."""
 
 
-class ProofError(TokenrtError):
+OURS = "This is a fault in tokenrt, not in your model or your command"
+
+
+class InternalError(TokenrtError):
+    """A fault of tokenrt itself: what happened, where, what was expected and what came, and the line to report it with.
+
+    node: the node or tensor, as messages name it. run: what tokenrt was doing, e.g. the method and the plan.
+    """
+
+    def __init__(
+        self, what: str, *, node: str = "", expected: str = "", found: str = "", run: str = ""
+    ) -> None:
+        at = f" At {node}:" if node else ""
+        told = f"{at} expected {expected}, got {found}." if expected or found else at.replace(":", ".")
+        super().__init__(f"{what}.{told} {OURS}; nothing was written. {report(run)}")
+        self.what, self.node, self.expected, self.found, self.run = what, node, expected, found, run
+
+
+def report(run: str) -> str:
+    """The request to report a fault, with the line to report."""
+    return f"To report it, send this line: tokenrt {__version__}{', ' * bool(run)}{run}"
+
+
+class ProofError(InternalError):
     """The rewritten copy failed its proof and was discarded; nothing was written."""
 
 

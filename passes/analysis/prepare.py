@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.blocks import NOTHING, Refusal, Structure, find
+from tokenrt.passes.analysis.enclosed import refused
 from tokenrt.passes.graph.canonicalize import Axes, Canonicalize, parse_shapes
+from tokenrt.passes.graph.interface import Interface
 from tokenrt.passes.graph.model import ModelLike, load
 from tokenrt.passes.graph.shapes import Shapes, annotate, infer
 
@@ -17,13 +19,17 @@ ShapeOption = Mapping[str, Axes] | Iterable[str] | None
 
 @dataclass(frozen=True)
 class Prepared:
-    """A canonical copy of a model and what the analyses found in it: its transformers, and what was refused."""
+    """A canonical copy of a model and what the analyses found in it: its transformers, and what was refused.
+
+    interface: the inputs and outputs of the model as it was given.
+    """
 
     model: ir.Model
     shapes: Shapes
     transformers: tuple[Structure, ...]
     refusals: tuple[Refusal, ...]
     passes: tuple[str, ...]
+    interface: Interface
 
     @property
     def structure(self) -> Structure:
@@ -43,8 +49,11 @@ def prepare(model: ModelLike, shape: ShapeOption = None) -> Prepared:
     """
     shapes_wanted = dict(shape) if isinstance(shape, Mapping) else parse_shapes(shape or ())
     canonicalize = Canonicalize(shapes_wanted)
-    canonical = canonicalize(load(model))
+    given = load(model)
+    interface = Interface.of(given)
+    canonical = canonicalize(given)
     shapes = infer(canonical)
     annotate(canonical.graph, shapes)
     found = find(canonical.graph, shapes)
-    return Prepared(canonical, shapes, found.transformers, found.refusals, (canonicalize.spec(),))
+    refusals = refused(canonical.graph, found.refusals)
+    return Prepared(canonical, shapes, found.transformers, refusals, (canonicalize.spec(),), interface)

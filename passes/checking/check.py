@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tokenrt.passes.checking.check_data import Array, Feed, feeds, inputs_of, qu
 from tokenrt.passes.checking.choices import Choices
 from tokenrt.passes.checking.emulate import comparable
 from tokenrt.passes.checking.runtime import session_options
+from tokenrt.passes.graph.chance import drawn
 from tokenrt.passes.graph.functions import describe, inline
 from tokenrt.passes.graph.model import ModelLike, copy, load, on_disk
 from tokenrt.passes.ops import DOMAIN
@@ -64,7 +65,8 @@ class CheckReport:
 
     function_form: relative L2 distance of function form and inlined form by output; None for a reduced model
     without functions, or one whose distance is not a number. choices: for two forms of one reduction, as float32
-    and half, which tokens they choose.
+    and half, which tokens they choose. random: outputs that come of random numbers, and the node that draws them:
+    two runs of one model differ there, so only shapes and finite values are judged.
     """
 
     outputs: tuple[Drift, ...]
@@ -73,6 +75,7 @@ class CheckReport:
     function_form: Mapping[str, float | None] | None
     reasons: tuple[str, ...]
     choices: Choices | None = None
+    random: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
@@ -87,6 +90,7 @@ class CheckReport:
             "outputs": [drift.as_dict() for drift in self.outputs],
             "function_form": None if self.function_form is None else dict(self.function_form),
             "choices": None if self.choices is None else self.choices.as_dict(),
+            "random": dict(self.random),
         }
 
     def __rich__(self) -> Any:
@@ -113,6 +117,8 @@ class CheckReport:
             forms = f"function form and inlined form differ by {max(numbers, default=0):.1e}"
         verdict = Text("ok", style="green") if self.ok else Text("not ok", style="red")
         chosen = "" if self.choices is None else f"\n{self.choices}"
+        for name, node in self.random.items():
+            chosen += f"\noutput {name!r} may differ from run to run ({node} draws anew): not compared"
         told = Text(f"{self.samples} samples, {self.data}; {forms}{chosen}")
         return Group(table, told, verdict, *(Text(f"- {reason}") for reason in self.reasons))
 
@@ -149,6 +155,7 @@ def check(
         _same("inputs", _names(before.graph.inputs, before), _names(after.graph.inputs, after))
         _same("outputs", _names(before.graph.outputs, before), _names(after.graph.outputs, after))
         changed = comparable(before, after)
+        random, frozen = _random(before, after)
         feed, told = feeds(
             inputs_of(before, after), after, data=data, batch=batch, seed=seed, samples=samples
         )
@@ -164,17 +171,18 @@ def check(
             forms["inlined"] = files.enter_context(on_disk(inlined))
         del before, after, inlined
         results = _run(forms, feed)
-    drifts, reasons = _drifts(results, declared, _batches(feed))
+    drifts, reasons = _drifts(results, declared, _batches(feed), random)
+    reasons += frozen
     for drift in drifts:
         reasons += _below(drift, "cosine", drift.cosine_min, min_cosine)
         reasons += _below(drift, "top-1 agreement", drift.agreement, min_agreement)
     distances = (
-        _function_form(results, max(function_tolerance, 4 * rounding), reasons)
+        _function_form(results, max(function_tolerance, 4 * rounding), reasons, random)
         if "inlined" in forms
         else None
     )
     chosen = choices.compared(sites, results[0][1], results[1][1]) if sites else None
-    return CheckReport(tuple(drifts), sum(_batches(feed)), told, distances, tuple(reasons), chosen)
+    return CheckReport(tuple(drifts), sum(_batches(feed)), told, distances, tuple(reasons), chosen, random)
 
 
 @dataclass(frozen=True)
@@ -271,7 +279,10 @@ def _compared(results: Any, first: int, second: int) -> dict[str, list[Sample]]:
 
 
 def _drifts(
-    results: Any, declared: tuple[dict[str, Dims], dict[str, Dims]], batches: Sequence[int]
+    results: Any,
+    declared: tuple[dict[str, Dims], dict[str, Dims]],
+    batches: Sequence[int],
+    random: Mapping[str, str],
 ) -> tuple[list[Drift], list[str]]:
     drifts, reasons = [], []
     for name, found in _compared(results, 0, 1).items():
@@ -287,7 +298,9 @@ def _drifts(
         if lost:
             shape = ",".join(map(str, after))
             reasons.append(f"output {name!r}: its shape [{shape}] is not static in the reduced model")
-        drifts.append(_drift(name, found, after, finite, static, comparable=finite and not other))
+        drifts.append(
+            _drift(name, found, after, finite, static, comparable=finite and not other and name not in random)
+        )
     return drifts, reasons
 
 
@@ -313,9 +326,26 @@ def _drift(
     )
 
 
-def _function_form(results: Any, tolerance: float, reasons: list[str]) -> dict[str, float | None]:
+def _random(before: ir.Model, after: ir.Model) -> tuple[dict[str, str], list[str]]:
+    """Outputs that come of random numbers in either model, and what is wrong where they do so in one alone."""
+    own, other = drawn(before), drawn(after)
+    reasons = [
+        f"output {name!r}: random in the original ({own[name]}), and the same in every run of the reduced model"
+        if name in own
+        else f"output {name!r}: random in the reduced model ({other[name]}), and the same in every run of the original"
+        for name in own.keys() ^ other.keys()
+    ]
+    return {**other, **own}, sorted(reasons)
+
+
+def _function_form(
+    results: Any, tolerance: float, reasons: list[str], random: Mapping[str, str]
+) -> dict[str, float | None]:
     distances: dict[str, float | None] = {}
     for name, found in _compared(results, 2, 1).items():
+        if name in random:
+            distances[name] = None
+            continue
         same = all(sample.shapes[0] == sample.shapes[1] for sample in found)
         distance = _distance(found) if same else float("nan")
         distances[name] = _number(distance)

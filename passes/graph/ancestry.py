@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx_ir as ir
 
+from tokenrt.passes.graph.chance import draws
 from tokenrt.passes.graph.shapes import Shapes
 
 
@@ -60,7 +61,7 @@ def _own_prefix(value: ir.Value, axis: int, shapes: Shapes, known: dict[tuple[ir
 
 
 def depends_on_input(value: ir.Value) -> bool:
-    """Whether any graph input's content (not only its shape) reaches `value`."""
+    """Whether any graph input's content (not only its shape) reaches `value`, or numbers that are drawn anew in each run."""
     seen: set[ir.Value] = set()
     todo = [value]
     while todo:
@@ -72,6 +73,8 @@ def depends_on_input(value: ir.Value) -> bool:
         if producer is None:
             if here.is_graph_input() and here.const_value is None:
                 return True
+        elif draws(producer):
+            return True
         elif producer.op_type != "Shape":
             todo.extend(step for step in producer.inputs if step is not None)
     return False

@@ -1,6 +1,12 @@
 """Bring a model to the one form the analyses read: constants folded, shapes resolved, fused nodes opened.
 
-Changes nothing the model computes. A dynamic batch stays dynamic; every other axis must be fixed.
+Changes nothing the model computes, nor the names, order and types of its inputs and outputs. A dynamic batch stays
+dynamic; every other axis must be fixed. Two rules for what old files hold:
+
+* An input with a default value (an initializer of the same name, as every weight is in files of IR version 3) is a
+  constant: shapes and weights have to be known here. It is no input of the result, so that a runtime refuses another value
+  for it instead of not using it. Who wants to give it anew in each run deletes its initializer.
+* The result has IR version 8 or later, the first with functions.
 """
 
 from __future__ import annotations
@@ -14,16 +20,21 @@ import numpy as np
 import onnx_ir as ir
 import onnx_ir.passes.common as common
 
-from tokenrt.errors import ModelError, ShapeError
-from tokenrt.passes.graph import contrib
+from tokenrt.errors import InternalError, ModelError, ShapeError
+from tokenrt.passes.graph import chance, contrib
+from tokenrt.passes.graph.branches import take_branches
 from tokenrt.passes.graph.fold import fold
 from tokenrt.passes.graph.model import attach, skeleton
 from tokenrt.passes.graph.shapes import infer, named, target
+from tokenrt.passes.graph.unflatten import unflatten
 
 if TYPE_CHECKING:
     import onnx
 
 Axes = tuple[int | str, ...]
+
+FUNCTIONS = 8
+"""The first IR version whose models hold functions."""
 
 
 @dataclass(frozen=True)
@@ -43,23 +54,102 @@ class Canonicalize:
 
     def __call__(self, model: ir.Model) -> ir.Model:
         proto, weights = skeleton(model)
+        proto.ir_version = max(proto.ir_version, FUNCTIONS)
+        _settle_defaults(proto)
         _fix_inputs(proto, self.shape, frozenset(weights))
         opened = ir.from_proto(_inline(proto))
         contrib.open_fused(opened)
         # onnxslim reads the value_float of a Constant as float64.
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(opened)
-        result = ir.from_proto(_slim(_sound(ir.to_proto(opened))))
-        attach(result, weights)
-        ir.passes.Sequential(
-            common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
-            common.IdentityEliminationPass(),
-            common.RemoveUnusedNodesPass(),
-            common.RemoveUnusedOpsetsPass(),
-            common.TopologicalSortPass(),
-        )(result)
-        _resolve(result)
+        sound = _sound(ir.to_proto(opened))
+        try:
+            result = _canonical(opened, weights)
+        except (ModelError, _FoldingError) as cause:
+            raise _whose(cause, sound) from cause
         result.metadata_props.update(model.metadata_props)
         return result
+
+
+class _FoldingError(Exception):
+    """onnxslim cannot fold the model."""
+
+
+def _canonical(opened: ir.Model, weights: dict[str, ir.TensorProtocol]) -> ir.Model:
+    """The canonical form of a sound model. Raises: ModelError, ShapeError, _FoldingError."""
+    while True:
+        take_branches(opened)
+        # A branch brings its weights along.
+        proto, more = skeleton(opened)
+        weights = weights | more
+        result = ir.from_proto(chance.show(_slim(chance.hide(proto))))
+        _keep_inputs(result, opened)
+        attach(result, weights)
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(result)
+        _drop_identities(result.graph)
+        ir.passes.Sequential(
+            common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass(), common.TopologicalSortPass()
+        )(result)
+        _resolve(result)
+        if not take_branches(result):
+            return result
+        opened = result
+
+
+def _whose(cause: Exception, given: onnx.ModelProto) -> Exception:
+    """The error of a model that inference refuses as it was given, or our own where only its canonical form fails."""
+    import onnx.shape_inference
+
+    text = (str(cause) or type(cause).__name__).strip().splitlines()[0][:300]
+    try:
+        onnx.shape_inference.infer_shapes(given, strict_mode=True, data_prop=True)
+    except Exception:
+        return ModelError(text)
+    return InternalError(f"the model is sound, but its canonical form is not: {text}")
+
+
+def _settle_defaults(proto: onnx.ModelProto) -> None:
+    """Inputs with a default value are constants."""
+    defaults = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in defaults]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+
+
+def _keep_inputs(result: ir.Model, wanted: ir.Model) -> None:
+    """Folding drops inputs that nothing reads; what calls the model still gives them."""
+    left = {value.name: value for value in result.graph.inputs}
+    kept = [
+        left.pop(value.name, None) or ir.Value(name=value.name, type=value.type, shape=value.shape)
+        for value in wanted.graph.inputs
+    ]
+    # What is left stands for weights.
+    result.graph.inputs[:] = [*kept, *left.values()]
+
+
+def _drop_identities(graph: ir.Graph) -> None:
+    """Let readers of an Identity read what it reads. One stays where both ends are seen from outside under their own names."""
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        if node.op_type != "Identity" or node.domain not in ("", "ai.onnx"):
+            continue
+        source, value = node.inputs[0], node.outputs[0]
+        if source is None:
+            continue
+        if value.is_graph_output():
+            maker = source.producer()
+            if source.is_graph_output() or maker is None or maker.graph is not node.graph:
+                continue
+            place, owner = value, node.graph
+            assert isinstance(owner, ir.Graph)
+            source.shape, source.type = value.shape or source.shape, value.type or source.type
+            value.replace_all_uses_with(source)
+            owner.outputs[[*owner.outputs].index(place)] = source
+            source.name, value.name = value.name, f"{value.name}_dropped"
+        else:
+            source.type = source.type or value.type
+            source.shape = source.shape or value.shape
+            value.replace_all_uses_with(source)
+        if node.graph is not None:
+            node.graph.remove(node, safe=True)
 
 
 def parse_shapes(pairs: Iterable[str]) -> dict[str, Axes]:
@@ -91,6 +181,7 @@ def _resolve(model: ir.Model) -> None:
             value.type = value.type or ir.TensorType(shapes.types[str(value.name)])
             value.shape = value.shape or ir.Shape(named(shapes.of(value)))
     fold(model, shapes)
+    unflatten(model.graph, shapes)
     for node in model.graph:
         if node.op_type != "Reshape" or node.inputs[1] is None or node.inputs[1].const_value is not None:
             continue
@@ -195,9 +286,8 @@ def _slim(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         slim = onnxslim.slim(proto, skip_optimizations=["graph_fusion", "weight_tying"])
     except Exception as cause:
-        raise ModelError(
-            f"constant folding refuses the model: {(str(cause) or type(cause).__name__).splitlines()[0][:300]}"
-        ) from cause
+        text = (str(cause) or type(cause).__name__).splitlines()[0][:300]
+        raise _FoldingError(f"constant folding refuses the model: {text}") from cause
     finally:
         logging.getLogger("onnxslim").setLevel(level)
     return slim if slim is not None else proto

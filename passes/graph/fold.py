@@ -6,11 +6,13 @@ often they repeat along the batch are one row that broadcasting repeats anyway.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from tokenrt.passes.graph.chance import RANDOM
 from tokenrt.passes.graph.shapes import BATCH, Shapes
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -22,9 +24,6 @@ LARGEST = 2**24
 """Entries past which a value is left alone."""
 
 BROADCASTING = frozenset("Add And Div Equal Max Min Mul Or Pow Sub Where".split())
-RANDOM = frozenset(
-    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
-)
 
 
 def fold(model: ir.Model, shapes: Shapes) -> None:
@@ -47,6 +46,26 @@ def fold(model: ir.Model, shapes: Shapes) -> None:
                 _broadcast(graph, value, arrays[0], found, shapes)
     for node in [*graph]:
         _drop_neutral(node, shapes)
+
+
+def constants(graph: ir.Graph, shapes: Shapes, wanted: Iterable[ir.Value]) -> dict[ir.Value, Array]:
+    """Those of the wanted values that are the same in every run. Changes nothing."""
+    needed, todo = set[ir.Node](), [*wanted]
+    ends = {*todo}
+    while todo:
+        node = todo.pop().producer()
+        if node is not None and node not in needed:
+            needed.add(node)
+            todo.extend(value for value in node.inputs if value is not None and node.op_type != "Shape")
+    found: dict[ir.Value, tuple[Array, ...]] = {}
+    for node in graph:
+        results = _evaluate(node, found, shapes) if node in needed else None
+        found.update(zip(node.outputs, results, strict=True) if results is not None else ())
+    return {
+        value: arrays[0]
+        for value, arrays in found.items()
+        if value in ends and all(np.array_equal(arrays[0], other) for other in arrays[1:])
+    }
 
 
 def _evaluate(

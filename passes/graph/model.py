@@ -26,6 +26,9 @@ LARGE = 64 * 1024
 WEIGHTED = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Attention"})
 """Operators whose weights no shape, index or position computation reads."""
 
+CONSTANTS = 4
+"""The first IR version in which an initializer need not be an input."""
+
 ModelLike = str | os.PathLike[str] | ir.Model
 
 
@@ -35,7 +38,7 @@ def load(source: ModelLike) -> ir.Model:
     Weights stay on disk or shared until written. Raises: ModelError naming what is wrong with the file.
     """
     if isinstance(source, ir.Model):
-        return copy(source)
+        return _renewed(copy(source))
     path = Path(source)
     if not path.exists():
         raise ModelError(f"no such model file: {path}")
@@ -58,6 +61,15 @@ def load(source: ModelLike) -> ir.Model:
             f"{path} imports opset {opset(model)}; tokenrt needs 13 or later: export again with a higher opset, "
             "or convert it with onnx.version_converter"
         )
+    return _renewed(model)
+
+
+def _renewed(model: ir.Model) -> ir.Model:
+    """In IR version 3 every constant is listed among the inputs as well; what is added to a model need not be, later."""
+    if model.ir_version < CONSTANTS:
+        inputs = [value for value in model.graph.inputs if value.name not in model.graph.initializers]
+        model.graph.inputs[:] = inputs
+        model.ir_version = CONSTANTS
     return model
 
 

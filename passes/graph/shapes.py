@@ -73,8 +73,11 @@ class Shapes:
         return str(value.name) in self.dims
 
 
-def infer(model: ir.Model) -> Shapes:
-    """Infer the shape of every value with the batch set to `BATCH`. Raises: ModelError, ShapeError."""
+def infer(model: ir.Model, *, strict: bool = True) -> Shapes:
+    """Infer the shape of every value with the batch set to `BATCH`. Raises: ModelError, ShapeError.
+
+    strict: a node whose inputs do not fit is an error; without it, what it gives is not known.
+    """
     import onnx
 
     proto, _ = skeleton(model)
@@ -90,13 +93,13 @@ def infer(model: ir.Model) -> Shapes:
     for value in proto.graph.output:
         value.type.tensor_type.ClearField("shape")
     evaluated: dict[str, IntArray] = {}
-    dims, types = _infer(proto)
+    dims, types = _infer(proto, strict)
     while missing := {name for node in proto.graph.node for name in node.output if name} - dims.keys():
         for name, array in _evaluate(proto, dims).items():
             proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
             evaluated[name] = array
         before = len(missing)
-        dims, types = _infer(proto)
+        dims, types = _infer(proto, strict)
         if len({name for node in proto.graph.node for name in node.output if name} - dims.keys()) == before:
             break
     for name, array in evaluated.items():
@@ -118,11 +121,11 @@ def annotate(graph: ir.Graph, shapes: Shapes) -> None:
                 value.type = ir.TensorType(kind)
 
 
-def _infer(proto: onnx.ModelProto) -> tuple[dict[str, Dims], dict[str, ir.DataType]]:
+def _infer(proto: onnx.ModelProto, strict: bool) -> tuple[dict[str, Dims], dict[str, ir.DataType]]:
     import onnx.shape_inference
 
     try:
-        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+        inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=strict, data_prop=True)
     except Exception as cause:
         raise ModelError(
             f"shape inference refuses the model: {str(cause).strip().splitlines()[-1][:300]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.tokenrt.conftest import Answer, Run
-from tokenrt.errors import ModelError
+from tokenrt import __version__
+from tokenrt.errors import OURS, ModelError, ProofError
 
 StandIn = Callable[..., Answer]
 
@@ -82,13 +84,76 @@ def test_known_error(run: Run, stand_in: StandIn) -> None:
     assert json.loads(done.stdout) == {"error": {"type": "ModelError", "message": "m.onnx [1, 2] is empty"}}
 
 
-def test_unknown_error_names_its_type_and_the_way_on(run: Run, stand_in: StandIn) -> None:
-    stand_in("inspect", error=ZeroDivisionError("by zero"))
-    done = run("inspect", "m.onnx")
+FAULT = ProofError(
+    "a stream has another count",
+    node="Mul node '/ln/Mul'",
+    expected="15 tokens",
+    found="[B,17,64]",
+    run="method tome, plan reduce{method=tome,sites=0:15}",
+)
+
+
+def test_a_fault_of_our_own_says_so_where_and_how_to_report_it(run: Run, stand_in: StandIn) -> None:
+    stand_in("reduce", error=FAULT)
+    words = ("reduce", "m.onnx", "-o", "r.onnx", "--method", "tome", "--remove", "2")
+    done = run(*words)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: a stream has another count. At Mul node '/ln/Mul': expected 15 tokens, got [B,17,64]. "
+        f"{OURS}; nothing was written. To report it, send this line: "
+        f"tokenrt {__version__}, method tome, plan reduce{{method=tome,sites=0:15}}\n"
+    )
+    done = run(*words, "--json")
     assert done.exit_code == 1
-    assert done.stderr.startswith("error: unexpected ZeroDivisionError: by zero")
+    assert json.loads(done.stdout) == {"error": {"type": "ProofError", "message": str(FAULT)}}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ZeroDivisionError("by zero"),
+        KeyError("x"),
+        AssertionError(),
+        RecursionError("deep"),
+        RuntimeError("a\nb"),
+    ],
+    ids=repr,
+)
+def test_an_unexpected_exception_is_told_as_our_fault(run: Run, stand_in: StandIn, error: Exception) -> None:
+    stand_in("inspect", error=error)
+    done = run("inspect", "m.onnx")
+    kind = type(error).__name__
+    assert (done.exit_code, done.stdout, done.stderr.count("\n")) == (1, "", 1)
+    assert done.stderr.startswith(f"error: unexpected {kind}: ")
+    assert OURS in done.stderr
+    assert f"send this line: tokenrt {__version__}, command inspect, {kind}" in done.stderr
     assert "--debug" in done.stderr
     assert "Traceback" not in done.stderr
+    found = json.loads(run("inspect", "m.onnx", "--json").stdout)["error"]
+    assert found["type"] == kind
+    assert found["message"] in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(28, "No space left on device", "r.onnx"), "the system refuses: .*No space left.*r.onnx"),
+        (MemoryError(), "out of memory"),
+    ],
+)
+def test_what_the_machine_lacks_is_no_fault_of_ours(
+    run: Run, stand_in: StandIn, error: Exception, words: str
+) -> None:
+    stand_in("inspect", error=error)
+    done = run("inspect", "m.onnx")
+    assert done.exit_code == 1
+    assert re.search(words, done.stderr)
+    assert OURS not in done.stderr
+
+
+def test_the_help_tells_the_exit_statuses(run: Run) -> None:
+    said = " ".join(run("--help").stdout.split())
+    assert "1 a check that says no, or a fault in tokenrt itself" in said
 
 
 @pytest.mark.parametrize("error", [ModelError("bad"), ZeroDivisionError("bad")])

@@ -34,7 +34,8 @@ def _root(
 ) -> None:
     """Token reduction for transformers, as a compiler pass on ONNX graphs.
 
-    Every verb takes --json for one JSON document on standard output. Exit status: 0 success, 2 bad input.
+    Every verb takes --json for one JSON document on standard output. Exit status: 0 success, 1 a check that says no, or a
+    fault in tokenrt itself (the message has the line to report), 2 bad input.
     """
 
 

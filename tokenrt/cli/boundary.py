@@ -1,4 +1,8 @@
-"""What every verb shares: `--json`, `--debug`, the error boundary, and a clean standard output."""
+"""What every verb shares: `--json`, `--debug`, the error boundary, and a clean standard output.
+
+Exit status: 0 success; 1 a verdict of no (a check that failed), a fault of tokenrt's own, or a failure of the system; 2 what
+the caller can mend; 130 an interrupt.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,18 @@ import inspect
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import typer
 from typer.core import TyperGroup
 
-from tokenrt.errors import TokenrtError
+from tokenrt.errors import OURS, InternalError, TokenrtError, report
 
 if TYPE_CHECKING:
     from rich.status import Status
@@ -47,7 +53,7 @@ def verb(app: typer.Typer, *, spinner: bool = True) -> Callable[[Callable[..., R
     def register(function: Callable[..., Result]) -> None:
         @wraps(function)
         def run(*args: Any, json: bool, debug: bool, **kwargs: Any) -> None:
-            with _boundary(as_json=json, debug=debug):
+            with _boundary(function.__name__, as_json=json, debug=debug):
                 with _stdout_on_stderr(), _progress(function.__name__, shown=spinner):
                     result = function(*args, **kwargs)
                 _emit(result, as_json=json)
@@ -94,14 +100,14 @@ def _usage(*, as_json: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _boundary(*, as_json: bool, debug: bool) -> Iterator[None]:
+def _boundary(name: str, *, as_json: bool, debug: bool) -> Iterator[None]:
     try:
         yield
     except TokenrtError as error:
         if debug:
             raise
-        _report(error, as_json=as_json)
-        raise typer.Exit(BAD_INPUT) from None
+        _report(error, str(error), as_json=as_json)
+        raise typer.Exit(FAILURE if isinstance(error, InternalError) else BAD_INPUT) from None
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     except BrokenPipeError:
@@ -113,17 +119,29 @@ def _boundary(*, as_json: bool, debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        _report(error, as_json=as_json, hint="; a fault in tokenrt: run again with --debug")
+        _report(error, _unexpected(error, name), as_json=as_json)
         raise typer.Exit(FAILURE) from None
 
 
-def _report(error: Exception, *, as_json: bool, hint: str = "") -> None:
-    kind = type(error).__name__
-    known = isinstance(error, TokenrtError)
-    message = str(error) if known else f"unexpected {kind}: {str(error).strip() or 'no message'}{hint}"
+def _unexpected(error: Exception, name: str) -> str:
+    """What to say of an exception that is none of tokenrt's own."""
+    kind, text = type(error).__name__, " ".join(str(error).split()) or "no message"
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"the system refuses: {text}"
+    if isinstance(error, MemoryError):
+        return f"out of memory: {text}; run on a machine that has more"
+    frames = [
+        f for f in traceback.extract_tb(error.__traceback__) if f"{os.sep}tokenrt{os.sep}" in f.filename
+    ]
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    line = report(f"command {name}, {kind}{where}")
+    return f"unexpected {kind}: {text}. {OURS}. {line}; --debug shows the traceback"
+
+
+def _report(error: Exception, message: str, *, as_json: bool) -> None:
     print(f"error: {message}", file=sys.stderr)
     if as_json:
-        _document(kind, message)
+        _document(type(error).__name__, message)
 
 
 def _document(kind: str, message: str) -> None:

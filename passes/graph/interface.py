@@ -1,0 +1,81 @@
+"""What a model shows to its user: the names, order, element types and shapes of its inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class Port:
+    """One input or output, as the model declares it; None for a type, a shape or a size that it leaves open."""
+
+    name: str
+    dtype: ir.DataType | None
+    dims: tuple[int | None, ...] | None = None
+
+    def fits(self, other: Port) -> bool:
+        """Whether nothing that both say differs."""
+        if None not in (self.dtype, other.dtype) and self.dtype != other.dtype:
+            return False
+        if self.dims is None or other.dims is None:
+            return True
+        return len(self.dims) == len(other.dims) and all(
+            a is None or b is None or a == b for a, b in zip(self.dims, other.dims, strict=True)
+        )
+
+    def __str__(self) -> str:
+        dims = "" if self.dims is None else f"[{','.join('?' if d is None else str(d) for d in self.dims)}]"
+        return f"{self.name!r} {self.dtype.name.lower() if self.dtype is not None else '?'}{dims}"
+
+
+@dataclass(frozen=True)
+class Interface:
+    """The inputs a run must give, and the outputs it gets, in order.
+
+    An input with a default value (an initializer of the same name) is no input here: its value is a constant.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+    @classmethod
+    def of(cls, model: ir.Model) -> Interface:
+        graph = model.graph
+        given = (value for value in graph.inputs if value.name not in graph.initializers)
+        return cls(_ports(given), _ports(graph.outputs))
+
+    def with_outputs(self, added: Iterable[tuple[str, ir.DataType]]) -> Interface:
+        """The same with further outputs behind those it has."""
+        return replace(self, outputs=(*self.outputs, *(Port(name, kind) for name, kind in added)))
+
+    def differences(self, other: Interface) -> list[tuple[str, str]]:
+        """Pairs (what was expected, what came) where another interface is not this one."""
+        found: list[tuple[str, str]] = []
+        for what, mine, theirs in (
+            ("inputs", self.inputs, other.inputs),
+            ("outputs", self.outputs, other.outputs),
+        ):
+            if [port.name for port in mine] != [port.name for port in theirs]:
+                found.append((f"{what} {_list(mine)}", f"{what} {_list(theirs)}"))
+                continue
+            found.extend(
+                (f"{what[:-1]} {a}", f"{b}") for a, b in zip(mine, theirs, strict=True) if not a.fits(b)
+            )
+        return found
+
+
+def _ports(values: Iterable[ir.Value]) -> tuple[Port, ...]:
+    return tuple(Port(str(value.name), value.dtype, _dims(value)) for value in values)
+
+
+def _dims(value: ir.Value) -> tuple[int | None, ...] | None:
+    if value.shape is None:
+        return None
+    return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+
+def _list(ports: tuple[Port, ...]) -> str:
+    return ", ".join(port.name for port in ports) or "none"
