@@ -190,7 +190,7 @@ class Step:
             [mark.axis for mark in found if mark.grid is not None and mark.part == part] for part in (0, 1)
         )
         if [axis + 1 for axis in rows] != columns:
-            raise self.block("it parts the rows of the token grid from its columns", "grid")
+            raise self.block("it parts the rows of the token grid from its columns, as windows do", "grid")
         self.outputs[index] = found
 
     def edit(self, edit: Edit) -> None:

@@ -199,7 +199,7 @@ def shape(step: Step) -> None:
         if index is None or any(first + int(entry) in marked for entry in index.numpy().reshape(-1)):
             if marked.isdisjoint(range(first, last if last >= 0 else last + step.rank(0))):
                 continue
-            raise step.block("it reads the token count at run time; fix the inputs with --shape")
+            raise step.block("it reads the token count at run time; fix the inputs with --shape", "grid")
 
 
 RULES = {
