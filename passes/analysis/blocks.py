@@ -7,21 +7,27 @@ leave there.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from tokenrt.passes.analysis.attended import attends, folds_tokens, heads_first, with_heads
 from tokenrt.passes.analysis.attention import Core, causal, cores
 from tokenrt.passes.analysis.branch import Branch, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Mark, Marks
+from tokenrt.passes.analysis.stream import Layout, candidates, layout, origins, row_marks, stream_of
 from tokenrt.passes.graph.ancestry import ancestors, between, constant_prefix, nested
-from tokenrt.passes.graph.shapes import Shapes, describe
+from tokenrt.passes.graph.shapes import Dims, Shapes, describe
 
 CAUSAL = "its mask is causal: a merged or moved token would let earlier positions see later ones"
 
 ADDITIONS = frozenset({"Add", "Sum"})
+
+GATES = frozenset({"Div", "Mul"})
+"""An attention's result may be multiplied on its way: by a gate of the timestep, or of the tokens themselves."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +60,11 @@ class Refusal:
 class Structure:
     """The blocks of one transformer and its token axis.
 
-    tokens: N at the first block. protect: leading tokens that never leave. axis: the token axis of the
-    stream. body: the nodes from the first block's entry to the last block's output; everything else behind
-    them is tail. grid: the layout of the unprotected tokens, (h, w) or (frames, h, w), where one is found.
+    tokens: N at the first block. protect: leading tokens that never leave. stream: how the first block's entry holds
+    them. origins: values that the analysis starts from, with their marks: the entry, and what it is a layout of. body:
+    the nodes from the first block's entry to the last block's output; everything else behind them is tail. grid: the
+    layout of the unprotected tokens, (h, w) or (frames, h, w), where one is found. rows: a flow of each axis that makes
+    rows of tokens beside the pictures of the batch, as frames folded into it do.
     refusals: attentions its tokens reach that are no block of it, and blocks that take no reduction.
     """
 
@@ -64,14 +72,17 @@ class Structure:
     tokens: int
     protect: int
     class_token: bool
-    axis: int
+    stream: Layout
+    origins: Mapping[ir.Value, Marks]
     body: frozenset[ir.Node]
     flow: Flow
     refusals: tuple[Refusal, ...]
     grid: Grid | None = None
+    rows: tuple[Flow, ...] = ()
 
-    def seeds(self) -> dict[ir.Value, Marks]:
-        return {self.blocks[0].entry: (Mark(self.axis),)} if self.blocks else {}
+    def held(self, value: ir.Value, shapes: Shapes) -> Layout | None:
+        """How a value holds the stream's tokens; None where it is no stream of them."""
+        return stream_of(value, self.flow, shapes, self.stream.rows)
 
     def reaches(self, core: Core, skip: ir.Value) -> bool:
         """Whether its tokens come to an attention or the stream beside it, or would but for an operator without a rule."""
@@ -81,7 +92,7 @@ class Structure:
         )
 
 
-NOTHING = Structure((), 0, 0, False, 0, frozenset(), Flow(), ())
+NOTHING = Structure((), 0, 0, False, Layout((), (), "rows", 1, 0), {}, frozenset(), Flow(), ())
 
 
 @dataclass(frozen=True)
@@ -96,6 +107,17 @@ Start = tuple[Core, tuple[ir.Value, ir.Value]]
 """An attention, with the residual stream it reads and the value right after its result is added to it."""
 
 
+@dataclass(frozen=True)
+class Scene:
+    """What the search looks at. order: places of the nodes; every: all attentions; added: nodes of those with a residual."""
+
+    graph: ir.Graph
+    shapes: Shapes
+    order: Mapping[ir.Node, int]
+    every: Sequence[Core]
+    added: frozenset[ir.Node]
+
+
 def find(graph: ir.Graph, shapes: Shapes) -> Found:
     """Find the transformers: each starts at the first attention that the tokens of those before it do not reach.
 
@@ -108,11 +130,12 @@ def find(graph: ir.Graph, shapes: Shapes) -> Found:
     order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
     traced = [(core, _residual(core)) for core in every]
     starts = [(core, start) for core, start in traced if not isinstance(start, Refusal)]
+    scene = Scene(graph, shapes, order, every, frozenset(core.node for core, _ in starts))
     transformers: list[Structure] = []
     refusals: list[Refusal] = []
     waiting = starts
     while waiting:
-        made = _first(graph, shapes, waiting, order, {core.node for core, _ in starts})
+        made = _first(scene, waiting)
         if isinstance(made, Refusal):
             refusals.append(made)
             waiting = waiting[1:]
@@ -136,64 +159,75 @@ def find(graph: ir.Graph, shapes: Shapes) -> Found:
     return Found(tuple(transformers), tuple(dict.fromkeys(refusals)))
 
 
-def _first(
-    graph: ir.Graph,
-    shapes: Shapes,
-    starts: list[Start],
-    order: dict[ir.Node, int],
-    attentions: set[ir.Node],
-) -> Structure | Refusal:
+def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
     """The transformer that starts at the first of these attentions, or why none does."""
     core, (entry, _) = starts[0]
+    shapes = scene.shapes
     if core.queries != core.keys:
         return _refuse(
             core,
             f"{core.queries} queries attend to {core.keys} keys: not self-attention over one token axis",
         )
-    dims = shapes.of(entry)
-    axes = [axis for axis, size in enumerate(dims[:-1]) if size == core.keys]
-    found = [_structure(graph, shapes, starts, axis, order, attentions) for axis in axes]
-    best = max(found, key=lambda structure: len(structure.blocks), default=NOTHING)
-    if not best.blocks:
-        return _refuse(core, _why_not(found, axes, core, shapes, entry))
+    reasons: list[tuple[bool, str]] = []
+    for marks in candidates(shapes.of(entry), core.keys):
+        stream = layout(marks, shapes.of(entry))
+        if stream is None:
+            continue
+        made = _structure(scene, starts, stream)
+        if made.blocks:
+            return replace(made, grid=_grid(made, shapes, scene.graph))
+        proven = attends(core, made.flow, shapes)
+        reasons.extend((proven, refusal.reason) for refusal in made.refusals)
+    return _refuse(core, _why_not(reasons, core, shapes, entry))
+
+
+def _grid(structure: Structure, shapes: Shapes, graph: ir.Graph) -> Grid | None:
+    stream = structure.stream
+    if stream.marks[0].grid is not None:
+        return stream.marks[0].grid
     images = shapes.of(graph.inputs[0])[0]
-    cells = grid(best.blocks[0].entry, best.axis, best.tokens, best.protect, shapes, images)
-    return replace(best, grid=cells)
+    entry, axis = structure.blocks[0].entry, stream.marks[0].axis
+    return grid(entry, axis, structure.tokens, structure.protect, shapes, images) if stream.plain else None
 
 
-def _structure(
-    graph: ir.Graph,
-    shapes: Shapes,
-    starts: list[Start],
-    axis: int,
-    order: dict[ir.Node, int],
-    attentions: set[ir.Node],
-) -> Structure:
+def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
+    graph, shapes, order = scene.graph, scene.shapes, scene.order
     first, (entry, _) = starts[0]
     tokens = first.keys
-    prefix = constant_prefix(entry, axis, shapes)
-    seeds: dict[ir.Value, Marks] = {entry: (Mark(axis),)}
+    prefix = constant_prefix(entry, stream.marks[0].axis, shapes) if stream.plain else 0
+    seeds = origins(entry, stream.marks, tokens, shapes)
     flows = {
         count: follow(graph, shapes, seeds, tokens=tokens, protect=count)
         for count in dict.fromkeys((prefix, max(prefix, 1)))
     }
     protect = min(flows, key=lambda count: (len(flows[count].blocked), count))
     flow = flows[protect]
-    whole = Structure((), tokens, protect, protect > 0, axis, frozenset(), flow, ())
+    whole = Structure((), tokens, protect, protect > 0, stream, seeds, frozenset(), flow, ())
+    in_turn = next((core for core in scene.every if folds_tokens(core, flow, shapes)), None)
+    if in_turn is not None:
+        return replace(whole, refusals=(_refuse(first, _in_turn(in_turn)),))
+    rows = [
+        follow(graph, shapes, {entry: (mark,)}, tokens=_count(mark, shapes.of(entry)), protect=0)
+        for mark in row_marks(stream)
+    ]
     blocks: list[Block] = []
     refusals: list[Refusal] = []
     for core, (skip, attended) in starts:
         if not whole.reaches(core, skip):
             continue
-        reason = _unmarked(core, flow) or (CAUSAL if causal(core) else None)
+        reason = _unproven(core, flow, shapes) or heads_first(core, rows, shapes)
+        reason = reason or (CAUSAL if causal(core) else None)
+        if reason is None and stream_of(skip, flow, shapes, stream.rows) is None:
+            reason = f"its residual stream {describe(shapes.of(skip))} is no plain stream of tokens"
         if reason is None and not blocks and skip is not entry:
             reason = "it does not start at the residual stream of the first block"
         if reason is not None:
             refusals.append(_refuse(core, reason))
             continue
-        output, sequential = _block_output(attended, flow, order, attentions)
-        apart_from = branch(core, skip, attended, flow, shapes)
-        blocks.append(Block(len(blocks), core, skip, attended if sequential else None, output, apart_from))
+        own = with_heads(core, stream.rows, shapes)
+        output, sequential = _block_output(attended, flow, order, scene.added)
+        apart_from = branch(core, skip, attended, flow, shapes, stream.rows)
+        blocks.append(Block(len(blocks), own, skip, attended if sequential else None, output, apart_from))
     body = between(entry, blocks[-1].output) if blocks else frozenset()
     inside = [blocked for blocked in flow.blocked if blocked.node in body]
     if inside:
@@ -208,9 +242,26 @@ def _structure(
         )
         blocks = [replace(block, index=index) for index, block in enumerate(usable)]
         if blocks:
-            axis = next((mark.axis for mark in flow.marks.get(blocks[0].entry, ())), axis)
-            body = between(blocks[0].entry, blocks[-1].output)
-    return replace(whole, blocks=tuple(blocks), axis=axis, body=body, refusals=tuple(refusals))
+            entry = blocks[0].entry
+            held = stream_of(entry, flow, shapes, stream.rows)
+            assert held is not None
+            whole = replace(whole, stream=held, origins={entry: held.marks})
+            body = between(entry, blocks[-1].output)
+    images = shapes.of(graph.inputs[0])[:1] if graph.inputs else ()
+    beside = tuple(rows) if (stream.rows,) != images else ()
+    return replace(whole, blocks=tuple(blocks), body=body, refusals=tuple(refusals), rows=beside)
+
+
+def _count(mark: Mark, dims: Dims) -> int:
+    return dims[mark.axis] // (mark.outer * mark.inner)
+
+
+def _in_turn(core: Core) -> str:
+    return (
+        f"its tokens are rows of the batch for attention at {core.node.op_type} node {core.node.name!r}, which runs over "
+        "another axis: attention over two axes in turn (frames and places, rows and columns). If every row chose tokens "
+        "of its own, that attention would mix tokens that do not belong together"
+    )
 
 
 def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
@@ -229,7 +280,7 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
         others = [
             step for step in node.inputs if step is not None and step is not here and step.const_value is None
         ]
-        if others and node.op_type not in ("Reshape", "Expand"):
+        if others and node.op_type not in ("Reshape", "Expand", *GATES):
             skip = next((step for step in others if step in sources), None)
             if node.op_type in ADDITIONS and skip is not None:
                 return skip, node.outputs[0]
@@ -242,7 +293,7 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
 
 
 def _block_output(
-    attended: ir.Value, flow: Flow, order: dict[ir.Node, int], attentions: set[ir.Node]
+    attended: ir.Value, flow: Flow, order: Mapping[ir.Node, int], attentions: frozenset[ir.Node]
 ) -> tuple[ir.Value, bool]:
     """The next cut where two branches of the stream are added, and whether the MLP reads the attended value."""
     reached, live, sequential = {attended}, {attended: _readers(attended)}, True
@@ -282,23 +333,25 @@ def _stops(core: Core, flow: Flow) -> list[Blocked]:
     return [b for b in flow.blocked if b.node is not None and not before.isdisjoint(b.node.outputs)]
 
 
-def _unmarked(core: Core, flow: Flow) -> str | None:
-    """Why the attention is not over the stream's token axis, or None."""
-    if all(flow.marks.get(value) for value in (core.query, core.key, core.value)):
+def _unproven(core: Core, flow: Flow, shapes: Shapes) -> str | None:
+    """Why the attention is not proven to run over the stream's token axis, or None where it is."""
+    if attends(core, flow, shapes):
         return None
+    if all(flow.marks.get(value) for value in (core.query, core.key, core.value)):
+        return "the axis its softmax runs over is not the one that counts the residual stream's tokens"
     for stop in _stops(core, flow):
         return f"the token axis does not reach it: {stop.describe()}"
     return "it does not read the residual stream's tokens"
 
 
-def _why_not(found: list[Structure], axes: list[int], core: Core, shapes: Shapes, entry: ir.Value) -> str:
-    if not axes:
+def _why_not(reasons: Sequence[tuple[bool, str]], core: Core, shapes: Shapes, entry: ir.Value) -> str:
+    """The reason that tells most: of an axis that is proven to be attended over, else of the first that could be."""
+    if not reasons:
         return (
             f"it attends over {core.keys} tokens, but no axis of the residual stream "
-            f"{describe(shapes.of(entry))} has that length: windows or a reduced key grid"
+            f"{describe(shapes.of(entry))} holds so many: windows, a reduced key grid, or another axis than the tokens"
         )
-    reasons = [refusal.reason for structure in found for refusal in structure.refusals]
-    return reasons[-1] if reasons else "no block could be formed around it"
+    return next((reason for proven, reason in reasons if proven), reasons[0][1])
 
 
 def _refuse(core: Core, reason: str) -> Refusal:

@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from tokenrt.passes.analysis.attention import Core
 from tokenrt.passes.analysis.flow import Cut, Flow
+from tokenrt.passes.analysis.stream import LAYOUT, stream_of
 from tokenrt.passes.graph.shapes import Shapes
 
 PRODUCTS = frozenset({"FusedMatMul", "Gemm", "MatMul"})
-LAYOUT = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 @dataclass(frozen=True)
@@ -28,14 +28,16 @@ class Branch:
     addition: ir.Node
 
 
-def branch(core: Core, entry: ir.Value, attended: ir.Value, flow: Flow, shapes: Shapes) -> Branch | str:
+def branch(
+    core: Core, entry: ir.Value, attended: ir.Value, flow: Flow, shapes: Shapes, rows: int
+) -> Branch | str:
     """The branch of an attention between the stream's `entry` and its `attended` value, or why it has none of its own."""
     addition = attended.producer()
     steps = [] if addition is None else [value for value in addition.inputs if value is not None]
     outlet = next((value for value in steps if core.node in _above((value,), entry, flow)), None)
-    if addition is None or outlet is None or not _plain(outlet, flow, shapes):
+    if addition is None or outlet is None or stream_of(outlet, flow, shapes, rows) is None:
         return "the attention's result is no plain stream of tokens [B,N,C] where it is added"
-    inlet = _inlet(core, entry, flow, shapes)
+    inlet = _inlet(core, entry, flow, shapes, rows)
     if inlet is None:
         return "queries, keys and values are not made of one plain stream of tokens [B,N,C]"
     inside = _above((outlet,), inlet, flow)
@@ -49,7 +51,7 @@ def branch(core: Core, entry: ir.Value, attended: ir.Value, flow: Flow, shapes: 
     return Branch(Cut(inlet, frozenset(node for node, _ in inlet.uses() if node in inside)), outlet, addition)
 
 
-def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes) -> ir.Value | None:
+def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes, rows: int) -> ir.Value | None:
     """What the first products behind `entry` are made of, if all the others are made of it too."""
     ends = (core.query, core.key, core.value)
     products = [node for node in _above(ends, entry, flow) if node.op_type in PRODUCTS]
@@ -63,7 +65,7 @@ def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes) -> ir.Value 
         ),
         None,
     )
-    while first is not None and not _plain(first, flow, shapes):
+    while first is not None and stream_of(first, flow, shapes, rows) is None:
         producer = first.producer()
         first = producer.inputs[0] if producer is not None and producer.op_type in LAYOUT else None
     return first
@@ -83,15 +85,3 @@ def _above(values: Iterable[ir.Value], stop: ir.Value, flow: Flow) -> set[ir.Nod
             found.add(node)
             todo.extend(value for value in node.inputs if value is not None and value is not stop)
     return found
-
-
-def _plain(value: ir.Value, flow: Flow, shapes: Shapes) -> bool:
-    """Whether a value is a stream [B,N,C] or [N,B,C]."""
-    marks = flow.marks.get(value, ())
-    return (
-        len(shapes.of(value)) == 3
-        and len(marks) == 1
-        and marks[0].axis < 2
-        and marks[0].outer * marks[0].inner == 1
-        and not marks[0].offset
-    )

@@ -22,8 +22,10 @@ class Mark:
     """One axis that counts tokens: outer * (tokens - offset) * inner entries.
 
     stage: the last reduction that shortened it, 0 for the original length. offset: leading protected tokens
-    sliced away. outer, inner: other axes folded into this one by a Reshape. weighed: a softmax along the axis
-    has counted every token by its size, so a sum over the axis is a mean over the original tokens.
+    sliced away. outer, inner: other axes folded into this one by a Reshape. grid: the tokens lie on two axes that follow
+    each other, (h, w); this is the one that `part` names, 0 for rows and 1 for columns. Once tokens have left, all that
+    remain are rows, and there is one column. weighed: a softmax along the axis has counted every token by its size, so a
+    sum over the axis is a mean over the original tokens.
     """
 
     axis: int
@@ -31,13 +33,23 @@ class Mark:
     offset: int = 0
     outer: int = 1
     inner: int = 1
+    grid: tuple[int, int] | None = None
+    part: int = 0
     weighed: bool = field(default=False, compare=False)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the axis counts tokens and nothing else."""
+        return self.outer == self.inner == 1 and self.grid is None
 
     def at(self, axis: int) -> Mark:
         return replace(self, axis=axis)
 
     def size(self, counts: Sequence[int]) -> int:
         """Entries along the axis when `counts[stage]` tokens are left."""
+        if self.grid is not None:
+            left = counts[self.stage] - self.offset
+            return self.grid[self.part] if not self.stage else (left, 1)[self.part]
         return self.outer * (counts[self.stage] - self.offset) * self.inner
 
     def same(self, other: Mark) -> bool:
@@ -45,6 +57,18 @@ class Mark:
 
 
 Marks = tuple[Mark, ...]
+
+
+def spans(marks: Iterable[Mark]) -> list[Marks]:
+    """The marks by the token axis they are of: one each, or the two of a grid together, rows first."""
+    ordered = sorted(marks)
+    found = [(mark,) for mark in ordered if mark.grid is None]
+    rows, columns = (
+        [mark for mark in ordered if mark.grid is not None and mark.part == part] for part in (0, 1)
+    )
+    return [*found, *zip(rows, columns, strict=True)]
+
+
 Kind = Literal["operator", "grid", "mixed"]
 
 
@@ -92,10 +116,10 @@ class ReduceAuxiliary:
 
 @dataclass(frozen=True)
 class WeighPool:
-    """A mean or sum over tokens counts each token by its size. rank: axes of what it reduces."""
+    """A mean or sum over tokens counts each token by its size. span: the marks reduced; rank: axes of what it reduces."""
 
     node: ir.Node
-    mark: Mark
+    span: Marks
     rank: int
 
 
@@ -160,7 +184,14 @@ class Step:
         return default if attribute is None else attribute.value
 
     def set(self, marks: Iterable[Mark], index: int = 0) -> None:
-        self.outputs[index] = tuple(sorted(marks))
+        """Say which axes of an output count tokens. The two of a grid stay side by side, or the node blocks."""
+        found = tuple(sorted(marks))
+        rows, columns = (
+            [mark.axis for mark in found if mark.grid is not None and mark.part == part] for part in (0, 1)
+        )
+        if [axis + 1 for axis in rows] != columns:
+            raise self.block("it parts the rows of the token grid from its columns, as windows do", "grid")
+        self.outputs[index] = found
 
     def edit(self, edit: Edit) -> None:
         self.edits.append(edit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import onnx_ir as ir
@@ -49,7 +49,7 @@ def _term(sizes: Sequence[int], marks: Mapping[int, Mark]) -> Term:
 def _per_image(mark: Mark) -> Mark:
     outer = mark.outer // BATCH if mark.outer % BATCH == 0 else mark.outer
     inner = mark.inner // BATCH if mark.inner % BATCH == 0 else mark.inner
-    return Mark(mark.axis, mark.stage, mark.offset, outer, inner)
+    return replace(mark, outer=outer, inner=inner)
 
 
 def _matmul(node: ir.Node, shapes: Shapes, marks: tuple[tuple[Mark, ...], ...]) -> list[Term]:
@@ -78,7 +78,8 @@ def _convolution(node: ir.Node, shapes: Shapes, marks: tuple[tuple[Mark, ...], .
     assert weight is not None
     kernel = shapes.of(weight)
     base = shapes.of(data) if node.op_type == "ConvTranspose" else shapes.of(node.outputs[0])
-    return [_term((*base, *kernel[1:]), {})]
+    pointwise = set(kernel[2:]) == {1}
+    return [_term((*base, *kernel[1:]), {mark.axis: mark for mark in marks[0]} if pointwise else {})]
 
 
 def _attention(node: ir.Node, shapes: Shapes, marks: tuple[tuple[Mark, ...], ...]) -> list[Term]:

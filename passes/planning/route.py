@@ -79,13 +79,14 @@ def route(
         flow = follow(
             graph,
             shapes,
-            structure.seeds(),
+            structure.origins,
             tokens=structure.tokens,
             protect=structure.protect,
             sites=sites,
             restored=restored,
         )
-        reduced = [blocked for blocked in flow.blocked if _behind(blocked, flow, sites)]
+        stops = [*flow.blocked, *_across_rows(structure, flow)]
+        reduced = [blocked for blocked in stops if _behind(blocked, flow, sites)]
         if not reduced:
             needed = {
                 reader: frozenset(value for value in values if _short(value, reader, flow, sites))
@@ -100,6 +101,19 @@ def route(
                 restored[reader] = restored.get(reader, frozenset()) | {value}
         if sum(len(values) for values in restored.values()) == before:
             raise UnsupportedError(f"tokens cannot be restored before {reduced[0].describe()}")
+
+
+def _across_rows(structure: Structure, flow: Flow) -> list[Blocked]:
+    """Nodes that compute over rows which may have chosen other tokens each: they need every position."""
+    stopped = {blocked.node for rows in structure.rows for blocked in rows.blocked}
+    found = []
+    for rows in structure.rows:
+        for node, marks in rows.inputs.items():
+            lost = node in stopped or not any(rows.marks.get(value) for value in node.outputs)
+            if lost and any(marks) and any(flow.inputs.get(node, ())):
+                reason = "it computes over rows of tokens, position by position, and each row may have chosen others"
+                found.append(Blocked(node, reason, "grid"))
+    return found
 
 
 def _short(value: ir.Value, reader: ir.Node | None, flow: Flow, sites: Sequence[Cut]) -> bool:

@@ -8,14 +8,15 @@ weight its members had.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.attention import hides
-from tokenrt.passes.analysis.marks import ReduceAuxiliary
-from tokenrt.passes.graph.shapes import Shapes, describe
+from tokenrt.passes.analysis.marks import ReduceAuxiliary, spans
+from tokenrt.passes.graph.shapes import BATCH, Shapes, describe
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.stages import Stage
 from tokenrt.passes.rewriting.taps import FLOAT, LOWEST
@@ -27,13 +28,14 @@ LEAST = 1e-30
 class Auxiliaries:
     """Reduces auxiliary inputs to the length of a stage, once for each input and stage.
 
-    validity [B,N,1]: 0 for padding, or None. merging: tokens are merged, not only dropped.
+    validity [B,N,1]: 0 for padding, or None. merging: tokens are merged, not only dropped. rows: the pictures B.
     """
 
     op: GraphOps
     shapes: Shapes
     validity: ir.Value | None
     merging: bool
+    rows: int
 
     def reduce(self, edit: ReduceAuxiliary, stage: Stage) -> ir.Value:
         """The input of `edit.node` at the stage's length, with the rank of the node's output."""
@@ -48,30 +50,55 @@ class Auxiliaries:
         shift = rank - len(self.shapes.of(value))
         if edit.node.op_type in ("RotaryEmbedding", "Concat"):
             rank, dims, shift = len(dims) - shift, dims[shift:], 0
-        images = self.shapes.of(edit.node.outputs[0])[0]
-        if dims[0] not in (1, images) or any(axis + shift == 0 for axis, _ in edit.axes):
-            raise UnsupportedError(
-                f"{edit.node.op_type} node {edit.node.name!r}: input {value.name!r} "
-                f"{describe(self.shapes.of(value))} holds one entry per token but its first axis is not the "
-                "batch; it cannot follow the tokens"
-            )
+        places = [(axis + shift, mark) for axis, mark in edit.axes]
+        pictures = self._pictures(edit.node, value, dims, [axis for axis, _ in places])
         result: ir.Value = value if not shift else self.op("Unsqueeze", value, list(range(shift)))
         result = self.op(turn, result) if turn else result
-        for axis, mark in edit.axes:
-            keys = edit.role == "logits" and axis + shift == rank - 1
-            offset = mark.offset
+        for span in spans(mark.at(axis) for axis, mark in places):
+            mark = span[0]
+            axis, offset = mark.axis, mark.offset
+            if len(span) > 1:
+                dims = (*dims[:axis], prod(dims[axis : axis + 2]), *dims[axis + 2 :])
+                result = self.op("Reshape", result, [-1 if size % BATCH == 0 else size for size in dims])
+            keys = edit.role == "logits" and axis == rank - 1
             if keys and self.merging:
                 result = self._mean(result, rank, dims, offset, stage, truth=value.dtype == ir.DataType.BOOL)
             elif edit.role == "weight" and self.merging:
-                result = self._average(result, axis + shift, rank, dims, offset, stage)
+                result = self._average(result, axis, rank - len(span) + 1, dims, offset, stage)
             else:
-                result = self._take(result, axis + shift, rank, dims, offset, stage)
-            dims = (images, *dims[1 : axis + shift], stage.count - offset, *dims[axis + shift + 1 :])
+                result = self._take(result, axis, rank - len(span) + 1, dims, offset, stage, pictures)
+            dims = (*dims[:axis], stage.count - offset, *dims[axis + 1 :])
+            if pictures is not None:
+                dims = (*dims[:pictures], self.rows, *dims[pictures + 1 :])
+            if len(span) > 1:
+                result = self.op("Unsqueeze", result, [axis + 1])
+                dims = (*dims[: axis + 1], 1, *dims[axis + 1 :])
         stage.cache[key] = self.op(turn, result) if turn else result
         return stage.cache[key]
 
+    def _pictures(
+        self, node: ir.Node, value: ir.Value, dims: tuple[int, ...], tokens: list[int]
+    ) -> int | None:
+        """The axis of the pictures, which stands in front of the tokens or right behind them; None where there is one picture."""
+        if self.rows == 1:
+            return None
+        axis = 1 if 0 in tokens else 0
+        if axis < len(dims) and dims[axis] in (1, self.rows):
+            return axis
+        raise UnsupportedError(
+            f"{node.op_type} node {node.name!r}: input {value.name!r} {describe(self.shapes.of(value))} holds one entry per "
+            "token, and it cannot be told which of its axes counts the pictures; it cannot follow the tokens"
+        )
+
     def _take(
-        self, value: ir.Value, axis: int, rank: int, dims: tuple[int, ...], offset: int, stage: Stage
+        self,
+        value: ir.Value,
+        axis: int,
+        rank: int,
+        dims: tuple[int, ...],
+        offset: int,
+        stage: Stage,
+        pictures: int | None,
     ) -> ir.Value:
         """Entries of the positions the tokens stand at."""
         position = stage.position
@@ -79,10 +106,12 @@ class Auxiliaries:
             return self.op("Gather", value, position[0, offset:] - offset, axis=axis)
         if offset:
             position = self.op("Sub", self.op("Slice", position, [offset], [2**31 - 1], [1]), offset)
-        order = [0, axis, *(other for other in range(1, rank) if other != axis)]
+        if pictures is None:
+            return self.op("Gather", value, self.op("Squeeze", position, [0]), axis=axis)
+        order = [pictures, axis, *(other for other in range(rank) if other not in (pictures, axis))]
         back = [order.index(other) for other in range(rank)]
         first = value if order == list(range(rank)) else self.op("Transpose", value, perm=order)
-        if dims[0] == 1:
+        if dims[pictures] == 1:
             taken = self.op("Gather", self.op("Squeeze", first, [0]), position, axis=0)
         else:
             taken = self.op("GatherND", first, self.op("Unsqueeze", position, [-1]), batch_dims=1)

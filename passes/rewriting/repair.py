@@ -18,7 +18,7 @@ from tokenrt.passes.analysis.marks import (
     WeighPool,
 )
 from tokenrt.passes.graph.model import substitute
-from tokenrt.passes.graph.shapes import Shapes
+from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
@@ -30,7 +30,10 @@ END = 2**31 - 1
 
 @dataclass(frozen=True)
 class Repairs:
-    """Applies edits to a graph. stages grows while reductions are inserted; counts are the plan's."""
+    """Applies edits to a graph. stages grows while reductions are inserted; counts are the plan's.
+
+    rows: the pictures B of the stream, as shapes count them; batch: the same as a Reshape says it.
+    """
 
     graph: ir.Graph
     op: GraphOps
@@ -41,6 +44,7 @@ class Repairs:
     auxiliaries: Auxiliaries
     proportional: bool
     batch: int
+    rows: int
 
     def apply(self, edit: Edit) -> None:
         self.op.before, self.op.prefix = edit.node, "tokenrt_repair"
@@ -75,18 +79,12 @@ class Repairs:
             return
         dims = self.shapes.of(scores)
         if len(dims) == 3:
-            heads = self._heads(scores)
+            heads = dims[0] // self.rows
             bias = op("Expand", bias, np.asarray([1, heads, 1, 1])) if heads > 1 else bias
             bias = op("Reshape", bias, [-1 if self.batch < 0 else self.batch * heads, 1, length])
-        elif len(dims) == 2:
-            bias = op("Reshape", bias, [self.batch, length])
+        elif len(dims) != 4:
+            bias = op("Reshape", bias, [self.batch, *[1] * (len(dims) - 2), length])
         node.replace_input_with(0, op("Add", scores, op("Cast", bias, to=kind)))
-
-    def _heads(self, scores: ir.Value) -> int:
-        """Heads folded into the first axis of [B*H,Q,N] scores."""
-        site = self.path.sites[0].value
-        axis = self.path.flow.marks[site][0].axis
-        return self.shapes.of(scores)[0] // self.shapes.of(site)[0 if axis else 1]
 
     def _bias_node(self, node: ir.Node, bias: ir.Value, kind: int) -> None:
         op, query = self.op, node.inputs[0]
@@ -103,38 +101,49 @@ class Repairs:
 
     def _weigh(self, edit: WeighPool) -> None:
         """A mean weighted by size; a sum over every original token."""
-        node, op, mark, size = edit.node, self.op, edit.mark, self._size(edit.mark)
-        data = node.inputs[0]
+        node, op, mark = edit.node, self.op, edit.span[0]
+        size, data = self._size(mark), node.inputs[0]
         assert data is not None
-        kind, here = int(data.dtype or ir.DataType.FLOAT), mark.size(self.counts)
+        kind, left = int(data.dtype or ir.DataType.FLOAT), self.counts[mark.stage] - mark.offset
         if size is None and node.op_type == "ReduceSum":
-            scale = np.float32((self.counts[0] - mark.offset) / here)
+            scale = np.float32((self.counts[0] - mark.offset) / left)
             node.replace_input_with(0, op("Mul", data, op("Cast", op.constant(scale), to=kind)))
         if size is None:
             return
         shape = [1] * edit.rank
-        shape[1 if mark.axis == 0 else 0], shape[mark.axis] = self.batch, here
-        size = size if mark.axis else op("Transpose", size, perm=[1, 0, 2])
+        shape[mark.axis] = left
+        if self.rows > 1:
+            pictures = 1 if mark.axis == 0 else 0
+            if self.shapes.of(data)[pictures] != self.rows:
+                raise UnsupportedError(
+                    f"{node.op_type} node {node.name!r} pools tokens, and it cannot be told which axis of "
+                    f"{describe(self.shapes.of(data))} counts the pictures"
+                )
+            shape[pictures] = self.batch
+            size = size if pictures == 0 else op("Transpose", size, perm=[1, 0, 2])
         weight = op("Cast", op("Reshape", size, shape), to=kind)
         weighted = op("Mul", data, weight)
         if node.op_type == "ReduceSum":
             node.replace_input_with(0, weighted)
             return
-        keep = self._keeps(node, mark, len(shape))
-        total, mass = (op("ReduceSum", part, [mark.axis], keepdims=keep) for part in (weighted, weight))
+        axes, keep = self._reduced(node, edit)
+        total, mass = (op("ReduceSum", part, axes, keepdims=keep) for part in (weighted, weight))
         substitute(self.graph, node.outputs[0], op("Div", total, mass))
 
-    def _keeps(self, node: ir.Node, mark: Mark, rank: int) -> int:
-        """Whether a mean keeps the reduced axis. Raises: UnsupportedError when it reduces further axes."""
-        if node.op_type == "GlobalAveragePool" and rank == 3:
-            return 1
-        axes: list[int] = []
+    def _reduced(self, node: ir.Node, edit: WeighPool) -> tuple[list[int], int]:
+        """The axes a mean reduces, and whether it keeps them. Raises: UnsupportedError when it reduces others than tokens."""
+        data = node.inputs[0]
+        assert data is not None
+        dims = self.shapes.of(data)
+        axes: list[int] = [*range(2, edit.rank)] if node.op_type == "GlobalAveragePool" else []
         if "axes" in node.attributes:
             axes = list(node.attributes["axes"].value)
         elif len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is not None:
             axes = node.inputs[1].const_value.numpy().tolist()
-        if {axis % rank for axis in axes} != {mark.axis}:
+        axes = sorted({axis % edit.rank for axis in axes} or range(edit.rank))
+        if any(dims[axis] != 1 for axis in set(axes) - {mark.axis for mark in edit.span}):
             raise UnsupportedError(
                 f"{node.op_type} node {node.name!r} averages over tokens and other axes at once"
             )
-        return int(node.attributes["keepdims"].value) if "keepdims" in node.attributes else 1
+        keeps = "keepdims" not in node.attributes or bool(node.attributes["keepdims"].value)
+        return axes, int(keeps or node.op_type == "GlobalAveragePool")

@@ -16,9 +16,10 @@ import onnx_ir as ir
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut
-from tokenrt.passes.analysis.marks import Edit, Mark
+from tokenrt.passes.analysis.marks import Edit
+from tokenrt.passes.analysis.stream import Layout, stream_of
 from tokenrt.passes.graph.ancestry import depends_on_input
-from tokenrt.passes.graph.shapes import Shapes
+from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.plan import Plan, PlannedSite
@@ -26,7 +27,8 @@ from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.stages import Stage, full
-from tokenrt.passes.rewriting.taps import FLOAT, GraphTaps, InletTaps, additive, batch_of
+from tokenrt.passes.rewriting.streams import from_rows, to_rows
+from tokenrt.passes.rewriting.taps import FLOAT, GraphTaps, InletTaps, additive
 
 SHOWN = -5000.0
 """Scores a mask lowers by more than this are hidden; exporters write -10000, the lowest number, or -inf."""
@@ -60,9 +62,8 @@ class Rewriter:
 
     @cached_property
     def batch(self) -> int:
-        """Images in the stream, -1 where that is dynamic; asked for before outputs change their names."""
-        value = self.path.sites[0].value
-        return batch_of(self.shapes, value, 0 if self.path.flow.marks[value][0].axis else 1)
+        """Images in the stream, -1 where that is dynamic."""
+        return self.structure.stream.batch
 
     def run(self) -> None:
         """Change the graph."""
@@ -85,9 +86,12 @@ class Rewriter:
             path=self.path,
             counts=self.plan.counts(),
             stages=self.stages,
-            auxiliaries=Auxiliaries(self.op, self.shapes, self.validity, self.method.merges),
+            auxiliaries=Auxiliaries(
+                self.op, self.shapes, self.validity, self.method.merges, self.structure.stream.rows
+            ),
             proportional=self.plan.proportional_attention,
             batch=self.batch,
+            rows=self.structure.stream.rows,
         )
         sites = {
             cut.value: (number, planned, cut)
@@ -115,8 +119,11 @@ class Rewriter:
         """
         self.op.before, self.op.prefix = None, "tokenrt_map"
         value, stream = self.op.value(self.stages[-1].source_map), self.path.sites[0].value
-        axis = 0 if self.path.flow.marks[stream][0].axis else 1
-        images = self.op("Slice", self.op("Shape", stream), [axis], [axis + 1])
+        held, images = self._held(stream), [self.batch]
+        if self.batch < 0:
+            rows = stream if held.plain else to_rows(self.op, stream, held, self.structure.tokens)
+            axis = 1 if held.plain and held.order == "sequence" else 0
+            images = self.op("Slice", self.op("Shape", rows), [axis], [axis + 1])
         value = self.op("Expand", value, self.op("Concat", images, [1], axis=0))
         value.name = f"token_source_map_{self.number}" if self.number else "token_source_map"
         batch: int | str = self.batch if self.batch >= 0 else "batch"
@@ -154,15 +161,16 @@ class Rewriter:
     ) -> None:
         op, value = self.op, cut.value
         op.before, op.prefix = _next(self.graph, value), self._prefix(f"block{planned.block}")
-        mark = self.path.flow.marks[value][0]
-        tokens, stage = self._rows(value, mark), self.stages[mark.stage]
+        held = self._held(value)
+        stage = self.stages[held.marks[0].stage]
+        tokens = to_rows(op, value, held, stage.count)
         reduction = self.method.reduce(op, self._taps(planned, tokens, stage), self._site(planned, stage))
         self.stages.append(stage.after(op, reduction, tokens, planned.tokens, self.method.drops))
-        result = self._rows(reduction.tokens, mark)
+        result = from_rows(op, reduction.tokens, held, planned.tokens)
         for node, index in uses:
             if cut.reaches(node) and value not in self.path.restored.get(node, ()):
                 node.replace_input_with(index, result)
-        self.streams.append((result, mark.axis, planned.tokens))
+        self._stream(result, held, planned.tokens)
         if cut.readers is None:
             self.reduced[value] = (result, number + 1)
 
@@ -189,10 +197,7 @@ class Rewriter:
 
     def _site(self, planned: PlannedSite, stage: Stage) -> Site:
         structure = self.structure
-        core, entry = (
-            structure.blocks[planned.block].core,
-            self.shapes.of(structure.blocks[planned.block].entry),
-        )
+        core = structure.blocks[planned.block].core
         return Site(
             tokens=stage.count,
             keep=planned.tokens,
@@ -204,26 +209,36 @@ class Rewriter:
             class_token=structure.class_token,
             initial=structure.tokens,
             grid=self.plan.grid if stage.count == structure.tokens else None,
-            channels=entry[-1] if len(entry) == 3 and isinstance(entry[-1], int) else None,
+            channels=self._held(structure.blocks[planned.block].entry).channels,
         )
 
-    def _rows(self, value: ir.Value, mark: Mark) -> ir.Value:
-        """[B,N,C] from the stream, or back; a stream of [N,B,C] is transposed."""
-        return value if mark.axis == 1 else self.op("Transpose", value, perm=[1, 0, 2])
+    def _held(self, value: ir.Value) -> Layout:
+        """How a value holds the stream. Raises: UnsupportedError where it is no stream."""
+        held = stream_of(value, self.path.flow, self.shapes, self.structure.stream.rows)
+        if held is None:
+            raise UnsupportedError(
+                f"tensor {value.name!r} {describe(self.shapes.of(value))} is read outside the blocks and is no plain "
+                "stream of tokens [B,N,C]"
+            )
+        return held
+
+    def _stream(self, value: ir.Value, held: Layout, count: int, *, full: bool = False) -> None:
+        """Note what the proof shall find: the entries on the first token axis of a reduced or restored stream."""
+        axis = held.marks[0].axis
+        entries = count if held.plain else held.folded(count, full=full)[axis]
+        if entries >= 0:
+            self.streams.append((value, axis, entries))
 
     def _restore(self, value: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> None:
         """Give these readers of a value, and the model's output if it is one, all original positions again."""
-        (mark, *more), rank = self.path.flow.marks[value], len(self.shapes.of(value))
-        if more or rank != 3 or mark.outer * mark.inner != 1 or mark.offset:
-            raise UnsupportedError(
-                f"tensor {value.name!r} is read outside the blocks and is no plain stream of tokens [B,N,C]"
-            )
-        current, number = self.reduced.get(value, (value, mark.stage))
+        held = self._held(value)
+        current, number = self.reduced.get(value, (value, held.marks[0].stage))
         self.op.before = min((node for node, _ in readers), key=self.order.__getitem__, default=None)
         self.op.prefix = "tokenrt_restore"
-        tokens = full(self.op, self._rows(current, mark), self.stages[number], self.method.drops)
-        whole = self._rows(tokens, mark)
-        self.streams.append((whole, mark.axis, self.structure.tokens))
+        rows = to_rows(self.op, current, held, self.stages[number].count)
+        tokens = full(self.op, rows, self.stages[number], self.method.drops)
+        whole = from_rows(self.op, tokens, held, self.structure.tokens, full=True)
+        self._stream(whole, held, self.structure.tokens, full=True)
         for node, index in readers:
             node.replace_input_with(index, whole)
         if value in self.path.restored.get(None, ()):

@@ -12,9 +12,11 @@ import onnx_ir as ir
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.attention import POINTWISE, Core, hides, scalar
 from tokenrt.passes.analysis.marks import Marks
-from tokenrt.passes.graph.shapes import BATCH, Shapes, describe
+from tokenrt.passes.analysis.stream import layout
+from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.rewriting.streams import to_rows
 
 FLOAT = int(ir.DataType.FLOAT)
 LOWEST = -3e38
@@ -66,13 +68,12 @@ class GraphTaps:
 
     def _rows(self, value: ir.Value, now: ir.Value | None = None) -> ir.Value:
         """A stream of tokens as [B,N,C] float32; now: what stands in its place after earlier reductions."""
-        dims, axis = self.shapes.of(value), self.marks[value][0].axis
-        value = now or value
-        if len(dims) == 2:
-            value = self.op("Reshape", value, [self.batch, self.count, dims[1]])
-        elif axis == 0:
-            value = self.op("Transpose", value, perm=[1, 0, 2])
-        return self._float(value)
+        held = layout(self.marks.get(value, ()), self.shapes.of(value))
+        if held is None:
+            raise UnsupportedError(
+                f"tensor {value.name!r} {describe(self.shapes.of(value))}, which the method reads, is no plain stream of tokens"
+            )
+        return self._float(to_rows(self.op, now or value, held, self.count))
 
     def metric(self) -> ir.Value:
         mean = self._mean_key()
@@ -311,11 +312,6 @@ def additive(op: GraphOps, node: ir.Node, index: int) -> ir.Value | None:
     if node.op_type in ("Add", "Attention", "Sum"):
         return op("Max", op("Cast", value, to=FLOAT), LOWEST)
     return None
-
-
-def batch_of(shapes: Shapes, value: ir.Value, axis: int = 0) -> int:
-    size = shapes.of(value)[axis]
-    return -1 if size % BATCH == 0 else size
 
 
 def dims_text(sizes: Sequence[int]) -> str:

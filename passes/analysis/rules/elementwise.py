@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenrt.passes.analysis.marks import Mark, ReduceAuxiliary, Role, Step
+from tokenrt.passes.analysis.marks import Mark, ReduceAuxiliary, Role, Step, spans
 
 STANDARD = (
     "Abs Add And BitShift Cast CastLike Ceil Celu Clip Cos Div Dropout Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual "
@@ -57,11 +57,13 @@ def auxiliary(step: Step, index: int, marks: list[Mark], shift: int) -> None:
             raise step.block(
                 f"input {index} meets a token axis that other axes are folded into (axis {axis})"
             )
-    pairs = len(marks) > 1
+    pairs = len(spans(marks)) > 1
     if pairs and step.node.op_type not in {*ADDED, "Mul"}:
         raise step.block(
             f"input {index} holds a number per pair of tokens that is neither added nor a factor"
         )
+    if any(mark.grid for _, mark in axes) and len(axes) != 2:
+        raise step.block(f"input {index} holds one entry per row or column of the token grid")
     features = dims[-1] > 1 and len(dims) - 1 not in {axis for axis, _ in axes}
     role: Role = (
         "logits" if pairs and step.node.op_type in ADDED else "place" if features and not pairs else "weight"

@@ -14,6 +14,8 @@ def matmul(step: Step) -> None:
     inner_left, inner_right = step.mark(0, -1), step.mark(1, -2)
     if (inner_left is None) != (inner_right is None):
         raise step.block("it multiplies the token axis by weights of that length (token mixing)")
+    if inner_left and inner_right and not (inner_left.plain and inner_right.plain):
+        raise step.block("it sums over more or less than the tokens of one picture", "grid")
     if inner_left and inner_right and not inner_left.same(inner_right):
         raise step.block("the token counts of its two inputs differ", "mixed")
     if inner_left and inner_right and inner_left.stage and not (inner_left.weighed or inner_right.weighed):

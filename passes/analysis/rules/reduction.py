@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tokenrt.passes.analysis.marks import BiasKeys, Mark, Step, WeighPool
+from tokenrt.passes.analysis.marks import BiasKeys, Mark, Step, WeighPool, spans
 
 POOLED = {"ReduceMean", "ReduceSum", "GlobalAveragePool"}
 EXTREMES = {"ReduceMax", "ReduceMin", "GlobalMaxPool"}
@@ -24,18 +24,24 @@ def reduce(step: Step) -> None:
             return
         axes, keep = {axis % rank for axis in listed} or set(range(rank)), bool(step.attribute("keepdims", 1))
     marks: list[Mark] = []
-    for mark in step.marks[0]:
-        if mark.axis not in axes:
-            marks.append(mark.at(mark.axis if keep else mark.axis - sum(axis < mark.axis for axis in axes)))
+    for span in spans(step.marks[0]):
+        if not any(mark.axis in axes for mark in span):
+            marks.extend(
+                mark.at(mark.axis if keep else mark.axis - sum(axis < mark.axis for axis in axes))
+                for mark in span
+            )
             continue
+        mark = span[0]
         if mark.inner != 1 or mark.outer != 1:
             raise step.block("it reduces a token axis that other axes are folded into")
+        if not all(mark.axis in axes for mark in span):
+            raise step.block("it reduces the rows or the columns of the token grid alone", "grid")
         if mark.stage and mark.weighed:
             if step.node.op_type != "ReduceSum":
                 raise step.block("behind a softmax over tokens only their sum counts every original token")
         elif step.node.op_type in POOLED:
             if mark.stage:
-                step.edit(WeighPool(step.node, mark, rank))
+                step.edit(WeighPool(step.node, span, rank))
         elif step.node.op_type not in EXTREMES:
             raise step.block("this reduction over tokens has no form weighted by size")
     step.set(marks)
@@ -45,6 +51,10 @@ def softmax(step: Step) -> None:
     """Over the token axis each key counts by its size (proportional attention)."""
     axis = step.attribute("axis", -1) % step.rank(0)
     mark = step.mark(0, axis)
+    if mark and not mark.plain:
+        raise step.block(
+            "it runs over more or less than the tokens of one picture: windows, or rows of several", "grid"
+        )
     if mark and mark.stage:
         if axis != step.rank(0) - 1:
             raise step.block("a softmax over tokens on an axis other than the last is not supported")

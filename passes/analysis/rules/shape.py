@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from math import prod
 
-from tokenrt.passes.analysis.marks import Mark, ReduceAuxiliary, SetInput, Step
+from tokenrt.passes.analysis.marks import Mark, Marks, ReduceAuxiliary, SetInput, Step, spans
 from tokenrt.passes.graph.shapes import BATCH, Dims
 
 END = 2**31 - 1
@@ -19,24 +20,40 @@ def transpose(step: Step) -> None:
 
 
 def reshape(step: Step) -> None:
-    """An axis is a stride and a length; it survives where one output axis holds exactly that stride and length."""
+    """An axis is a stride and a length; it survives where one output axis holds exactly that stride and length.
+
+    Tokens may come to lie on two axes that follow each other, rows and columns of a grid, and back on one.
+    """
     source, goal = step.dims(0), step.out_dims()
-    marks = [regroup(step, mark, source, goal) for mark in step.marks[0]]
+    marks = [mark for span in spans(step.marks[0]) for mark in regroup(step, span, source, goal)]
     step.set(marks)
     if step.node.op_type == "Reshape" and any(mark.stage for mark in marks):
         step.edit(SetInput(step.node, 1, lambda counts: resized(goal, marks, counts)))
 
 
-def regroup(step: Step, mark: Mark, source: Dims, goal: Dims) -> Mark:
-    """Where a marked axis ends after a Reshape, with the axes folded around it."""
-    length = step.tokens - mark.offset
-    stride = prod(source[mark.axis + 1 :]) * mark.inner
+def regroup(step: Step, span: Marks, source: Dims, goal: Dims) -> Marks:
+    """Where a token axis ends after a Reshape, with the axes folded around it."""
+    found = moved(span, source, goal, step.tokens)
+    if found is None:
+        raise step.block("it splits the token axis into a grid or into windows", "grid")
+    return found
+
+
+def moved(span: Marks, source: Dims, goal: Dims, tokens: int) -> Marks | None:
+    """The marks of a token axis of `source` on `goal`, which holds the same entries; None where the axis falls apart."""
+    first, last = span[0], span[-1]
+    length = tokens - first.offset
+    stride = prod(source[last.axis + 1 :]) * last.inner
     for axis, size in enumerate(goal):
         right = prod(goal[axis + 1 :])
         if right and size % length == 0 and stride % right == 0 and (right * size) % (stride * length) == 0:
             outer = right * size // (stride * length)
-            return replace(mark, axis=axis, outer=outer, inner=stride // right)
-    raise step.block("it splits the token axis into a grid or into windows", "grid")
+            return (replace(first, axis=axis, outer=outer, inner=stride // right, grid=None, part=0),)
+    for axis, (rows, columns) in enumerate(pairwise(goal)):
+        if rows > 1 < columns and rows * columns == length and prod(goal[axis + 2 :]) == stride:
+            lead = replace(first, axis=axis, outer=1, inner=1, grid=(rows, columns), part=0)
+            return lead, replace(lead, axis=axis + 1, part=1)
+    return None
 
 
 def resized(goal: Dims, marks: Sequence[Mark], counts: Sequence[int]) -> list[int]:
@@ -88,7 +105,7 @@ def concat(step: Step) -> None:
         last = len(step.marks) - 1
         mark = step.mark(last, axis)
         before = sum(step.dims(index)[axis] for index in range(last))
-        if along != [last] or mark is None or mark.inner != 1 or mark.outer != 1 or before > mark.offset:
+        if along != [last] or mark is None or not mark.plain or before > mark.offset:
             raise step.block("it joins tokens with other tokens along the token axis", "grid")
         merged.append(replace(mark, offset=mark.offset - before))
     for index in range(len(step.marks)):
@@ -110,7 +127,7 @@ def split(step: Step) -> None:
     others = [other for other in step.marks[0] if other.axis != axis]
     sizes = [step.out_dims(index)[axis] for index in range(len(step.outputs))]
     before = sum(sizes[:-1])
-    if mark and (mark.inner != 1 or mark.outer != 1 or mark.offset + before > step.protect):
+    if mark and (not mark.plain or mark.offset + before > step.protect):
         raise step.block("it splits the token axis behind the protected tokens", "grid")
     for index in range(len(sizes)):
         tail = mark and index == len(sizes) - 1
@@ -136,12 +153,7 @@ def slice_(step: Step) -> None:
             continue
         first, last, _ = slice(start, end, stride).indices(dims[axis])
         marks.remove(mark)
-        if (
-            stride == 1
-            and mark.inner == mark.outer == 1
-            and last == dims[axis]
-            and mark.offset + first <= step.protect
-        ):
+        if stride == 1 and mark.plain and last == dims[axis] and mark.offset + first <= step.protect:
             marks.append(replace(mark, offset=mark.offset + first))
             if mark.stage:
                 open_end = [END if other == place else value for other, value in enumerate(ends)]
@@ -149,7 +161,7 @@ def slice_(step: Step) -> None:
                 if start < 0:
                     begin = [first if other == place else value for other, value in enumerate(starts)]
                     step.edit(SetInput(step.node, 1, fixed(begin)))
-        elif stride != 1 or mark.inner * mark.outer != 1 or mark.offset + last > step.protect:
+        elif stride != 1 or not mark.plain or mark.offset + last > step.protect:
             raise step.block(f"it takes tokens {first} to {last} by position", "grid")
     step.set(marks)
 
@@ -169,7 +181,7 @@ def gather(step: Step) -> None:
             marks.append(mark.at(mark.axis + (added - 1 if mark.axis > axis else 0)))
             continue
         picked = [index if index >= 0 else index + step.dims(0)[axis] for index in step.integers(1)]
-        if mark.inner * mark.outer != 1 or any(mark.offset + index >= step.protect for index in picked):
+        if not mark.plain or any(mark.offset + index >= step.protect for index in picked):
             raise step.block(f"it reads tokens {picked[:4]} by position", "grid")
     step.set(marks)
 
@@ -187,7 +199,7 @@ def shape(step: Step) -> None:
         if index is None or any(first + int(entry) in marked for entry in index.numpy().reshape(-1)):
             if marked.isdisjoint(range(first, last if last >= 0 else last + step.rank(0))):
                 continue
-            raise step.block("it reads the token count at run time; fix the inputs with --shape")
+            raise step.block("it reads the token count at run time; fix the inputs with --shape", "grid")
 
 
 RULES = {

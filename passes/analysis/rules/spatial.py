@@ -15,4 +15,14 @@ def grid(step: Step) -> None:
     raise step.block("it works on neighbouring positions and needs all of them", "grid")
 
 
-RULES = {("", name): grid for name in GRID}
+def conv(step: Step) -> None:
+    """Of one position each (1 x 1) it is a product over the channels; any other needs the neighbours."""
+    size = step.out_dims()[2:]
+    kernel = step.dims(1)[2:]
+    pointwise = set(kernel) == {1} and size == step.dims(0)[2:] and not any(step.attribute("pads", ()))
+    if not pointwise or any(mark.axis < 2 for mark in step.marks[0]) or step.marks[1]:
+        grid(step)
+    step.set(step.marks[0])
+
+
+RULES = {("", name): grid for name in GRID} | {("", "Conv"): conv}

@@ -181,7 +181,7 @@ SQUARE = "float[6,6] m = {" + ", ".join(["1"] * 36) + "}"
 BLOCKS = {
     "own-operator": ("y = own.Mystery (x)", X, "", "no rule for this operator .*axis 1 of 'x' .B,6,4.", "operator"),
     "MatMul-mixes-tokens": ("t = Transpose <perm = [0, 2, 1]> (x)\ny = MatMul (t, m)", X, SQUARE, "token mixing", "operator"),
-    "Reshape-to-a-grid": ("y = Reshape (x, s)", X, "int64[4] s = {0, 2, 3, 4}", "grid or into windows", "grid"),
+    "Reshape-of-pairs": ("y = Reshape (x, s)", X, "int64[3] s = {0, 3, 8}", "grid or into windows", "grid"),
     "Conv": ("y = Conv (x, k)", X, "float[6,6,1] k = {" + ", ".join(["1"] * 36) + "}", "needs all of them", "grid"),
     "TopK": ("y, i = TopK <axis = 1> (x, k)", X, "int64[1] k = {2}", "needs all of them", "grid"),
     "CumSum": ("y = CumSum (x, a)", X, "int64 a = {1}", "needs all of them", "grid"),

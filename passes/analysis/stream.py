@@ -1,0 +1,165 @@
+"""How a tensor holds a stream of tokens: where its pictures, its tokens and its channels lie.
+
+[B,N,C] is the common form; others are [N,B,C], [B,C,N], [B*N,C], [N,C] of one picture, and grids [B,H,W,C] and [B,C,H,W].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Literal
+
+import onnx_ir as ir
+
+from tokenrt.passes.analysis.flow import Flow
+from tokenrt.passes.analysis.marks import Mark, Marks, spans
+from tokenrt.passes.analysis.rules.shape import moved
+from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes
+
+LAYOUT = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Operators that move what they read and change nothing of it."""
+
+Order = Literal["rows", "sequence", "channels"]
+"""[B,N,C], [N,B,C] or [B,C,N], once what is folded is unfolded."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One tensor that is a stream. rows: the pictures B, a multiple of BATCH where their number is free."""
+
+    dims: Dims
+    marks: Marks
+    order: Order
+    rows: int
+    channels: int
+
+    @property
+    def batch(self) -> int:
+        """B as a Reshape says it: -1 where it is free."""
+        return -1 if self.rows % BATCH == 0 else self.rows
+
+    def unfolded(self, count: int) -> list[int]:
+        """The three axes, in their order, of `count` tokens."""
+        sizes = {"B": self.batch, "N": count, "C": self.channels}
+        return [sizes[letter] for letter in {"rows": "BNC", "sequence": "NBC", "channels": "BCN"}[self.order]]
+
+    def folded(self, count: int, *, full: bool) -> list[int]:
+        """The tensor's own axes for `count` tokens; full: that is all of them, which lie on their grid again."""
+        sizes = [-1 if size % BATCH == 0 else size for size in self.dims]
+        for mark in self.marks:
+            size = mark.grid[mark.part] if full and mark.grid else (count, 1)[mark.part]
+            entries = size * mark.outer * mark.inner
+            sizes[mark.axis] = -1 if entries % BATCH == 0 else entries
+        return sizes
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has the three axes as it is."""
+        place = {"rows": 1, "sequence": 0, "channels": 2}[self.order]
+        return len(self.dims) == 3 and self.marks[0].plain and self.marks[0].axis == place
+
+
+def layout(marks: Marks, dims: Dims) -> Layout | None:
+    """How a tensor with these marks holds a stream; None where it is none: other axes, tokens left away, or two token axes."""
+    found = spans(marks)
+    if len(found) != 1 or found[0][0].offset:
+        return None
+    span = found[0]
+    first, last = span[0], span[-1]
+    before = [size for size in (*dims[: first.axis], first.outer) if size != 1]
+    behind = [size for size in (last.inner, *dims[last.axis + 1 :]) if size != 1]
+    if len(behind) == 1 and last.inner == 1:
+        return Layout(dims, marks, "rows", prod(before), behind[0])
+    if len(behind) == 2 and not before:
+        return Layout(dims, marks, "sequence", behind[0], behind[1])
+    if (
+        not behind
+        and first.outer == 1
+        and (len(before) == 2 or (len(before) == 1 < len(dims) and dims[0] == 1))
+    ):
+        return Layout(dims, marks, "channels", prod(before[:-1]), before[-1])
+    return None
+
+
+def candidates(dims: Dims, tokens: int) -> Iterator[Marks]:
+    """The ways in which axes of a stream may count `tokens`: an axis of that length, two of a grid, one with rows folded in.
+
+    Which of them it is, the flow of the data says.
+    """
+    for axis, size in enumerate(dims):
+        if size == tokens:
+            yield (Mark(axis),)
+    for axis in range(len(dims) - 1):
+        rows, columns = dims[axis : axis + 2]
+        if rows > 1 < columns and rows * columns == tokens:
+            lead = Mark(axis, grid=(rows, columns))
+            yield lead, Mark(axis + 1, grid=(rows, columns), part=1)
+    for axis, size in enumerate(dims):
+        if size != tokens and size % tokens == 0:
+            yield (Mark(axis, outer=size // tokens),)
+            yield (Mark(axis, inner=size // tokens),)
+
+
+def row_marks(held: Layout) -> Sequence[Mark]:
+    """Marks of the axes that count pictures, each as if it were the tokens of a flow of its own."""
+    (first, *_) = held.marks
+    last = held.marks[-1]
+    found = [Mark(axis) for axis, size in enumerate(held.dims) if size != 1 and axis not in _own(held)]
+    if first.outer > 1:
+        found.append(Mark(first.axis, inner=_length(held)))
+    if last.inner > 1:
+        found.append(Mark(last.axis, outer=_length(held)))
+    return found
+
+
+def _own(held: Layout) -> set[int]:
+    """Axes of tokens and channels."""
+    tokens = {mark.axis for mark in held.marks}
+    places = [axis for axis, size in enumerate(held.dims) if size != 1 and axis not in tokens]
+    return tokens | ({places[-1]} if places else set())
+
+
+def _length(held: Layout) -> int:
+    mark = held.marks[0]
+    return held.dims[mark.axis] // (mark.outer * mark.inner)
+
+
+def stream_of(value: ir.Value, flow: Flow, shapes: Shapes, rows: int) -> Layout | None:
+    """How a value holds the tokens of a stream with so many pictures; None where it is no such stream."""
+    found = layout(flow.marks.get(value, ()), shapes.of(value)) if shapes.known(value) else None
+    return found if found is not None and found.rows == rows else None
+
+
+def origins(entry: ir.Value, marks: Marks, tokens: int, shapes: Shapes) -> dict[ir.Value, Marks]:
+    """The entry and the values that it is another layout of, with their marks, as far as somebody else reads them.
+
+    Values, or positions, may be taken from a tensor in front of the layout that queries and keys are made of.
+    """
+    found = {entry: marks}
+    value, passed = entry, {entry: marks}
+    while (
+        (node := value.producer()) is not None and node.op_type in LAYOUT and node.domain in ("", "ai.onnx")
+    ):
+        source = node.inputs[0]
+        if source is None or source.const_value is not None or not shapes.known(source):
+            break
+        earlier = _unlaid(node, passed[value], source, value, tokens, shapes)
+        if earlier is None:
+            break
+        passed[source] = earlier
+        if len({reader for reader, _ in source.uses()}) > 1:
+            found.update(passed)
+        value = source
+    return found
+
+
+def _unlaid(
+    node: ir.Node, marks: Marks, source: ir.Value, value: ir.Value, tokens: int, shapes: Shapes
+) -> Marks | None:
+    """The marks of what a layout operator reads, from those of what it gives."""
+    if node.op_type == "Transpose":
+        rank = len(shapes.of(value))
+        order = list(node.attributes["perm"].value) if "perm" in node.attributes else list(range(rank))[::-1]
+        return tuple(sorted(mark.at(order[mark.axis]) for mark in marks))
+    return moved(marks, shapes.of(value), shapes.of(source), tokens)
