@@ -18,7 +18,8 @@ from tokenrt.errors import ModelError, ShapeError
 from tokenrt.passes.graph import contrib
 from tokenrt.passes.graph.fold import fold
 from tokenrt.passes.graph.model import attach, skeleton
-from tokenrt.passes.graph.shapes import infer, named, target
+from tokenrt.passes.graph.normal.normalize import normalize
+from tokenrt.passes.graph.shapes import Shapes, infer, named, target
 
 if TYPE_CHECKING:
     import onnx
@@ -57,7 +58,7 @@ class Canonicalize:
             common.RemoveUnusedOpsetsPass(),
             common.TopologicalSortPass(),
         )(result)
-        _resolve(result)
+        normalize(result, _resolve(result))
         result.metadata_props.update(model.metadata_props)
         return result
 
@@ -83,8 +84,11 @@ def parse_shapes(pairs: Iterable[str]) -> dict[str, Axes]:
     return shapes
 
 
-def _resolve(model: ir.Model) -> None:
-    """Fold shape arithmetic and give every Reshape a constant target; -1 stands where the batch is dynamic."""
+def _resolve(model: ir.Model) -> Shapes:
+    """Fold shape arithmetic and give every Reshape a constant target; -1 stands where the batch is dynamic.
+
+    Returns the shapes of what is left.
+    """
     shapes = infer(model)
     for value in model.graph.outputs:
         if shapes.known(value):
@@ -107,6 +111,7 @@ def _resolve(model: ir.Model) -> None:
             model.graph.register_initializer(value)
             node.replace_input_with(1, value)
     common.RemoveUnusedNodesPass()(model)
+    return shapes
 
 
 def _fix_inputs(proto: onnx.ModelProto, shape: Mapping[str, Axes], weights: frozenset[str]) -> None:
