@@ -12,7 +12,7 @@ from tokenrt.passes.graph.normal.chain import chain
 from tokenrt.passes.graph.normal.einsum import open_einsum
 from tokenrt.passes.graph.normal.layout import Unfit
 from tokenrt.passes.graph.normal.softmax import open_exp
-from tokenrt.passes.graph.normal.straight import straighten
+from tokenrt.passes.graph.normal.straight import UNFIT, straighten
 from tokenrt.passes.graph.normal.sums import open_add, open_sub, open_sum
 from tokenrt.passes.graph.shapes import Shapes, annotate
 
@@ -45,16 +45,19 @@ def normalize(model: ir.Model, shapes: Shapes) -> bool:
             for value in made.outputs:
                 if not value.is_graph_output():
                     value.shape = None
-        common.RemoveUnusedNodesPass()(model)
+        # Sorted first: what is unused is found from the end.
         common.TopologicalSortPass()(model)
+        common.RemoveUnusedNodesPass()(model)
     return any(changed)
 
 
 def _straighten(build: Builder, node: ir.Node) -> bool:
+    """Whether nodes were made; those of an attempt that failed are read by nobody, and the softmax keeps the reason."""
     found = chain(node, build.shapes())
     if found is None:
         return False
     try:
         return straighten(build, found)
-    except Unfit:  # it stays as it is, and the analysis says why it cannot be read
-        return False
+    except Unfit as reason:
+        node.meta[UNFIT] = str(reason)
+        return True

@@ -14,6 +14,10 @@ import onnx_ir as ir
 from tokenrt.passes.graph.normal.builder import LAYOUT, Builder, permutation
 from tokenrt.passes.graph.normal.chain import Chain
 from tokenrt.passes.graph.normal.layout import Atoms, Axes, Axis, Unfit, arrange
+from tokenrt.passes.graph.shapes import describe
+
+UNFIT = "tokenrt.unfit"
+"""Where a softmax that could not be brought to the form keeps the reason (`Node.meta`, never written to a file)."""
 
 SCALES = frozenset({"Cast", "Div", "Identity", "Mul", "Reshape"})
 """What may stand between queries and the Reshape that folds their heads into the batch."""
@@ -194,11 +198,18 @@ def _operand(
 def _others(
     build: Builder, node: ir.Node, index: int, atoms: Atoms, axes: Axes, form: Axes
 ) -> list[ir.Value | None]:
-    """The inputs of a step, masks and scales in the form."""
-    return [
-        value if value is None or place == index else arrange(build, value, atoms, axes, form)
-        for place, value in enumerate(node.inputs)
-    ]
+    """The inputs of a step, masks and scales in the form. Raises: Unfit naming the step."""
+    try:
+        return [
+            value if value is None or place == index else arrange(build, value, atoms, axes, form)
+            for place, value in enumerate(node.inputs)
+        ]
+    except Unfit as cause:
+        seen = describe(build.dims(node.inputs[index]))
+        raise Unfit(
+            f"{node.op_type} node {node.name!r} brings a mask or bias to scores seen as {seen}, which are "
+            f"{describe(atoms.dims(form))} in their product: {cause}"
+        ) from cause
 
 
 def _take_over(build: Builder, chain: Chain, made: list[ir.Value], plan: Plan, back: ir.Value) -> None:
