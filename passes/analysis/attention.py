@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from tokenrt.passes.graph.normal.chain import between_activations
 from tokenrt.passes.graph.shapes import BATCH, Shapes
 
 POINTWISE = frozenset("Add Cast Clip Div Dropout Identity Max Mul Sub Where".split())
@@ -213,14 +214,14 @@ def _from_node(node: ir.Node, shapes: Shapes) -> Core | None:
 
 
 def _leads_to_product(value: ir.Value, dims: tuple[int, ...], shapes: Shapes) -> bool:
-    """Whether a chain of pointwise operators leads from a product of this shape to `value`."""
+    """Whether a chain of pointwise operators leads from a product of two computed sides and this shape to `value`."""
     if not shapes.known(value) or shapes.of(value) != dims:
         return False
     producer = value.producer()
     if producer is None:
         return False
     if producer.op_type == "MatMul":
-        return True
+        return between_activations(producer)
     return producer.op_type in POINTWISE and any(
         step is not None and _leads_to_product(step, dims, shapes) for step in producer.inputs
     )

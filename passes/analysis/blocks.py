@@ -18,6 +18,7 @@ from tokenrt.passes.analysis.branch import Branch, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Mark, Marks
+from tokenrt.passes.analysis.missed import Missed, missed, nothing
 from tokenrt.passes.analysis.stream import Layout, candidates, layout, origins, row_marks, stream_of
 from tokenrt.passes.graph.ancestry import ancestors, between, constant_prefix, nested
 from tokenrt.passes.graph.shapes import Dims, Shapes, describe
@@ -124,9 +125,9 @@ def find(graph: ir.Graph, shapes: Shapes) -> Found:
     A graph without any gives none, and refusals that say why.
     """
     every = cores(graph, shapes)
+    lost = [_refuse(miss, miss.reason) for miss in missed(graph, shapes, (core.node for core in every))]
     if not every:
-        none = "no attention found: no softmax between two products and no Attention node"
-        return Found((), (Refusal("model", none),))
+        return Found((), tuple(lost) or (Refusal("model", nothing(graph)),))
     order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
     traced = [(core, _residual(core)) for core in every]
     starts = [(core, start) for core, start in traced if not isinstance(start, Refusal)]
@@ -156,7 +157,7 @@ def find(graph: ir.Graph, shapes: Shapes) -> Found:
         if isinstance(start, Refusal)
         and not any(marks.get(core.key) and not marks.get(core.query) for marks in flows)
     )
-    return Found(tuple(transformers), tuple(dict.fromkeys(refusals)))
+    return Found(tuple(transformers), tuple(dict.fromkeys((*refusals, *lost))))
 
 
 def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
@@ -354,5 +355,5 @@ def _why_not(reasons: Sequence[tuple[bool, str]], core: Core, shapes: Shapes, en
     return next((reason for proven, reason in reasons if proven), reasons[0][1])
 
 
-def _refuse(core: Core, reason: str) -> Refusal:
+def _refuse(core: Core | Missed, reason: str) -> Refusal:
     return Refusal(f"attention at {core.node.op_type} node {core.node.name!r}", reason)

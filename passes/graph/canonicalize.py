@@ -25,7 +25,8 @@ from tokenrt.passes.graph import chance, contrib
 from tokenrt.passes.graph.branches import take_branches
 from tokenrt.passes.graph.fold import fold
 from tokenrt.passes.graph.model import attach, skeleton
-from tokenrt.passes.graph.shapes import infer, named, target
+from tokenrt.passes.graph.normal.normalize import normalize
+from tokenrt.passes.graph.shapes import Shapes, infer, named, target
 from tokenrt.passes.graph.unflatten import unflatten
 
 if TYPE_CHECKING:
@@ -89,8 +90,9 @@ def _canonical(opened: ir.Model, weights: dict[str, ir.TensorProtocol]) -> ir.Mo
         ir.passes.Sequential(
             common.RemoveUnusedNodesPass(), common.RemoveUnusedOpsetsPass(), common.TopologicalSortPass()
         )(result)
-        _resolve(result)
+        shapes = _resolve(result)
         if not take_branches(result):
+            normalize(result, shapes)
             return result
         opened = result
 
@@ -173,8 +175,11 @@ def parse_shapes(pairs: Iterable[str]) -> dict[str, Axes]:
     return shapes
 
 
-def _resolve(model: ir.Model) -> None:
-    """Fold shape arithmetic and give every Reshape a constant target; -1 stands where the batch is dynamic."""
+def _resolve(model: ir.Model) -> Shapes:
+    """Fold shape arithmetic and give every Reshape a constant target; -1 stands where the batch is dynamic.
+
+    Returns the shapes of what is left.
+    """
     shapes = infer(model)
     for value in model.graph.outputs:
         if shapes.known(value):
@@ -198,6 +203,7 @@ def _resolve(model: ir.Model) -> None:
             model.graph.register_initializer(value)
             node.replace_input_with(1, value)
     common.RemoveUnusedNodesPass()(model)
+    return shapes
 
 
 def _fix_inputs(proto: onnx.ModelProto, shape: Mapping[str, Axes], weights: frozenset[str]) -> None:

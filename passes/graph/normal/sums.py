@@ -1,0 +1,83 @@
+"""Residual additions in the one form: Sum as Adds, x - f(x) as x + (-f(x)), constants on the branch's side."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from tokenrt.passes.graph.ancestry import ancestors
+from tokenrt.passes.graph.normal.builder import Builder
+
+
+def open_sum(build: Builder, node: ir.Node) -> bool:
+    """Sum of n as n - 1 Adds; the last keeps the node's name."""
+    terms = [value for value in node.inputs if value is not None]
+    if not all(build.known(value) for value in (*terms, *node.outputs)):
+        return False
+    total = terms[0]
+    for place, term in enumerate(terms[1:], 2):
+        wide = _wider(build, total, term)
+        if wide is None:
+            return False
+        total = build.make(wide, "Add", total, term)
+        maker = total.producer()
+        if place == len(terms) and maker is not None:
+            maker.name = node.name or maker.name
+            maker.metadata_props.update(node.metadata_props)
+    build.replace(node.outputs[0], total)
+    build.graph.remove(node, safe=True)
+    return True
+
+
+def _wider(build: Builder, one: ir.Value, two: ir.Value) -> tuple[int, ...] | None:
+    """What the two broadcast to."""
+    first, second = build.dims(one), build.dims(two)
+    rank = max(len(first), len(second))
+    pairs = zip((1,) * (rank - len(first)) + first, (1,) * (rank - len(second)) + second, strict=True)
+    return tuple(max(pair) for pair in pairs)
+
+
+def open_sub(build: Builder, node: ir.Node) -> bool:
+    """X - f(x), of one shape, as x + (-f(x)): a residual addition like any other, with the same bits."""
+    stream, branch = node.inputs
+    if stream is None or branch is None or stream.const_value is not None or branch.const_value is not None:
+        return False
+    if not (build.known(stream) and build.known(branch)) or build.dims(stream) != build.dims(branch):
+        return False
+    if len(build.dims(stream)) < 2 or stream not in ancestors((branch,)):
+        return False
+    maker = branch.producer()
+    plain = maker.inputs[0] if maker is not None and maker.op_type == "Neg" else None
+    plain = plain if plain is not None else build.make(build.dims(branch), "Neg", branch)
+    total = build.make(build.dims(stream), "Add", stream, plain)
+    added = total.producer()
+    assert added is not None
+    added.name = node.name or added.name
+    added.metadata_props.update(node.metadata_props)
+    build.replace(node.outputs[0], total)
+    build.graph.remove(node, safe=True)
+    return True
+
+
+def open_add(build: Builder, node: ir.Node) -> bool:
+    """(x + constant) + f(x) as x + (f(x) + constant), where x + constant is read here only: a split bias."""
+    for place in (0, 1):
+        outer, branch = node.inputs[place], node.inputs[1 - place]
+        inner = outer.producer() if outer is not None else None
+        if outer is None or branch is None or inner is None or inner.op_type != "Add":
+            continue
+        if len(outer.uses()) != 1 or outer.is_graph_output() or branch.const_value is not None:
+            continue
+        for side in (0, 1):
+            stream, constant = inner.inputs[side], inner.inputs[1 - side]
+            if stream is None or constant is None or constant.const_value is None:
+                continue
+            same = all(build.known(value) for value in (stream, branch)) and build.dims(stream) == build.dims(branch)
+            if same and _fits(build, constant, branch) and stream in ancestors((branch,)):
+                node.replace_input_with(1 - place, build.make(build.dims(branch), "Add", branch, constant))
+                node.replace_input_with(place, stream)
+                return True
+    return False
+
+
+def _fits(build: Builder, constant: ir.Value, value: ir.Value) -> bool:
+    return _wider(build, constant, value) == build.dims(value)
