@@ -11,15 +11,14 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from tokenrt.passes.analysis.attention import Core, causal, cores
+from tokenrt.passes.analysis.attention import Core, cores
 from tokenrt.passes.analysis.branch import Branch, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Mark, Marks
+from tokenrt.passes.analysis.visibility import obstacle
 from tokenrt.passes.graph.ancestry import ancestors, between, constant_prefix, nested
 from tokenrt.passes.graph.shapes import Shapes, describe
-
-CAUSAL = "its mask is causal: a merged or moved token would let earlier positions see later ones"
 
 ADDITIONS = frozenset({"Add", "Sum"})
 
@@ -185,7 +184,7 @@ def _structure(
     for core, (skip, attended) in starts:
         if not whole.reaches(core, skip):
             continue
-        reason = _unmarked(core, flow) or (CAUSAL if causal(core) else None)
+        reason = _unmarked(core, flow)
         if reason is None and not blocks and skip is not entry:
             reason = "it does not start at the residual stream of the first block"
         if reason is not None:
@@ -194,6 +193,11 @@ def _structure(
         output, sequential = _block_output(attended, flow, order, attentions)
         apart_from = branch(core, skip, attended, flow, shapes)
         blocks.append(Block(len(blocks), core, skip, attended if sequential else None, output, apart_from))
+    blocks, hidden = _in_sight(blocks, cores(graph, shapes), whole, shapes, order)
+    refusals.extend(hidden)
+    if hidden and blocks:
+        entry = blocks[0].entry
+        axis = next((mark.axis for mark in flow.marks.get(entry, ())), axis)
     body = between(entry, blocks[-1].output) if blocks else frozenset()
     inside = [blocked for blocked in flow.blocked if blocked.node in body]
     if inside:
@@ -211,6 +215,28 @@ def _structure(
             axis = next((mark.axis for mark in flow.marks.get(blocks[0].entry, ())), axis)
             body = between(blocks[0].entry, blocks[-1].output)
     return replace(whole, blocks=tuple(blocks), axis=axis, body=body, refusals=tuple(refusals))
+
+
+def _in_sight(
+    blocks: list[Block], every: list[Core], whole: Structure, shapes: Shapes, order: dict[ir.Node, int]
+) -> tuple[list[Block], list[Refusal]]:
+    """The blocks behind the last attention whose mask keeps tokens apart: what leaves before it would come together there."""
+    marks, free = whole.flow.marks, range(whole.protect, whole.tokens)
+    met = [core for core in every if marks.get(core.query) and marks.get(core.key)]
+    walls = [(core, why) for core in met if (why := obstacle(core, shapes, free)) is not None]
+    if not walls:
+        return blocks, []
+    last, why = walls[-1]
+    reasons = {core.node: reason for core, reason in walls}
+    for block in blocks:
+        if order[block.core.node] < order[last.node]:
+            reasons.setdefault(
+                block.core.node,
+                f"what leaves here comes to the attention at {last.node.op_type} node {last.node.name!r}, and {why}",
+            )
+    kept = [block for block in blocks if order[block.core.node] > order[last.node]]
+    refused = [_refuse(core, reasons[core.node]) for core in met if core.node in reasons]
+    return [replace(block, index=index) for index, block in enumerate(kept)], refused
 
 
 def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
@@ -297,7 +323,9 @@ def _why_not(found: list[Structure], axes: list[int], core: Core, shapes: Shapes
             f"it attends over {core.keys} tokens, but no axis of the residual stream "
             f"{describe(shapes.of(entry))} has that length: windows or a reduced key grid"
         )
-    reasons = [refusal.reason for structure in found for refusal in structure.refusals]
+    refusals = [refusal for structure in found for refusal in structure.refusals]
+    own = [refusal for refusal in refusals if refusal.where == _refuse(core, "").where]
+    reasons = [refusal.reason for refusal in own or refusals]
     return reasons[-1] if reasons else "no block could be formed around it"
 
 
