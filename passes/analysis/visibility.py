@@ -326,7 +326,7 @@ def _axes(node: ir.Node, rank: int) -> set[int] | None:
 
 
 def _bounded(value: ir.Value) -> bool:
-    """Whether it is a bias computed of weights, which hides nothing: no large constant, no comparison and no input's number in it."""
+    """Whether it is a bias computed of weights, which hides nothing: no large constant, comparison or input in it."""
     if value.const_value is not None:
         numbers = value.const_value.numpy()
         return numbers.dtype != np.bool_ and bool((np.abs(numbers.astype(np.float64)) <= HIDDEN).all())

@@ -1,4 +1,4 @@
-"""Who may see whom: masks of every kind over the tiny model, and what becomes of each: taken, or refused in words that are true."""
+"""Who may see whom: masks of every kind over the tiny model, and whether each is taken, or refused in true words."""
 
 from __future__ import annotations
 
