@@ -93,14 +93,15 @@ def seen(core: Core, shapes: Shapes) -> list[Array]:
     Padding that an input decides counts as shown. Raises: Unproven.
     """
     rank = len(shapes.of(core.node.outputs[0]))
-    total = np.ones((1,) * (rank - 2) + (core.queries, core.keys), np.bool_)
+    total: Array = np.ones((1,) * (rank - 2) + (core.queries, core.keys), np.bool_)
     for node, index in (*core.masks, *_gates(core, shapes)):
         shown = _operand(core, node, index, shapes)
         if shown is None:
             continue
         shown = shown.reshape((1,) * (rank - shown.ndim) + shown.shape)
-        total = total & (np.swapaxes(shown, -1, -2) if _key_axis(core, shapes) == -2 else shown)
-    total = total.any(axis=-3, keepdims=True) if rank > 3 else total
+        turned = np.swapaxes(shown, -1, -2) if _key_axis(core, shapes) == -2 else shown
+        total = np.asarray(np.logical_and(total, turned))
+    total = np.asarray(total.any(axis=-3, keepdims=True)) if rank > 3 else total
     return [*np.unique(total.reshape(-1, core.queries, core.keys), axis=0)]
 
 

@@ -19,6 +19,8 @@ LEAST = 1e-12
 LEAST_LENGTH = 1e-19
 """Floor of a token's length, so that the cosine of a zero token is 0."""
 
+RAISED = 1e38
+"""Above every criterion but that of padding, which leaves first."""
 UNKNOWN = -1.0
 """What a NaN counts as: below every product of criteria."""
 
@@ -160,9 +162,13 @@ class MCTF(Method):
         source, goes = list[Value](), list[Value]()
         if second:
             left = steps.gather(op, criteria, rest)
-            best_left, there = op("ReduceMax", left, axes=[1], keepdims=0), scores.present(op, taps)
+            there, real = scores.present(op, taps), None
             if there is not None:
                 real = op("Greater", op("Gather", there, np.array(odd), axis=1), 0.0)
+                raised = op("And", op("Unsqueeze", real, np.array([1])), op("Greater", left, RAISED))
+                left = op("Where", raised, steps.LOWEST, left)
+            best_left = op("ReduceMax", left, axes=[1], keepdims=0)
+            if real is not None:
                 best_left = op("Where", real, best_left, -steps.LOWEST)
             _, odd_ranked = op("TopK", best_left, np.array([len(odd)]), axis=1)
             leaving = steps.cut(op, odd_ranked, 0, second)
