@@ -65,36 +65,6 @@ def cores(graph: ir.Graph, shapes: Shapes) -> list[Core]:
     return [core for core in found if core is not None]
 
 
-def causal(core: Core) -> bool:
-    """Whether a constant among what its masks are made of hides every later token, and perhaps some earlier ones."""
-    todo = [value for node, index in core.masks if (value := node.inputs[index]) is not None]
-    seen: set[ir.Value] = set()
-    while todo:
-        value = todo.pop()
-        if value in seen:
-            continue
-        seen.add(value)
-        square = core.queries == core.keys > 1
-        if square and value.const_value is not None and _hides_later(value.const_value.numpy(), core.keys):
-            return True
-        producer = value.producer()
-        if producer is not None:
-            todo.extend(step for step in producer.inputs if step is not None)
-    return False
-
-
-def _hides_later(numbers: Array, tokens: int) -> bool:
-    """Whether [..,N,N] conditions, factors of 0 and 1, or biases treat all later tokens alike and the token itself otherwise."""
-    if numbers.shape[-2:] != (tokens, tokens):
-        return False
-    if numbers.dtype != np.bool_ and not np.isin(numbers, (0, 1)).all():
-        numbers = np.abs(numbers) > HIDDEN
-    truth = numbers.astype(np.bool_).reshape(-1, tokens, tokens)
-    later, own = truth[:, *np.triu_indices(tokens, 1)], truth.diagonal(axis1=1, axis2=2)
-    earlier, hidden = truth[:, *np.tril_indices(tokens, -1)], truth[0, 0, 1]
-    return bool((later == hidden).all() and (own != hidden).all() and (earlier != hidden).any())
-
-
 def _from_softmax(node: ir.Node, shapes: Shapes, images: int) -> Core | None:
     scores = node.inputs[0]
     if scores is None or not shapes.known(scores):

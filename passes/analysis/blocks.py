@@ -13,17 +13,16 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.attended import attends, folds_tokens, heads_first, with_heads
-from tokenrt.passes.analysis.attention import Core, causal, cores
+from tokenrt.passes.analysis.attention import Core, cores
 from tokenrt.passes.analysis.branch import Branch, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Mark, Marks
 from tokenrt.passes.analysis.missed import Missed, missed, nothing
 from tokenrt.passes.analysis.stream import Layout, candidates, layout, origins, row_marks, stream_of
+from tokenrt.passes.analysis.visibility import obstacle
 from tokenrt.passes.graph.ancestry import ancestors, between, constant_prefix, nested
 from tokenrt.passes.graph.shapes import Dims, Shapes, describe
-
-CAUSAL = "its mask is causal: a merged or moved token would let earlier positions see later ones"
 
 ADDITIONS = frozenset({"Add", "Sum"})
 
@@ -178,7 +177,8 @@ def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
         if made.blocks:
             return replace(made, grid=_grid(made, shapes, scene.graph))
         proven = attends(core, made.flow, shapes)
-        reasons.extend((proven, refusal.reason) for refusal in made.refusals)
+        own = [refusal for refusal in made.refusals if refusal.where == _refuse(core, "").where]
+        reasons.extend((proven, refusal.reason) for refusal in own or made.refusals)
     return _refuse(core, _why_not(reasons, core, shapes, entry))
 
 
@@ -217,7 +217,6 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         if not whole.reaches(core, skip):
             continue
         reason = _unproven(core, flow, shapes) or heads_first(core, rows, shapes)
-        reason = reason or (CAUSAL if causal(core) else None)
         if reason is None and stream_of(skip, flow, shapes, stream.rows) is None:
             reason = f"its residual stream {describe(shapes.of(skip))} is no plain stream of tokens"
         if reason is None and not blocks and skip is not entry:
@@ -229,6 +228,10 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         output, sequential = _block_output(attended, flow, order, scene.added)
         apart_from = branch(core, skip, attended, flow, shapes, stream.rows)
         blocks.append(Block(len(blocks), own, skip, attended if sequential else None, output, apart_from))
+    blocks, hidden = _in_sight(blocks, scene.every, whole, shapes, order)
+    refusals.extend(hidden)
+    if hidden and blocks:
+        entry, whole = blocks[0].entry, _from(blocks[0].entry, whole, shapes)
     body = between(entry, blocks[-1].output) if blocks else frozenset()
     inside = [blocked for blocked in flow.blocked if blocked.node in body]
     if inside:
@@ -243,14 +246,18 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         )
         blocks = [replace(block, index=index) for index, block in enumerate(usable)]
         if blocks:
-            entry = blocks[0].entry
-            held = stream_of(entry, flow, shapes, stream.rows)
-            assert held is not None
-            whole = replace(whole, stream=held, origins={entry: held.marks})
-            body = between(entry, blocks[-1].output)
+            whole = _from(blocks[0].entry, whole, shapes)
+            body = between(blocks[0].entry, blocks[-1].output)
     images = shapes.of(graph.inputs[0])[:1] if graph.inputs else ()
     beside = tuple(rows) if (stream.rows,) != images else ()
     return replace(whole, blocks=tuple(blocks), body=body, refusals=tuple(refusals), rows=beside)
+
+
+def _from(entry: ir.Value, whole: Structure, shapes: Shapes) -> Structure:
+    """The transformer as it starts at a later block, whose entry was found to be a stream."""
+    held = whole.held(entry, shapes)
+    assert held is not None
+    return replace(whole, stream=held, origins={entry: held.marks})
 
 
 def _count(mark: Mark, dims: Dims) -> int:
@@ -263,6 +270,28 @@ def _in_turn(core: Core) -> str:
         "another axis: attention over two axes in turn (frames and places, rows and columns). If every row chose tokens "
         "of its own, that attention would mix tokens that do not belong together"
     )
+
+
+def _in_sight(
+    blocks: list[Block], every: Sequence[Core], whole: Structure, shapes: Shapes, order: Mapping[ir.Node, int]
+) -> tuple[list[Block], list[Refusal]]:
+    """The blocks behind the last attention whose mask keeps tokens apart: what leaves before it would come together there."""
+    marks, free = whole.flow.marks, range(whole.protect, whole.tokens)
+    met = [core for core in every if marks.get(core.query) and marks.get(core.key)]
+    walls = [(core, why) for core in met if (why := obstacle(core, shapes, free)) is not None]
+    if not walls:
+        return blocks, []
+    last, why = walls[-1]
+    reasons = {core.node: reason for core, reason in walls}
+    for block in blocks:
+        if order[block.core.node] < order[last.node]:
+            reasons.setdefault(
+                block.core.node,
+                f"what leaves here comes to the attention at {last.node.op_type} node {last.node.name!r}, and {why}",
+            )
+    kept = [block for block in blocks if order[block.core.node] > order[last.node]]
+    refused = [_refuse(core, reasons[core.node]) for core in met if core.node in reasons]
+    return [replace(block, index=index) for index, block in enumerate(kept)], refused
 
 
 def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:

@@ -95,11 +95,17 @@ def _why(node: ir.Node, shapes: Shapes) -> str | None:
         return None
     if not above:
         stop = _stop(scores, _makers, ABOVE, shapes)
-        return _between(stop, "between the product of queries and keys and the softmax", "mixes the heads of the scores")
+        return _between(
+            stop, "between the product of queries and keys and the softmax", "mixes the heads of the scores"
+        )
     if node.op_type == "LogSoftmax":
-        return f"it takes logarithms and no Exp node follows; export the model with a plain softmax, or {OTHERS}"
+        return (
+            f"it takes logarithms and no Exp node follows; export the model with a plain softmax, or {OTHERS}"
+        )
     stop = _stop(node.outputs[0], _readers, BELOW, shapes)
-    return _between(stop, "between the softmax and the product with the values", "mixes the heads of the weights")
+    return _between(
+        stop, "between the softmax and the product with the values", "mixes the heads of the weights"
+    )
 
 
 def _unfit(node: ir.Node, shapes: Shapes) -> str | None:
@@ -118,17 +124,19 @@ def _between(stop: ir.Node | None, where: str, mixes: str) -> str:
     name = f"{stop.op_type} node {stop.name!r}"
     if stop.op_type in QUANTIZED:
         return f"{name} stands {where}: reduce the float model, then quantize the result"
-    if stop.op_type in MIXERS and any(value is not None and value.const_value is not None for value in stop.inputs):
-        return (
-            f"{name} {mixes} (talking heads), so that no head's weights come of its own queries and keys; {OTHERS}"
-        )
+    if stop.op_type in MIXERS and any(
+        value is not None and value.const_value is not None for value in stop.inputs
+    ):
+        return f"{name} {mixes} (talking heads), so that no head's weights come of its own queries and keys; {OTHERS}"
     if stop.op_type == "Einsum":
         return (
             f"{name} stands {where}, and its equation {stop.attributes['equation'].value!r} is no product of two "
             "operands; write it as a matmul"
         )
     if stop.op_type in ("Add", "Sub", "Sum", "Softmax"):
-        return f"{name} mixes its weights with others before they weigh the values (gated attention); {OTHERS}"
+        return (
+            f"{name} mixes its weights with others before they weigh the values (gated attention); {OTHERS}"
+        )
     return f"{name} stands {where} and is no scale, mask, bias or change of layout; {OTHERS}"
 
 
@@ -217,7 +225,9 @@ def _learned(scores: ir.Value, shapes: Shapes) -> bool:
     value: ir.Value | None = scores
     while value is not None and (node := value.producer()) is not None:
         if node.op_type in ("MatMul", "Gemm"):
-            inner = next((step for step in node.inputs if step is not None and step.const_value is None), None)
+            inner = next(
+                (step for step in node.inputs if step is not None and step.const_value is None), None
+            )
             return inner is None or not _directly(inner, shapes)
         if node.op_type not in ABOVE:
             return False
@@ -238,7 +248,9 @@ def _directly(value: ir.Value, shapes: Shapes) -> bool:
             return shapes.known(made) and set(shapes.of(made)[-2:]) <= set(own)
         if node.op_type in ABOVE:
             todo.extend(
-                step for step in node.inputs if step is not None and step.const_value is None and step not in seen
+                step
+                for step in node.inputs
+                if step is not None and step.const_value is None and step not in seen
             )
             seen.update(step for step in node.inputs if step is not None)
     return False
@@ -255,7 +267,11 @@ def _weighs(node: ir.Node, shapes: Shapes) -> bool:
         value, depth = todo.pop()
         for steps, product, side in descend(value, shapes):
             weights = product.inputs[side]
-            if weights is not None and shapes.known(weights) and sorted(shapes.of(weights)[-2:]) == sorted(rows):
+            if (
+                weights is not None
+                and shapes.known(weights)
+                and sorted(shapes.of(weights)[-2:]) == sorted(rows)
+            ):
                 return True
         for reader, _ in value.uses():
             if reader.op_type in ("Div", "Add", "Pow") and depth < 4:

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.attention import hides
 from tokenrt.passes.analysis.marks import ReduceAuxiliary, spans
+from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.shapes import BATCH, Shapes, describe
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.stages import Stage
@@ -44,6 +45,7 @@ class Auxiliaries:
         turn = _turn(edit.node, edit.index)
         key = (value, edit.axes, edit.role, turn)
         if key in stage.cache:
+            self._shown_share(edit.node, stage.cache.get(("shown", *key)))
             return stage.cache[key]
         rank = len(self.shapes.of(edit.node.outputs[0]))
         dims = (1,) * (rank - len(self.shapes.of(value))) + self.shapes.of(value)
@@ -62,7 +64,10 @@ class Auxiliaries:
                 result = self.op("Reshape", result, [-1 if size % BATCH == 0 else size for size in dims])
             keys = edit.role == "logits" and axis == rank - 1
             if keys and self.merging:
-                result = self._mean(result, rank, dims, offset, stage, truth=value.dtype == ir.DataType.BOOL)
+                truth = value.dtype == ir.DataType.BOOL
+                if truth and edit.node.op_type == "Where" and not depends_on_input(value):
+                    stage.cache["shown", *key] = self._log(self._over_keys(result, rank, offset, stage))
+                result = self._mean(result, rank, offset, stage, truth=truth)
             elif edit.role == "weight" and self.merging:
                 result = self._average(result, axis, rank - len(span) + 1, dims, offset, stage)
             else:
@@ -74,6 +79,7 @@ class Auxiliaries:
                 result = self.op("Unsqueeze", result, [axis + 1])
                 dims = (*dims[: axis + 1], 1, *dims[axis + 1 :])
         stage.cache[key] = self.op(turn, result) if turn else result
+        self._shown_share(edit.node, stage.cache.get(("shown", *key)))
         return stage.cache[key]
 
     def _pictures(
@@ -137,18 +143,36 @@ class Auxiliaries:
             stage.cache[key] = self.op("Div", members, total)
         return stage.cache[key]
 
-    def _mean(
-        self, value: ir.Value, rank: int, dims: tuple[int, ...], offset: int, stage: Stage, *, truth: bool
-    ) -> ir.Value:
-        """Keys: log of the mean of exp; for conditions, whether any member holds."""
+    def _over_keys(self, value: ir.Value, rank: int, offset: int, stage: Stage) -> ir.Value:
+        """[..,K] float32 from [..,N]: the mean over the members of each key."""
         share = self._share(offset, stage)
+        value = self.op("Cast", value, to=FLOAT)
+        if rank == 2:
+            return self.op("Squeeze", self.op("MatMul", self.op("Unsqueeze", value, [1]), share), [1])
         share = share if rank == 3 else self.op("Unsqueeze", share, list(range(1, rank - 2)))
+        return self.op("MatMul", value, share)
+
+    def _log(self, mean: ir.Value) -> ir.Value:
+        return self.op("Max", self.op("Log", self.op("Max", mean, LEAST)), LOWEST)
+
+    def _mean(self, value: ir.Value, rank: int, offset: int, stage: Stage, *, truth: bool) -> ir.Value:
+        """Keys: log of the mean of exp; for conditions, whether any member holds."""
         if truth:
-            return self.op("Greater", self.op("MatMul", self.op("Cast", value, to=FLOAT), share), 0.0)
+            return self.op("Greater", self._over_keys(value, rank, offset, stage), 0.0)
         bias = self.op("Max", self.op("Cast", value, to=FLOAT), LOWEST)
-        mean = self.op("MatMul", self.op("Exp", bias), share)
-        bounded = self.op("Max", self.op("Log", self.op("Max", mean, LEAST)), LOWEST)
+        bounded = self._log(self._over_keys(self.op("Exp", bias), rank, offset, stage))
         return self.op("Cast", bounded, to=int(value.dtype or ir.DataType.FLOAT))
+
+    def _shown_share(self, node: ir.Node, share: ir.Value | None) -> None:
+        """Add to the scores that a constant condition shows the log of the members it shows, of all a key has."""
+        if share is None:
+            return
+        place = next((place for place in (1, 2) if hides(node, 3 - place)), None)
+        scores = node.inputs[place] if place is not None else None
+        if place is None or scores is None:
+            return
+        kind = int(scores.dtype or ir.DataType.FLOAT)
+        node.replace_input_with(place, self.op("Add", scores, self.op("Cast", share, to=kind)))
 
     def _average(
         self, value: ir.Value, axis: int, rank: int, dims: tuple[int, ...], offset: int, stage: Stage

@@ -152,8 +152,8 @@ class Rewriter:
             shown = self.op("Cast", self.op("Greater", mask, SHOWN), to=FLOAT)
             rank = len(self.shapes.of(value))
             total = self.op("ReduceSum", shown, list(range(1, rank - 1)), keepdims=0) if rank > 2 else shown
-            valid = self.op("Cast", self.op("Greater", total, 0.0), to=FLOAT)
-            self.validity = self.op("Unsqueeze", valid, [-1])
+            valid = self.op("Unsqueeze", self.op("Cast", self.op("Greater", total, 0.0), to=FLOAT), [-1])
+            self.validity = valid if self.validity is None else self.op("Mul", self.validity, valid)
             self.stages[0] = Stage(self.structure.tokens, size=self.validity)
 
     def _reduce(

@@ -94,15 +94,45 @@ class GraphTaps:
         return head_mean(self.op, self._float(keys), core.key_heads, core.width)
 
     def class_attention(self) -> ir.Value:
+        if self.padded and self.size is not None:
+            return self._row_attention(self._first_real(self.size))
         return self._attention(0, 1)
 
     def received_attention(self) -> ir.Value:
-        if self.padded:
-            raise UnsupportedError(
-                "score=received would count what padding attends to, and this model has a padding mask; "
-                "use score=class or score=key_norm"
-            )
+        if self.padded and self.size is not None:
+            return self._from_real(self.size)
         return self._attention(0, self.count)
+
+    def _real(self, size: ir.Value) -> ir.Value:
+        """[B,1,N] float32: 1 for tokens, 0 for padding."""
+        shown = self.op("Cast", self.op("Greater", size, 0.0), to=FLOAT)
+        return self.op("Transpose", shown, perm=[0, 2, 1])
+
+    def _first_real(self, size: ir.Value) -> ir.Value:
+        """[B,1,N] float32: 1 for the first token that is no padding, which is the class token of a padded text."""
+        shown = self._real(size)
+        before = self.op("CumSum", shown, 2, exclusive=1)
+        return self.op("Mul", shown, self.op("Cast", self.op("Equal", before, 0.0), to=FLOAT))
+
+    def _from_real(self, size: ir.Value) -> ir.Value:
+        """[B,N] attention received, averaged over heads and the queries that are no padding; 0 for padding."""
+        op, shown = self.op, self._real(size)
+        heads = op("ReduceMean", self.attention(), axes=[1], keepdims=0)
+        number = op("Max", op("ReduceSum", shown, [2], keepdims=1), 1.0)
+        received = op("Div", op("MatMul", shown, heads), number)
+        return op("Squeeze", op("Mul", received, shown), [1])
+
+    def _row_attention(self, which: ir.Value) -> ir.Value:
+        """[B,N] attention of one query of each text, averaged over heads; which [B,1,N]: 1 at that query, 0 elsewhere."""
+        op, (keys, scale) = self.op, self._scaled_keys()
+        row = op("Unsqueeze", which, [1])
+        asking = op("MatMul", row, self.queries())
+        logits = op("Mul", op("MatMul", asking, op("Transpose", keys, perm=[0, 1, 3, 2])), scale)
+        bias = self._bias(0, self.count)
+        if not all(self._one_row(node, index) for node, index in self.core.masks):
+            bias = op("MatMul", row, op("Add", bias, np.zeros((1, 1, self.count, 1), np.float32)))
+        logits = op("Add", logits, bias)
+        return op("ReduceMean", op("Softmax", logits, axis=-1), axes=[1, 2], keepdims=0)
 
     def queries(self) -> ir.Value:
         """[B,H,N,D] float32."""
@@ -164,6 +194,16 @@ class GraphTaps:
         makers = (value.producer() for value in node.inputs if value is not None)
         return node.op_type in POINTWISE and any(map(self._makes_scores, filter(None, makers)))
 
+    def _one_row(self, node: ir.Node, index: int) -> bool:
+        """Whether a mask is known to be the same for all queries."""
+        value = node.inputs[index]
+        dims = self.shapes.of(value) if value is not None and self.shapes.known(value) else None
+        return value is None or (dims is not None and (len(dims) < 2 or dims[-2] == 1))
+
+    def _counted(self, size: ir.Value) -> ir.Value:
+        """What each key counts in attention: its size, or one where the model weighs no sizes and there is padding."""
+        return self.op("Min", size, 1.0) if self.padded and not self.weighted else size
+
     def _scaled_keys(self) -> tuple[ir.Value, float]:
         """Keys [B,H,N,D] and the scale of their products with the queries."""
         value, axis, factor = self._plain_keys()
@@ -189,7 +229,9 @@ class GraphTaps:
         Raises: UnsupportedError where the scores are more than scaled products plus biases, head by head.
         """
         self._readable()
-        parts = [] if self.size is None else [log_size(self.op, self.size, self.batch, self.count)]
+        parts = (
+            [] if self.size is None else [log_size(self.op, self._counted(self.size), self.batch, self.count)]
+        )
         for node, index in self.core.masks:
             mask = additive(self.op, node, index)
             if mask is None:

@@ -65,10 +65,30 @@ def auxiliary(step: Step, index: int, marks: list[Mark], shift: int) -> None:
     if any(mark.grid for _, mark in axes) and len(axes) != 2:
         raise step.block(f"input {index} holds one entry per row or column of the token grid")
     features = dims[-1] > 1 and len(dims) - 1 not in {axis for axis, _ in axes}
-    role: Role = (
-        "logits" if pairs and step.node.op_type in ADDED else "place" if features and not pairs else "weight"
-    )
+    scored = step.node.op_type in ADDED and (pairs or _scored(step, axes[0][0] - len(dims)))
+    role: Role = "logits" if scored else "place" if features and not pairs else "weight"
     step.edit(ReduceAuxiliary(step.node, index, axes, role))
+
+
+def _scored(step: Step, axis: int) -> bool:
+    """Whether what comes of the node reaches a softmax over this axis (from the end): then its entries are scores of keys."""
+    todo = [step.node.outputs[0]]
+    while todo:
+        value = todo.pop()
+        dims = step.shapes.of(value)
+        for node, _ in value.uses():
+            kind = node.op_type
+            if kind == "Softmax":
+                given = node.attributes.get("axis")
+                if (given.value if given is not None else -1) % len(dims) == len(dims) + axis:
+                    return True
+            elif (
+                (kind in STANDARD or kind == "Reshape")
+                and step.shapes.known(node.outputs[0])
+                and step.shapes.of(node.outputs[0])[axis:] == dims[axis:]
+            ):
+                todo.append(node.outputs[0])
+    return False
 
 
 RULES = {("", name): elementwise for name in STANDARD} | {

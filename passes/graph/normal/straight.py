@@ -223,4 +223,3 @@ def _take_over(build: Builder, chain: Chain, made: list[ir.Value], plan: Plan, b
     for node in reversed(chain.nodes()):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             build.graph.remove(node, safe=True)
-

@@ -71,7 +71,9 @@ def open_add(build: Builder, node: ir.Node) -> bool:
             stream, constant = inner.inputs[side], inner.inputs[1 - side]
             if stream is None or constant is None or constant.const_value is None:
                 continue
-            same = all(build.known(value) for value in (stream, branch)) and build.dims(stream) == build.dims(branch)
+            same = all(build.known(value) for value in (stream, branch)) and build.dims(stream) == build.dims(
+                branch
+            )
             if same and _fits(build, constant, branch) and stream in ancestors((branch,)):
                 node.replace_input_with(1 - place, build.make(build.dims(branch), "Add", branch, constant))
                 node.replace_input_with(place, stream)

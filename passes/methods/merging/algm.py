@@ -74,7 +74,7 @@ class ALGM(Method):
                 return bipartite.merged(op, taps, site, pairs)
             if self.stage == "local":
                 raise windows.misfit(self, table, site)
-        metric = steps.float_tokens(op, taps)
+        metric = scores.apart(op, taps, steps.float_tokens(op, taps))
         return bipartite.merged(op, taps, site, bipartite.match_halves(op, metric, site))
 
     def fewest(self, tokens: int, protect: int) -> int:

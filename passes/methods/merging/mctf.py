@@ -10,7 +10,7 @@ import numpy as np
 
 from tokenrt.errors import MethodError
 from tokenrt.passes.methods.contract import Evidence, Method, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import bipartite, steps
+from tokenrt.passes.methods.parts import bipartite, scores, steps
 from tokenrt.passes.methods.parts.bipartite import Pairs
 
 LEAST = 1e-12
@@ -19,6 +19,8 @@ LEAST = 1e-12
 LEAST_LENGTH = 1e-19
 """Floor of a token's length, so that the cosine of a zero token is 0."""
 
+RAISED = 1e38
+"""Above every criterion but that of padding, which leaves first."""
 UNKNOWN = -1.0
 """What a NaN counts as: below every product of criteria."""
 
@@ -77,7 +79,7 @@ class MCTF(Method):
         received = None
         if self.tau_info or self.pooling == "attention":
             received = op("Unsqueeze", taps.received_attention(), steps.LAST)
-        criteria = self._criteria(op, taps, received, even, odd)
+        criteria = self._criteria(op, taps, site, received, even, odd)
         pairs = self._pairs(op, taps, site, criteria, others, even, odd)
         size = steps.sizes(op, taps, site)
         weight = self._weight(op, taps, site, received)
@@ -91,10 +93,16 @@ class MCTF(Method):
         return tokens - (tokens - protect) // 2
 
     def _criteria(
-        self, op: Ops, taps: Taps, received: Value | None, even: Sequence[int], odd: Sequence[int]
+        self,
+        op: Ops,
+        taps: Taps,
+        site: Site,
+        received: Value | None,
+        even: Sequence[int],
+        odd: Sequence[int],
     ) -> Value:
         """W [B,S,T] of even with odd tokens, no entry NaN."""
-        factor = self._factor(op, taps, received)
+        factor = self._factor(op, taps, site, received)
         if not self.tau_sim:
             one = op.constant(np.ones((1, len(even), len(odd)), np.float32))
             pair = op("Expand", one, steps.batch_shape(op, taps.tokens, len(even), len(odd)))
@@ -107,9 +115,16 @@ class MCTF(Method):
             pair = _root(op, op("Max", op("Add", half, 0.5), 0.0), self.tau_sim)
         if factor is not None:
             pair = _scaled(op, pair, factor, even, factor, odd)
-        return op("Where", op("IsNaN", pair), UNKNOWN, pair)
+        pair = op("Where", op("IsNaN", pair), UNKNOWN, pair)
+        there = scores.present(op, taps)
+        if there is None:
+            return pair
+        # Padding leaves first, and no word goes where padding stands.
+        rows, columns = (op("Gather", there, np.array(side), axis=1) for side in (even, odd))
+        pair = op("Where", op("Greater", op("Unsqueeze", columns, np.array([1])), 0.0), pair, steps.LOWEST)
+        return op("Where", op("Greater", op("Unsqueeze", rows, steps.LAST), 0.0), pair, -steps.LOWEST)
 
-    def _factor(self, op: Ops, taps: Taps, received: Value | None) -> Value | None:
+    def _factor(self, op: Ops, taps: Taps, site: Site, received: Value | None) -> Value | None:
         """What a token contributes to the criteria of all its pairs, (a_i)^(1/tau_info) (s_i)^(1/tau_size): [B,N,1]."""
         shares = []
         if self.tau_info:
@@ -119,6 +134,8 @@ class MCTF(Method):
         factor = None
         for amount, tau in shares:
             inverse = op("Div", 1.0, op("Max", amount, LEAST))
+            if taps.size is not None:
+                inverse = op("Mul", inverse, bipartite.counted_once(op, taps, site))
             own = _root(op, op("Div", inverse, op("ReduceMax", inverse, axes=[1], keepdims=1)), tau)
             factor = own if factor is None else op("Mul", factor, own)
         return factor
@@ -145,9 +162,15 @@ class MCTF(Method):
         source, goes = list[Value](), list[Value]()
         if second:
             left = steps.gather(op, criteria, rest)
-            _, odd_ranked = op(
-                "TopK", op("ReduceMax", left, axes=[1], keepdims=0), np.array([len(odd)]), axis=1
-            )
+            there, real = scores.present(op, taps), None
+            if there is not None:
+                real = op("Greater", op("Gather", there, np.array(odd), axis=1), 0.0)
+                raised = op("And", op("Unsqueeze", real, np.array([1])), op("Greater", left, RAISED))
+                left = op("Where", raised, steps.LOWEST, left)
+            best_left = op("ReduceMax", left, axes=[1], keepdims=0)
+            if real is not None:
+                best_left = op("Where", real, best_left, -steps.LOWEST)
+            _, odd_ranked = op("TopK", best_left, np.array([len(odd)]), axis=1)
             leaving = steps.cut(op, odd_ranked, 0, second)
             odd_rest = steps.cut(op, odd_ranked, second, len(odd))
             partner = op("GatherElements", op("ArgMax", left, axis=1, keepdims=0), leaving, axis=1)

@@ -38,6 +38,15 @@ def present(op: Ops, taps: Taps) -> Value | None:
     return op("Squeeze", op("Cast", op("Greater", taps.size, 0.0), to=steps.FLOAT), steps.LAST)
 
 
+def apart(op: Ops, taps: Taps, rows: Value) -> Value:
+    """What is compared [B,N,D], with a column that makes padding like padding and unlike everything else."""
+    there = present(op, taps)
+    if there is None:
+        return rows
+    column = op("Unsqueeze", there, steps.LAST)
+    return op("Concat", op("Mul", rows, column), op("Sub", 1.0, column), axis=2)
+
+
 def unpadded(op: Ops, taps: Taps, score: Value) -> Value:
     """The score [B,N], but the lowest there is for padding."""
     if taps.size is None:

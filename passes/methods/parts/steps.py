@@ -134,7 +134,8 @@ def importance(op: Ops, taps: Taps, site: Site, how: str) -> Value:
         how = "class" if site.class_token else "received"
     if how == "class" and not site.class_token:
         raise MethodError(
-            "score=class needs a class token, and this model has none; use score=received or score=key_norm"
+            "score=class needs a class token in front: one that no input reaches, or position 0 read by a pooler, and this "
+            "model has neither; use score=received, the attention that all tokens give (methods with a weight: weight=received)"
         )
     if how == "class":
         return taps.class_attention()

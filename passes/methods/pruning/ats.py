@@ -110,7 +110,12 @@ class ATS(Method):
         """Attention of the class token, else the mean attention received, by head: [B,H,N]."""
         if site.class_token:
             return op("Squeeze", steps.cut(op, taps.attention(), 0, 1, 2), np.array([2]))
-        return op("ReduceMean", taps.attention(), axes=[2], keepdims=0)
+        attention = taps.attention()
+        there = scores.present(op, taps)
+        if there is None:
+            return op("ReduceMean", attention, axes=[2], keepdims=0)
+        # Only words ask; the total of the scores is taken out later, so their number does not matter.
+        return op("Squeeze", op("MatMul", op("Unsqueeze", there, np.array([1, 2])), attention), np.array([2]))
 
     def _points(self, site: Site) -> tuple[int, int]:
         """Points drawn, and the n that spaces them."""

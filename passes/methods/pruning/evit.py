@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.passes.methods.contract import Evidence, Method, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.methods.parts import scores, steps
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,8 @@ class EViT(Method):
 
     The fused token f = sum of a_j x_j over the dropped j is not renormalised, as published. It is the last
     token, counts as an ordinary token later, and takes the place of the highest-scoring dropped token; in
-    `assign` the tokens fused into it are -1, because it does not stand for any one of them.
+    `assign` the tokens fused into it are -1, because it does not stand for any one of them. Padding leaves first and
+    is not fused.
     Options: fuse; score: class, received or auto; order of the kept tokens: position, or score (as
     published).
     """
@@ -39,8 +40,10 @@ class EViT(Method):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         score = steps.importance(op, taps, site, self.score)
+        there = scores.present(op, taps)
+        score = score if there is None else op("Mul", score, there)
         kept = site.keep - 1 if self.fuse else site.keep
-        index = op("TokenSelect", score, keep=kept, protect=site.protect, order=steps.ORDERS[self.order])
+        index = scores.select(op, taps, site, score, self.order, kept)
         if not self.fuse:
             return steps.pruned(op, taps, site, index)
 
@@ -49,9 +52,7 @@ class EViT(Method):
         )
         weight = op("Unsqueeze", op("ScatterElements", score, index, none, axis=1), np.array([1]))
         tokens = op("Concat", steps.gather(op, taps.tokens, index), self._fused(op, taps, weight), axis=1)
-        ranked = op(
-            "TokenSelect", score, keep=kept + 1, protect=site.protect, order=steps.ORDERS[steps.BY_SCORE]
-        )
+        ranked = scores.select(op, taps, site, score, steps.BY_SCORE, kept + 1)
         next_best = op("Slice", ranked, np.array([kept]), np.array([kept + 1]), np.array([1]))
         return Reduction(
             tokens,

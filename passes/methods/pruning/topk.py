@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokenrt.passes.methods.contract import Evidence, Method, Ops, Reduction, Site, Taps
-from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.methods.parts import scores, steps
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class TopK(Method):
 
     Options: score: class (attention of the class token), received (attention received from all tokens),
     key_norm (length of the mean key), or auto (class where there is a class token, else received); order of
-    the kept tokens: position, or score (descending, as published).
+    the kept tokens: position, or score (descending, as published). Padding leaves first.
     """
 
     name: ClassVar[str] = "topk"
@@ -33,6 +33,4 @@ class TopK(Method):
         steps.choice(self.name, "order", self.order, tuple(steps.ORDERS))
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        score = steps.importance(op, taps, site, self.score)
-        index = op("TokenSelect", score, keep=site.keep, protect=site.protect, order=steps.ORDERS[self.order])
-        return steps.pruned(op, taps, site, index)
+        return scores.pruned(op, taps, site, steps.importance(op, taps, site, self.score), self.order)

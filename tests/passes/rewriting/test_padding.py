@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from tests.passes.helpers.running import Variant, dynamo, feeds, original, run, session
-from tokenrt.errors import UnsupportedError
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
@@ -23,6 +22,8 @@ METHODS = [
     ("topk", {}),
     ("topk", {"score": "key_norm"}),
     ("evit", {}),
+    ("topk", {"score": "received"}),
+    ("evit", {"score": "received"}),
     ("random", {}),
 ]
 
@@ -94,9 +95,3 @@ def test_padding_goes_first(method: str) -> None:
     given["attention_mask"][:, 32 - hidden :] = 0
     found, wanted = run(result.model, given), run(original(Variant("hf_bert")), given)
     assert drift([found[0][:, : 32 - hidden], found[1]], [wanted[0][:, : 32 - hidden], wanted[1]]) <= 1e-5
-
-
-@pytest.mark.parametrize("method", ["topk", "evit"])
-def test_attention_that_padding_gives_is_refused_as_a_score(method: str) -> None:
-    with pytest.raises(UnsupportedError, match="padding mask; use score=class or score=key_norm"):
-        reduce(VARIANTS[0].path(), method=method, budget=Budget.remove(3), options={"score": "received"})
