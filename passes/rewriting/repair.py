@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.marks import (
     BiasKeys,
     Edit,
@@ -17,6 +16,7 @@ from tokenrt.passes.analysis.marks import (
     SetInput,
     WeighPool,
 )
+from tokenrt.passes.analysis.rules.reduction import reduced_axes
 from tokenrt.passes.graph.model import substitute
 from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.ops.graph_backend import GraphOps
@@ -120,21 +120,11 @@ class Repairs:
         if node.op_type == "ReduceSum":
             node.replace_input_with(0, weighted)
             return
-        keep = self._keeps(node, mark, len(shape))
-        total, mass = (op("ReduceSum", part, [mark.axis], keepdims=keep) for part in (weighted, weight))
+        axes, keep = sorted(reduced_axes(node, edit.rank) or ()), 1
+        if not node.op_type.startswith("Global") and "keepdims" in node.attributes:
+            keep = node.attributes["keepdims"].as_int()
+        if axes == [mark.axis]:
+            total, mass = (op("ReduceSum", part, axes, keepdims=keep) for part in (weighted, weight))
+        else:  # Means: of the weights there is one along the other axes, of what they weigh as many as ever.
+            total, mass = (op("ReduceMean", part, axes=axes, keepdims=keep) for part in (weighted, weight))
         substitute(self.graph, node.outputs[0], op("Div", total, mass))
-
-    def _keeps(self, node: ir.Node, mark: Mark, rank: int) -> int:
-        """Whether a mean keeps the reduced axis. Raises: UnsupportedError when it reduces further axes."""
-        if node.op_type == "GlobalAveragePool" and rank == 3:
-            return 1
-        axes: list[int] = []
-        if "axes" in node.attributes:
-            axes = list(node.attributes["axes"].value)
-        elif len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is not None:
-            axes = node.inputs[1].const_value.numpy().tolist()
-        if {axis % rank for axis in axes} != {mark.axis}:
-            raise UnsupportedError(
-                f"{node.op_type} node {node.name!r} averages over tokens and other axes at once"
-            )
-        return int(node.attributes["keepdims"].value) if "keepdims" in node.attributes else 1

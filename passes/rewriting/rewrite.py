@@ -25,6 +25,7 @@ from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
 from tokenrt.passes.rewriting.repair import Repairs
+from tokenrt.passes.rewriting.replay import Replay
 from tokenrt.passes.rewriting.stages import Stage, full
 from tokenrt.passes.rewriting.taps import FLOAT, GraphTaps, InletTaps, additive, batch_of
 
@@ -36,7 +37,8 @@ SHOWN = -5000.0
 class Rewriter:
     """One rewrite: the graph being changed, the stage after each site, and what replaced each stream.
 
-    streams: every reduced or restored stream, its token axis and the tokens it must have. number: that of the
+    streams: every reduced or restored stream, its token axis and the tokens it must have. wholes: values of all tokens, where
+    some had left. number: that of the
     transformer; the names of what is put in say it from the second on.
     """
 
@@ -49,8 +51,10 @@ class Rewriter:
     op: GraphOps
     number: int = 0
     stages: list[Stage] = field(default_factory=list)
+    replay: Replay = field(init=False)
     reduced: dict[ir.Value, tuple[ir.Value, int]] = field(default_factory=dict)
     streams: list[tuple[ir.Value, int, int]] = field(default_factory=list)
+    wholes: dict[ir.Value, ir.Value] = field(default_factory=dict)
     validity: ir.Value | None = None
 
     @cached_property
@@ -96,6 +100,8 @@ class Rewriter:
         edits: dict[ir.Node, list[Edit]] = {}
         for edit in self.path.flow.edits:
             edits.setdefault(edit.node, []).append(edit)
+        before = {node: tuple(node.inputs) for node in nodes}
+        self.replay = Replay(self.op, before, edits, repairs.auxiliaries, len(self.path.sites))
         # In graph order, so that a reduction reads masks which already have its length.
         for value in [value for value in self.graph.inputs if value in sites]:
             self._reduce(*sites[value], uses[value])
@@ -213,17 +219,9 @@ class Rewriter:
 
     def _restore(self, value: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> None:
         """Give these readers of a value, and the model's output if it is one, all original positions again."""
-        (mark, *more), rank = self.path.flow.marks[value], len(self.shapes.of(value))
-        if more or rank != 3 or mark.outer * mark.inner != 1 or mark.offset:
-            raise UnsupportedError(
-                f"tensor {value.name!r} is read outside the blocks and is no plain stream of tokens [B,N,C]"
-            )
-        current, number = self.reduced.get(value, (value, mark.stage))
         self.op.before = min((node for node, _ in readers), key=self.order.__getitem__, default=None)
         self.op.prefix = "tokenrt_restore"
-        tokens = full(self.op, self._rows(current, mark), self.stages[number], self.method.drops)
-        whole = self._rows(tokens, mark)
-        self.streams.append((whole, mark.axis, self.structure.tokens))
+        whole = self._whole(value)
         for node, index in readers:
             node.replace_input_with(index, whole)
         if value in self.path.restored.get(None, ()):
@@ -231,6 +229,41 @@ class Rewriter:
             value.name, whole.name = f"{value.name}_reduced", value.name
             whole.shape, whole.type = value.shape, value.type
             self.graph.outputs[place] = whole
+
+    def _whole(self, value: ir.Value) -> ir.Value:
+        """A value for all original tokens: restored at a tap, or made again of what was restored there."""
+        if value not in self.wholes:
+            way = self.path.again.get(value)
+            if way is None:
+                self.wholes[value] = self._restored(value)
+            else:
+                found = {source: self._whole(source) for source in way.sources}
+                self.wholes[value] = self.replay.run(way, found, self.stages[0])
+        return self.wholes[value]
+
+    def _restored(self, value: ir.Value) -> ir.Value:
+        """All original tokens at a tap."""
+        (mark, *more), rank = self.path.flow.marks[value], len(self.shapes.of(value))
+        if more or rank != 3 or mark.outer * mark.inner != 1 or mark.offset:
+            raise UnsupportedError(
+                f"tensor {value.name!r} is read outside the blocks and is no plain stream of tokens [B,N,C]"
+            )
+        current, number = self.reduced.get(value, (value, mark.stage))
+
+        def carry(step: Stage) -> ir.Value | None:
+            """The tokens in front of a reduction, with what lies between it and the tap done to them."""
+            site = next(place for place, stage in enumerate(self.stages) if stage is step)
+            way = self.path.carried.get((value, site))
+            if way is None or not way.changes or step.parent is None or step.before is None:
+                return None
+            (source,) = way.sources
+            found = {source: self._rows(step.before, self.path.flow.marks[source][0])}
+            return self._rows(self.replay.run(way, found, step.parent), mark)
+
+        tokens = full(self.op, self._rows(current, mark), self.stages[number], self.method.drops, carry)
+        whole = self._rows(tokens, mark)
+        self.streams.append((whole, mark.axis, self.structure.tokens))
+        return whole
 
 
 def _next(graph: ir.Graph, value: ir.Value) -> ir.Node | None:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+from math import prod
+
+import onnx_ir as ir
 
 from tokenrt.passes.analysis.marks import BiasKeys, Mark, Step, WeighPool
 
@@ -13,16 +17,13 @@ EXTREMES = {"ReduceMax", "ReduceMin", "GlobalMaxPool"}
 def reduce(step: Step) -> None:
     """ReduceMean and ReduceSum over tokens are weighted by size; maxima need nothing; other reductions block."""
     rank = step.rank(0)
-    if step.node.op_type.startswith("Global"):
-        axes, keep = set(range(2, rank)), True
-    else:
-        listed = step.attribute("axes", None)
-        if listed is None:
-            listed = step.integers(1) if step.has(1) else []
-        if not listed and step.attribute("noop_with_empty_axes", 0):
-            step.set(step.marks[0])
-            return
-        axes, keep = {axis % rank for axis in listed} or set(range(rank)), bool(step.attribute("keepdims", 1))
+    axes = reduced_axes(step.node, rank)
+    if axes is None:
+        raise step.block("the axes it reduces are computed at run time")
+    if not axes:
+        step.set(step.marks[0])
+        return
+    keep = step.node.op_type.startswith("Global") or bool(step.attribute("keepdims", 1))
     marks: list[Mark] = []
     for mark in step.marks[0]:
         if mark.axis not in axes:
@@ -34,11 +35,70 @@ def reduce(step: Step) -> None:
             if step.node.op_type != "ReduceSum":
                 raise step.block("behind a softmax over tokens only their sum counts every original token")
         elif step.node.op_type in POOLED:
+            images = 1 if mark.axis == 0 else 0
+            if mark.stage and images in axes and step.dims(0)[images] != 1:
+                raise step.block("it averages over tokens and pictures at once")
             if mark.stage:
                 step.edit(WeighPool(step.node, mark, rank))
         elif step.node.op_type not in EXTREMES:
             raise step.block("this reduction over tokens has no form weighted by size")
     step.set(marks)
+
+
+def reduced_axes(node: ir.Node, rank: int) -> set[int] | None:
+    """The axes a reduction reduces, none where it leaves its input as it is; None where only the run tells."""
+    if node.op_type.startswith("Global"):
+        return set(range(2, rank))
+    listed: Iterable[int] = ()
+    if "axes" in node.attributes:
+        listed = node.attributes["axes"].as_ints()
+    elif len(node.inputs) > 1 and node.inputs[1] is not None:
+        constant = node.inputs[1].const_value
+        if constant is None:
+            return None
+        listed = [int(axis) for axis in constant.numpy().reshape(-1)]
+    axes = {axis % rank for axis in listed}
+    idle = "noop_with_empty_axes" in node.attributes and node.attributes["noop_with_empty_axes"].as_int()
+    return axes if axes or idle else set(range(rank))
+
+
+ON_THE_WAY = frozenset(
+    "Abs Cast Elu Erf Exp Gelu HardSwish Identity Relu Sigmoid Softplus Swish Tanh".split()
+)
+"""What may lie between the tokens laid out as a grid and their pool, a Transpose besides."""
+
+
+def pooled_grid(step: Step, mark: Mark) -> Mark | None:
+    """Where a Reshape lays the tokens out as rows and columns that only pools over both read, they stay one axis.
+
+    The mark is then on that of the rows, and the axis behind it has one entry. None: some reader needs the grid.
+    """
+    source, goal = step.dims(0), step.out_dims()
+    rows = next(
+        (
+            axis
+            for axis in range(len(goal) - 1)
+            if prod(goal[:axis]) == prod(source[: mark.axis])
+            and goal[axis] * goal[axis + 1] == source[mark.axis] == step.tokens - mark.offset
+        ),
+        None,
+    )
+    if mark.inner != 1 or mark.outer != 1 or rows is None or min(goal[rows : rows + 2]) == 1:
+        return None
+    todo = [(step.node.outputs[0], (rows, rows + 1))]
+    while todo:
+        value, cells = todo.pop()
+        if value.is_graph_output() or not value.uses():
+            return None
+        for node, _ in value.uses():
+            if node.op_type in ON_THE_WAY:
+                todo.append((node.outputs[0], cells))
+            elif node.op_type == "Transpose" and "perm" in node.attributes:
+                order = [*node.attributes["perm"].as_ints()]
+                todo.append((node.outputs[0], (order.index(cells[0]), order.index(cells[1]))))
+            elif node.op_type not in POOLED | EXTREMES or reduced_axes(node, len(goal)) != {*cells}:
+                return None
+    return mark.at(rows)
 
 
 def softmax(step: Step) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from math import prod
 
 from tokenrt.passes.analysis.marks import Mark, ReduceAuxiliary, SetInput, Step
+from tokenrt.passes.analysis.rules.reduction import pooled_grid
 from tokenrt.passes.graph.shapes import BATCH, Dims
 
 END = 2**31 - 1
@@ -21,8 +22,13 @@ def transpose(step: Step) -> None:
 def reshape(step: Step) -> None:
     """An axis is a stride and a length; it survives where one output axis holds exactly that stride and length."""
     source, goal = step.dims(0), step.out_dims()
-    marks = [regroup(step, mark, source, goal) for mark in step.marks[0]]
+    whole = [pooled_grid(step, mark) for mark in step.marks[0]]
+    marks = [
+        pool or regroup(step, mark, source, goal) for pool, mark in zip(whole, step.marks[0], strict=True)
+    ]
     step.set(marks)
+    columns = {pool.axis + 1 for pool in whole if pool}
+    goal = tuple(1 if axis in columns else size for axis, size in enumerate(goal))
     if step.node.op_type == "Reshape" and any(mark.stage for mark in marks):
         step.edit(SetInput(step.node, 1, lambda counts: resized(goal, marks, counts)))
 
