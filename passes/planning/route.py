@@ -13,18 +13,15 @@ from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.flow import Cut, Flow, follow
 from tokenrt.passes.analysis.marks import Blocked
 from tokenrt.passes.analysis.trunk import Trunk, Way
-from tokenrt.passes.graph.ancestry import nested
 from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.methods.contract import Returns
 from tokenrt.passes.planning.plan import PlannedSite, Where
+from tokenrt.passes.planning.pools import pools, streams
 
 Restored = dict[ir.Node | None, frozenset[ir.Value]]
 Stop = tuple[ir.Node | None, ir.Value | None]
 """What needs every token: a node, or an output of the model."""
 Carried = dict[tuple[ir.Value, int], Way]
-
-PICKS = frozenset({"Gather", "Shape", "Slice", "Split"})
-"""Behind these no axis counts tokens either, but they read protected tokens, which are the same restored or not."""
 
 
 @dataclass(frozen=True)
@@ -155,8 +152,8 @@ def edges(stops: Iterable[Stop], flow: Flow, structure: Structure) -> Restored:
     """
     body_values = {value for node in structure.body for value in node.outputs}
     above = _above(((node, output) for node, output in stops), flow, body_values, every=True)
-    pools = ((node, None) for node in pools_of(flow, structure))
-    shared = above & _above(pools, flow, body_values, every=False)
+    ends = ((node, None) for node in pools(flow, structure))
+    shared = above & _above(ends, flow, body_values, every=False)
     restored: Restored = {}
 
     def give(reader: ir.Node | None, value: ir.Value) -> None:
@@ -166,33 +163,10 @@ def edges(stops: Iterable[Stop], flow: Flow, structure: Structure) -> Restored:
         if output is not None and (output in body_values or output.producer() in shared):
             give(None, output)
     for node in (above | {node for node, _ in stops if node is not None}) - shared:
-        for value in _streams(node, flow, every=True):
+        for value in streams(node, flow, every=True):
             if value in body_values or value.producer() in shared:
                 give(node, value)
     return restored
-
-
-def pools_of(flow: Flow, structure: Structure) -> list[ir.Node]:
-    """The nodes behind the last block where the tokens that are left become one: means, sums, maxima, attention pooling."""
-    stopped = {blocked.node for blocked in flow.blocked}
-    return [
-        node
-        for node in flow.inputs
-        if node not in structure.body
-        and node not in stopped
-        and node.op_type not in PICKS
-        and [*_streams(node, flow, every=False)]
-        and not any(flow.marks.get(value) for value in node.outputs)
-    ]
-
-
-def _streams(node: ir.Node, flow: Flow, every: bool) -> Iterator[ir.Value]:
-    """What a node reads that counts tokens: every such input, or those that tokens have left."""
-    if any(True for _ in nested(node)):
-        return
-    for value, marks in zip(node.inputs, flow.inputs.get(node, ()), strict=False):
-        if value is not None and marks and (every or any(mark.stage for mark in marks)):
-            yield value
 
 
 def _above(
@@ -206,13 +180,13 @@ def _above(
     todo: list[ir.Value] = []
     for node, output in ends:
         todo.extend([output] if output is not None else [])
-        todo.extend(_streams(node, flow, every) if node is not None else [])
+        todo.extend(streams(node, flow, every) if node is not None else [])
     while todo:
         value = todo.pop()
         producer = None if value in body_values else value.producer()
         if producer is not None and producer not in found and producer in flow.inputs:
             found.add(producer)
-            todo.extend(_streams(producer, flow, every))
+            todo.extend(streams(producer, flow, every))
     return found
 
 

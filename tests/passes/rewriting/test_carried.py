@@ -259,10 +259,10 @@ GATE = """
   b1_in = Mul (b0_out, b0_gate)
 """
 SIDE = """
-  b0_kt = Transpose <perm = [0, 2, 1]> (b0_out)
-  b0_pairs = MatMul (b0_out, b0_kt)
-  b0_soft = Softmax <axis = -1> (b0_pairs)
-  b1_in = MatMul (b0_soft, b0_out)
+  side_kt = Transpose <perm = [0, 2, 1]> (b0_out)
+  side_pairs = MatMul (b0_out, side_kt)
+  side_soft = Softmax <axis = -1> (side_pairs)
+  b1_in = MatMul (side_soft, b0_out)
 """
 
 
