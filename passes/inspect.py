@@ -7,21 +7,14 @@ from typing import Any
 
 import onnx_ir as ir
 
+from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.blocks import Refusal, Structure
-from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.analysis.prepare import Prepared, ShapeOption, prepare
 from tokenrt.passes.graph.model import ModelLike, opset
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.planning.plan import PLACES
-from tokenrt.passes.planning.route import cut
-
-POOLS = {
-    "ReduceMean": "mean",
-    "ReduceSum": "sum",
-    "ReduceMax": "max",
-    "GlobalAveragePool": "mean",
-    "GlobalMaxPool": "max",
-}
+from tokenrt.passes.planning.pools import told
+from tokenrt.passes.planning.route import cut, route
 
 
 @dataclass(frozen=True)
@@ -198,7 +191,7 @@ def _view(structure: Structure, shapes: Shapes) -> TransformerView:
             )
             for block in structure.blocks
         ),
-        follows=_follows(structure),
+        follows=_follows(structure, shapes),
         token_axes=tuple(
             TokenAxis(str(value.name), describe(shapes.of(value)), tuple(mark.axis for mark in marks))
             for value, marks in structure.flow.marks.items()
@@ -213,31 +206,26 @@ def _signature(value: ir.Value, prepared: Prepared) -> str:
     return f"{value.name} {dims} {kind}"
 
 
-def _follows(structure: Structure) -> tuple[str, ...]:
-    """How the model uses the tokens behind the last block."""
-    found: list[str] = []
-    for node, marks in structure.flow.inputs.items():
-        if node in structure.body:
-            continue
-        outputs = [structure.flow.marks.get(value, ()) for value in node.outputs]
-        text = _use(node, marks, outputs)
-        if text:
-            found.append(text)
-    for blocked in structure.flow.blocked:
-        if blocked.node is None:
-            found.append(f"{blocked.reason}: tokens are restored for it")
-        elif blocked.node not in structure.body and blocked.kind == "grid":
-            found.append(f"dense head, restored before {blocked.describe()}")
-        elif blocked.node not in structure.body:
-            found.append(f"stops at {blocked.describe()}")
+def _follows(structure: Structure, shapes: Shapes) -> tuple[str, ...]:
+    """How the model uses the tokens behind the last block, once some have left."""
+    found = [
+        f"protected tokens read by {node.op_type} node {node.name!r}"
+        for node, marks in structure.flow.inputs.items()
+        if node not in structure.body and node.op_type in ("Gather", "Slice", "Split")
+        if marks[0] and not all(structure.flow.marks.get(value) for value in node.outputs)
+    ]
+    graph = structure.blocks[0].core.node.graph
+    places = [made for block in structure.blocks for where in PLACES[1:] if (made := cut(block, where))]
+    try:
+        assert isinstance(graph, ir.Graph)
+        path = route(graph, shapes, structure, places[:1], drops=False)
+    except UnsupportedError as refusal:
+        return (*found, str(refusal))
+    found += told(path.flow, structure)
+    for stop in path.stops:
+        if stop.node is None:
+            found.append(f"{stop.reason}: tokens are restored for it")
+        else:
+            kind = "dense head, restored" if stop.kind == "grid" else "restored"
+            found.append(f"{kind} before {stop.describe()}")
     return tuple(dict.fromkeys(found))
-
-
-def _use(node: ir.Node, marks: tuple[Marks, ...], outputs: list[Marks]) -> str | None:
-    if node.op_type in ("Gather", "Slice", "Split") and marks[0] and not all(outputs):
-        return f"protected tokens read by {node.op_type} node {node.name!r}"
-    if node.op_type in POOLS and len(outputs[0]) < len(marks[0]):
-        return f"{POOLS[node.op_type]} pooling at {node.op_type} node {node.name!r}"
-    if node.op_type in ("MatMul", "Attention") and len(marks) > 1 and marks[1] and not outputs[0]:
-        return f"attention pooling at {node.op_type} node {node.name!r}"
-    return None

@@ -18,6 +18,7 @@ from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning import fit
 from tokenrt.passes.planning.plan import Budget, Plan, places
+from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.route import cut, missing
 from tokenrt.passes.planning.several import Chosen, Routes
 from tokenrt.passes.rewriting.prove import attended, prove
@@ -51,16 +52,18 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Every candidate site, applied or refused with a reason, and where tokens are restored."""
+    """Every candidate site, applied or refused with a reason, where tokens are restored, and what each pool counts."""
 
     sites: tuple[SiteReport, ...]
     restored: tuple[str, ...]
     seconds: float
+    pools: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "sites": [site.as_dict() for site in self.sites],
             "restored": list(self.restored),
+            "pools": list(self.pools),
             "seconds": round(self.seconds, 3),
         }
 
@@ -83,6 +86,7 @@ class Reduced:
         refused = [s for s in self.report.sites if s.status == "refused" and s.reason != NOT_PLANNED]
         lines = [f"refused: {site.place()}: {site.reason}" for site in refused]
         lines += [f"restored: {text}" for text in self.report.restored]
+        lines += [f"pooled: {text}" for text in self.report.pools]
         return Group(self.plan, *(escape(line) for line in lines))
 
 
@@ -175,8 +179,9 @@ def reduce(
         )
     wanted, routes = fit.with_cost(prepared, wanted, allow_noop=allow_noop)
     sites, restored = _sites(prepared, wanted), _restored(routes)
+    pools = [told(path.flow, prepared.transformers[number]) for number, path in routes.items()]
     rewritten = _rewrite(prepared, wanted, routes, source_map)
-    report = Report(sites, restored, time.perf_counter() - start)
+    report = Report(sites, restored, time.perf_counter() - start, tuple(itertools.chain.from_iterable(pools)))
     if output is not None:
         save(rewritten, output)
     return Reduced(rewritten, wanted, report)

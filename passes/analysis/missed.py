@@ -265,7 +265,7 @@ def _weighs(node: ir.Node, shapes: Shapes) -> bool:
     todo = [(node.outputs[0], 0)]
     while todo:
         value, depth = todo.pop()
-        for steps, product, side in descend(value, shapes):
+        for _, product, side in descend(value, shapes):
             weights = product.inputs[side]
             if (
                 weights is not None

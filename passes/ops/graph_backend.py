@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,24 @@ class GraphOps:
             self.used.add(name)
         return self._append(domain, name, values, attributes, outputs, types)
 
+    def repeat(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> Sequence[ir.Value]:
+        """Append a copy of a node that reads `inputs`; returns its outputs."""
+        outputs = [
+            ir.Value(name=self._name(f"{node.op_type}_again"), type=value.type) for value in node.outputs
+        ]
+        copy = ir.Node(
+            node.domain,
+            node.op_type,
+            inputs,
+            [*node.attributes.values()],
+            overload=node.overload,
+            outputs=outputs,
+            version=node.version,
+            name=self._name(node.op_type),
+        )
+        self._insert(copy)
+        return outputs
+
     def value(self, item: Any) -> ir.Value:
         """Return a value of the graph as it is; make anything else a constant: int64 or float32."""
         if isinstance(item, ir.Value):
@@ -115,11 +133,14 @@ class GraphOps:
         ]
         attrs = [_attribute(key, value) for key, value in attributes.items()]
         node = ir.Node(domain, name, inputs, attrs, outputs=results, name=stem)
+        self._insert(node)
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _insert(self, node: ir.Node) -> None:
         if self.before is None:
             self.graph.append(node)
         else:
             self.graph.insert_before(self.before, node)
-        return results[0] if len(results) == 1 else tuple(results)
 
     def _name(self, stem: str) -> str:
         numbers = self._numbers.setdefault(stem, itertools.count())

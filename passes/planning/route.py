@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import onnx_ir as ir
 
@@ -11,20 +12,33 @@ from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.flow import Cut, Flow, follow
 from tokenrt.passes.analysis.marks import Blocked
+from tokenrt.passes.analysis.trunk import Trunk, Way
 from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.methods.contract import Returns
 from tokenrt.passes.planning.plan import PlannedSite, Where
+from tokenrt.passes.planning.pools import pools, streams
 
 Restored = dict[ir.Node | None, frozenset[ir.Value]]
+Stop = tuple[ir.Node | None, ir.Value | None]
+"""What needs every token: a node, or an output of the model."""
+Carried = dict[tuple[ir.Value, int], Way]
 
 
 @dataclass(frozen=True)
 class Route:
-    """How tokens run through a model with these sites: marks, edits, and who receives restored tokens."""
+    """How tokens run through a model with these sites: marks, edits, and who receives restored tokens.
+
+    again: values behind the last block that are made a second time, of restored tokens. carried: for a value where tokens are
+    restored and the number of a site, how those that left there become what they are at that value. stops: what needs
+    every token.
+    """
 
     sites: tuple[Cut, ...]
     flow: Flow
     restored: Restored
+    again: Mapping[ir.Value, Way] = field(default_factory=dict)
+    carried: Carried = field(default_factory=dict)
+    stops: tuple[Blocked, ...] = ()
 
 
 def cut(block: Block, where: Where) -> Cut | None:
@@ -68,13 +82,15 @@ def route(
     structure: Structure,
     sites: Sequence[Cut],
     back: Mapping[ir.Node | None, frozenset[ir.Value]] | None = None,
+    drops: bool = True,
 ) -> Route:
     """Follow the tokens; wherever the tail needs every position, restore at the tap.
 
-    back: who receives restored tokens in any case. Raises: UnsupportedError where an operator of the body
-    stops the tokens.
+    back: who receives restored tokens in any case. drops: tokens leave for good, so that those that left are carried to where
+    they come back. Raises: UnsupportedError where an operator of the body stops the tokens, or those that left.
     """
     restored: Restored = dict(back or {})
+    stops: dict[Stop, Blocked] = {}
     while True:
         flow = follow(
             graph,
@@ -85,22 +101,35 @@ def route(
             sites=sites,
             restored=restored,
         )
-        stops = [*flow.blocked, *_across_rows(structure, flow)]
-        reduced = [blocked for blocked in stops if _behind(blocked, flow, sites)]
+        blocking = [*flow.blocked, *_across_rows(structure, flow)]
+        reduced = [blocked for blocked in blocking if _behind(blocked, flow, sites)]
         if not reduced:
-            needed = {
-                reader: frozenset(value for value in values if _short(value, reader, flow, sites))
-                for reader, values in restored.items()
-            }
-            return Route(tuple(sites), flow, {reader: values for reader, values in needed.items() if values})
-        before = sum(len(values) for values in restored.values())
+            break
         for blocked in reduced:
-            if blocked.kind == "operator" or blocked.node in structure.body:
+            if blocked.node in structure.body:
                 raise UnsupportedError(f"the token axis cannot pass {blocked.describe()}")
-            for reader, value in _taps(blocked, structure):
-                restored[reader] = restored.get(reader, frozenset()) | {value}
-        if sum(len(values) for values in restored.values()) == before:
+        fresh = {(blocked.node, blocked.output): blocked for blocked in reduced}
+        if fresh.keys() <= stops.keys():
             raise UnsupportedError(f"tokens cannot be restored before {reduced[0].describe()}")
+        stops = fresh | stops
+        restored = _joined(back or {}, edges(stops, flow, structure))
+    needed = {
+        reader: frozenset(value for value in values if _short(value, reader, flow, sites))
+        for reader, values in restored.items()
+    }
+    needed = {reader: values for reader, values in needed.items() if values}
+    ways = Ways(structure, shapes, flow, tuple(sites))
+    again, carried = ways.again(needed), {}
+    if drops:
+        carried = ways.carried(needed, again)
+    return Route(tuple(sites), flow, needed, again, carried, tuple(stops.values()))
+
+
+def _joined(first: Mapping[ir.Node | None, frozenset[ir.Value]], second: Restored) -> Restored:
+    return {
+        reader: first.get(reader, frozenset()) | second.get(reader, frozenset())
+        for reader in (*first, *second)
+    }
 
 
 def _across_rows(structure: Structure, flow: Flow) -> list[Blocked]:
@@ -129,21 +158,99 @@ def _behind(blocked: Blocked, flow: Flow, sites: Sequence[Cut]) -> bool:
     return any(mark.stage for marks in flow.inputs[blocked.node] for mark in marks)
 
 
-def _taps(blocked: Blocked, structure: Structure) -> list[tuple[ir.Node | None, ir.Value]]:
-    """Edges from the body to the tail that lead to what blocked."""
-    found: list[tuple[ir.Node | None, ir.Value]] = []
+def edges(stops: Iterable[Stop], flow: Flow, structure: Structure) -> Restored:
+    """Who receives restored tokens so that every stop has them: as far up as nothing on the way leads to a pool as well.
+
+    A pool over tokens counts those that are left by their sizes, whatever else is an output; so nodes in front of it that a stop
+    needs too run on both, on the tokens that are left for the pool and on all of them, restored at the tap, for the stop.
+    """
     body_values = {value for node in structure.body for value in node.outputs}
-    todo: list[tuple[ir.Node | None, ir.Value]] = []
-    if blocked.node is None and blocked.output is not None:
-        todo.append((None, blocked.output))
-    elif blocked.node is not None:
-        todo.extend((blocked.node, value) for value in blocked.node.inputs if value is not None)
-    seen: set[ir.Value] = set()
+    above = _above(((node, output) for node, output in stops), flow, body_values, every=True)
+    ends = ((node, None) for node in pools(flow, structure))
+    shared = above & _above(ends, flow, body_values, every=False)
+    restored: Restored = {}
+
+    def give(reader: ir.Node | None, value: ir.Value) -> None:
+        restored[reader] = restored.get(reader, frozenset()) | {value}
+
+    for _, output in stops:
+        if output is not None and (output in body_values or output.producer() in shared):
+            give(None, output)
+    for node in (above | {node for node, _ in stops if node is not None}) - shared:
+        for value in streams(node, flow, every=True):
+            if value in body_values or value.producer() in shared:
+                give(node, value)
+    return restored
+
+
+def _above(
+    ends: Iterable[tuple[ir.Node | None, ir.Value | None]],
+    flow: Flow,
+    body_values: set[ir.Value],
+    every: bool,
+) -> set[ir.Node]:
+    """The nodes behind the last block that lead tokens to these ends, the ends themselves left out."""
+    found: set[ir.Node] = set()
+    todo: list[ir.Value] = []
+    for node, output in ends:
+        todo.extend([output] if output is not None else [])
+        todo.extend(streams(node, flow, every) if node is not None else [])
     while todo:
-        reader, value = todo.pop()
-        if value in body_values:
-            found.append((reader, value))
-        elif value not in seen and (producer := value.producer()) is not None:
-            seen.add(value)
-            todo.extend((producer, step) for step in producer.inputs if step is not None)
+        value = todo.pop()
+        producer = None if value in body_values else value.producer()
+        if producer is not None and producer not in found and producer in flow.inputs:
+            found.add(producer)
+            todo.extend(streams(producer, flow, every))
     return found
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Finds how tokens that come back become what they are to be."""
+
+    structure: Structure
+    shapes: Shapes
+    flow: Flow
+    sites: tuple[Cut, ...]
+
+    @cached_property
+    def trunk(self) -> Trunk:
+        return Trunk(self.flow)
+
+    def again(self, restored: Restored) -> dict[ir.Value, Way]:
+        """The values of the tail that are made once more of restored tokens, and how."""
+        body_values = frozenset(value for node in self.structure.body for value in node.outputs)
+        wanted = {value for values in restored.values() for value in values} - body_values
+        return {value: self.trunk.whole(value, body_values) for value in wanted if value.producer()}
+
+    def carried(self, restored: Restored, again: Mapping[ir.Value, Way]) -> Carried:
+        """How the tokens that left at each site become those at each tap. Raises: UnsupportedError."""
+        found: Carried = {}
+        wanted = dict.fromkeys(value for values in restored.values() for value in values)
+        taps = dict.fromkeys(
+            source for value in wanted for source in (again[value].sources if value in again else (value,))
+        )
+        for tap in taps:
+            for number in self._left(tap):
+                cut = self.sites[number - 1]
+                if cut.readers is not None:
+                    continue  # They come back at once, as the method says: as they were in front of the attention.
+                try:
+                    found[tap, number] = self.trunk.way(tap, cut)
+                except Blocked as blocked:
+                    raise UnsupportedError(
+                        f"tokens that leave at {cut.value.name!r} have to be there again at {tap.name!r}, but cannot be brought "
+                        f"past {blocked.describe()}; reduce only behind that node (--layers, --site), or merge tokens "
+                        "(tome), which come back as copies"
+                    ) from None
+        return found
+
+    def _left(self, value: ir.Value) -> Iterator[int]:
+        """The sites at which tokens left that are missing in a value, the last one first."""
+        own = next(
+            (n for n, cut in enumerate(self.sites, 1) if cut.value is value and cut.readers is None), 0
+        )
+        stage = own or max((mark.stage for mark in self.flow.marks.get(value, ())), default=0)
+        while stage:
+            yield stage
+            stage = max((mark.stage for mark in self.flow.marks[self.sites[stage - 1].value]), default=0)

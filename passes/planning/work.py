@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from tokenrt.passes import methods
 from tokenrt.passes.analysis.flow import Flow
 from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.analysis.prepare import Prepared
@@ -32,7 +33,8 @@ class Work:
         for number in plan.reduced():
             structure, sites = prepared.transformers[number], plan.of(number).sites
             cuts = [made for site in sites if (made := cut(structure.blocks[site.block], site.where))]
-            routes[number] = route(graph, shapes, structure, cuts, returns(structure, plan.returns, sites))
+            back, drops = returns(structure, plan.returns, sites), methods.get(plan.method).drops
+            routes[number] = route(graph, shapes, structure, cuts, back, drops)
         check_apart(routes)
         flows = [path.flow for path in routes.values()]
         work = cost(graph, shapes, together(flows, [len(path.sites) for path in routes.values()]))

@@ -17,6 +17,7 @@ from tokenrt.passes.analysis.marks import (
     SetInput,
     WeighPool,
 )
+from tokenrt.passes.analysis.rules.reduction import reduced_axes
 from tokenrt.passes.graph.model import substitute
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.ops.graph_backend import GraphOps
@@ -126,24 +127,11 @@ class Repairs:
         if node.op_type == "ReduceSum":
             node.replace_input_with(0, weighted)
             return
-        axes, keep = self._reduced(node, edit)
-        total, mass = (op("ReduceSum", part, axes, keepdims=keep) for part in (weighted, weight))
+        axes, keep = sorted(reduced_axes(node, edit.rank) or ()), 1
+        if not node.op_type.startswith("Global") and "keepdims" in node.attributes:
+            keep = node.attributes["keepdims"].as_int()
+        if axes == [mark.axis for mark in edit.span]:
+            total, mass = (op("ReduceSum", part, axes, keepdims=keep) for part in (weighted, weight))
+        else:  # Means: of the weights there is one along the other axes, of what they weigh as many as ever.
+            total, mass = (op("ReduceMean", part, axes=axes, keepdims=keep) for part in (weighted, weight))
         substitute(self.graph, node.outputs[0], op("Div", total, mass))
-
-    def _reduced(self, node: ir.Node, edit: WeighPool) -> tuple[list[int], int]:
-        """The axes a mean reduces, and whether it keeps them. Raises: UnsupportedError when it reduces others than tokens."""
-        data = node.inputs[0]
-        assert data is not None
-        dims = self.shapes.of(data)
-        axes: list[int] = [*range(2, edit.rank)] if node.op_type == "GlobalAveragePool" else []
-        if "axes" in node.attributes:
-            axes = list(node.attributes["axes"].value)
-        elif len(node.inputs) > 1 and node.inputs[1] is not None and node.inputs[1].const_value is not None:
-            axes = node.inputs[1].const_value.numpy().tolist()
-        axes = sorted({axis % edit.rank for axis in axes} or range(edit.rank))
-        if any(dims[axis] != 1 for axis in set(axes) - {mark.axis for mark in edit.span}):
-            raise UnsupportedError(
-                f"{node.op_type} node {node.name!r} averages over tokens and other axes at once"
-            )
-        keeps = "keepdims" not in node.attributes or bool(node.attributes["keepdims"].value)
-        return axes, int(keeps or node.op_type == "GlobalAveragePool")

@@ -26,6 +26,7 @@ from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
 from tokenrt.passes.rewriting.repair import Repairs
+from tokenrt.passes.rewriting.replay import Replay
 from tokenrt.passes.rewriting.stages import Stage, full
 from tokenrt.passes.rewriting.streams import from_rows, to_rows
 from tokenrt.passes.rewriting.taps import FLOAT, GraphTaps, InletTaps, additive
@@ -38,7 +39,8 @@ SHOWN = -5000.0
 class Rewriter:
     """One rewrite: the graph being changed, the stage after each site, and what replaced each stream.
 
-    streams: every reduced or restored stream, its token axis and the tokens it must have. number: that of the
+    streams: every reduced or restored stream, its token axis and the tokens it must have. wholes: values of all tokens, where
+    some had left. number: that of the
     transformer; the names of what is put in say it from the second on.
     """
 
@@ -51,8 +53,10 @@ class Rewriter:
     op: GraphOps
     number: int = 0
     stages: list[Stage] = field(default_factory=list)
+    replay: Replay = field(init=False)
     reduced: dict[ir.Value, tuple[ir.Value, int]] = field(default_factory=dict)
     streams: list[tuple[ir.Value, int, int]] = field(default_factory=list)
+    wholes: dict[ir.Value, ir.Value] = field(default_factory=dict)
     validity: ir.Value | None = None
 
     @cached_property
@@ -100,6 +104,8 @@ class Rewriter:
         edits: dict[ir.Node, list[Edit]] = {}
         for edit in self.path.flow.edits:
             edits.setdefault(edit.node, []).append(edit)
+        before = {node: tuple(node.inputs) for node in nodes}
+        self.replay = Replay(self.op, before, edits, repairs.auxiliaries, len(self.path.sites))
         # In graph order, so that a reduction reads masks which already have its length.
         for value in [value for value in self.graph.inputs if value in sites]:
             self._reduce(*sites[value], uses[value])
@@ -231,14 +237,9 @@ class Rewriter:
 
     def _restore(self, value: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> None:
         """Give these readers of a value, and the model's output if it is one, all original positions again."""
-        held = self._held(value)
-        current, number = self.reduced.get(value, (value, held.marks[0].stage))
         self.op.before = min((node for node, _ in readers), key=self.order.__getitem__, default=None)
         self.op.prefix = "tokenrt_restore"
-        rows = to_rows(self.op, current, held, self.stages[number].count)
-        tokens = full(self.op, rows, self.stages[number], self.method.drops)
-        whole = from_rows(self.op, tokens, held, self.structure.tokens, full=True)
-        self._stream(whole, held, self.structure.tokens, full=True)
+        whole = self._whole(value)
         for node, index in readers:
             node.replace_input_with(index, whole)
         if value in self.path.restored.get(None, ()):
@@ -246,6 +247,39 @@ class Rewriter:
             value.name, whole.name = f"{value.name}_reduced", value.name
             whole.shape, whole.type = value.shape, value.type
             self.graph.outputs[place] = whole
+
+    def _whole(self, value: ir.Value) -> ir.Value:
+        """A value for all original tokens: restored at a tap, or made again of what was restored there."""
+        if value not in self.wholes:
+            way = self.path.again.get(value)
+            if way is None:
+                self.wholes[value] = self._restored(value)
+            else:
+                found = {source: self._whole(source) for source in way.sources}
+                self.wholes[value] = self.replay.run(way, found, self.stages[0])
+        return self.wholes[value]
+
+    def _restored(self, value: ir.Value) -> ir.Value:
+        """All original tokens at a tap."""
+        held = self._held(value)
+        current, number = self.reduced.get(value, (value, held.marks[0].stage))
+
+        def carry(step: Stage) -> ir.Value | None:
+            """The tokens in front of a reduction, with what lies between it and the tap done to them."""
+            site = next(place for place, stage in enumerate(self.stages) if stage is step)
+            way, parent = self.path.carried.get((value, site)), step.parent
+            if way is None or not way.changes or parent is None or step.before is None:
+                return None
+            (source,) = way.sources
+            there, every = self._held(source), parent.parent is None
+            found = {source: from_rows(self.op, step.before, there, parent.count, full=every)}
+            return to_rows(self.op, self.replay.run(way, found, parent), held, parent.count)
+
+        rows = to_rows(self.op, current, held, self.stages[number].count)
+        tokens = full(self.op, rows, self.stages[number], self.method.drops, carry)
+        whole = from_rows(self.op, tokens, held, self.structure.tokens, full=True)
+        self._stream(whole, held, self.structure.tokens, full=True)
+        return whole
 
 
 def _next(graph: ir.Graph, value: ir.Value) -> ir.Node | None:

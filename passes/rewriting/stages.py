@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from tokenrt.errors import UnsupportedError
 from tokenrt.passes.methods.contract import Reduction, Value
 from tokenrt.passes.ops.graph_backend import GraphOps
 
@@ -57,8 +58,14 @@ class Stage:
         )
 
 
-def full(op: GraphOps, tokens: ir.Value, stage: Stage, drops: bool) -> ir.Value:
-    """[B,N0,C] from the [B,K,C] of a stage: merged tokens are copied, or spread by affinity; dropped ones are as they were."""
+Carry = Callable[[Stage], ir.Value | None]
+"""The N tokens in front of a reduction, carried to where all are to be there again; None: they are there what they were."""
+
+
+def full(
+    op: GraphOps, tokens: ir.Value, stage: Stage, drops: bool, carry: Carry = lambda step: None
+) -> ir.Value:
+    """[B,N0,C] from the [B,K,C] of a stage: merged tokens are copied, or spread by affinity; dropped ones are carried here."""
     if not drops and all(step.affinity is None for step in _chain(stage)):
         return tokens if stage.source_map is None else _spread(op, tokens, stage.source_map)
     for step in _chain(stage):
@@ -74,15 +81,23 @@ def full(op: GraphOps, tokens: ir.Value, stage: Stage, drops: bool) -> ir.Value:
                 source = np.where(source < 0, cached, source)
             else:
                 source = op("Where", op("Less", source, 0), cached, source)
-            tokens = op("Concat", tokens, _back(op, step, tokens), axis=1)
+            tokens = op("Concat", tokens, _back(op, step, tokens, carry(step)), axis=1)
         tokens = _spread(op, tokens, source)
     return tokens
 
 
-def _back(op: GraphOps, step: Stage, tokens: ir.Value) -> ir.Value | None:
-    """The N tokens of before a reduction, as those of them that were dropped come back."""
+def _back(op: GraphOps, step: Stage, tokens: ir.Value, carried: ir.Value | None) -> ir.Value | None:
+    """The N tokens of before a reduction, as those of them that were dropped come back.
+
+    Raises: UnsupportedError where what a representative gains is in another space than what it stands for.
+    """
+    if carried is not None and step.representative is not None:
+        raise UnsupportedError(
+            "dropped tokens come back with what their representative has gained, but norms or products lie between them and "
+            "where they come back; use a variant or a method without a representative"
+        )
     if step.representative is None:
-        return step.before
+        return step.before if carried is None else carried
     change = op("Sub", _last(op, tokens, step.count), step.representative)
     changed: ir.Value = op("Add", step.before, change)
     return changed

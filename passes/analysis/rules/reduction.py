@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+
+import onnx_ir as ir
 
 from tokenrt.passes.analysis.marks import BiasKeys, Mark, Step, WeighPool, spans
 
@@ -13,16 +16,13 @@ EXTREMES = {"ReduceMax", "ReduceMin", "GlobalMaxPool"}
 def reduce(step: Step) -> None:
     """ReduceMean and ReduceSum over tokens are weighted by size; maxima need nothing; other reductions block."""
     rank = step.rank(0)
-    if step.node.op_type.startswith("Global"):
-        axes, keep = set(range(2, rank)), True
-    else:
-        listed = step.attribute("axes", None)
-        if listed is None:
-            listed = step.integers(1) if step.has(1) else []
-        if not listed and step.attribute("noop_with_empty_axes", 0):
-            step.set(step.marks[0])
-            return
-        axes, keep = {axis % rank for axis in listed} or set(range(rank)), bool(step.attribute("keepdims", 1))
+    axes = reduced_axes(step.node, rank)
+    if axes is None:
+        raise step.block("the axes it reduces are computed at run time")
+    if not axes:
+        step.set(step.marks[0])
+        return
+    keep = step.node.op_type.startswith("Global") or bool(step.attribute("keepdims", 1))
     marks: list[Mark] = []
     for span in spans(step.marks[0]):
         if not any(mark.axis in axes for mark in span):
@@ -40,11 +40,31 @@ def reduce(step: Step) -> None:
             if step.node.op_type != "ReduceSum":
                 raise step.block("behind a softmax over tokens only their sum counts every original token")
         elif step.node.op_type in POOLED:
+            images = 1 if mark.axis == 0 else 0
+            if mark.stage and images in axes and step.dims(0)[images] != 1:
+                raise step.block("it averages over tokens and pictures at once")
             if mark.stage:
                 step.edit(WeighPool(step.node, span, rank))
         elif step.node.op_type not in EXTREMES:
             raise step.block("this reduction over tokens has no form weighted by size")
     step.set(marks)
+
+
+def reduced_axes(node: ir.Node, rank: int) -> set[int] | None:
+    """The axes a reduction reduces, none where it leaves its input as it is; None where only the run tells."""
+    if node.op_type.startswith("Global"):
+        return set(range(2, rank))
+    listed: Iterable[int] = ()
+    if "axes" in node.attributes:
+        listed = node.attributes["axes"].as_ints()
+    elif len(node.inputs) > 1 and node.inputs[1] is not None:
+        constant = node.inputs[1].const_value
+        if constant is None:
+            return None
+        listed = [int(axis) for axis in constant.numpy().reshape(-1)]
+    axes = {axis % rank for axis in listed}
+    idle = "noop_with_empty_axes" in node.attributes and node.attributes["noop_with_empty_axes"].as_int()
+    return axes if axes or idle else set(range(rank))
 
 
 def softmax(step: Step) -> None:

@@ -145,7 +145,9 @@ def _rebuild(build: Builder, chain: Chain, plan: Plan) -> None:
     lead = plan.ways[0][:-2]
     weighted = chain.weighted
     values = weighted.inputs[1 - chain.side]
-    assert asks is not None and answers is not None and values is not None
+    assert asks is not None
+    assert answers is not None
+    assert values is not None
     width, depth = _inner(build, atoms, asks, plan.turned), _depth(build, atoms, values, chain.side)
     query = _operand(build, atoms, asks, (lead, plan.rows, width, plan.turned), (*outer, plan.rows, width))
     key = _operand(
