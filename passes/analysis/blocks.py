@@ -17,6 +17,7 @@ from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Mark, Marks
 from tokenrt.passes.graph.ancestry import ancestors, between, constant_prefix, nested
+from tokenrt.passes.graph.quantization import parameter
 from tokenrt.passes.graph.shapes import Shapes, describe
 
 CAUSAL = "its mask is causal: a merged or moved token would let earlier positions see later ones"
@@ -227,7 +228,9 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
             )
         node = readers[0]
         others = [
-            step for step in node.inputs if step is not None and step is not here and step.const_value is None
+            step
+            for step in node.inputs
+            if step is not None and step is not here and step.const_value is None and not parameter(step)
         ]
         if others and node.op_type not in ("Reshape", "Expand"):
             skip = next((step for step in others if step in sources), None)

@@ -15,7 +15,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from tokenrt.errors import ModelError, ShapeError
-from tokenrt.passes.graph import contrib
+from tokenrt.passes.graph import contrib, quantization
 from tokenrt.passes.graph.fold import fold
 from tokenrt.passes.graph.model import attach, skeleton
 from tokenrt.passes.graph.shapes import infer, named, target
@@ -48,6 +48,7 @@ class Canonicalize:
         contrib.open_fused(opened)
         # onnxslim reads the value_float of a Constant as float64.
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(opened)
+        weights |= quantization.hide(opened)
         result = ir.from_proto(_slim(_sound(ir.to_proto(opened))))
         attach(result, weights)
         ir.passes.Sequential(
@@ -107,6 +108,7 @@ def _resolve(model: ir.Model) -> None:
             model.graph.register_initializer(value)
             node.replace_input_with(1, value)
     common.RemoveUnusedNodesPass()(model)
+    quantization.mark(model.graph, shapes)
 
 
 def _fix_inputs(proto: onnx.ModelProto, shape: Mapping[str, Axes], weights: frozenset[str]) -> None:
