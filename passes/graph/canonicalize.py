@@ -15,7 +15,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from tokenrt.errors import ModelError, ShapeError
-from tokenrt.passes.graph import contrib, quantization
+from tokenrt.passes.graph import contrib, qoperator, quantization
 from tokenrt.passes.graph.fold import fold
 from tokenrt.passes.graph.model import attach, skeleton
 from tokenrt.passes.graph.shapes import infer, named, target
@@ -45,6 +45,7 @@ class Canonicalize:
         proto, weights = skeleton(model)
         _fix_inputs(proto, self.shape, frozenset(weights))
         opened = ir.from_proto(_inline(proto))
+        qoperator.open_codes(opened)
         contrib.open_fused(opened)
         # onnxslim reads the value_float of a Constant as float64.
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(opened)

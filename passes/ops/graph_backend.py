@@ -146,6 +146,8 @@ def _attribute(name: str, value: Any) -> ir.Attr:
         return ir.AttrInt64s(name, list(value)) if whole else ir.AttrFloat32s(name, list(value))
     if isinstance(value, float):
         return ir.AttrFloat32(name, value)
+    if isinstance(value, str):
+        return ir.AttrString(name, value)
     return ir.AttrInt64(name, int(value))
 
 
