@@ -54,7 +54,7 @@ def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes) -> ir.Value 
     """What the first products behind `entry` are made of, if all the others are made of it too."""
     ends = (core.query, core.key, core.value)
     products = [node for node in _above(ends, entry, flow) if node.op_type in PRODUCTS]
-    found = [before(data) for node in products if (data := node.inputs[0]) is not None] or [*ends]
+    found = [before(data, entry) for node in products if (data := node.inputs[0]) is not None] or [*ends]
     above = {data: _above((data,), entry, flow) for data in found}
     first = next(
         (

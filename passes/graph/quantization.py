@@ -96,9 +96,9 @@ def decoded(value: ir.Value) -> ir.Value:
     return node.inputs[0]
 
 
-def before(value: ir.Value) -> ir.Value:
-    """What stood there before it was quantized, and perhaps made floats again: the way up through such nodes."""
-    while True:
+def before(value: ir.Value, stop: ir.Value) -> ir.Value:
+    """What stood there before it was quantized, and perhaps made floats again: the way up through such nodes, to `stop`."""
+    while value is not stop:
         node = value.producer()
         if (
             node is None
@@ -107,8 +107,9 @@ def before(value: ir.Value) -> ir.Value:
             or node.inputs[0] is None
             or value.const_value is not None
         ):
-            return value
+            break
         value = node.inputs[0]
+    return value
 
 
 def parameter(value: ir.Value) -> bool:

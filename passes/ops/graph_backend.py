@@ -168,7 +168,9 @@ def _result(name: str, values: list[ir.Value], attributes: dict[str, Any]) -> ir
     if name == "Cast":
         return ir.DataType(attributes["to"])
     if name == "QuantizeLinear":
-        return _known(values[2]) if len(values) > 2 else ir.DataType(attributes.get("output_dtype", 0) or UINT8)
+        return (
+            _known(values[2]) if len(values) > 2 else ir.DataType(attributes.get("output_dtype", 0) or UINT8)
+        )
     return _known(values[1] if name in ("DequantizeLinear", "Where") else values[0])
 
 
