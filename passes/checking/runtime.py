@@ -25,9 +25,9 @@ def session_options(model: str | Path, *, severity: int = QUIET, layouts: bool =
     options.log_severity_level = severity
     kinds = kinds_of(model)
     if kinds & FLOAT8:
-        # ONNX Runtime 1.31 makes of float8 pairs around a product a QLinearMatMul, whose kernels take integers alone.
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
-    if not layouts or ir.DataType.FLOAT16 in kinds:
+        # ONNX Runtime 1.31 puts float8 into a QLinearMatMul or a Transpose, whose kernels do not take it.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    elif not layouts or ir.DataType.FLOAT16 in kinds:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return options
 

