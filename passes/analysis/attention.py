@@ -10,13 +10,19 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.passes.graph.normal.chain import between_activations
+from tokenrt.passes.graph.quantization import CODERS, PAIR, decoded, rescales
 from tokenrt.passes.graph.shapes import BATCH, Shapes
 
-POINTWISE = frozenset("Add Cast Clip Div Dropout Identity Max Mul Sub Where".split())
+NEUTRAL = frozenset({"Cast", "Dropout", "Identity"}) | PAIR
+"""Operators that give what they take, but for its type and its rounding."""
+
+POINTWISE = frozenset("Add Clip Div Max Mul Sub Where".split()) | NEUTRAL
 """Operators between the scores and the softmax: scaling, masks, bias."""
 
-PASSING = frozenset("Cast Dropout Identity Where Mul".split())
+PASSING = frozenset({"Where", "Mul"}) | NEUTRAL | CODERS
 """Operators between the softmax and the product with the values: guards against empty rows, gates."""
+
+PRODUCTS = frozenset({"MatMul", "MatMulInteger"})
 
 HIDDEN = 1e2
 """A bias beyond this hides: the weight it leaves, exp(-100), is nothing in float32."""
@@ -86,14 +92,18 @@ def _from_softmax(node: ir.Node, shapes: Shapes, images: int) -> Core | None:
         chain.append((product, inside[-1]))
         step = product.inputs[inside[-1]]
         product = step.producer() if step is not None else None
-    if product is None or product.op_type != "MatMul":
+    if product is None or product.op_type not in PRODUCTS:
         return None
-    query, key = product.inputs
+    coded = product.op_type == "MatMulInteger"
+    query, key = (_floats(value, coded) for value in product.inputs[:2])
     if query is None or key is None or query.const_value is not None or key.const_value is not None:
         return None
     weighted = next(_weighted(node.outputs[0], dims, shapes), None)
-    if weighted is None or weighted.inputs[1] is None:
+    value = None if weighted is None else _floats(weighted.inputs[1], weighted.op_type == "MatMulInteger")
+    counted = [step for step in chain if rescales(*step, product)]
+    if weighted is None or value is None or coded != bool(counted):
         return None
+    chain = [step for step in chain if step not in counted]
     scale, masks = 1.0, list[tuple[ir.Node, int]]()
     for step_node, index in chain:
         number = scalar(step_node, 1 - index) if step_node.op_type in ("Mul", "Div") else None
@@ -101,7 +111,7 @@ def _from_softmax(node: ir.Node, shapes: Shapes, images: int) -> Core | None:
             scale *= number
         elif number is not None and index == 0:
             scale /= number
-        elif step_node.op_type not in ("Cast", "Identity", "Dropout"):
+        elif step_node.op_type not in NEUTRAL:
             masks.extend((step_node, other) for other in range(len(step_node.inputs)) if other != index)
     batch = shapes.of(query)
     heads = batch[1] if len(batch) == 4 else batch[0] // images if batch[0] % images == 0 else 1
@@ -109,7 +119,7 @@ def _from_softmax(node: ir.Node, shapes: Shapes, images: int) -> Core | None:
         node,
         query,
         key,
-        weighted.inputs[1],
+        value,
         weighted.outputs[0],
         True,
         heads,
@@ -133,9 +143,17 @@ def _unread(chain: Sequence[tuple[ir.Node, int]]) -> ir.Node | None:
         elif kind in ("Mul", "Div"):
             if added or (kind == "Div" and index) or scalar(node, 1 - index) is None:
                 return node
-        elif kind not in ("Cast", "Identity", "Dropout") and not (kind == "Max" and hides(node, 1 - index)):
+        elif kind not in NEUTRAL and not (kind == "Max" and hides(node, 1 - index)):
             return node
     return None
+
+
+def _floats(value: ir.Value | None, coded: bool) -> ir.Value | None:
+    """What a product multiplies; of a product of codes, the floats they were made of, or None where the graph has none."""
+    if value is None or not coded:
+        return value
+    floats = decoded(value)
+    return None if floats is value else floats
 
 
 def _shows(node: ir.Node, index: int) -> bool:
@@ -190,7 +208,7 @@ def _leads_to_product(value: ir.Value, dims: tuple[int, ...], shapes: Shapes) ->
     producer = value.producer()
     if producer is None:
         return False
-    if producer.op_type == "MatMul":
+    if producer.op_type in PRODUCTS:
         return between_activations(producer)
     return producer.op_type in POINTWISE and any(
         step is not None and _leads_to_product(step, dims, shapes) for step in producer.inputs
@@ -200,7 +218,7 @@ def _leads_to_product(value: ir.Value, dims: tuple[int, ...], shapes: Shapes) ->
 def _weighted(value: ir.Value, dims: tuple[int, ...], shapes: Shapes) -> Iterator[ir.Node]:
     """Products that take the softmax, or what guards make of it, as their left side."""
     for node, index in value.uses():
-        if node.op_type == "MatMul" and index == 0:
+        if node.op_type in PRODUCTS and index == 0:
             yield node
         elif node.op_type in PASSING and shapes.known(node.outputs[0]) and shapes.of(node.outputs[0]) == dims:
             yield from _weighted(node.outputs[0], dims, shapes)

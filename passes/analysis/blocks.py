@@ -22,6 +22,7 @@ from tokenrt.passes.analysis.missed import Missed, missed, nothing
 from tokenrt.passes.analysis.stream import Layout, candidates, layout, origins, row_marks, stream_of
 from tokenrt.passes.analysis.visibility import obstacle
 from tokenrt.passes.graph.ancestry import ancestors, between, constant_prefix, nested
+from tokenrt.passes.graph.quantization import parameter
 from tokenrt.passes.graph.shapes import Dims, Shapes, describe
 
 ADDITIONS = frozenset({"Add", "Sum"})
@@ -308,7 +309,9 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
             )
         node = readers[0]
         others = [
-            step for step in node.inputs if step is not None and step is not here and step.const_value is None
+            step
+            for step in node.inputs
+            if step is not None and step is not here and step.const_value is None and not parameter(step)
         ]
         if others and node.op_type not in ("Reshape", "Expand", *GATES):
             skip = next((step for step in others if step in sources), None)

@@ -10,9 +10,10 @@ import onnx_ir as ir
 from tokenrt.passes.analysis.attention import Core
 from tokenrt.passes.analysis.flow import Cut, Flow
 from tokenrt.passes.analysis.stream import LAYOUT, stream_of
+from tokenrt.passes.graph.quantization import before
 from tokenrt.passes.graph.shapes import Shapes
 
-PRODUCTS = frozenset({"FusedMatMul", "Gemm", "MatMul"})
+PRODUCTS = frozenset({"FusedMatMul", "Gemm", "MatMul", "MatMulInteger"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes, rows: int) -
     """What the first products behind `entry` are made of, if all the others are made of it too."""
     ends = (core.query, core.key, core.value)
     products = [node for node in _above(ends, entry, flow) if node.op_type in PRODUCTS]
-    found = [data for node in products if (data := node.inputs[0]) is not None] or [*ends]
+    found = [before(data, entry) for node in products if (data := node.inputs[0]) is not None] or [*ends]
     above = {data: _above((data,), entry, flow) for data in found}
     first = next(
         (

@@ -15,12 +15,13 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.passes.graph.ancestry import depends_on_input
+from tokenrt.passes.graph.quantization import PAIR, parameter
 from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes
 
 Numbers = np.ndarray[Any, np.dtype[np.int32]]
 Grid = tuple[int, ...]
 
-SAME = frozenset("Add Cast Clip Div Dropout Identity Mul Relu Sub Sum".split())
+SAME = frozenset("Add Cast Clip Div Dropout Identity Mul Relu Sub Sum".split()) | PAIR
 """Entry by entry: the numbers stay where they are."""
 CHANNELS = frozenset("Gemm LayerNormalization MatMul RMSNormalization SimplifiedLayerNormalization".split())
 """Along the last axis only: all its entries have the same number."""
@@ -88,7 +89,11 @@ class _Way:
             return 0 if all(v is not None and v.const_value is not None for v in node.inputs[1:]) else None
         if node.op_type == "Concat":
             return len(node.inputs) - 1
-        live = [i for i, value in enumerate(node.inputs) if value is not None and depends_on_input(value)]
+        live = [
+            i
+            for i, value in enumerate(node.inputs)
+            if value is not None and depends_on_input(value) and not parameter(value)
+        ]
         data = node.inputs[live[0]] if node.op_type in SAME and len(live) == 1 else None
         return live[0] if data is not None and self.dims(data) == self.dims(node.outputs[0]) else None
 

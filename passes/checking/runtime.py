@@ -10,6 +10,8 @@ import onnx_ir as ir
 QUIET = 3
 """Errors only."""
 
+FLOAT8 = frozenset(kind for kind in ir.DataType if kind.name.startswith("FLOAT8"))
+
 
 def session_options(model: str | Path, *, severity: int = QUIET, layouts: bool = True) -> Any:
     """`onnxruntime.SessionOptions` for the model of a file.
@@ -21,16 +23,20 @@ def session_options(model: str | Path, *, severity: int = QUIET, layouts: bool =
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = severity
-    if not layouts or holds_half(model):
+    kinds = kinds_of(model)
+    if kinds & FLOAT8:
+        # ONNX Runtime 1.31 puts float8 into a QLinearMatMul or a Transpose, whose kernels do not take it.
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    elif not layouts or ir.DataType.FLOAT16 in kinds:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return options
 
 
-def holds_half(model: str | Path) -> bool:
-    """Whether any weight of the model of a file is float16. False for a file that holds no model."""
+def kinds_of(model: str | Path) -> frozenset[ir.DataType]:
+    """The element types of the constants of the model of a file; none for a file that holds no model."""
     try:
         graph = ir.load(model).graph
     except Exception:
         # Whatever the reader raises: the runtime says better what is wrong with the file.
-        return False
-    return any(value.dtype == ir.DataType.FLOAT16 for value in graph.initializers.values())
+        return frozenset()
+    return frozenset(value.dtype for value in graph.initializers.values() if value.dtype is not None)

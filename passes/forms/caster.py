@@ -10,9 +10,13 @@ import onnx_ir as ir
 
 from tokenrt.passes.forms.limits import STANDARD, spelled
 from tokenrt.passes.forms.precision import ELEMENTWISE, HALF, INDEX_INPUTS, INSERTED, MOVED, TYPED
+from tokenrt.passes.graph.quantization import PAIR
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 
 FULL = ir.DataType.FLOAT
+
+WIDEST = {ir.DataType.FLOAT8E4M3FN: 448.0, ir.DataType.FLOAT8E5M2: 57344.0}
+"""The largest number of a code, where that is more than 8 bits of an integer hold."""
 
 
 class Caster:
@@ -101,6 +105,8 @@ class Caster:
             return FULL
         if not inserted and node.op_type in HALF:
             return self.half
+        if node.op_type in PAIR:
+            return self.half if self._counts_in_half(node) else FULL
         if not data:
             # Rows of a table of weights, as an embedding's.
             return self.half if node.op_type == "Gather" and not inserted else FULL
@@ -148,6 +154,18 @@ class Caster:
                 if 0 < size < self._least:
                     return False
         return True
+
+    def _counts_in_half(self, node: ir.Node) -> bool:
+        """Whether half holds every scale of a pair to its last bit but rounding, and the largest of the values behind it."""
+        scale = node.inputs[1]
+        tensor = None if scale is None else ir.convenience.get_const_tensor(scale)
+        codes = (node.outputs if node.op_type == "QuantizeLinear" else node.inputs)[0]
+        if tensor is None or codes is None or codes.dtype is None or codes.dtype.bitwidth > 8:
+            return False
+        largest = float(np.finfo(np.float16).max) / WIDEST.get(codes.dtype, 256.0)
+        sizes = np.abs(np.asarray(tensor.numpy(), np.float32))
+        least = float(np.finfo(np.float16).smallest_normal)
+        return self._most == float("inf") or bool((sizes >= least).all() and (sizes <= largest).all())
 
     def _as(self, value: ir.Value, kind: ir.DataType) -> ir.Value:
         """The value in another type: a converted constant, or a Cast that all its users share."""

@@ -22,7 +22,7 @@ import onnx_ir as ir
 from tokenrt.errors import TokenrtError, UnsupportedError
 from tokenrt.passes.forms import autocast
 from tokenrt.passes.forms.caster import Caster
-from tokenrt.passes.graph.model import ModelLike, check_target, load, save
+from tokenrt.passes.graph.model import ModelLike, check_target, load, opset, save
 from tokenrt.passes.graph.types import tell_types
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 PRECISIONS = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 LARGEST = {"fp16": 65504.0, "bf16": 3.3895313892515355e38}
 RULES = ("auto", "standard", "autocast")
+HALF_PAIRS = 19
+"""The operator set from which QuantizeLinear and DequantizeLinear take half precision."""
+
 STANDARD = "standard lists"
 """What decides when AutoCast does not."""
 
@@ -124,6 +127,7 @@ def convert(
     if output is not None:
         check_target(output, model)
     copy = load(model)
+    _refuse_old_pairs(copy, precision)
     tell_types(copy)
     decided, kept = _judged(copy, precision, rules, data)
     caster = Caster(copy, PRECISIONS[precision], keep_io, kept)
@@ -141,6 +145,17 @@ def convert(
     if check:
         done = replace(done, drift=_compared(model, done, data))
     return done if output is None else replace(done, output=save(copy, output))
+
+
+def _refuse_old_pairs(model: ir.Model, precision: str) -> None:
+    """Between a pair in float32 and a product in half a cast would stand, and no runtime would find the pair."""
+    first = next((node for node in model.graph if node.op_type == "QuantizeLinear"), None)
+    if first is not None and opset(model) < HALF_PAIRS:
+        raise UnsupportedError(
+            f"QuantizeLinear node {first.name!r}: it takes {precision} from opset {HALF_PAIRS} on, and the model imports "
+            f"{opset(model)}; bring it to opset {HALF_PAIRS} (onnx.version_converter), or convert the float model, then "
+            "quantize"
+        )
 
 
 def _judged(model: ir.Model, precision: str, rules: str, data: Any) -> tuple[str, frozenset[str]]:

@@ -28,7 +28,7 @@ ELEMENTWISE = frozenset(
 )
 """Half when all data is, float32 as soon as one input is."""
 
-TYPED = frozenset({"Cast", "Shape", "Size", "NonZero", "ArgMax", "ArgMin", "OneHot", "QuantizeLinear"})
+TYPED = frozenset({"Cast", "Shape", "Size", "NonZero", "ArgMax", "ArgMin", "OneHot"})
 """Take what they are given; what they give does not depend on it."""
 
 INDEX_INPUTS = {"Dropout": (1, 2), "Upsample": (1,)}

@@ -21,7 +21,7 @@ import onnx_ir as ir
 import onnx_ir.passes.common as common
 
 from tokenrt.errors import InternalError, ModelError, ShapeError
-from tokenrt.passes.graph import chance, contrib
+from tokenrt.passes.graph import chance, contrib, qoperator, quantization
 from tokenrt.passes.graph.branches import take_branches
 from tokenrt.passes.graph.fold import fold
 from tokenrt.passes.graph.model import attach, skeleton
@@ -59,6 +59,7 @@ class Canonicalize:
         _settle_defaults(proto)
         _fix_inputs(proto, self.shape, frozenset(weights))
         opened = ir.from_proto(_inline(proto))
+        qoperator.open_codes(opened)
         contrib.open_fused(opened)
         # onnxslim reads the value_float of a Constant as float64.
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(opened)
@@ -79,6 +80,7 @@ def _canonical(opened: ir.Model, weights: dict[str, ir.TensorProtocol]) -> ir.Mo
     """The canonical form of a sound model. Raises: ModelError, ShapeError, _FoldingError."""
     while True:
         take_branches(opened)
+        weights = weights | quantization.hide(opened)
         # A branch brings its weights along.
         proto, more = skeleton(opened)
         weights = weights | more
@@ -203,6 +205,7 @@ def _resolve(model: ir.Model) -> Shapes:
             model.graph.register_initializer(value)
             node.replace_input_with(1, value)
     common.RemoveUnusedNodesPass()(model)
+    quantization.mark(model.graph, shapes)
     return shapes
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.passes.graph.chance import RANDOM
+from tokenrt.passes.graph.quantization import weights
 from tokenrt.passes.graph.shapes import BATCH, Shapes
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -27,11 +28,12 @@ BROADCASTING = frozenset("Add And Div Equal Max Min Mul Or Pow Sub Where".split(
 
 
 def fold(model: ir.Model, shapes: Shapes) -> None:
-    """Replace batch-independent values by constants, and drop masks that hide nothing."""
+    """Replace batch-independent values by constants, and drop masks that hide nothing; quantized weights stay."""
     graph = model.graph
     found: dict[ir.Value, tuple[Array, ...]] = {}
+    kept = {*weights(graph).values()}
     for node in [*graph]:
-        results = _evaluate(node, found, shapes)
+        results = None if node in kept else _evaluate(node, found, shapes)
         if results is None:
             continue
         for value, arrays in zip(node.outputs, results, strict=True):

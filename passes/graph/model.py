@@ -23,7 +23,9 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 LARGE = 64 * 1024
 """Bytes from which an initializer that only feeds `WEIGHTED` operators leaves the skeleton."""
 
-WEIGHTED = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Attention"})
+WEIGHTED = frozenset(
+    "Attention Conv ConvInteger ConvTranspose DequantizeLinear Gather Gemm MatMul MatMulInteger QuantizeLinear".split()
+)
 """Operators whose weights no shape, index or position computation reads."""
 
 CONSTANTS = 4

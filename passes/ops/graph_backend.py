@@ -15,6 +15,7 @@ from tokenrt.passes.ops.contract import Array
 
 _SIZES = {"ArgMax", "ArgMin", "Shape"}
 _AXES_ARE_INPUTS = {"ReduceMax": 18, "ReduceMean": 18, "ReduceMin": 18, "ReduceProd": 18}
+UINT8 = int(ir.DataType.UINT8)
 _TRUTHS = {"And", "Equal", "Greater", "GreaterOrEqual", "IsNaN", "Less", "Not", "Or"}
 
 
@@ -166,6 +167,8 @@ def _attribute(name: str, value: Any) -> ir.Attr:
         return ir.AttrInt64s(name, list(value)) if whole else ir.AttrFloat32s(name, list(value))
     if isinstance(value, float):
         return ir.AttrFloat32(name, value)
+    if isinstance(value, str):
+        return ir.AttrString(name, value)
     return ir.AttrInt64(name, int(value))
 
 
@@ -185,7 +188,11 @@ def _result(name: str, values: list[ir.Value], attributes: dict[str, Any]) -> ir
         return ir.DataType.BOOL
     if name == "Cast":
         return ir.DataType(attributes["to"])
-    return _known(values[1] if name == "Where" else values[0])
+    if name == "QuantizeLinear":
+        return (
+            _known(values[2]) if len(values) > 2 else ir.DataType(attributes.get("output_dtype", 0) or UINT8)
+        )
+    return _known(values[1] if name in ("DequantizeLinear", "Where") else values[0])
 
 
 def _declared(kind: str, names: tuple[str, ...], values: list[ir.Value]) -> ir.DataType:

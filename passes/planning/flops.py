@@ -99,8 +99,10 @@ def _attention(node: ir.Node, shapes: Shapes, marks: tuple[tuple[Mark, ...], ...
 
 COUNTED = {
     "MatMul": _matmul,
+    "MatMulInteger": _matmul,
     "Gemm": _gemm,
     "Conv": _convolution,
+    "ConvInteger": _convolution,
     "ConvTranspose": _convolution,
     "Attention": _attention,
 }

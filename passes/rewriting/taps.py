@@ -13,6 +13,7 @@ from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.attention import POINTWISE, Core, hides, scalar
 from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.analysis.stream import layout
+from tokenrt.passes.graph.quantization import decoded
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
@@ -58,8 +59,9 @@ class GraphTaps:
                 continue
             data = [step for step in producer.inputs if step is not None and self.marks.get(step)]
             others = [step for step in producer.inputs[:2] if step is not None and step not in data]
-            if producer.op_type in ("MatMul", "Gemm") and others and others[0].const_value is not None:
-                return self._rows(data[0])
+            weighed = producer.op_type in ("MatMul", "MatMulInteger", "Gemm")
+            if weighed and others and others[0].const_value is not None:
+                return self._rows(decoded(data[0]))
             todo.extend(step for step in data if step not in todo)
         raise UnsupportedError(
             f"the keys of attention {self.core.node.name!r} come from no product with weights, and the method reads "

@@ -9,6 +9,7 @@ from tokenrt.passes.analysis.rules import (
     attention,
     elementwise,
     linear,
+    quantization,
     reduction,
     shape,
     spatial,
@@ -21,4 +22,5 @@ RULES: Mapping[tuple[str, str], Rule] = {
     **shape.RULES,
     **attention.RULES,
     **spatial.RULES,
+    **quantization.RULES,
 }

@@ -53,9 +53,9 @@ def chain(softmax: ir.Node, shapes: Shapes) -> Chain | None:
 
 
 def between_activations(node: ir.Node) -> bool:
-    """Whether it is a MatMul of two computed sides."""
-    return node.op_type == "MatMul" and all(
-        value is not None and value.const_value is None for value in node.inputs
+    """Whether it is a product of two computed sides, of floats or of codes."""
+    return node.op_type in ("MatMul", "MatMulInteger") and all(
+        value is not None and value.const_value is None for value in node.inputs[:2]
     )
 
 
