@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -14,11 +14,14 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import ModelError
-from tokenrt.passes.checking import choices
+from tokenrt.passes.checking import choices, interface, ties
+from tokenrt.passes.checking.batches import batch_of
 from tokenrt.passes.checking.check_data import Array, Feed, feeds, inputs_of, quiet
 from tokenrt.passes.checking.choices import Choices
 from tokenrt.passes.checking.emulate import comparable
+from tokenrt.passes.checking.properties import Questions, Runner, unchanged
 from tokenrt.passes.checking.runtime import session_options
+from tokenrt.passes.checking.verdict import ROUNDING, Property, tolerance
 from tokenrt.passes.graph.functions import describe, inline
 from tokenrt.passes.graph.model import ModelLike, copy, load, on_disk
 from tokenrt.passes.ops import DOMAIN
@@ -26,10 +29,8 @@ from tokenrt.passes.ops import DOMAIN
 FUNCTION_TOLERANCE = 1e-5
 """Largest relative L2 distance of the function form from the inlined form, in fp32."""
 
-ROUNDING = {ir.DataType.FLOAT16: 2.0**-10, ir.DataType.BFLOAT16: 2.0**-7}
-"""Distance from 1 to the next number of the half types."""
-
 Dims = tuple[int | str, ...]
+Ask = Callable[[str, Runner, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ class CheckReport:
 
     function_form: relative L2 distance of function form and inlined form by output; None for a reduced model
     without functions, or one whose distance is not a number. choices: for two forms of one reduction, as float32
-    and half, which tokens they choose.
+    and half, which tokens they choose. properties: what was asked of both models besides, those that failed among the
+    reasons too.
     """
 
     outputs: tuple[Drift, ...]
@@ -73,6 +75,7 @@ class CheckReport:
     function_form: Mapping[str, float | None] | None
     reasons: tuple[str, ...]
     choices: Choices | None = None
+    properties: tuple[Property, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -87,6 +90,7 @@ class CheckReport:
             "outputs": [drift.as_dict() for drift in self.outputs],
             "function_form": None if self.function_form is None else dict(self.function_form),
             "choices": None if self.choices is None else self.choices.as_dict(),
+            "properties": [line.as_dict() for line in self.properties],
         }
 
     def __rich__(self) -> Any:
@@ -114,7 +118,8 @@ class CheckReport:
         verdict = Text("ok", style="green") if self.ok else Text("not ok", style="red")
         chosen = "" if self.choices is None else f"\n{self.choices}"
         told = Text(f"{self.samples} samples, {self.data}; {forms}{chosen}")
-        return Group(table, told, verdict, *(Text(f"- {reason}") for reason in self.reasons))
+        lines = [Text(str(line), style="" if line.ok else "red") for line in self.properties]
+        return Group(table, told, *lines, verdict, *(Text(f"- {reason}") for reason in self.reasons))
 
 
 def check(
@@ -128,6 +133,7 @@ def check(
     min_cosine: float | None = None,
     min_agreement: float | None = None,
     function_tolerance: float = FUNCTION_TOLERANCE,
+    properties: bool = True,
 ) -> CheckReport:
     """Run both models on the same inputs in ONNX Runtime (CPU), one session at a time; compare the outputs.
 
@@ -136,6 +142,10 @@ def check(
     Without it, `samples` batches of seeded noise, of `batch` each: indices within the table they look up,
     masks of ones. min_cosine, min_agreement: thresholds; left out, these numbers are reported only. Finite
     values, the original's shapes, and function form equal to inlined form are always asked for.
+
+    properties: ask besides whether the pictures of a batch stay apart in the reduced model, as they do in the original
+    (in another order, alone, in other company), and whether the form that reductions are made in computes what the
+    original does. Names, order, types and shapes of inputs and outputs are compared in any case.
 
     A float input may be half in one model alone; bfloat16, which the CPU does not run, is emulated.
 
@@ -146,24 +156,32 @@ def check(
         first, second = (files.enter_context(on_disk(model)) for model in (original, reduced))
         before, after = load(first), load(second)
         _no_bare_nodes(after)
-        _same("inputs", _names(before.graph.inputs, before), _names(after.graph.inputs, after))
-        _same("outputs", _names(before.graph.outputs, before), _names(after.graph.outputs, after))
-        changed = comparable(before, after)
-        feed, told = feeds(
-            inputs_of(before, after), after, data=data, batch=batch, seed=seed, samples=samples
-        )
-        declared = _declared(before), _declared(after)
+        lines = [interface.told_apart(before, after)]
+        changed = [interface.once(before), interface.once(after)]
+        declared = interface.declared(before), interface.declared(after)
+        wanted = inputs_of(*_floats(before, after, changed))
+        feed, told = feeds(wanted, after, data=data, batch=batch, seed=seed, samples=samples)
         rounding = _coarsest(second)
         inlined = _inlined(after) if after.functions else None
         sites = choices.expose(before, after)
+        asked = None
+        if properties:
+            pictures = batch_of(wanted, feed, after, declared[0].values(), seed)
+            asked = Questions(
+                pictures, feed[0], seed, ties.expose(after), (tolerance(first), tolerance(second))
+            )
         forms = {"original": first, "reduced": second}
-        for name, own, other in zip(forms, changed, (before, after), strict=True):
-            if own or sites:
+        exposed = bool(sites), bool(sites or (asked and asked.choices))
+        for name, own, more, other in zip(forms, changed, exposed, (before, after), strict=True):
+            if own or more:
                 forms[name] = files.enter_context(on_disk(other))
         if inlined is not None:
             forms["inlined"] = files.enter_context(on_disk(inlined))
         del before, after, inlined
-        results = _run(forms, feed)
+        answers: dict[str, Any] = {}
+        results = _run(forms, feed, None if asked is None else partial(asked.ask, answers))
+        if answers:
+            lines += [*answers["reduced"], unchanged(answers["original"], forms["original"], wanted, _once)]
     drifts, reasons = _drifts(results, declared, _batches(feed))
     for drift in drifts:
         reasons += _below(drift, "cosine", drift.cosine_min, min_cosine)
@@ -173,8 +191,10 @@ def check(
         if "inlined" in forms
         else None
     )
+    reasons += [f"{line.name}: {line.why}" for line in lines if not line.ok]
     chosen = choices.compared(sites, results[0][1], results[1][1]) if sites else None
-    return CheckReport(tuple(drifts), sum(_batches(feed)), told, distances, tuple(reasons), chosen)
+    samples = sum(_batches(feed))
+    return CheckReport(tuple(drifts), samples, told, distances, tuple(reasons), chosen, tuple(lines))
 
 
 @dataclass(frozen=True)
@@ -201,7 +221,7 @@ def compare(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Order
     return OrderedDict(
         (name, _sample(np.asarray(reference[name]), np.asarray(candidate[name])))
         for name in reference
-        if not name.startswith(choices.PREFIX)
+        if name in candidate and not name.startswith(choices.PREFIX)
     )
 
 
@@ -233,21 +253,39 @@ def _sample(reference: Array, candidate: Array) -> Sample:
     )
 
 
-def _run(forms: Mapping[str, Path], feed: Sequence[Feed]) -> Any:
-    """Polygraphy's RunResults of every model on every input; a session lives while its model runs."""
-    from polygraphy.backend.onnxrt import OnnxrtRunner
-    from polygraphy.comparator import Comparator, RunResults
+def _run(forms: Mapping[str, Path], feed: Sequence[Feed], ask: Ask | None = None) -> Any:
+    """Polygraphy's RunResults of every model on every input; a session lives while its model runs and is asked."""
+    from polygraphy.comparator import RunResults
 
     results = RunResults()
-    with quiet():
-        for name, path in forms.items():
-            try:
-                runner = OnnxrtRunner(partial(_session, path), name=name)
-                results.extend(Comparator.run([runner], data_loader=list(feed)))
-            except Exception as cause:
-                what = " ".join(str(cause).split())[:600]
-                raise ModelError(f"ONNX Runtime cannot run the {name} model: {what}") from cause
+    for name, path in forms.items():
+        results.extend(_run_one(name, path, feed, ask))
     return results
+
+
+def _run_one(name: str, path: Path, feed: Sequence[Feed], ask: Ask | None) -> Any:
+    from polygraphy.backend.onnxrt import OnnxrtRunner
+    from polygraphy.comparator import Comparator
+
+    with quiet():
+        try:
+            session = _session(path)
+            result = Comparator.run([OnnxrtRunner(session, name=name)], data_loader=list(feed))
+        except Exception as cause:
+            what = " ".join(str(cause).split())[:600]
+            raise ModelError(f"ONNX Runtime cannot run the {name} model: {what}") from cause
+    if ask is not None:
+        ask(name, partial(_answer, session), {key: result[0][1][0][key] for key in result[0][1][0]})
+    return result
+
+
+def _answer(session: Any, feed: Feed) -> dict[str, Any]:
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+
+def _once(path: Path, feed: Feed) -> dict[str, Any]:
+    return _answer(_session(path), feed)
 
 
 def _session(path: Path) -> Any:
@@ -346,32 +384,10 @@ def _coarsest(path: Path) -> float:
     return max((size for kind, size in ROUNDING.items() if kind in kinds), default=0.0)
 
 
-def _declared(model: ir.Model) -> dict[str, Dims]:
-    """Shapes of the outputs as the model declares them, or as inference finds them."""
-    from onnx_ir.passes.common import ShapeInferencePass
-
-    if not all(_settled(value) for value in model.graph.outputs):
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    return {
-        str(value.name): tuple(size if isinstance(size, int) else str(size) for size in value.shape or ())
-        for value in model.graph.outputs
-    }
-
-
-def _settled(value: ir.Value) -> bool:
-    return value.shape is not None and all(isinstance(size, int) for size in value.shape[1:])
-
-
-def _names(values: Sequence[ir.Value], model: ir.Model) -> set[str]:
-    return {str(value.name) for value in values if value.name not in model.graph.initializers}
-
-
-def _same(what: str, before: set[str], after: set[str]) -> None:
-    if before != after:
-        raise ModelError(
-            f"the {what} of the two models differ: {', '.join(sorted(before))} in the original, "
-            f"{', '.join(sorted(after))} in the reduced model; compare models made from one another"
-        )
+def _floats(before: ir.Model, after: ir.Model, changed: list[bool]) -> tuple[ir.Model, ir.Model]:
+    """The two models in forms that take the same floats; notes in `changed` which of them had to change."""
+    changed[:] = [own or other for own, other in zip(changed, comparable(before, after), strict=True)]
+    return before, after
 
 
 def _inlined(model: ir.Model) -> ir.Model:
