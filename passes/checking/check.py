@@ -160,13 +160,13 @@ def check(
         changed = [interface.once(before), interface.once(after)]
         declared = interface.declared(before), interface.declared(after)
         wanted = inputs_of(*_floats(before, after, changed))
-        feed, told = feeds(wanted, after, data=data, batch=batch, seed=seed, samples=samples)
+        feed, told = feeds(wanted, before, data=data, batch=batch, seed=seed, samples=samples)
         rounding = _coarsest(second)
         inlined = _inlined(after) if after.functions else None
         sites = choices.expose(before, after)
         asked = None
         if properties:
-            pictures = batch_of(wanted, feed, after, declared[0].values(), seed)
+            pictures = batch_of(wanted, feed, before, declared[0].values(), seed)
             asked = Questions(
                 pictures, feed[0], seed, ties.expose(after), (tolerance(first), tolerance(second))
             )
@@ -270,7 +270,8 @@ def _run_one(name: str, path: Path, feed: Sequence[Feed], ask: Ask | None) -> An
     with quiet():
         try:
             session = _session(path)
-            result = Comparator.run([OnnxrtRunner(session, name=name)], data_loader=list(feed))
+            taken = [_taken(session, run) for run in feed]
+            result = Comparator.run([OnnxrtRunner(session, name=name)], data_loader=taken)
         except Exception as cause:
             what = " ".join(str(cause).split())[:600]
             raise ModelError(f"ONNX Runtime cannot run the {name} model: {what}") from cause
@@ -281,7 +282,12 @@ def _run_one(name: str, path: Path, feed: Sequence[Feed], ask: Ask | None) -> An
 
 def _answer(session: Any, feed: Feed) -> dict[str, Any]:
     names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    return dict(zip(names, session.run(names, _taken(session, feed)), strict=True))
+
+
+def _taken(session: Any, feed: Feed) -> Feed:
+    """The inputs the model has: a reduced one may have lost some."""
+    return {value.name: feed[value.name] for value in session.get_inputs()}
 
 
 def _once(path: Path, feed: Feed) -> dict[str, Any]:
