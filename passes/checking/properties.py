@@ -131,11 +131,8 @@ class Questions:
                     self.whole,
                 )
         base = _plain(known or run(feed))
-        random = {
-            name: moved
-            for name, output in _plain(run(feed)).items()
-            if (moved := _between(base[name], output)) > allowed(output, wide)
-        }
+        again = {name: (_between(base[name], output), output) for name, output in _plain(run(feed)).items()}
+        random = {name: far for name, (far, output) in again.items() if far > allowed(output, wide)}
         moved: dict[str, Mapping[str, Found | None] | str] = {}
         if isinstance(batch, Batch):
             moved[PERMUTED] = _moved(run, base, batch, PERMUTED, self.seed, wide)

@@ -70,7 +70,7 @@ def near(
         ]
         other_way = [pair for pair in zip(*rows, strict=False) if _otherwise(choice, *pair)]
         if other_way:
-            return all(_tie(choice, *pair, wide) for pair in other_way)
+            return all(_tie(choice, first, again, wide) for first, again in other_way)
     return False
 
 
@@ -118,7 +118,8 @@ def _picture(array: Array, place: int, size: int) -> Array:
     """What is the picture's in an array over the batch [B*k,...]: its rows [k,...]; none where the array has no batch."""
     if not array.ndim or len(array) % size:
         return array[:0]
-    return array.reshape(size, -1, *array.shape[1:])[place]
+    rows: Array = array.reshape(size, -1, *array.shape[1:])[place]
+    return rows
 
 
 def _otherwise(choice: Choice, one: Sequence[Array], other: Sequence[Array]) -> bool:
