@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,14 +9,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import ModelError
 from tokenrt.passes.checking import choices, interface, ties
 from tokenrt.passes.checking.batches import batch_of
-from tokenrt.passes.checking.check_data import Array, Feed, feeds, inputs_of, quiet
+from tokenrt.passes.checking.check_data import Feed, feeds, inputs_of, quiet
 from tokenrt.passes.checking.choices import Choices
+from tokenrt.passes.checking.drift import Drift, compared, distance, drifts, number
 from tokenrt.passes.checking.emulate import comparable
 from tokenrt.passes.checking.properties import Questions, Runner, unchanged
 from tokenrt.passes.checking.runtime import session_options
@@ -29,34 +28,7 @@ from tokenrt.passes.ops import DOMAIN
 FUNCTION_TOLERANCE = 1e-5
 """Largest relative L2 distance of the function form from the inlined form, in fp32."""
 
-Dims = tuple[int | str, ...]
 Ask = Callable[[str, Runner, Mapping[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far one output of the reduced model is from the original's. None where a number says nothing.
-
-    Cosines are per sample, one row of the batch each; relative L2 and the largest difference are over all of
-    them; agreement is the share of samples with the same largest class, for outputs [B, classes].
-    """
-
-    output: str
-    shape: Dims
-    samples: int
-    finite: bool
-    static: bool
-    cosine_min: float | None
-    cosine_mean: float | None
-    relative_l2: float | None
-    max_abs: float | None
-    agreement: float | None
-    cosines: tuple[float, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "cosines"} | {
-            "shape": list(self.shape)
-        }
 
 
 @dataclass(frozen=True)
@@ -182,8 +154,8 @@ def check(
         results = _run(forms, feed, None if asked is None else partial(asked.ask, answers))
         if answers:
             lines += [*answers["reduced"], unchanged(answers["original"], forms["original"], wanted, _once)]
-    drifts, reasons = _drifts(results, declared, _batches(feed))
-    for drift in drifts:
+    found, reasons = drifts(results, declared, _batches(feed))
+    for drift in found:
         reasons += _below(drift, "cosine", drift.cosine_min, min_cosine)
         reasons += _below(drift, "top-1 agreement", drift.agreement, min_agreement)
     distances = (
@@ -194,63 +166,7 @@ def check(
     reasons += [f"{line.name}: {line.why}" for line in lines if not line.ok]
     chosen = choices.compared(sites, results[0][1], results[1][1]) if sites else None
     samples = sum(_batches(feed))
-    return CheckReport(tuple(drifts), samples, told, distances, tuple(reasons), chosen, tuple(lines))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One output of one run of two models, as Polygraphy gathers it; true when it may be compared."""
-
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    finite: bool
-    cosines: tuple[float, ...] = ()
-    difference: float = 0.0
-    norm: float = 0.0
-    max_abs: float = 0.0
-    agreeing: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.finite and self.shapes[0] == self.shapes[1]
-
-
-def compare(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> OrderedDict[str, Sample]:
-    """A Polygraphy compare function: every output of two runs, measured and not judged.
-
-    difference and norm are squared sums; cosines are one for each index of the first axis.
-    """
-    return OrderedDict(
-        (name, _sample(np.asarray(reference[name]), np.asarray(candidate[name])))
-        for name in reference
-        if name in candidate and not name.startswith(choices.PREFIX)
-    )
-
-
-def _sample(reference: Array, candidate: Array) -> Sample:
-    shapes = reference.shape, candidate.shape
-    finite = bool(np.isfinite(_wide(candidate)).all())
-    if shapes[0] != shapes[1] or not candidate.size:
-        return Sample(shapes, finite)
-    a, b = _wide(reference), _wide(candidate)
-    rows = a.reshape(len(a), -1) if a.ndim else a.reshape(1, 1)
-    others = b.reshape(rows.shape)
-    with np.errstate(all="ignore"):
-        products = (rows * others).sum(1)
-        lengths = np.sqrt((rows**2).sum(1) * (others**2).sum(1))
-        equal = (rows == others).all(1)
-        cosines = np.where(lengths > 0, np.clip(products / lengths, -1, 1), equal)
-        difference = rows - others
-    agreeing = None
-    if a.ndim == 2 and a.shape[1] > 1 and reference.dtype.kind == "f":
-        agreeing = int((rows.argmax(1) == others.argmax(1)).sum())
-    return Sample(
-        shapes,
-        finite,
-        tuple(map(float, cosines)),
-        float((difference**2).sum()),
-        float((rows**2).sum()),
-        float(np.abs(difference).max()),
-        agreeing,
-    )
+    return CheckReport(tuple(found), samples, told, distances, tuple(reasons), chosen, tuple(lines))
 
 
 def _run(forms: Mapping[str, Path], feed: Sequence[Feed], ask: Ask | None = None) -> Any:
@@ -302,80 +218,18 @@ def _session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _compared(results: Any, first: int, second: int) -> dict[str, list[Sample]]:
-    """Samples by output, one for each run, of two of the models."""
-    from polygraphy.comparator import Comparator
-
-    with quiet():
-        (accuracy,) = Comparator.compare_accuracy(
-            results, comparisons=[(first, second)], compare_func=compare
-        )
-    ((_, runs),) = accuracy.items()
-    return {name: [run[name] for run in runs] for name in runs[0]}
-
-
-def _drifts(
-    results: Any, declared: tuple[dict[str, Dims], dict[str, Dims]], batches: Sequence[int]
-) -> tuple[list[Drift], list[str]]:
-    drifts, reasons = [], []
-    for name, found in _compared(results, 0, 1).items():
-        before, after = (side[name] for side in declared)
-        finite = all(sample.finite for sample in found)
-        static = all(isinstance(size, int) for size in after[1:])
-        other = next((sample.shapes for sample in found if sample.shapes[0] != sample.shapes[1]), None)
-        if other:
-            reasons.append(f"output {name!r}: shape {list(other[1])}, the original gives {list(other[0])}")
-        if not finite:
-            reasons.append(f"output {name!r}: not all values of the reduced model are finite")
-        lost = [axis for axis, size in enumerate(before) if axis and isinstance(size, int) and not static]
-        if lost:
-            shape = ",".join(map(str, after))
-            reasons.append(f"output {name!r}: its shape [{shape}] is not static in the reduced model")
-        drifts.append(_drift(name, found, after, finite, static, comparable=finite and not other))
-    return drifts, reasons
-
-
-def _drift(
-    name: str, found: Sequence[Sample], shape: Dims, finite: bool, static: bool, *, comparable: bool
-) -> Drift:
-    cosines = [value for sample in found for value in sample.cosines]
-    if not comparable or not cosines or not np.isfinite(cosines).all():
-        return Drift(name, shape, len(cosines), finite, static, None, None, None, None, None)
-    agreeing = [sample.agreeing for sample in found if sample.agreeing is not None]
-    return Drift(
-        name,
-        shape,
-        len(cosines),
-        finite,
-        static,
-        min(cosines),
-        float(np.mean(cosines)),
-        _number(_distance(found)),
-        max(sample.max_abs for sample in found),
-        sum(agreeing) / len(cosines) if agreeing else None,
-        tuple(cosines),
-    )
-
-
 def _function_form(results: Any, tolerance: float, reasons: list[str]) -> dict[str, float | None]:
     distances: dict[str, float | None] = {}
-    for name, found in _compared(results, 2, 1).items():
+    for name, found in compared(results, 2, 1).items():
         same = all(sample.shapes[0] == sample.shapes[1] for sample in found)
-        distance = _distance(found) if same else float("nan")
-        distances[name] = _number(distance)
-        if not distance <= tolerance:
+        apart = distance(found) if same else float("nan")
+        distances[name] = number(apart)
+        if not apart <= tolerance:
             reasons.append(
                 f"output {name!r}: function form and inlined form of the reduced model differ by "
-                f"{distance:.1e} (relative L2), more than {tolerance:.0e}"
+                f"{apart:.1e} (relative L2), more than {tolerance:.0e}"
             )
     return distances
-
-
-def _distance(found: Sequence[Sample]) -> float:
-    difference, norm = sum(sample.difference for sample in found), sum(sample.norm for sample in found)
-    if not norm:
-        return 0.0 if not difference else float("inf")
-    return float(np.sqrt(difference / norm))
 
 
 def _below(drift: Drift, what: str, value: float | None, least: float | None) -> list[str]:
@@ -413,14 +267,6 @@ def _no_bare_nodes(model: ir.Model) -> None:
 
 def _batches(feed: Sequence[Feed]) -> list[int]:
     return [max((len(array) for array in run.values() if array.ndim), default=1) for run in feed]
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(np.float64)
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -15,8 +15,9 @@ from rich.console import Console
 
 import tokenrt
 from tokenrt.errors import DependencyError, ModelError, ShapeError, TokenrtError
-from tokenrt.passes.checking.check import check, compare
+from tokenrt.passes.checking.check import check
 from tokenrt.passes.checking.check_data import feeds, inputs_of
+from tokenrt.passes.checking.drift import compare
 
 HEAD = '<ir_version: 10, opset_import: ["": 18]>\n'
 
