@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import ModelError
-from tokenrt.passes.checking import choices
-from tokenrt.passes.checking.check_data import Array, Feed, feeds, inputs_of, quiet
+from tokenrt.passes.checking import choices, interface, ties
+from tokenrt.passes.checking.batches import batch_of
+from tokenrt.passes.checking.check_data import Feed, feeds, inputs_of, quiet
 from tokenrt.passes.checking.choices import Choices
+from tokenrt.passes.checking.drift import Drift, compared, distance, drifts, number
 from tokenrt.passes.checking.emulate import comparable
+from tokenrt.passes.checking.properties import Questions, Runner, unchanged
 from tokenrt.passes.checking.runtime import session_options
+from tokenrt.passes.checking.verdict import ROUNDING, Property, tolerance
 from tokenrt.passes.graph.chance import drawn
 from tokenrt.passes.graph.functions import describe, inline
 from tokenrt.passes.graph.model import ModelLike, copy, load, on_disk
@@ -27,36 +29,7 @@ from tokenrt.passes.ops import DOMAIN
 FUNCTION_TOLERANCE = 1e-5
 """Largest relative L2 distance of the function form from the inlined form, in fp32."""
 
-ROUNDING = {ir.DataType.FLOAT16: 2.0**-10, ir.DataType.BFLOAT16: 2.0**-7}
-"""Distance from 1 to the next number of the half types."""
-
-Dims = tuple[int | str, ...]
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far one output of the reduced model is from the original's. None where a number says nothing.
-
-    Cosines are per sample, one row of the batch each; relative L2 and the largest difference are over all of
-    them; agreement is the share of samples with the same largest class, for outputs [B, classes].
-    """
-
-    output: str
-    shape: Dims
-    samples: int
-    finite: bool
-    static: bool
-    cosine_min: float | None
-    cosine_mean: float | None
-    relative_l2: float | None
-    max_abs: float | None
-    agreement: float | None
-    cosines: tuple[float, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "cosines"} | {
-            "shape": list(self.shape)
-        }
+Ask = Callable[[str, Runner, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -65,8 +38,9 @@ class CheckReport:
 
     function_form: relative L2 distance of function form and inlined form by output; None for a reduced model
     without functions, or one whose distance is not a number. choices: for two forms of one reduction, as float32
-    and half, which tokens they choose. random: outputs that come of random numbers, and the node that draws them:
-    two runs of one model differ there, so only shapes and finite values are judged.
+    and half, which tokens they choose. properties: what was asked of both models besides, those that failed among the
+    reasons too. random: outputs that come of random numbers, and the node that draws them: two runs of one model differ
+    there, so only shapes and finite values are judged.
     """
 
     outputs: tuple[Drift, ...]
@@ -75,6 +49,7 @@ class CheckReport:
     function_form: Mapping[str, float | None] | None
     reasons: tuple[str, ...]
     choices: Choices | None = None
+    properties: tuple[Property, ...] = ()
     random: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -90,6 +65,7 @@ class CheckReport:
             "outputs": [drift.as_dict() for drift in self.outputs],
             "function_form": None if self.function_form is None else dict(self.function_form),
             "choices": None if self.choices is None else self.choices.as_dict(),
+            "properties": [line.as_dict() for line in self.properties],
             "random": dict(self.random),
         }
 
@@ -120,7 +96,8 @@ class CheckReport:
         for name, node in self.random.items():
             chosen += f"\noutput {name!r} may differ from run to run ({node} draws anew): not compared"
         told = Text(f"{self.samples} samples, {self.data}; {forms}{chosen}")
-        return Group(table, told, verdict, *(Text(f"- {reason}") for reason in self.reasons))
+        lines = [Text(str(line), style="" if line.ok else "red") for line in self.properties]
+        return Group(table, told, *lines, verdict, *(Text(f"- {reason}") for reason in self.reasons))
 
 
 def check(
@@ -134,6 +111,7 @@ def check(
     min_cosine: float | None = None,
     min_agreement: float | None = None,
     function_tolerance: float = FUNCTION_TOLERANCE,
+    properties: bool = True,
 ) -> CheckReport:
     """Run both models on the same inputs in ONNX Runtime (CPU), one session at a time; compare the outputs.
 
@@ -142,6 +120,10 @@ def check(
     Without it, `samples` batches of seeded noise, of `batch` each: indices within the table they look up,
     masks of ones. min_cosine, min_agreement: thresholds; left out, these numbers are reported only. Finite
     values, the original's shapes, and function form equal to inlined form are always asked for.
+
+    properties: ask besides whether the pictures of a batch stay apart in the reduced model, as they do in the original
+    (in another order, alone, in other company), and whether the form that reductions are made in computes what the
+    original does. Names, order, types and shapes of inputs and outputs are compared in any case.
 
     A float input may be half in one model alone; bfloat16, which the CPU does not run, is emulated.
 
@@ -152,28 +134,36 @@ def check(
         first, second = (files.enter_context(on_disk(model)) for model in (original, reduced))
         before, after = load(first), load(second)
         _no_bare_nodes(after)
-        _same("inputs", _names(before.graph.inputs, before), _names(after.graph.inputs, after))
-        _same("outputs", _names(before.graph.outputs, before), _names(after.graph.outputs, after))
-        changed = comparable(before, after)
+        lines = [interface.told_apart(before, after)]
         random, frozen = _random(before, after)
-        feed, told = feeds(
-            inputs_of(before, after), after, data=data, batch=batch, seed=seed, samples=samples
-        )
-        declared = _declared(before), _declared(after)
+        changed = [interface.once(before), interface.once(after)]
+        declared = interface.declared(before), interface.declared(after)
+        wanted = inputs_of(*_floats(before, after, changed))
+        feed, told = feeds(wanted, before, data=data, batch=batch, seed=seed, samples=samples)
         rounding = _coarsest(second)
         inlined = _inlined(after) if after.functions else None
         sites = choices.expose(before, after)
+        asked = None
+        if properties:
+            pictures = batch_of(wanted, feed, before, declared[0].values(), seed)
+            asked = Questions(
+                pictures, feed[0], seed, ties.expose(after), (tolerance(first), tolerance(second))
+            )
         forms = {"original": first, "reduced": second}
-        for name, own, other in zip(forms, changed, (before, after), strict=True):
-            if own or sites:
+        exposed = bool(sites), bool(sites or (asked and asked.choices))
+        for name, own, more, other in zip(forms, changed, exposed, (before, after), strict=True):
+            if own or more:
                 forms[name] = files.enter_context(on_disk(other))
         if inlined is not None:
             forms["inlined"] = files.enter_context(on_disk(inlined))
         del before, after, inlined
-        results = _run(forms, feed)
-    drifts, reasons = _drifts(results, declared, _batches(feed), random)
+        answers: dict[str, Any] = {}
+        results = _run(forms, feed, None if asked is None else partial(asked.ask, answers))
+        if answers:
+            lines += [*answers["reduced"], unchanged(answers["original"], forms["original"], wanted, _once)]
+    found, reasons = drifts(results, declared, _batches(feed), random)
     reasons += frozen
-    for drift in drifts:
+    for drift in found:
         reasons += _below(drift, "cosine", drift.cosine_min, min_cosine)
         reasons += _below(drift, "top-1 agreement", drift.agreement, min_agreement)
     distances = (
@@ -181,81 +171,51 @@ def check(
         if "inlined" in forms
         else None
     )
+    reasons += [f"{line.name}: {line.why}" for line in lines if not line.ok]
     chosen = choices.compared(sites, results[0][1], results[1][1]) if sites else None
-    return CheckReport(tuple(drifts), sum(_batches(feed)), told, distances, tuple(reasons), chosen, random)
+    samples = sum(_batches(feed))
+    return CheckReport(tuple(found), samples, told, distances, tuple(reasons), chosen, tuple(lines), random)
 
 
-@dataclass(frozen=True)
-class Sample:
-    """One output of one run of two models, as Polygraphy gathers it; true when it may be compared."""
-
-    shapes: tuple[tuple[int, ...], tuple[int, ...]]
-    finite: bool
-    cosines: tuple[float, ...] = ()
-    difference: float = 0.0
-    norm: float = 0.0
-    max_abs: float = 0.0
-    agreeing: int | None = None
-
-    def __bool__(self) -> bool:
-        return self.finite and self.shapes[0] == self.shapes[1]
-
-
-def compare(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> OrderedDict[str, Sample]:
-    """A Polygraphy compare function: every output of two runs, measured and not judged.
-
-    difference and norm are squared sums; cosines are one for each index of the first axis.
-    """
-    return OrderedDict(
-        (name, _sample(np.asarray(reference[name]), np.asarray(candidate[name])))
-        for name in reference
-        if not name.startswith(choices.PREFIX)
-    )
-
-
-def _sample(reference: Array, candidate: Array) -> Sample:
-    shapes = reference.shape, candidate.shape
-    finite = bool(np.isfinite(_wide(candidate)).all())
-    if shapes[0] != shapes[1] or not candidate.size:
-        return Sample(shapes, finite)
-    a, b = _wide(reference), _wide(candidate)
-    rows = a.reshape(len(a), -1) if a.ndim else a.reshape(1, 1)
-    others = b.reshape(rows.shape)
-    with np.errstate(all="ignore"):
-        products = (rows * others).sum(1)
-        lengths = np.sqrt((rows**2).sum(1) * (others**2).sum(1))
-        equal = (rows == others).all(1)
-        cosines = np.where(lengths > 0, np.clip(products / lengths, -1, 1), equal)
-        difference = rows - others
-    agreeing = None
-    if a.ndim == 2 and a.shape[1] > 1 and reference.dtype.kind == "f":
-        agreeing = int((rows.argmax(1) == others.argmax(1)).sum())
-    return Sample(
-        shapes,
-        finite,
-        tuple(map(float, cosines)),
-        float((difference**2).sum()),
-        float((rows**2).sum()),
-        float(np.abs(difference).max()),
-        agreeing,
-    )
-
-
-def _run(forms: Mapping[str, Path], feed: Sequence[Feed]) -> Any:
-    """Polygraphy's RunResults of every model on every input; a session lives while its model runs."""
-    from polygraphy.backend.onnxrt import OnnxrtRunner
-    from polygraphy.comparator import Comparator, RunResults
+def _run(forms: Mapping[str, Path], feed: Sequence[Feed], ask: Ask | None = None) -> Any:
+    """Polygraphy's RunResults of every model on every input; a session lives while its model runs and is asked."""
+    from polygraphy.comparator import RunResults
 
     results = RunResults()
-    with quiet():
-        for name, path in forms.items():
-            try:
-                runner = OnnxrtRunner(partial(_session, path), name=name)
-                results.extend(Comparator.run([runner], data_loader=list(feed)))
-            except Exception as cause:
-                what = " ".join(str(cause).split())[:600]
-                raise ModelError(f"ONNX Runtime cannot run the {name} model: {what}") from cause
+    for name, path in forms.items():
+        results.extend(_run_one(name, path, feed, ask))
     return results
+
+
+def _run_one(name: str, path: Path, feed: Sequence[Feed], ask: Ask | None) -> Any:
+    from polygraphy.backend.onnxrt import OnnxrtRunner
+    from polygraphy.comparator import Comparator
+
+    with quiet():
+        try:
+            session = _session(path)
+            taken = [_taken(session, run) for run in feed]
+            result = Comparator.run([OnnxrtRunner(session, name=name)], data_loader=taken)
+        except Exception as cause:
+            what = " ".join(str(cause).split())[:600]
+            raise ModelError(f"ONNX Runtime cannot run the {name} model: {what}") from cause
+    if ask is not None:
+        ask(name, partial(_answer, session), {key: result[0][1][0][key] for key in result[0][1][0]})
+    return result
+
+
+def _answer(session: Any, feed: Feed) -> dict[str, Any]:
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, _taken(session, feed)), strict=True))
+
+
+def _taken(session: Any, feed: Feed) -> Feed:
+    """The inputs the model has: a reduced one may have lost some."""
+    return {value.name: feed[value.name] for value in session.get_inputs()}
+
+
+def _once(path: Path, feed: Feed) -> dict[str, Any]:
+    return _answer(_session(path), feed)
 
 
 def _session(path: Path) -> Any:
@@ -264,66 +224,6 @@ def _session(path: Path) -> Any:
     # The two models are optimized alike, also where one of them is half.
     options = session_options(path, layouts=False)
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
-def _compared(results: Any, first: int, second: int) -> dict[str, list[Sample]]:
-    """Samples by output, one for each run, of two of the models."""
-    from polygraphy.comparator import Comparator
-
-    with quiet():
-        (accuracy,) = Comparator.compare_accuracy(
-            results, comparisons=[(first, second)], compare_func=compare
-        )
-    ((_, runs),) = accuracy.items()
-    return {name: [run[name] for run in runs] for name in runs[0]}
-
-
-def _drifts(
-    results: Any,
-    declared: tuple[dict[str, Dims], dict[str, Dims]],
-    batches: Sequence[int],
-    random: Mapping[str, str],
-) -> tuple[list[Drift], list[str]]:
-    drifts, reasons = [], []
-    for name, found in _compared(results, 0, 1).items():
-        before, after = (side[name] for side in declared)
-        finite = all(sample.finite for sample in found)
-        static = all(isinstance(size, int) for size in after[1:])
-        other = next((sample.shapes for sample in found if sample.shapes[0] != sample.shapes[1]), None)
-        if other:
-            reasons.append(f"output {name!r}: shape {list(other[1])}, the original gives {list(other[0])}")
-        if not finite:
-            reasons.append(f"output {name!r}: not all values of the reduced model are finite")
-        lost = [axis for axis, size in enumerate(before) if axis and isinstance(size, int) and not static]
-        if lost:
-            shape = ",".join(map(str, after))
-            reasons.append(f"output {name!r}: its shape [{shape}] is not static in the reduced model")
-        drifts.append(
-            _drift(name, found, after, finite, static, comparable=finite and not other and name not in random)
-        )
-    return drifts, reasons
-
-
-def _drift(
-    name: str, found: Sequence[Sample], shape: Dims, finite: bool, static: bool, *, comparable: bool
-) -> Drift:
-    cosines = [value for sample in found for value in sample.cosines]
-    if not comparable or not cosines or not np.isfinite(cosines).all():
-        return Drift(name, shape, len(cosines), finite, static, None, None, None, None, None)
-    agreeing = [sample.agreeing for sample in found if sample.agreeing is not None]
-    return Drift(
-        name,
-        shape,
-        len(cosines),
-        finite,
-        static,
-        min(cosines),
-        float(np.mean(cosines)),
-        _number(_distance(found)),
-        max(sample.max_abs for sample in found),
-        sum(agreeing) / len(cosines) if agreeing else None,
-        tuple(cosines),
-    )
 
 
 def _random(before: ir.Model, after: ir.Model) -> tuple[dict[str, str], list[str]]:
@@ -342,26 +242,19 @@ def _function_form(
     results: Any, tolerance: float, reasons: list[str], random: Mapping[str, str]
 ) -> dict[str, float | None]:
     distances: dict[str, float | None] = {}
-    for name, found in _compared(results, 2, 1).items():
+    for name, found in compared(results, 2, 1).items():
         if name in random:
             distances[name] = None
             continue
         same = all(sample.shapes[0] == sample.shapes[1] for sample in found)
-        distance = _distance(found) if same else float("nan")
-        distances[name] = _number(distance)
-        if not distance <= tolerance:
+        apart = distance(found) if same else float("nan")
+        distances[name] = number(apart)
+        if not apart <= tolerance:
             reasons.append(
                 f"output {name!r}: function form and inlined form of the reduced model differ by "
-                f"{distance:.1e} (relative L2), more than {tolerance:.0e}"
+                f"{apart:.1e} (relative L2), more than {tolerance:.0e}"
             )
     return distances
-
-
-def _distance(found: Sequence[Sample]) -> float:
-    difference, norm = sum(sample.difference for sample in found), sum(sample.norm for sample in found)
-    if not norm:
-        return 0.0 if not difference else float("inf")
-    return float(np.sqrt(difference / norm))
 
 
 def _below(drift: Drift, what: str, value: float | None, least: float | None) -> list[str]:
@@ -376,32 +269,10 @@ def _coarsest(path: Path) -> float:
     return max((size for kind, size in ROUNDING.items() if kind in kinds), default=0.0)
 
 
-def _declared(model: ir.Model) -> dict[str, Dims]:
-    """Shapes of the outputs as the model declares them, or as inference finds them."""
-    from onnx_ir.passes.common import ShapeInferencePass
-
-    if not all(_settled(value) for value in model.graph.outputs):
-        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    return {
-        str(value.name): tuple(size if isinstance(size, int) else str(size) for size in value.shape or ())
-        for value in model.graph.outputs
-    }
-
-
-def _settled(value: ir.Value) -> bool:
-    return value.shape is not None and all(isinstance(size, int) for size in value.shape[1:])
-
-
-def _names(values: Sequence[ir.Value], model: ir.Model) -> set[str]:
-    return {str(value.name) for value in values if value.name not in model.graph.initializers}
-
-
-def _same(what: str, before: set[str], after: set[str]) -> None:
-    if before != after:
-        raise ModelError(
-            f"the {what} of the two models differ: {', '.join(sorted(before))} in the original, "
-            f"{', '.join(sorted(after))} in the reduced model; compare models made from one another"
-        )
+def _floats(before: ir.Model, after: ir.Model, changed: list[bool]) -> tuple[ir.Model, ir.Model]:
+    """The two models in forms that take the same floats; notes in `changed` which of them had to change."""
+    changed[:] = [own or other for own, other in zip(changed, comparable(before, after), strict=True)]
+    return before, after
 
 
 def _inlined(model: ir.Model) -> ir.Model:
@@ -421,14 +292,6 @@ def _no_bare_nodes(model: ir.Model) -> None:
 
 def _batches(feed: Sequence[Feed]) -> list[int]:
     return [max((len(array) for array in run.values() if array.ndim), default=1) for run in feed]
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(np.float64)
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _cell(value: float | None, form: str) -> str:

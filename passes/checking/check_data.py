@@ -42,7 +42,7 @@ class Input:
 
 
 def inputs_of(original: ir.Model, reduced: ir.Model) -> tuple[Input, ...]:
-    """The inputs the two models share, with every size one of them fixes. The names are known to be equal.
+    """The inputs of the original, with every size one of the models fixes. Those the reduced model has are among them.
 
     Raises: ShapeError where the two disagree on type, rank or a size.
     """
@@ -51,7 +51,7 @@ def inputs_of(original: ir.Model, reduced: ir.Model) -> tuple[Input, ...]:
     for value in original.graph.inputs:
         if value.name in original.graph.initializers:
             continue
-        name, twin = str(value.name), other[str(value.name)]
+        name, twin = str(value.name), other.get(str(value.name), value)
         left, right = _dims(value), _dims(twin)
         fits = len(left) == len(right) and all(
             a is None or b is None or a == b for a, b in zip(left, right, strict=True)

@@ -76,7 +76,7 @@ class Choices:
 def expose(before: ir.Model, after: ir.Model) -> tuple[Site, ...]:
     """Make what both models score and choose further outputs, in place; nothing where they do not choose alike by design."""
     nodes = [_choosing(model) for model in (before, after)]
-    sites = [tuple(map(_site, found)) for found in nodes]
+    sites = [tuple(map(site_of, found)) for found in nodes]
     if not sites[0] or sites[0] != sites[1]:
         return ()
     for model, found in zip((before, after), nodes, strict=True):
@@ -144,7 +144,7 @@ def _choosing(model: ir.Model) -> list[ir.Node]:
     ]
 
 
-def _site(node: ir.Node) -> Site:
+def site_of(node: ir.Node) -> Site:
     keep, protect = (node.attributes.get_ints(name) or (0,) for name in ("keep", "protect"))
     return Site(node.op_type, keep[0], protect[0], tuple(node.attributes.get_ints("sources") or ()))
 

@@ -219,8 +219,15 @@ def check(
     min_agreement: Annotated[
         float | None, typer.Option(help="Fail below this share of equal top classes.", metavar="X")
     ] = None,
+    properties: Annotated[
+        bool,
+        typer.Option(
+            "--properties/--no-properties",
+            help="Ask whether pictures of a batch stay apart, and whether nothing changes where nothing is removed.",
+        ),
+    ] = True,
 ) -> Result:
-    """Compare a reduced model with its original: drift, agreement, finite values, static shapes.
+    """Compare a reduced model with its original: drift, agreement, finite values, shapes, pictures that stay apart.
 
     Exit status 1 says that the comparison failed.
 
@@ -235,6 +242,7 @@ def check(
         samples=samples,
         min_cosine=min_cosine,
         min_agreement=min_agreement,
+        properties=properties,
     )
 
 
