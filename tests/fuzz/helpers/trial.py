@@ -36,6 +36,13 @@ BUDGETS: Mapping[str, Budget] = {"remove 3": Budget.remove(3), "remove 6 at 0": 
 GOOD = frozenset({"equal", "refused", "fewer", "more"})
 """Outcomes that are right: the same outputs, a refusal by name, or of some blocks; and more than the seed itself takes."""
 
+FAULTS = {
+    kind: type(f"{''.join(word.title() for word in kind.split())}Error", (AssertionError,), {})
+    for kind in ("different", "other sites", "outputs", "internal", "unnamed", "crash", "offered")
+}
+"""Outcomes that are faults, each an error of its own: other numbers, sites or outputs than the unchanged seed's; a refusal
+that is an inner error, or names nothing; no refusal at all; a site of `inspect` that `reduce` refuses."""
+
 INTERNAL = re.compile(
     "shape inference|not valid ONNX|constant folding refuses|InferenceError|instead is null|op_type:|cannot be proven|Traceback"
 )
@@ -185,10 +192,17 @@ def _reduced(proto: onnx.ModelProto, **asked: Any) -> Reduced | TokenrtError:
 
 
 @cache
+def seed_reduced(name: str, method: str, budget: str) -> Reduced | None:
+    """The unchanged seed reduced, or None where it is refused."""
+    made = _reduced(seeds.model(name), method=method, budget=BUDGETS[budget])
+    return None if isinstance(made, TokenrtError) else made
+
+
+@cache
 def wanted(name: str, method: str, budget: str) -> tuple[Any, Outputs] | None:
     """The sites and outputs of the unchanged seed reduced, or None where it is refused."""
-    made = _reduced(seeds.model(name), method=method, budget=BUDGETS[budget])
-    return None if isinstance(made, TokenrtError) else (made.plan.sites, run(made.model, seeds.feeds(name)))
+    made = seed_reduced(name, method, budget)
+    return None if made is None else (made.plan.sites, run(made.model, seeds.feeds(name)))
 
 
 @cache
