@@ -1,5 +1,7 @@
 """Hundreds of trials by number, each told in a line: `python -m tests.fuzz.campaign FIRST LAST FILE`.
 
+`python -m tests.fuzz.campaign TRIAL.json` makes a failing trial smaller.
+
 Numbers below `ALONE` make one change each, every change on several seeds; those above make two to six. Every third
 looks also at a site that `inspect` offers.
 """
@@ -11,6 +13,7 @@ import random
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from tests.fuzz.helpers import seeds
@@ -55,5 +58,28 @@ def main(first: int, last: int, file: Path) -> None:
     print(dict(counts))
 
 
+def faults(made: Trial) -> dict[str, str]:
+    """What is wrong with a trial: kind -> told."""
+    try:
+        return {each.kind: each.told for each in (judge(made), *offered(made)) if not each.good}
+    except ChangesTheModelError:
+        return {}
+
+
+def smallest(made: Trial) -> Trial:
+    """The trial with fewer changes and the plainest method, as long as it has a fault of the same kind."""
+    kind = next(iter(faults(made)))
+    plain = [replace(made, model=made.model.removesuffix(seeds.EXPORTED)), replace(made, method="slice")]
+    tries = [replace(made, steps=made.steps[:at] + made.steps[at + 1 :]) for at in range(len(made.steps))]
+    for other in (*(tries if len(made.steps) > 1 else ()), *plain):
+        if other != made and kind in faults(other):
+            return smallest(other)
+    return made
+
+
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
+    if len(sys.argv) == 2:
+        least = smallest(Trial.read(Path(sys.argv[1]).read_text()))
+        print(least.text(), json.dumps(faults(least), indent=1))
+    else:
+        main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
