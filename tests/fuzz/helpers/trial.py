@@ -199,10 +199,15 @@ def seed_reduced(name: str, method: str, budget: str) -> Reduced | None:
 
 
 @cache
-def wanted(name: str, method: str, budget: str) -> tuple[Any, Outputs] | None:
-    """The sites and outputs of the unchanged seed reduced, or None where it is refused."""
+def wanted(name: str, method: str, budget: str) -> tuple[tuple[Any, ...], Outputs] | None:
+    """Where the unchanged seed is reduced, and its outputs then, or None where it is refused."""
     made = seed_reduced(name, method, budget)
-    return None if made is None else (made.plan.sites, run(made.model, seeds.feeds(name)))
+    return None if made is None else (_places(made), run(made.model, seeds.feeds(name)))
+
+
+def _places(made: Reduced) -> tuple[Any, ...]:
+    """The transformers, with their blocks and protected tokens, and the sites."""
+    return made.plan.transformers, made.plan.sites
 
 
 @cache
@@ -226,7 +231,9 @@ def judge(trial: Trial) -> Outcome:
     return _compared(trial, changed, made, expected)
 
 
-def _compared(trial: Trial, changed: Changed, made: Reduced, expected: tuple[Any, Outputs] | None) -> Outcome:
+def _compared(
+    trial: Trial, changed: Changed, made: Reduced, expected: tuple[tuple[Any, ...], Outputs] | None
+) -> Outcome:
     given = seeds.feeds(trial.model, changed.rows)
     try:
         found = run(made.model, given)
@@ -237,15 +244,17 @@ def _compared(trial: Trial, changed: Changed, made: Reduced, expected: tuple[Any
         return Outcome("outputs", f"the outputs were {listed} and are {[*found]}")
     if expected is None:
         return Outcome("more")
-    sites, outputs = expected
-    if made.plan.sites != sites:
+    where, outputs = expected
+    if _places(made) != where:
         said = [
-            site
+            f"{site.place()}: {site.reason}"
             for site in made.report.sites
-            if site.status == "refused" and _names(site.place(), site.reason, changed.proto)
+            if site.block < 0 and _names(site.place(), site.reason, changed.proto)
         ]
-        kind = "fewer" if len(made.plan.sites) < len(sites) and said else "other sites"
-        return Outcome(kind, f"{made.plan.spec()}; {[site.as_dict() for site in said]}")
+        less = sum(each.blocks for each in made.plan.transformers) < sum(each.blocks for each in where[0])
+        return Outcome(
+            "fewer" if less and said else "other sites", f"{_places(made)}, not {where}; said: {said}"
+        )
     worst = apart(found, _cut(outputs, changed.rows))
     if worst > CLOSE:
         return Outcome("different", f"the outputs lie {worst:.2g} apart")
