@@ -206,8 +206,9 @@ def wanted(name: str, method: str, budget: str) -> tuple[tuple[Any, ...], Output
 
 
 def _places(made: Reduced) -> tuple[Any, ...]:
-    """The transformers, with their blocks and protected tokens, and the sites."""
-    return made.plan.transformers, made.plan.sites
+    """(tokens, protected, blocks) of each transformer, and the sites."""
+    counts = tuple((each.tokens, each.protect, each.blocks) for each in made.plan.transformers)
+    return counts, made.plan.sites
 
 
 @cache
@@ -251,7 +252,7 @@ def _compared(
             for site in made.report.sites
             if site.block < 0 and _names(site.place(), site.reason, changed.proto)
         ]
-        less = sum(each.blocks for each in made.plan.transformers) < sum(each.blocks for each in where[0])
+        less = len(made.plan.transformers) < len(where[0]) or _places(made)[0] < where[0]
         return Outcome(
             "fewer" if less and said else "other sites", f"{_places(made)}, not {where}; said: {said}"
         )
