@@ -32,7 +32,7 @@ from tests.fuzz.helpers.trial import (
 FOLDER = Path(__file__).parent / "regressions"
 
 QUICK = settings(
-    max_examples=40,
+    max_examples=36,
     deadline=None,
     derandomize=True,
     database=None,

@@ -49,6 +49,8 @@ INTERNAL = re.compile(
 
 Outputs = Mapping[str, Array]
 Step = tuple[str, int]
+Counts = tuple[tuple[int, int, int], ...]
+"""(tokens, protected, blocks) of each transformer."""
 
 
 @dataclass(frozen=True)
@@ -211,6 +213,14 @@ def _places(made: Reduced) -> tuple[Any, ...]:
     return counts, made.plan.sites
 
 
+def _fewer(found: Counts, wanted: Counts) -> bool:
+    """Whether these are the transformers that are wanted without some of them, or of their blocks, and nothing else."""
+    blocks, most = (
+        {(tokens, protect): blocks for tokens, protect, blocks in counts} for counts in (found, wanted)
+    )
+    return blocks != most and all(count <= most.get(kind, 0) for kind, count in blocks.items())
+
+
 @cache
 def wanted_at(name: str, transformer: int, block: int, where: str) -> Outputs | None:
     asked = _one_site(transformer, block, where)
@@ -252,10 +262,8 @@ def _compared(
             for site in made.report.sites
             if site.block < 0 and _names(site.place(), site.reason, changed.proto)
         ]
-        less = len(made.plan.transformers) < len(where[0]) or _places(made)[0] < where[0]
-        return Outcome(
-            "fewer" if less and said else "other sites", f"{_places(made)}, not {where}; said: {said}"
-        )
+        kind = "fewer" if said and _fewer(_places(made)[0], where[0]) else "other sites"
+        return Outcome(kind, f"{_places(made)}, not {where}; said: {said}")
     worst = apart(found, _cut(outputs, changed.rows))
     if worst > CLOSE:
         return Outcome("different", f"the outputs lie {worst:.2g} apart")
