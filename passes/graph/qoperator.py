@@ -16,6 +16,7 @@ from tokenrt.passes.graph.model import opset, substitute
 from tokenrt.passes.ops.graph_backend import GraphOps
 
 Opened = tuple[ir.Value | None, ...]
+Opener = Callable[[GraphOps, ir.Node], Opened]
 Triple = tuple[ir.Value | None, ...]
 """Codes, scale, zero point."""
 
@@ -131,7 +132,7 @@ def _refused(op: GraphOps, node: ir.Node) -> Opened:
     )
 
 
-PLAIN = {
+PLAIN: Mapping[str, Opener] = {
     "QLinearAdd": partial(_binary, plain="Add"),
     "QLinearLeakyRelu": partial(_unary, plain="LeakyRelu"),
     "QLinearMul": partial(_binary, plain="Mul"),
@@ -148,7 +149,7 @@ REFUSED = (
     "QLinearReduceMean QLinearWhere QMoE QOrderedAttention QOrderedLayerNormalization QOrderedMatMul QuantizeBFP"
 ).split()
 
-OPENERS: Mapping[tuple[str, str], Callable[[GraphOps, ir.Node], Opened]] = {
+OPENERS: Mapping[tuple[str, str], Opener] = {
     ("", "QLinearConv"): _conv,
     ("", "QLinearMatMul"): _matmul,
     **{("com.microsoft", name): _refused for name in REFUSED},

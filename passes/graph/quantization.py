@@ -7,7 +7,7 @@ is: folded, it would take four times the room, and runtimes that look for the pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ def mark(graph: ir.Graph, shapes: Shapes) -> None:
     for value, node in weights(graph).items():
         if shapes.known(value):
             value.const_value = ir.LazyTensor(
-                lambda value=value, node=node: ir.tensor(_numbers(value, node)),
+                partial(_tensor, value, node),
                 dtype=shapes.types[str(value.name)],
                 shape=ir.Shape(shapes.of(value)),
                 cache=True,
@@ -144,11 +144,6 @@ def _scales(value: ir.Value) -> list[ir.Node | None]:
     return [factor for step in node.inputs if step is not None for factor in _scales(step)]
 
 
-def quantizers(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
-    """The nodes that quantize, or compute on codes."""
-    return (node for node in nodes if node.op_type in PAIR | CODERS or node.op_type.endswith("Integer"))
-
-
 def _fixed(value: ir.Value, found: dict[ir.Value, ir.Node]) -> bool:
     return value in found or (value.producer() is None and value.const_value is not None)
 
@@ -163,6 +158,10 @@ def _decodes(node: ir.Node) -> bool:
         and tensor.dtype in CODES
         and ir.DataType(node.attributes["to"].value) in FLOATS
     )
+
+
+def _tensor(value: ir.Value, node: ir.Node) -> ir.TensorProtocol:
+    return ir.tensor(_numbers(value, node), name=str(value.name))
 
 
 def _numbers(value: ir.Value, node: ir.Node) -> Array:
