@@ -20,7 +20,8 @@ NONE = "no attention found: no softmax between two products and no Attention nod
 
 MIXERS = frozenset({"Conv", "Einsum", "Gemm", "MatMul"})
 QUANTIZED = frozenset(
-    "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger MatMulNBits QAttention QGemm QLinearMatMul QuantizeLinear".split()
+    "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger MatMulNBits QAttention QGemm QLinearMatMul "
+    "QuantizeLinear".split()
 )
 THIN = (
     ABOVE
@@ -34,7 +35,8 @@ THIN = (
 """Operators that a search for a product passes on: what people put between the products of an attention."""
 
 NONLINEAR = frozenset(
-    "Celu Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu LogSigmoid Mish Pow Relu Selu Sigmoid Softplus Softsign Sqrt Swish Tanh".split()
+    "Celu Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu LogSigmoid Mish Pow Relu Selu Sigmoid Softplus Softsign Sqrt "
+    "Swish Tanh".split()
 )
 """What attention without a softmax makes weights of scores with."""
 

@@ -152,6 +152,6 @@ REFUSED = (
 OPENERS: Mapping[tuple[str, str], Opener] = {
     ("", "QLinearConv"): _conv,
     ("", "QLinearMatMul"): _matmul,
-    **{("com.microsoft", name): _refused for name in REFUSED},
+    **dict.fromkeys((("com.microsoft", name) for name in REFUSED), _refused),
     **{("com.microsoft", name): opener for name, opener in PLAIN.items()},
 }

@@ -207,7 +207,8 @@ def _others(
             for place, value in enumerate(node.inputs)
         ]
     except Unfit as cause:
-        seen = describe(build.dims(node.inputs[index]))
+        scores = node.inputs[index]
+        seen = "nothing" if scores is None else describe(build.dims(scores))
         raise Unfit(
             f"{node.op_type} node {node.name!r} brings a mask or bias to scores seen as {seen}, which are "
             f"{describe(atoms.dims(form))} in their product: {cause}"
