@@ -20,7 +20,8 @@ NONE = "no attention found: no softmax between two products and no Attention nod
 
 MIXERS = frozenset({"Conv", "Einsum", "Gemm", "MatMul"})
 QUANTIZED = frozenset(
-    "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger MatMulNBits QAttention QGemm QLinearMatMul QuantizeLinear".split()
+    "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger MatMulNBits "
+    "QAttention QGemm QLinearMatMul QuantizeLinear".split()
 )
 THIN = (
     ABOVE
@@ -34,7 +35,8 @@ THIN = (
 """Operators that a search for a product passes on: what people put between the products of an attention."""
 
 NONLINEAR = frozenset(
-    "Celu Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu LogSigmoid Mish Pow Relu Selu Sigmoid Softplus Softsign Sqrt Swish Tanh".split()
+    "Celu Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu LogSigmoid Mish Pow Relu Selu Sigmoid "
+    "Softplus Softsign Sqrt Swish Tanh".split()
 )
 """What attention without a softmax makes weights of scores with."""
 
@@ -95,11 +97,17 @@ def _why(node: ir.Node, shapes: Shapes) -> str | None:
         return None
     if not above:
         stop = _stop(scores, _makers, ABOVE, shapes)
-        return _between(stop, "between the product of queries and keys and the softmax", "mixes the heads of the scores")
+        return _between(
+            stop, "between the product of queries and keys and the softmax", "mixes the heads of the scores"
+        )
     if node.op_type == "LogSoftmax":
-        return f"it takes logarithms and no Exp node follows; export the model with a plain softmax, or {OTHERS}"
+        return (
+            f"it takes logarithms and no Exp node follows; export the model with a plain softmax, or {OTHERS}"
+        )
     stop = _stop(node.outputs[0], _readers, BELOW, shapes)
-    return _between(stop, "between the softmax and the product with the values", "mixes the heads of the weights")
+    return _between(
+        stop, "between the softmax and the product with the values", "mixes the heads of the weights"
+    )
 
 
 def _unfit(node: ir.Node, shapes: Shapes) -> str | None:
@@ -118,17 +126,19 @@ def _between(stop: ir.Node | None, where: str, mixes: str) -> str:
     name = f"{stop.op_type} node {stop.name!r}"
     if stop.op_type in QUANTIZED:
         return f"{name} stands {where}: reduce the float model, then quantize the result"
-    if stop.op_type in MIXERS and any(value is not None and value.const_value is not None for value in stop.inputs):
-        return (
-            f"{name} {mixes} (talking heads), so that no head's weights come of its own queries and keys; {OTHERS}"
-        )
+    if stop.op_type in MIXERS and any(
+        value is not None and value.const_value is not None for value in stop.inputs
+    ):
+        return f"{name} {mixes} (talking heads), so that no head's weights come of its own queries and keys; {OTHERS}"
     if stop.op_type == "Einsum":
         return (
             f"{name} stands {where}, and its equation {stop.attributes['equation'].value!r} is no product of two "
             "operands; write it as a matmul"
         )
     if stop.op_type in ("Add", "Sub", "Sum", "Softmax"):
-        return f"{name} mixes its weights with others before they weigh the values (gated attention); {OTHERS}"
+        return (
+            f"{name} mixes its weights with others before they weigh the values (gated attention); {OTHERS}"
+        )
     return f"{name} stands {where} and is no scale, mask, bias or change of layout; {OTHERS}"
 
 
@@ -177,10 +187,19 @@ def _reaches(value: ir.Value, neighbours: Neighbours, shapes: Shapes) -> bool:
         for node, step in neighbours(here):
             if _product(node):
                 return True
-            if step is not None and step not in seen and node.op_type in THIN and depth < FAR:
+            thin = step is not None and (node.op_type in THIN or _same(node, shapes))
+            if step is not None and thin and step not in seen and depth < FAR:
                 seen.add(step)
                 todo.append((step, depth + 1))
     return False
+
+
+def _same(node: ir.Node, shapes: Shapes) -> bool:
+    """Whether a node of one computed input changes entries only, whatever it is."""
+    inputs = [value for value in node.inputs if value is not None and value.const_value is None]
+    values = [*inputs, *node.outputs]
+    alike = len(inputs) == 1 and all(map(shapes.known, values))
+    return alike and len({shapes.of(value) for value in values}) == 1 and "Normalization" not in node.op_type
 
 
 def _product(node: ir.Node) -> bool:
@@ -217,7 +236,9 @@ def _learned(scores: ir.Value, shapes: Shapes) -> bool:
     value: ir.Value | None = scores
     while value is not None and (node := value.producer()) is not None:
         if node.op_type in ("MatMul", "Gemm"):
-            inner = next((step for step in node.inputs if step is not None and step.const_value is None), None)
+            inner = next(
+                (step for step in node.inputs if step is not None and step.const_value is None), None
+            )
             return inner is None or not _directly(inner, shapes)
         if node.op_type not in ABOVE:
             return False
@@ -238,7 +259,9 @@ def _directly(value: ir.Value, shapes: Shapes) -> bool:
             return shapes.known(made) and set(shapes.of(made)[-2:]) <= set(own)
         if node.op_type in ABOVE:
             todo.extend(
-                step for step in node.inputs if step is not None and step.const_value is None and step not in seen
+                step
+                for step in node.inputs
+                if step is not None and step.const_value is None and step not in seen
             )
             seen.update(step for step in node.inputs if step is not None)
     return False
@@ -253,9 +276,13 @@ def _weighs(node: ir.Node, shapes: Shapes) -> bool:
     todo = [(node.outputs[0], 0)]
     while todo:
         value, depth = todo.pop()
-        for steps, product, side in descend(value, shapes):
+        for _, product, side in descend(value, shapes):
             weights = product.inputs[side]
-            if weights is not None and shapes.known(weights) and sorted(shapes.of(weights)[-2:]) == sorted(rows):
+            if (
+                weights is not None
+                and shapes.known(weights)
+                and sorted(shapes.of(weights)[-2:]) == sorted(rows)
+            ):
                 return True
         for reader, _ in value.uses():
             if reader.op_type in ("Div", "Add", "Pow") and depth < 4:

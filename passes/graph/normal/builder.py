@@ -59,7 +59,8 @@ class Builder:
         attributes = [*(attr for name, attr in node.attributes.items() if name not in changed)]
         attributes += [ir.AttrInt64(name, number) for name, number in changed.items()]
         outputs = [
-            ir.Value(name=f"{value.name}_normal{next(self._numbers)}", type=value.type) for value in node.outputs
+            ir.Value(name=f"{value.name}_normal{next(self._numbers)}", type=value.type)
+            for value in node.outputs
         ]
         made = ir.Node(node.domain, node.op_type, inputs, attributes, outputs=outputs, name=node.name)
         made.metadata_props.update(node.metadata_props)
@@ -98,9 +99,7 @@ class Builder:
     def expand(self, value: ir.Value, goal: Sequence[int]) -> ir.Value:
         """Repeat axes of length 1; the others have 1 in the target, so that it holds no batch."""
         dims = self.dims(value)
-        sizes = [
-            1 if before == after else after for before, after in zip(dims, goal, strict=True)
-        ]
+        sizes = [1 if before == after else after for before, after in zip(dims, goal, strict=True)]
         return value if set(sizes) <= {1} else self.make(goal, "Expand", value, np.asarray(sizes, np.int64))
 
     def constant(self, array: Array, like: ir.Value) -> ir.Value:
@@ -125,7 +124,11 @@ class Builder:
         for reader in [node for node, index in new.uses() if node.op_type in LAYOUT and index == 0]:
             result = reader.outputs[0]
             turned = reader.op_type == "Transpose"
-            if turned != (made_by.op_type == "Transpose") or not self.known(result) or result.is_graph_output():
+            if (
+                turned != (made_by.op_type == "Transpose")
+                or not self.known(result)
+                or result.is_graph_output()
+            ):
                 continue
             if turned:
                 short = self.transpose(new, permutation(reader, len(self.dims(new))))

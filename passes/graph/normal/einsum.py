@@ -41,7 +41,9 @@ def parse(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
     if len(terms) != len(ranks) or len(terms) > 2:
         return None
     spare = [letter for letter in LETTERS if letter not in equation]
-    hidden = max((rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)), default=0)
+    hidden = max(
+        (rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)), default=0
+    )
     dots = "".join(spare[:hidden])
     if not arrow:
         letters = sorted(set(left) - set(",."))
@@ -53,7 +55,9 @@ def parse(equation: str, ranks: Sequence[int]) -> tuple[list[str], str] | None:
     result = result.replace("...", dots)
     whole = all(len(term) == rank == len(set(term)) for term, rank in zip(terms, ranks, strict=True))
     alone = any(
-        letter not in result and sum(letter in term for term in terms) == 1 for term in terms for letter in term
+        letter not in result and sum(letter in term for term in terms) == 1
+        for term in terms
+        for letter in term
     )
     if not whole or alone or len(set(result)) != len(result) or set(result) - set("".join(terms)):
         return None
@@ -64,7 +68,9 @@ def _fits(build: Builder, operands: Sequence[ir.Value], terms: Sequence[str]) ->
     """Whether a letter has one length everywhere: an axis of 1 that broadcasts has not."""
     lengths: dict[str, int] = {}
     pairs = [
-        pair for value, term in zip(operands, terms, strict=True) for pair in zip(term, build.dims(value), strict=True)
+        pair
+        for value, term in zip(operands, terms, strict=True)
+        for pair in zip(term, build.dims(value), strict=True)
     ]
     return all(lengths.setdefault(letter, size) == size for letter, size in pairs)
 

@@ -145,7 +145,9 @@ def _rebuild(build: Builder, chain: Chain, plan: Plan) -> None:
     lead = plan.ways[0][:-2]
     weighted = chain.weighted
     values = weighted.inputs[1 - chain.side]
-    assert asks is not None and answers is not None and values is not None
+    assert asks is not None
+    assert answers is not None
+    assert values is not None
     width, depth = _inner(build, atoms, asks, plan.turned), _depth(build, atoms, values, chain.side)
     query = _operand(build, atoms, asks, (lead, plan.rows, width, plan.turned), (*outer, plan.rows, width))
     key = _operand(
@@ -205,7 +207,7 @@ def _others(
             for place, value in enumerate(node.inputs)
         ]
     except Unfit as cause:
-        seen = describe(build.dims(node.inputs[index]))
+        seen = describe(build.dims(node.outputs[0]))
         raise Unfit(
             f"{node.op_type} node {node.name!r} brings a mask or bias to scores seen as {seen}, which are "
             f"{describe(atoms.dims(form))} in their product: {cause}"
@@ -223,4 +225,3 @@ def _take_over(build: Builder, chain: Chain, made: list[ir.Value], plan: Plan, b
     for node in reversed(chain.nodes()):
         if not any(value.uses() or value.is_graph_output() for value in node.outputs):
             build.graph.remove(node, safe=True)
-

@@ -37,7 +37,7 @@ def _wider(build: Builder, one: ir.Value, two: ir.Value) -> tuple[int, ...] | No
 
 
 def open_sub(build: Builder, node: ir.Node) -> bool:
-    """x - f(x), of one shape, as x + (-f(x)): a residual addition like any other, with the same bits."""
+    """Write x - f(x), of one shape, as x + (-f(x)): a residual addition like any other, with the same bits."""
     stream, branch = node.inputs
     if stream is None or branch is None or stream.const_value is not None or branch.const_value is not None:
         return False
@@ -71,7 +71,9 @@ def open_add(build: Builder, node: ir.Node) -> bool:
             stream, constant = inner.inputs[side], inner.inputs[1 - side]
             if stream is None or constant is None or constant.const_value is None:
                 continue
-            same = all(build.known(value) for value in (stream, branch)) and build.dims(stream) == build.dims(branch)
+            same = all(build.known(value) for value in (stream, branch)) and build.dims(stream) == build.dims(
+                branch
+            )
             if same and _fits(build, constant, branch) and stream in ancestors((branch,)):
                 node.replace_input_with(1 - place, build.make(build.dims(branch), "Add", branch, constant))
                 node.replace_input_with(place, stream)

@@ -13,8 +13,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from tests.passes.helpers.published import EViT, ToMe
 from tests.passes.helpers.running import run
@@ -98,7 +98,7 @@ def _logarithms(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, batch: int
     q, k, v = (part.transpose(1, 2) for part in (q, k, v))
     scores = q @ k.transpose(-1, -2) * SCALE
     scores = scores if mask is None else scores + mask
-    return (F.log_softmax(scores, -1).exp() @ v).transpose(1, 2).reshape(batch, TOKENS, CHANNELS)
+    return (functional.log_softmax(scores, -1).exp() @ v).transpose(1, 2).reshape(batch, TOKENS, CHANNELS)
 
 
 FORMS: dict[str, Form] = {
@@ -115,7 +115,10 @@ FORMS: dict[str, Form] = {
 }
 
 
-EVERY = [*((form, False) for form in FORMS), *((form, True) for form in ("plain", "einsum", "keys by queries"))]
+EVERY = [
+    *((form, False) for form in FORMS),
+    *((form, True) for form in ("plain", "einsum", "keys by queries")),
+]
 """Each form with channels as (h d), some as (d h); there are as many heads as a head has channels."""
 
 
@@ -137,7 +140,7 @@ class Block(nn.Module):
         return [part.reshape(batch, tokens, HEADS, WIDTH) for part in made]
 
     def mlp(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(self.n2(x))))
+        return self.down(functional.gelu(self.up(self.n2(x))))
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x = x + self.p(FORMS[self.form](*self.parts(x), mask, x.shape[0]))
@@ -204,7 +207,10 @@ def feeds(masked: bool = False) -> dict[str, np.ndarray]:
 
 @torch.no_grad()
 def by_hand(
-    model: Net, method: Callable[..., tuple[Tensor, Tensor, float]], masked: bool = False, proportional: bool = False
+    model: Net,
+    method: Callable[..., tuple[Tensor, Tensor, float]],
+    masked: bool = False,
+    proportional: bool = False,
 ) -> np.ndarray:
     """The network in its plain form, one image at a time, tokens leaving between attention and MLP."""
     results = []
@@ -220,7 +226,9 @@ def by_hand(
             mixed = (weights @ v).transpose(0, 1).flatten(1)
             tokens = tokens + block.p(mixed)
             before = len(tokens)
-            tokens, sizes, _ = method(tokens, q, k, sizes, number) if not masked else method(tokens, weights, bias)
+            tokens, sizes, _ = (
+                method(tokens, q, k, sizes, number) if not masked else method(tokens, weights, bias)
+            )
             if masked:
                 bias = sizes
                 sizes = torch.ones(len(tokens))
@@ -248,7 +256,9 @@ def kept_by_class(keep: int) -> Callable[..., tuple[Tensor, Tensor, float]]:
     return step
 
 
-def reduced(model: onnx.ModelProto, method: str, counts: list[int] | None = None, **options: object) -> ir.Model:
+def reduced(
+    model: onnx.ModelProto, method: str, counts: list[int] | None = None, **options: object
+) -> ir.Model:
     budget = Budget.tokens(counts) if counts else Budget.remove(2)
     return reduce(ir.from_proto(model), method=method, budget=budget, **options).model  # type: ignore[arg-type]
 
