@@ -20,8 +20,8 @@ NONE = "no attention found: no softmax between two products and no Attention nod
 
 MIXERS = frozenset({"Conv", "Einsum", "Gemm", "MatMul"})
 QUANTIZED = frozenset(
-    "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger MatMulNBits QAttention QGemm QLinearMatMul "
-    "QuantizeLinear".split()
+    "ConvInteger DequantizeLinear DynamicQuantizeLinear MatMulInteger MatMulNBits "
+    "QAttention QGemm QLinearMatMul QuantizeLinear".split()
 )
 THIN = (
     ABOVE
@@ -35,8 +35,8 @@ THIN = (
 """Operators that a search for a product passes on: what people put between the products of an attention."""
 
 NONLINEAR = frozenset(
-    "Celu Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu LogSigmoid Mish Pow Relu Selu Sigmoid Softplus Softsign Sqrt "
-    "Swish Tanh".split()
+    "Celu Elu Erf Exp Gelu HardSigmoid HardSwish LeakyRelu LogSigmoid Mish Pow Relu Selu Sigmoid "
+    "Softplus Softsign Sqrt Swish Tanh".split()
 )
 """What attention without a softmax makes weights of scores with."""
 
@@ -187,10 +187,19 @@ def _reaches(value: ir.Value, neighbours: Neighbours, shapes: Shapes) -> bool:
         for node, step in neighbours(here):
             if _product(node):
                 return True
-            if step is not None and step not in seen and node.op_type in THIN and depth < FAR:
+            thin = step is not None and (node.op_type in THIN or _same(node, shapes))
+            if step is not None and thin and step not in seen and depth < FAR:
                 seen.add(step)
                 todo.append((step, depth + 1))
     return False
+
+
+def _same(node: ir.Node, shapes: Shapes) -> bool:
+    """Whether a node of one computed input changes entries only, whatever it is."""
+    inputs = [value for value in node.inputs if value is not None and value.const_value is None]
+    values = [*inputs, *node.outputs]
+    alike = len(inputs) == 1 and all(map(shapes.known, values))
+    return alike and len({shapes.of(value) for value in values}) == 1 and "Normalization" not in node.op_type
 
 
 def _product(node: ir.Node) -> bool:

@@ -13,8 +13,9 @@ from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.attention import POINTWISE, Core, hides, scalar
 from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.analysis.stream import layout
+from tokenrt.passes.graph.normal.builder import permutation
 from tokenrt.passes.graph.quantization import decoded
-from tokenrt.passes.graph.shapes import Shapes, describe
+from tokenrt.passes.graph.shapes import Dims, Shapes, describe
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.streams import to_rows
@@ -284,9 +285,10 @@ class GraphTaps:
         width = self.core.width
         dims = self.shapes.of(value)
         producer = value.producer()
+        along = len(dims) - 2
         while producer is not None and self.core.key_transposed:
             marks = self.marks.get(value, ())
-            if len(dims) == 4 and dims[3] == width and len(marks) == 1 and marks[0].axis in (1, 2):
+            if along == 3 and dims[3:] == (width,) and len(marks) == 1 and marks[0].axis in (1, 2):
                 return value, 3 - marks[0].axis, factor
             step = producer.inputs[0]
             if (
@@ -300,6 +302,10 @@ class GraphTaps:
                 if number is None:
                     break
                 factor *= number
+            earlier = _before(producer, along, dims, self.shapes.of(step))
+            if earlier is None:
+                break
+            along = earlier
             value, dims, producer = step, self.shapes.of(step), step.producer()
         return self._by_head(self.core.key, self.core.key_heads, transposed=self.core.key_transposed), 1, 1.0
 
@@ -332,6 +338,19 @@ class InletTaps(GraphTaps):
 
     def _by_head(self, value: ir.Value, heads: int, *, transposed: bool) -> NoReturn:
         self._plain_keys()
+
+
+def _before(node: ir.Node, axis: int, after: Dims, dims: Dims) -> int | None:
+    """The axis of the input that is this axis of the output of a Transpose, Reshape or Mul; None where a Reshape hides it.
+
+    Heads may be as many as a head has channels, so the length alone does not tell the two apart.
+    """
+    if node.op_type == "Transpose":
+        return permutation(node, len(after))[axis]
+    behind = len(after) - axis
+    if node.op_type == "Reshape" and after[axis:] != dims[len(dims) - behind :]:
+        return None
+    return len(dims) - behind
 
 
 def log_size(op: GraphOps, size: ir.Value, batch: int, count: int) -> ir.Value:

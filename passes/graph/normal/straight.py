@@ -207,8 +207,7 @@ def _others(
             for place, value in enumerate(node.inputs)
         ]
     except Unfit as cause:
-        scores = node.inputs[index]
-        seen = "nothing" if scores is None else describe(build.dims(scores))
+        seen = describe(build.dims(node.outputs[0]))
         raise Unfit(
             f"{node.op_type} node {node.name!r} brings a mask or bias to scores seen as {seen}, which are "
             f"{describe(atoms.dims(form))} in their product: {cause}"

@@ -37,7 +37,7 @@ def _wider(build: Builder, one: ir.Value, two: ir.Value) -> tuple[int, ...] | No
 
 
 def open_sub(build: Builder, node: ir.Node) -> bool:
-    """X - f(x), of one shape, as x + (-f(x)): a residual addition like any other, with the same bits."""
+    """Write x - f(x), of one shape, as x + (-f(x)): a residual addition like any other, with the same bits."""
     stream, branch = node.inputs
     if stream is None or branch is None or stream.const_value is not None or branch.const_value is not None:
         return False

@@ -132,7 +132,7 @@ def test_an_unknown_operator_where_no_tokens_are_left_does_no_harm() -> None:
 OPERATORS = {
     "NonZero": "  i = NonZero (b0_out)\n  j = Cast <to = 1> (i)\n  s = ReduceSum (j)\n  b1_in = Add (b0_out, s)\n",
     "Unique": "  u = Unique (b0_out)\n  s = ReduceSum (u)\n  b1_in = Add (b0_out, s)\n",
-    "Einsum": '  b1_in = Einsum <equation = "bnc,cd->bnd"> (b0_out, wq)\n',
+    "Einsum": '  b1_in = Einsum <equation = "bnc,cd,de->bne"> (b0_out, wq, wk)\n',
     "Hardmax": "  b1_in = Hardmax <axis = 1> (b0_out)\n",
 }
 
