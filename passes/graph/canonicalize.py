@@ -119,7 +119,9 @@ def _keep_inputs(result: ir.Model, wanted: ir.Model) -> None:
     """Folding drops inputs that nothing reads; what calls the model still gives them."""
     left = {value.name: value for value in result.graph.inputs}
     kept = [
-        left.pop(value.name, None) or ir.Value(name=value.name, type=value.type, shape=value.shape)
+        left.pop(value.name)
+        if value.name in left
+        else ir.Value(name=value.name, type=value.type, shape=value.shape)
         for value in wanted.graph.inputs
     ]
     # What is left stands for weights.

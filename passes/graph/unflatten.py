@@ -21,7 +21,7 @@ def unflatten(graph: ir.Graph, shapes: Shapes) -> None:
         back = _back(node, shapes)
         if back is None:
             continue
-        data, value = node.inputs[0].producer().inputs[0], back.outputs[0]  # type: ignore[union-attr]
+        data, value = node.inputs[0].producer().inputs[0], back.outputs[0]
         name = f"{node.outputs[0].name}_rows"
         new = ir.Value(name=name, type=value.type, shape=value.shape)
         rows = ir.Node("", node.op_type, [data], [ir.AttrInt64("axis", -1)], outputs=[new], name=name)
