@@ -115,7 +115,7 @@ class Repairs:
         shape[mark.axis] = left
         if self.rows > 1:
             pictures = 1 if mark.axis == 0 else 0
-            if self.shapes.of(data)[pictures] != self.rows:
+            if self.shapes.known(data) and self.shapes.of(data)[pictures] != self.rows:
                 raise UnsupportedError(
                     f"{node.op_type} node {node.name!r} pools tokens, and it cannot be told which axis of "
                     f"{describe(self.shapes.of(data))} counts the pictures"

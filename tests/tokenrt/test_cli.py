@@ -171,7 +171,7 @@ def test_lower_check_build_export(run: Run, stand_in: StandIn) -> None:
     assert run("check", "m.onnx", "r.onnx", "--data", "d.npz", "--min-cosine", 0.9).exit_code == 0
     assert check.calls[0][0] == (Path("m.onnx"), Path("r.onnx"))
     assert check.options == {
-        "data": Path("d.npz"), "batch": 2, "seed": 0, "samples": 4, "min_cosine": 0.9, "min_agreement": None,
+        "data": Path("d.npz"), "batch": 2, "seed": 0, "samples": 4, "min_cosine": 0.9, "min_agreement": None, "properties": True,
     }  # fmt: skip
     convert = stand_in("convert")
     assert run("convert", "r.onnx", "-o", "h.onnx", "--bf16", "--keep-io", "--no-check").exit_code == 0
