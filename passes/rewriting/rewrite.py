@@ -40,8 +40,8 @@ class Rewriter:
     """One rewrite: the graph being changed, the stage after each site, and what replaced each stream.
 
     streams: every reduced or restored stream, its token axis and the tokens it must have. wholes: values of all tokens, where
-    some had left. number: that of the
-    transformer; the names of what is put in say it from the second on.
+    some had left. layouts: how the streams seen so far hold their tokens. number: that of the transformer; the names of what is
+    put in say it from the second on.
     """
 
     graph: ir.Graph
@@ -57,6 +57,7 @@ class Rewriter:
     reduced: dict[ir.Value, tuple[ir.Value, int]] = field(default_factory=dict)
     streams: list[tuple[ir.Value, int, int]] = field(default_factory=list)
     wholes: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    layouts: dict[ir.Value, Layout] = field(default_factory=dict)
     validity: ir.Value | None = None
 
     @cached_property
@@ -105,6 +106,8 @@ class Rewriter:
         for edit in self.path.flow.edits:
             edits.setdefault(edit.node, []).append(edit)
         before = {node: tuple(node.inputs) for node in nodes}
+        for cut in self.path.sites:
+            self._held(cut.value)  # By name, which a restored output takes away.
         self.replay = Replay(self.op, before, edits, repairs.auxiliaries, len(self.path.sites))
         # In graph order, so that a reduction reads masks which already have its length.
         for value in [value for value in self.graph.inputs if value in sites]:
@@ -220,12 +223,15 @@ class Rewriter:
 
     def _held(self, value: ir.Value) -> Layout:
         """How a value holds the stream. Raises: UnsupportedError where it is no stream."""
+        if value in self.layouts:
+            return self.layouts[value]
         held = stream_of(value, self.path.flow, self.shapes, self.structure.stream.rows)
         if held is None:
             raise UnsupportedError(
                 f"tensor {value.name!r} {describe(self.shapes.of(value))} is read outside the blocks and is no plain "
                 "stream of tokens [B,N,C]"
             )
+        self.layouts[value] = held
         return held
 
     def _stream(self, value: ir.Value, held: Layout, count: int, *, full: bool = False) -> None:

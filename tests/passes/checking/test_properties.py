@@ -291,7 +291,7 @@ def test_a_random_original_is_told_and_random_numbers_that_froze_fail() -> None:
     assert "output 'y' of the original is random" in line(report, "batch permuted").why
     report = check(parse(text), parse(text.replace("RandomNormalLike", "Neg")))
     assert failed(report) == {"repeats itself"}
-    assert "random numbers became constants" in report.reasons[0]
+    assert any("random numbers became constants" in reason for reason in report.reasons)
 
 
 def test_a_form_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

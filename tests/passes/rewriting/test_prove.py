@@ -162,7 +162,12 @@ def misled(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(model: ir.Model, shape: object = None) -> Prepared:
         right = prepare(model, None)
         (structure,) = right.transformers
-        return replace(right, transformers=(replace(structure, axis=0),))
+        entry = structure.blocks[0].entry
+        assert right.shapes.of(entry) == (6, 6, 4)
+        (mark,) = structure.origins[entry]
+        origins = {entry: (replace(mark, axis=0),)}
+        stream = replace(structure.stream, marks=origins[entry], order="sequence")
+        return replace(right, transformers=(replace(structure, origins=origins, stream=stream),))
 
     monkeypatch.setattr(verb, "prepare", wrong)
 
