@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.blocks import Refusal, Structure
-from tokenrt.passes.analysis.prepare import Prepared, ShapeOption, prepare
+from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
+from tokenrt.passes.analysis.protected import Guard
 from tokenrt.passes.graph.model import ModelLike, opset
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.planning.plan import PLACES
@@ -51,11 +52,13 @@ class TransformerView:
     blocks: tuple[BlockRow, ...]
     follows: tuple[str, ...]
     token_axes: tuple[TokenAxis, ...]
+    guards: tuple[Guard, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
             "protected": self.protected,
+            "protected_tokens": [guard.as_dict() for guard in self.guards],
             "grid": list(self.grid) if self.grid else None,
             "channels": self.channels,
             "blocks": [{**block.__dict__, "sites": list(block.sites)} for block in self.blocks],
@@ -86,7 +89,8 @@ class TransformerView:
             if self.grid is None
             else "x".join(map(str, self.grid))
         )
-        lines = [f"grid of the unprotected tokens: {cells}"]
+        lines = [f"protected: {guard}" for guard in self.guards]
+        lines.append(f"grid of the unprotected tokens: {cells}")
         lines += [f"after the last block: {text}" for text in self.follows]
         lines.append(f"token axis: {len(self.token_axes)} tensors count tokens (listed with --json)")
         return Group(table, *(escape(line) for line in lines))
@@ -160,9 +164,12 @@ class Inspection:
         return Group(*(parts or ["no transformer block can be reduced"]), *(escape(line) for line in lines))
 
 
-def inspect(model: ModelLike, *, shape: ShapeOption = None) -> Inspection:
-    """Analyse a model without changing it. Raises: ModelError, ShapeError, UnsupportedError."""
-    prepared = prepare(model, shape)
+def inspect(model: ModelLike, *, shape: ShapeOption = None, protect: Protect = None) -> Inspection:
+    """Analyse a model without changing it. Raises: ModelError, ShapeError, UnsupportedError, PlanError.
+
+    protect: tokens that shall never leave, as "0,-1,200:217" or a list of positions.
+    """
+    prepared = prepare(model, shape, protect)
     return Inspection(
         opset=opset(prepared.model),
         inputs=tuple(_signature(value, prepared) for value in prepared.model.graph.inputs),
@@ -176,6 +183,7 @@ def _view(structure: Structure, shapes: Shapes) -> TransformerView:
     return TransformerView(
         tokens=structure.tokens,
         protected=structure.protect,
+        guards=structure.guards,
         grid=structure.grid,
         channels=shapes.of(structure.blocks[0].entry)[-1],
         blocks=tuple(

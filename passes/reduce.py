@@ -13,7 +13,7 @@ import onnx_ir.passes.common as common
 
 from tokenrt.errors import PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.analysis.prepare import Prepared, ShapeOption, prepare
+from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning import fit
@@ -100,6 +100,7 @@ def plan(
     options: Mapping[str, Any] | None = None,
     grid: Sequence[int] | None = None,
     transformers: Chosen = None,
+    protect: Protect = None,
     shape: ShapeOption = None,
     allow_noop: bool = False,
 ) -> Plan:
@@ -109,10 +110,11 @@ def plan(
     come back after each attention. grid: (h, w) or (frames, h, w), the layout of the unprotected tokens where
     the graph does not show it. transformers: which are reduced, counted from 0 in graph order, or "all"; by default the
     first, and for methods whose tokens come back after each attention all that have as many tokens as the largest.
+    protect: tokens that never leave beside those that the analysis finds, as "0,-1,200:217" or a list of positions.
     Raises: PlanError, MethodError; NothingToDoError where no site would lose a token and `allow_noop` is off.
     """
     return fit.make(
-        prepare(model, shape),
+        prepare(model, shape, protect),
         method,
         budget,
         site=site,
@@ -135,6 +137,7 @@ def reduce(
     options: Mapping[str, Any] | None = None,
     grid: Sequence[int] | None = None,
     transformers: Chosen = None,
+    protect: Protect = None,
     shape: ShapeOption = None,
     allow_noop: bool = False,
     source_map: bool = False,
@@ -142,7 +145,7 @@ def reduce(
 ) -> Reduced:
     """Reduce the tokens of a model, by a plan or by a method and a budget; prove the result; write it to `output` if given.
 
-    site, grid, transformers: as for `plan`. source_map: add the output `token_source_map` [B,N0] int64, the token behind
+    site, grid, transformers, protect: as for `plan`. source_map: add the output `token_source_map` [B,N0] int64, the token behind
     the last site each original one lives in (-1: dropped); transformer 1, where reduced, has `token_source_map_1`.
     Raises: TokenrtError; nothing is written unless the proof holds.
     """
@@ -151,21 +154,24 @@ def reduce(
     start = time.perf_counter()
     if output is not None:
         check_target(output, model)
-    prepared = prepare(model, shape)
     if plan is not None:
         if method is not None or budget is not None:
             raise PlanError("give either a plan or a method with a budget, not both")
+        if protect is not None:
+            raise PlanError("a plan says which tokens are protected; drop protect, or edit the plan")
         wanted = plan if isinstance(plan, Plan) else Plan.load(plan)
         if transformers is not None:
             raise PlanError("a plan says which transformers are reduced; drop transformers, or edit the plan")
         if grid is not None:
             wanted = wanted.laid_out(grid)
+        prepared = prepare(model, shape, wanted.wanted)
         wanted = fit.checked(wanted, prepared, allow_noop)
     elif method is None or budget is None:
         raise PlanError(
             "reduce needs a plan, or a method and a budget (--remove, --keep with --layers, --tokens, --flops)"
         )
     else:
+        prepared = prepare(model, shape, protect)
         wanted = fit.make(
             prepared,
             method,

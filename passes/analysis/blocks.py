@@ -19,9 +19,10 @@ from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Mark, Marks
 from tokenrt.passes.analysis.missed import Missed, missed, nothing
+from tokenrt.passes.analysis.protected import WANTED, Guard, Spans, guarded, positions, resolved
 from tokenrt.passes.analysis.stream import Layout, candidates, layout, origins, row_marks, stream_of
 from tokenrt.passes.analysis.visibility import obstacle
-from tokenrt.passes.graph.ancestry import ancestors, between, constant_prefix, nested
+from tokenrt.passes.graph.ancestry import ancestors, between, learned, nested
 from tokenrt.passes.graph.quantization import parameter
 from tokenrt.passes.graph.shapes import Dims, Shapes, describe
 
@@ -61,7 +62,8 @@ class Refusal:
 class Structure:
     """The blocks of one transformer and its token axis.
 
-    tokens: N at the first block. protect: leading tokens that never leave. stream: how the first block's entry holds
+    tokens: N at the first block. guards: the tokens that never leave, and why. fits: whether it has the tokens
+    that the user names. stream: how the first block's entry holds
     them. origins: values that the analysis starts from, with their marks: the entry, and what it is a layout of. body:
     the nodes from the first block's entry to the last block's output; everything else behind them is tail. grid: the
     layout of the unprotected tokens, (h, w) or (frames, h, w), where one is found. rows: a flow of each axis that makes
@@ -71,7 +73,7 @@ class Structure:
 
     blocks: tuple[Block, ...]
     tokens: int
-    protect: int
+    guards: tuple[Guard, ...]
     class_token: bool
     stream: Layout
     origins: Mapping[ir.Value, Marks]
@@ -80,6 +82,17 @@ class Structure:
     refusals: tuple[Refusal, ...]
     grid: Grid | None = None
     rows: tuple[Flow, ...] = ()
+    fits: bool = True
+
+    @property
+    def protected(self) -> tuple[int, ...]:
+        """The positions that never leave, ascending."""
+        return positions(self.guards)
+
+    @property
+    def protect(self) -> int:
+        """How many never leave; behind the first reduction they stand in front."""
+        return len(self.protected)
 
     def held(self, value: ir.Value, shapes: Shapes) -> Layout | None:
         """How a value holds the stream's tokens; None where it is no stream of them."""
@@ -93,7 +106,7 @@ class Structure:
         )
 
 
-NOTHING = Structure((), 0, 0, False, Layout((), (), "rows", 1, 0), {}, frozenset(), Flow(), ())
+NOTHING = Structure((), 0, (), False, Layout((), (), "rows", 1, 0), {}, frozenset(), Flow(), ())
 
 
 @dataclass(frozen=True)
@@ -110,19 +123,24 @@ Start = tuple[Core, tuple[ir.Value, ir.Value]]
 
 @dataclass(frozen=True)
 class Scene:
-    """What the search looks at. order: places of the nodes; every: all attentions; added: nodes of those with a residual."""
+    """What the search looks at. order: places of the nodes; every: all attentions; added: nodes of those with a residual.
+
+    wanted: the tokens that the user protects.
+    """
 
     graph: ir.Graph
     shapes: Shapes
     order: Mapping[ir.Node, int]
     every: Sequence[Core]
     added: frozenset[ir.Node]
+    wanted: Spans
 
 
-def find(graph: ir.Graph, shapes: Shapes) -> Found:
+def find(graph: ir.Graph, shapes: Shapes, wanted: Spans = ()) -> Found:
     """Find the transformers: each starts at the first attention that the tokens of those before it do not reach.
 
-    A graph without any gives none, and refusals that say why.
+    wanted: tokens that the user protects, in every transformer that has so many. A graph without any gives none, and refusals
+    that say why.
     """
     every = cores(graph, shapes)
     lost = [_refuse(miss, miss.reason) for miss in missed(graph, shapes, (core.node for core in every))]
@@ -131,7 +149,7 @@ def find(graph: ir.Graph, shapes: Shapes) -> Found:
     order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
     traced = [(core, _residual(core)) for core in every]
     starts = [(core, start) for core, start in traced if not isinstance(start, Refusal)]
-    scene = Scene(graph, shapes, order, every, frozenset(core.node for core, _ in starts))
+    scene = Scene(graph, shapes, order, every, frozenset(core.node for core, _ in starts), wanted)
     transformers: list[Structure] = []
     refusals: list[Refusal] = []
     waiting = starts
@@ -189,27 +207,27 @@ def _grid(structure: Structure, shapes: Shapes, graph: ir.Graph) -> Grid | None:
         return stream.marks[0].grid
     images = shapes.of(graph.inputs[0])[0]
     entry, axis = structure.blocks[0].entry, stream.marks[0].axis
-    return grid(entry, axis, structure.tokens, structure.protect, shapes, images) if stream.plain else None
+    return grid(entry, axis, structure.tokens, structure.protected, shapes, images) if stream.plain else None
 
 
 def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
     graph, shapes, order = scene.graph, scene.shapes, scene.order
     first, (entry, _) = starts[0]
     tokens = first.keys
-    prefix = constant_prefix(entry, stream.marks[0].axis, shapes) if stream.plain else 0
     seeds = origins(entry, stream.marks, tokens, shapes)
-    flows = {
-        count: follow(graph, shapes, seeds, tokens=tokens, protect=count)
-        for count in dict.fromkeys((prefix, max(prefix, 1)))
-    }
-    protect = min(flows, key=lambda count: (len(flows[count].blocked), count))
-    flow = flows[protect]
-    whole = Structure((), tokens, protect, protect > 0, stream, seeds, frozenset(), flow, ())
+    own = learned(entry, stream.marks[0].axis, shapes).nonzero()[0].tolist() if stream.plain else ()
+    asked = resolved(scene.wanted, tokens)
+    kept, flow = guarded(
+        own, asked or (), tokens, lambda kept: follow(graph, shapes, seeds, tokens=tokens, protected=kept)
+    )
+    first_token = any(0 in guard.positions for guard in kept if guard.why != WANTED)
+    whole = Structure((), tokens, kept, first_token, stream, seeds, frozenset(), flow, ())
+    whole = replace(whole, fits=asked is not None)
     in_turn = next((core for core in scene.every if folds_tokens(core, flow, shapes)), None)
     if in_turn is not None:
         return replace(whole, refusals=(_refuse(first, _in_turn(in_turn)),))
     rows = [
-        follow(graph, shapes, {entry: (mark,)}, tokens=_count(mark, shapes.of(entry)), protect=0)
+        follow(graph, shapes, {entry: (mark,)}, tokens=_count(mark, shapes.of(entry)), protected=())
         for mark in row_marks(stream)
     ]
     blocks: list[Block] = []
@@ -277,7 +295,7 @@ def _in_sight(
     blocks: list[Block], every: Sequence[Core], whole: Structure, shapes: Shapes, order: Mapping[ir.Node, int]
 ) -> tuple[list[Block], list[Refusal]]:
     """The blocks behind the last attention whose mask keeps tokens apart: what leaves before it would come together there."""
-    marks, free = whole.flow.marks, range(whole.protect, whole.tokens)
+    marks, free = whole.flow.marks, [token for token in range(whole.tokens) if token not in whole.protected]
     met = [core for core in every if marks.get(core.query) and marks.get(core.key)]
     walls = [(core, why) for core in met if (why := obstacle(core, shapes, free)) is not None]
     if not walls:

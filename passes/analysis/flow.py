@@ -46,13 +46,14 @@ def follow(
     seeds: Mapping[ir.Value, Marks],
     *,
     tokens: int,
-    protect: int,
+    protected: tuple[int, ...],
     sites: Sequence[Cut] = (),
     restored: Mapping[ir.Node | None, frozenset[ir.Value]] | None = None,
 ) -> Flow:
     """Mark every axis that counts tokens, starting from `seeds`.
 
-    sites: cuts in graph order; behind the first the stage is 1, behind the second 2. restored: values that a
+    protected: positions that never leave. sites: cuts in graph order; behind the first the stage is 1, behind the second 2.
+    restored: values that a
     node (None: the graph's outputs) receives in original length: behind them the stage is 0 again.
     """
     flow = Flow()
@@ -81,7 +82,7 @@ def follow(
         if not any(marks) or any(output in seeds for output in node.outputs):
             continue
         flow.inputs[node] = marks
-        step = Step(node, marks, shapes, tokens, protect, [() for _ in node.outputs])
+        step = Step(node, marks, shapes, tokens, protected, [() for _ in node.outputs])
         try:
             rule = RULES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
             if rule is None:

@@ -6,7 +6,7 @@ the grid. Its cells are numbered and the numbers sent along that way; only where
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -30,7 +30,9 @@ LIMIT = 2**26
 """Entries a value may have to be followed; larger ones (512 frames of ViT-L) are left unknown."""
 
 
-def grid(entry: ir.Value, axis: int, tokens: int, protect: int, shapes: Shapes, images: int) -> Grid | None:
+def grid(
+    entry: ir.Value, axis: int, tokens: int, protected: Sequence[int], shapes: Shapes, images: int
+) -> Grid | None:
     """The grid of the tokens of `entry`, or None where no value shows it, or two layouts of one do.
 
     images: what the shapes have for the batch.
@@ -39,18 +41,18 @@ def grid(entry: ir.Value, axis: int, tokens: int, protect: int, shapes: Shapes, 
     values = [*way.back(entry)]
     for place in range(len(values) - 1, -1, -1):
         # The first value of that form: later ones may be the tokens themselves, cut into rows of any length.
-        layouts = [*way.layouts(values[place], tokens - protect)]
-        found = {layout for layout, cells in layouts if _in_order(way.forward(cells, place), axis, protect)}
+        layouts = [*way.layouts(values[place], tokens - len(protected))]
+        found = {layout for layout, cells in layouts if _in_order(way.forward(cells, place), axis, protected)}
         if layouts:
             return found.pop() if len(found) == 1 else None
     return None
 
 
-def _in_order(numbers: Numbers | None, axis: int, protect: int) -> bool:
+def _in_order(numbers: Numbers | None, axis: int, protected: Sequence[int]) -> bool:
     """Whether the cells stand one behind the other along `axis`, the same in every channel."""
     if numbers is None:
         return False
-    rows = np.moveaxis(numbers, axis, 0)[protect:]
+    rows = np.delete(np.moveaxis(numbers, axis, 0), protected, axis=0)
     return bool((rows.reshape(len(rows), -1) == np.arange(len(rows))[:, None]).all())
 
 

@@ -73,13 +73,21 @@ Kind = Literal["operator", "grid", "mixed"]
 
 
 class Blocked(Exception):
-    """The token axis cannot pass a node. kind: operator (no rule), grid (needs every position), mixed (two stages meet)."""
+    """The token axis cannot pass a node. kind: operator (no rule), grid (needs every position), mixed (two stages meet).
+
+    parts: the tokens, by position, that the node reads apart from one another.
+    """
 
     def __init__(
-        self, node: ir.Node | None, reason: str, kind: Kind = "operator", output: ir.Value | None = None
+        self,
+        node: ir.Node | None,
+        reason: str,
+        kind: Kind = "operator",
+        output: ir.Value | None = None,
+        parts: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__(reason)
-        self.node, self.reason, self.kind, self.output = node, reason, kind, output
+        self.node, self.reason, self.kind, self.output, self.parts = node, reason, kind, output, parts
 
     def describe(self) -> str:
         if self.node is None:
@@ -94,7 +102,7 @@ class SetInput:
 
     node: ir.Node
     index: int
-    make: Callable[[Sequence[int]], Sequence[int]]
+    make: Callable[[Sequence[int]], Any]
 
 
 Role = Literal["logits", "place", "weight"]
@@ -136,15 +144,35 @@ Edit = SetInput | ReduceAuxiliary | WeighPool | BiasKeys
 
 @dataclass
 class Step:
-    """What a rule sees of one node; it sets the marks of the outputs and lists edits."""
+    """What a rule sees of one node; it sets the marks of the outputs and lists edits.
+
+    protected: positions that never leave, ascending. Behind the first reduction these tokens stand in front, in that order.
+    """
 
     node: ir.Node
     marks: tuple[Marks, ...]
     shapes: Shapes
     tokens: int
-    protect: int
+    protected: tuple[int, ...]
     outputs: list[Marks]
     edits: list[Edit] = field(default_factory=list)
+
+    @property
+    def leading(self) -> int:
+        """How many of the protected are the first tokens, without a gap."""
+        return next(
+            (place for place, token in enumerate(self.protected) if token != place), len(self.protected)
+        )
+
+    def ranks(self, mark: Mark, picked: Sequence[int]) -> list[int] | None:
+        """Where these entries of the model's own axis are once tokens have left; None where one of them may have left."""
+        ranks = {token: rank for rank, token in enumerate(self.protected)}
+        tokens = [mark.offset + entry for entry in picked]
+        return (
+            [ranks[token] - mark.offset for token in tokens]
+            if mark.plain and ranks.keys() >= {*tokens}
+            else None
+        )
 
     def dims(self, index: int) -> Dims:
         value = self.node.inputs[index]
@@ -196,8 +224,8 @@ class Step:
     def edit(self, edit: Edit) -> None:
         self.edits.append(edit)
 
-    def block(self, reason: str, kind: Kind = "operator") -> Blocked:
-        return Blocked(self.node, reason, kind)
+    def block(self, reason: str, kind: Kind = "operator", parts: Sequence[Sequence[int]] = ()) -> Blocked:
+        return Blocked(self.node, reason, kind, parts=parts)
 
     def merge(self, pairs: Iterable[tuple[int, Mark]]) -> list[Mark]:
         """Marks of several inputs on the axes of the output; two on one axis must agree."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.blocks import NOTHING, Refusal, Structure, find
 from tokenrt.passes.analysis.enclosed import refused
+from tokenrt.passes.analysis.protected import parse, text
 from tokenrt.passes.graph.canonicalize import Axes, Canonicalize, parse_shapes
 from tokenrt.passes.graph.interface import Interface
 from tokenrt.passes.graph.model import ModelLike, load
 from tokenrt.passes.graph.shapes import Shapes, annotate, infer
 
+Protect = str | Sequence[int] | None
 ShapeOption = Mapping[str, Axes] | Iterable[str] | None
 
 
@@ -21,7 +23,7 @@ ShapeOption = Mapping[str, Axes] | Iterable[str] | None
 class Prepared:
     """A canonical copy of a model and what the analyses found in it: its transformers, and what was refused.
 
-    interface: the inputs and outputs of the model as it was given.
+    interface: the inputs and outputs of the model as it was given. protect: the tokens that the user protects, as text.
     """
 
     model: ir.Model
@@ -30,6 +32,7 @@ class Prepared:
     refusals: tuple[Refusal, ...]
     passes: tuple[str, ...]
     interface: Interface
+    protect: str = ""
 
     @property
     def structure(self) -> Structure:
@@ -42,11 +45,13 @@ class Prepared:
         return blocks + sum(refusal.where.startswith("attention at") for refusal in self.refusals)
 
 
-def prepare(model: ModelLike, shape: ShapeOption = None) -> Prepared:
+def prepare(model: ModelLike, shape: ShapeOption = None, protect: Protect = None) -> Prepared:
     """Analyse a model; the caller's file or object stays as it is.
 
-    shape: `--shape` pairs as text or a mapping of input names to axes. Raises: ModelError, ShapeError.
+    shape: `--shape` pairs as text or a mapping of input names to axes. protect: tokens that never leave, as `0,-1,200:217` or
+    their positions. Raises: ModelError, ShapeError, PlanError.
     """
+    protect = text(protect)
     shapes_wanted = dict(shape) if isinstance(shape, Mapping) else parse_shapes(shape or ())
     canonicalize = Canonicalize(shapes_wanted)
     given = load(model)
@@ -54,6 +59,8 @@ def prepare(model: ModelLike, shape: ShapeOption = None) -> Prepared:
     canonical = canonicalize(given)
     shapes = infer(canonical)
     annotate(canonical.graph, shapes)
-    found = find(canonical.graph, shapes)
+    found = find(canonical.graph, shapes, parse(protect))
     refusals = refused(canonical.graph, found.refusals)
-    return Prepared(canonical, shapes, found.transformers, refusals, (canonicalize.spec(),), interface)
+    return Prepared(
+        canonical, shapes, found.transformers, refusals, (canonicalize.spec(),), interface, protect
+    )

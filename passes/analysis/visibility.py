@@ -135,8 +135,8 @@ def describe(relation: Array, first: int) -> str:
         return f"its mask is causal over frames of {frame} tokens ({sees}): {LEAK}"
     if edge < tokens:
         return (
-            f"its mask is causal behind a prefix of {first + edge} tokens ({sees}): {LEAK}; only tokens of the prefix "
-            "could leave, with all others protected, and that is not supported yet"
+            f"its mask is causal behind a prefix of {first + edge} tokens ({sees}): {LEAK}; tokens of the prefix can "
+            f"leave with all others protected: --protect {first + edge}:"
         )
     groups = _groups(relation)
     if groups > 1:

@@ -3,61 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from tokenrt.passes.graph.chance import draws
 from tokenrt.passes.graph.shapes import Shapes
 
-
-def constant_prefix(value: ir.Value, axis: int, shapes: Shapes) -> int:
-    """How many leading entries along `axis` do not depend on any graph input: class, distillation and register tokens."""
-    return _prefix(value, axis, shapes, {})
+Places = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-def _prefix(value: ir.Value, axis: int, shapes: Shapes, known: dict[tuple[ir.Value, int], int]) -> int:
+def learned(value: ir.Value, axis: int, shapes: Shapes) -> Places:
+    """[N] of truth: which entries along `axis` depend on no graph input, as class, register and detection tokens."""
+    return _learned(value, axis, shapes, {})
+
+
+def _learned(value: ir.Value, axis: int, shapes: Shapes, known: dict[tuple[ir.Value, int], Places]) -> Places:
     """`known` holds what was answered before: a stream behind residual additions is reached on many ways."""
     if (value, axis) not in known:
-        known[value, axis] = _own_prefix(value, axis, shapes, known)
+        known[value, axis] = _own_learned(value, axis, shapes, known)
     return known[value, axis]
 
 
-def _own_prefix(value: ir.Value, axis: int, shapes: Shapes, known: dict[tuple[ir.Value, int], int]) -> int:
+def _own_learned(
+    value: ir.Value, axis: int, shapes: Shapes, known: dict[tuple[ir.Value, int], Places]
+) -> Places:
+    size = shapes.of(value)[axis]
+    none = np.zeros(size, np.bool_)
     if not depends_on_input(value):
-        return shapes.of(value)[axis]
+        return ~none
     node = value.producer()
     if node is None:
-        return 0
+        return none
     data = [step for step in node.inputs if step is not None]
     if node.op_type == "Concat" and node.attributes["axis"].value % len(shapes.of(value)) == axis:
-        total = 0
-        for step in data:
-            here = _prefix(step, axis, shapes, known)
-            total += here
-            if here < shapes.of(step)[axis]:
-                break
-        return total
+        return np.concatenate([_learned(step, axis, shapes, known) for step in data])
     bounds = [step.const_value.numpy().tolist() for step in data[1:] if step.const_value is not None]
     if node.op_type == "Slice" and len(bounds) == len(data) - 1:
-        starts, ends, axes = [*bounds, [*range(len(bounds[0]))]][:3]
+        starts, ends = bounds[:2]
+        axes, strides = [*bounds[2:], *([*range(len(starts))], [1] * len(starts))[len(bounds) - 2 :]]
         axes = [number % len(shapes.of(value)) for number in axes]
-        prefix = _prefix(data[0], axis, shapes, known)
+        before = _learned(data[0], axis, shapes, known)
         if axis not in axes:
-            return prefix
+            return before
         place = axes.index(axis)
-        first, last, _ = slice(starts[place], ends[place]).indices(shapes.of(data[0])[axis])
-        return max(0, min(prefix, last) - first)
+        return before[starts[place] : ends[place] : strides[place]]
     if node.op_type == "Transpose":
         rank = len(shapes.of(value))
         order = node.attributes["perm"].value if "perm" in node.attributes else list(range(rank - 1, -1, -1))
-        return _prefix(data[0], list(order)[axis], shapes, known)
+        return _learned(data[0], list(order)[axis], shapes, known)
     if node.op_type in ("Reshape", "Expand", "Unsqueeze", "Squeeze", "Gather"):
-        return 0
+        return none
     same = [step for step in data if shapes.known(step) and len(shapes.of(step)) == len(shapes.of(value))]
-    parts = [
-        _prefix(step, axis, shapes, known) for step in same if shapes.of(step)[axis] == shapes.of(value)[axis]
-    ]
-    return min(parts, default=0)
+    parts = [_learned(step, axis, shapes, known) for step in same if shapes.of(step)[axis] == size]
+    return np.logical_and.reduce(parts) if parts else none
 
 
 def depends_on_input(value: ir.Value) -> bool:

@@ -55,6 +55,7 @@ def make(
         sites=(),
         proportional_attention=method.proportional if proportional is None else proportional,
         options=method.options(),
+        wanted=prepared.protect,
     )
     if not structures:
         return base
@@ -69,8 +70,9 @@ def make(
     laid_out = []
     for number in chosen:
         own, blocks = base.transformers[number], structures[number].blocks
-        if own.grid is not None:
-            with _in(places_of[number]):
+        with _in(places_of[number]):
+            _check_free(structures[number])
+            if own.grid is not None:
                 check_grid(own.grid, own.tokens - own.protect)
         laid_out.append(method.laid_out(own.grid))
         if all(cut(block, where) is None for block in blocks):
@@ -99,6 +101,17 @@ def make(
 
 def _counts(structure: Structure, grid: tuple[int, ...] | None) -> Transformer:
     return Transformer(structure.tokens, structure.protect, len(structure.blocks), grid)
+
+
+def _check_free(structure: Structure) -> None:
+    """Whether the tokens that the user protects are there, and others beside them. Raises: PlanError."""
+    if not structure.fits:
+        raise PlanError(
+            f"--protect: positions must lie among the {structure.tokens} tokens, 0 to {structure.tokens - 1}"
+        )
+    if structure.protect == structure.tokens:
+        why = "; ".join(map(str, structure.guards))
+        raise PlanError(f"all {structure.tokens} tokens are protected, none can leave ({why})")
 
 
 def _told(prepared: Prepared, number: int) -> str:
@@ -252,6 +265,7 @@ def _check_counts(planned: Transformer, structure: Structure) -> None:
         raise PlanError(
             f"the plan is for {planned.tokens} tokens, the model has {structure.tokens}; make a new plan for it"
         )
+    _check_free(structure)
     for what, wanted, found in (
         ("blocks", planned.blocks, len(structure.blocks)),
         ("protected tokens", planned.protect, structure.protect),

@@ -16,7 +16,7 @@ from tokenrt.passes.planning.budget import Budget as Budget
 Where = Literal["around-attention", "after-attention", "after-block"]
 PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
 COUNTS = ("tokens", "protected", "grid", "blocks")
-KEYS = ("method", *COUNTS, "proportional_attention", "options", "macs", "transformer", "site")
+KEYS = ("method", *COUNTS, "protect", "proportional_attention", "options", "macs", "transformer", "site")
 BACK = {
     "after-attention": "right after each attention",
     "before-next-site": "before the block of the next site, and behind the last block",
@@ -58,7 +58,8 @@ class Plan:
     """Everything the rewrite needs besides the model.
 
     tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
-    multiply-accumulates of one image. A model of several transformers has these counts for its first, and in
+    multiply-accumulates of one image. wanted: tokens that the user protects, as in 0,-1,200:217.
+    A model of several transformers has these counts for its first, and in
     `others` those of transformers 1, 2 and so on, reduced or not.
     """
 
@@ -74,6 +75,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     grid: tuple[int, ...] | None = None
     others: tuple[Transformer, ...] = ()
+    wanted: str = ""
 
     @property
     def transformers(self) -> tuple[Transformer, ...]:
@@ -142,6 +144,7 @@ class Plan:
             "method": self.method,
             **self.transformers[0].as_dict(),
             **several,
+            **({"protect": self.wanted} if self.wanted else {}),
             "proportional_attention": self.proportional_attention,
             "options": _written(self.options),
             "macs": {"before": self.macs_before, "after": self.macs_after},
@@ -164,7 +167,8 @@ class Plan:
             )
         )
         own = {} if self.others else self.transformers[0].as_dict()
-        head = {"method": self.method, **own, "proportional_attention": self.proportional_attention}
+        also = {"protect": self.wanted or None}
+        head = {"method": self.method, **own, **also, "proportional_attention": self.proportional_attention}
         document.update({key: value for key, value in head.items() if value is not None})
         document["options"] = _written(self.options)
         document["macs"] = {"before": self.macs_before, "after": self.macs_after}
@@ -216,6 +220,7 @@ class Plan:
             macs_after=_entry(file, macs, "after", int, 0),
             grid=first.grid,
             others=tuple(transformers[1:]),
+            wanted=_entry(file, data, "protect", str, ""),
         )
 
     def __rich__(self) -> Any:

@@ -97,7 +97,7 @@ def route(
             shapes,
             structure.origins,
             tokens=structure.tokens,
-            protect=structure.protect,
+            protected=structure.protected,
             sites=sites,
             restored=restored,
         )

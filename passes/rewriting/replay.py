@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.marks import Edit, ReduceAuxiliary, SetInput, WeighPool
@@ -57,7 +58,7 @@ class Replay:
             return None
         for edit in self.edits.get(node, ()) if stage.parent is not None else ():
             if isinstance(edit, SetInput) and edit.index == index:
-                return self.op.constant([*edit.make([stage.count] * (self.sites + 1))])
+                return self.op.constant(np.asarray(edit.make([stage.count] * (self.sites + 1)), np.int64))
             if isinstance(edit, ReduceAuxiliary) and edit.index == index:
                 return self._reduced(edit, value, stage)
         producer = value.producer()

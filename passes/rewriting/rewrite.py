@@ -10,13 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut
 from tokenrt.passes.analysis.marks import Edit
+from tokenrt.passes.analysis.protected import arranged
 from tokenrt.passes.analysis.stream import Layout, stream_of
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.shapes import Shapes, describe
@@ -24,6 +27,7 @@ from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.passes.planning.route import Route
+from tokenrt.passes.rewriting.arrange import reduce
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.replay import Replay
@@ -64,6 +68,11 @@ class Rewriter:
     def order(self) -> dict[ir.Node, int]:
         """Places of the nodes before anything was inserted."""
         return {node: place for place, node in enumerate(self.graph)}
+
+    @cached_property
+    def arranged(self) -> np.ndarray[Any, Any]:
+        """[N] int64: positions in the order that reductions keep."""
+        return arranged(self.structure.protected, self.structure.tokens)
 
     @cached_property
     def batch(self) -> int:
@@ -173,7 +182,10 @@ class Rewriter:
         held = self._held(value)
         stage = self.stages[held.marks[0].stage]
         tokens = to_rows(op, value, held, stage.count)
-        reduction = self.method.reduce(op, self._taps(planned, tokens, stage), self._site(planned, stage))
+        # Behind the first reduction protected tokens stand in front.
+        order = self.arranged if stage.parent is None else np.arange(stage.count)
+        taps, site = self._taps(planned, tokens, stage), self._site(planned, stage)
+        reduction = reduce(op, self.method, taps, site, order)
         self.stages.append(stage.after(op, reduction, tokens, planned.tokens, self.method.drops))
         result = from_rows(op, reduction.tokens, held, planned.tokens)
         for node, index in uses:

@@ -21,12 +21,12 @@ def register(app: typer.Typer) -> None:
         verb(app)(function)
 
 
-def inspect(model: o.Model, *, shape: o.Shape = None) -> Result:
+def inspect(model: o.Model, *, shape: o.Shape = None, protect: o.Protect = None) -> Result:
     """Show the blocks, the token axis, and every place that is refused and why.
 
     Example: tokenrt inspect vit.onnx
     """
-    return tokenrt.inspect(model, shape=shape)
+    return tokenrt.inspect(model, shape=shape, protect=protect)
 
 
 def plan(
@@ -42,6 +42,7 @@ def plan(
     site: o.Site = None,
     grid: o.Grid = None,
     transformers: o.Transformers = None,
+    protect: o.Protect = None,
     proportional_attention: o.Proportional = None,
     settings: o.Set = None,
     shape: o.Shape = None,
@@ -61,6 +62,7 @@ def plan(
         site=site,
         grid=o.read_grid(grid),
         transformers=o.read_transformers(transformers),
+        protect=protect,
         proportional_attention=proportional_attention,
         options=o.read_settings(settings),
         shape=shape,
@@ -88,6 +90,7 @@ def reduce(
     site: o.Site = None,
     grid: o.Grid = None,
     transformers: o.Transformers = None,
+    protect: o.Protect = None,
     proportional_attention: o.Proportional = None,
     settings: o.Set = None,
     shape: o.Shape = None,
@@ -115,6 +118,7 @@ def reduce(
             "--site": site,
             "--grid": grid,
             "--transformers": transformers,
+            "--protect": protect,
             "--proportional-attention": proportional_attention,
             "--set": settings,
         }
@@ -129,6 +133,7 @@ def reduce(
         site=site,
         grid=o.read_grid(grid),
         transformers=o.read_transformers(transformers),
+        protect=protect,
         proportional_attention=proportional_attention,
         options=o.read_settings(settings),
         **common,

@@ -87,6 +87,15 @@ Transformers = Annotated[
         show_default=False,
     ),
 ]
+Protect = Annotated[
+    str | None,
+    typer.Option(
+        help="Tokens that never leave, beside those that `tokenrt inspect` shows as protected: positions and ranges without "
+        "their end; negative ones count from the end.",
+        metavar="I,J,S:E",
+        show_default=False,
+    ),
+]
 Proportional = Annotated[
     bool | None,
     typer.Option(

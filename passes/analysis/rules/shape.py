@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from math import prod
+from typing import Any
+
+import numpy as np
 
 from tokenrt.passes.analysis.marks import Mark, Marks, ReduceAuxiliary, SetInput, Step, spans
 from tokenrt.passes.graph.shapes import BATCH, Dims
@@ -127,8 +130,12 @@ def split(step: Step) -> None:
     others = [other for other in step.marks[0] if other.axis != axis]
     sizes = [step.out_dims(index)[axis] for index in range(len(step.outputs))]
     before = sum(sizes[:-1])
-    if mark and (not mark.plain or mark.offset + before > step.protect):
-        raise step.block("it splits the token axis behind the protected tokens", "grid")
+    if mark and (not mark.plain or mark.offset + before > step.leading):
+        ends = [mark.offset + sum(sizes[: index + 1]) for index in range(len(sizes))]
+        parts = [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+        raise step.block(
+            "it splits the token axis behind the protected tokens", "grid", parts if mark.plain else ()
+        )
     for index in range(len(sizes)):
         tail = mark and index == len(sizes) - 1
         step.set([*others, replace(mark, offset=mark.offset + before)] if mark and tail else others, index)
@@ -147,26 +154,36 @@ def slice_(step: Step) -> None:
     axes = [axis % len(dims) for axis in step.integers(3)] if step.has(3) else list(range(len(starts)))
     steps = step.integers(4) if step.has(4) else [1] * len(starts)
     marks = list(step.marks[0])
+    bounds = [*zip(starts, ends, strict=True)]
     for place, (start, end, axis, stride) in enumerate(zip(starts, ends, axes, steps, strict=True)):
         mark = step.mark(0, axis)
         if mark is None:
             continue
         first, last, _ = slice(start, end, stride).indices(dims[axis])
         marks.remove(mark)
-        if stride == 1 and mark.plain and last == dims[axis] and mark.offset + first <= step.protect:
+        ranks = step.ranks(mark, range(first, last)) if stride == 1 else None
+        if stride == 1 and mark.plain and last == dims[axis] and mark.offset + first <= step.leading:
             marks.append(replace(mark, offset=mark.offset + first))
-            if mark.stage:
-                open_end = [END if other == place else value for other, value in enumerate(ends)]
-                step.edit(SetInput(step.node, 2, fixed(open_end)))
-                if start < 0:
-                    begin = [first if other == place else value for other, value in enumerate(starts)]
-                    step.edit(SetInput(step.node, 1, fixed(begin)))
-        elif stride != 1 or not mark.plain or mark.offset + last > step.protect:
-            raise step.block(f"it takes tokens {first} to {last} by position", "grid")
+            bounds[place] = (first if start < 0 else start, END)
+        elif ranks is None:
+            picked = [mark.offset + entry for entry in range(first, last, stride)]
+            reason = f"it takes tokens {first} to {last} by position"
+            raise step.block(reason, "grid", [picked] if mark.plain else ())
+        elif ranks and (ranks[0] != start or ranks[-1] + 1 != end):
+            bounds[place] = (ranks[0], ranks[-1] + 1)
+        if mark.stage:
+            _bounded(step, [starts, ends], bounds)
     step.set(marks)
 
 
-def fixed(numbers: Sequence[int]) -> Callable[[Sequence[int]], Sequence[int]]:
+def _bounded(step: Step, given: Sequence[Sequence[int]], wanted: Sequence[tuple[int, int]]) -> None:
+    """Starts and ends of a Slice, where they have to change."""
+    for index, (old, new) in enumerate(zip(given, zip(*wanted, strict=True), strict=True), 1):
+        if [*old] != [*new]:
+            step.edit(SetInput(step.node, index, fixed(new)))
+
+
+def fixed(numbers: Any) -> Callable[[Sequence[int]], Any]:
     """A constant that needs no count."""
     return lambda counts: numbers
 
@@ -180,9 +197,14 @@ def gather(step: Step) -> None:
         if mark.axis != axis:
             marks.append(mark.at(mark.axis + (added - 1 if mark.axis > axis else 0)))
             continue
-        picked = [index if index >= 0 else index + step.dims(0)[axis] for index in step.integers(1)]
-        if not mark.plain or any(mark.offset + index >= step.protect for index in picked):
-            raise step.block(f"it reads tokens {picked[:4]} by position", "grid")
+        given = step.integers(1)
+        picked = [index if index >= 0 else index + step.dims(0)[axis] for index in given]
+        ranks = step.ranks(mark, picked)
+        if ranks is None:
+            parts = [[mark.offset + index for index in picked]] if mark.plain else ()
+            raise step.block(f"it reads tokens {picked[:4]} by position", "grid", parts)
+        if mark.stage and ranks != given:
+            step.edit(SetInput(step.node, 1, fixed(np.reshape(ranks, step.dims(1)).tolist())))
     step.set(marks)
 
 

@@ -39,7 +39,7 @@ def followed(body: str, constants: str, inputs: str = X) -> tuple[ir.Model, Flow
     annotate(model.graph, shapes)
     seeds = {model.graph.inputs[0]: (Mark(1, 1),)}
     restored = {None: frozenset(model.graph.outputs)}
-    return model, follow(model.graph, shapes, seeds, tokens=6, protect=0, restored=restored)
+    return model, follow(model.graph, shapes, seeds, tokens=6, protected=(), restored=restored)
 
 
 PASSES = {

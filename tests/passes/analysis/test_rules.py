@@ -37,7 +37,9 @@ def followed(model: ir.Model, axes: tuple[int, ...] = (1,), stage: int = 1, prot
     annotate(model.graph, shapes)
     seeds = {model.graph.inputs[0]: tuple(Mark(axis, stage) for axis in axes)}
     outputs = frozenset(model.graph.outputs)
-    return follow(model.graph, shapes, seeds, tokens=BEFORE, protect=protect, restored={None: outputs})
+    return follow(
+        model.graph, shapes, seeds, tokens=BEFORE, protected=tuple(range(protect)), restored={None: outputs}
+    )
 
 
 def marks(model: ir.Model, flow: Flow) -> list[tuple[int, ...]]:
@@ -234,7 +236,7 @@ def test_two_lengths_that_meet_block() -> None:
     model = graph("r = Relu (x)\ny = Add (r, x)")
     site = model.graph[0].outputs[0]
     seeds = {model.graph.inputs[0]: (Mark(1),)}
-    flow = follow(model.graph, infer(model), seeds, tokens=BEFORE, protect=1, sites=[Cut(site)])
+    flow = follow(model.graph, infer(model), seeds, tokens=BEFORE, protected=(0,), sites=[Cut(site)])
     (blocked,) = flow.blocked
     assert blocked.kind == "mixed"
     assert blocked.describe() == (
@@ -248,7 +250,7 @@ def test_restored_readers_see_the_original_length() -> None:
     )
     site, conv = model.graph[0].outputs[0], model.graph[1]
     seeds = {model.graph.inputs[0]: (Mark(1),)}
-    options = {"tokens": BEFORE, "protect": 1, "sites": [Cut(site)]}
+    options = {"tokens": BEFORE, "protected": (0,), "sites": [Cut(site)]}
     flow = follow(model.graph, infer(model), seeds, **options)
     assert flow.blocked[0].node is conv
     assert flow.inputs[conv][0] == (Mark(1, 1),)
@@ -260,7 +262,7 @@ def test_a_cut_is_seen_by_its_readers_only() -> None:
     """Tokens leave at x for the first node; the second reads all of them."""
     model = graph("a = Relu (x)\nb = Sigmoid (x)\ny = Concat <axis = 2> (a, b)")
     x, first = model.graph.inputs[0], model.graph[0]
-    options = {"tokens": BEFORE, "protect": 1, "sites": [Cut(x, frozenset([first]))]}
+    options = {"tokens": BEFORE, "protected": (0,), "sites": [Cut(x, frozenset([first]))]}
     flow = follow(model.graph, infer(model), {x: (Mark(1),)}, **options)
     assert [mark.stage for node in list(model.graph)[:2] for mark in flow.inputs[node][0]] == [1, 0]
     assert flow.blocked[0].kind == "mixed"
@@ -269,7 +271,7 @@ def test_a_cut_is_seen_by_its_readers_only() -> None:
 def test_an_output_per_token_blocks_unless_it_is_restored() -> None:
     model = graph("y = Relu (x)")
     seeds = {model.graph.inputs[0]: (Mark(1, 1),)}
-    flow = follow(model.graph, infer(model), seeds, tokens=BEFORE, protect=1)
+    flow = follow(model.graph, infer(model), seeds, tokens=BEFORE, protected=(0,))
     assert flow.blocked[0].describe() == "output 'y' has one entry per token"
 
 

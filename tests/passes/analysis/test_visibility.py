@@ -61,7 +61,7 @@ REFUSED = {
     "causal": (CAUSAL, "causal .token 0 sees 0 but not 1."),
     "prefix": (
         PREFIX,
-        "causal behind a prefix of 3 tokens .token 0 sees 0 to 2 but not 3.*not supported yet",
+        "causal behind a prefix of 3 tokens .token 0 sees 0 to 2 but not 3.*--protect 3:",
     ),
     "frames": (FRAMES, "causal over frames of 2 tokens .token 0 sees 0 to 1 but not 2."),
     "groups": (APART, APART_WORDS),

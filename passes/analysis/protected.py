@@ -1,0 +1,130 @@
+"""Which tokens never leave, and why: learned ones, those that the model reads by position, and those the user names.
+
+Positions are of the model's own order. Behind the first reduction protected tokens stand in front, in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+
+from tokenrt.errors import PlanError
+from tokenrt.passes.analysis.flow import Flow
+
+Spans = Sequence[tuple[int, int | None]]
+"""Positions as (first, end); negative ones count from the end, and an end of None is behind the last token."""
+
+LEARNED = "learned: no input reaches it"
+WANTED = "as was asked for (--protect)"
+
+
+@dataclass(frozen=True)
+class Guard:
+    """Protected tokens `first` to `end - 1`, and why they are."""
+
+    first: int
+    end: int
+    why: str
+
+    @property
+    def positions(self) -> range:
+        return range(self.first, self.end)
+
+    def as_dict(self) -> dict[str, int | str]:
+        return {"first": self.first, "last": self.end - 1, "why": self.why}
+
+    def __str__(self) -> str:
+        last = self.end - 1
+        which = f"token {self.first}" if last == self.first else f"tokens {self.first} to {last}"
+        return f"{which}: {self.why}"
+
+
+def positions(guards: Iterable[Guard]) -> tuple[int, ...]:
+    """All that are protected, in ascending order, each once."""
+    return tuple(sorted({place for guard in guards for place in guard.positions}))
+
+
+def guards(places: Iterable[int], why: str) -> tuple[Guard, ...]:
+    """Positions, run by run."""
+    runs = groupby(enumerate(sorted(set(places))), key=lambda pair: pair[1] - pair[0])
+    found = ([token for _, token in run] for _, run in runs)
+    return tuple(Guard(run[0], run[-1] + 1, why) for run in found)
+
+
+def guarded(
+    learned: Iterable[int], wanted: Iterable[int], tokens: int, follow: Callable[[tuple[int, ...]], Flow]
+) -> tuple[tuple[Guard, ...], Flow]:
+    """The tokens that never leave, and the flow of the tokens with these protected, which `follow` gives."""
+    kept = (*guards(learned, LEARNED), *guards(wanted, WANTED))
+    while True:
+        flow = follow(positions(kept))
+        more = read_by_position(flow, tokens, positions(kept))
+        if not more:
+            return kept, flow
+        kept = (*kept, *more)
+
+
+def read_by_position(flow: Flow, tokens: int, known: Sequence[int]) -> tuple[Guard, ...]:
+    """The few tokens that nodes read apart from the others, as heads do that sit on a class token or on learned queries.
+
+    Of each node the smaller part counts: what it takes, or what it leaves away. Where parts of one length are so many that
+    they leave less than half of the tokens free, all tokens are read, one group after the other: those have no place of
+    their own, and come back before the node instead.
+    """
+    parts: dict[frozenset[int], str] = {}
+    for stop in flow.blocked:
+        for part in map(frozenset, stop.parts):
+            rest = frozenset(range(tokens)) - part
+            small = min(part, rest, key=len) - frozenset(known)
+            if small and stop.node is not None:
+                parts.setdefault(small, f"read by position by {stop.node.op_type} node {stop.node.name!r}")
+    taken = set(known)
+    found: list[Guard] = []
+    for _, alike in groupby(sorted(parts, key=len), key=len):
+        group = [*alike]
+        if len(taken.union(*group)) * 2 <= tokens:
+            found.extend(guard for part in group for guard in guards(part - taken, parts[part]))
+            taken.update(*group)
+    return tuple(found)
+
+
+def resolved(spans: Spans, tokens: int) -> tuple[int, ...] | None:
+    """These positions among `tokens`; None where there are not so many tokens."""
+    found: set[int] = set()
+    for first, end in spans:
+        start = first + tokens if first < 0 else first
+        stop = tokens if end is None else end + tokens if end < 0 else end
+        if not 0 <= start < stop <= tokens:
+            return None
+        found.update(range(start, stop))
+    return tuple(sorted(found))
+
+
+def text(given: str | Sequence[int] | None) -> str:
+    """What the user protects, as a plan says it."""
+    return given or "" if isinstance(given, str | None) else ",".join(map(str, given))
+
+
+def parse(given: str) -> Spans:
+    """Read `0,-1,200:217`: positions, and ranges without their end. Raises: PlanError."""
+    found: list[tuple[int, int | None]] = []
+    for part in given.split(",") if given else ():
+        first, colon, end = part.strip().partition(":")
+        try:
+            start = int(first) if first or not colon else 0
+            stop = (int(end) if end else None) if colon else (start + 1 or None)
+        except ValueError:
+            raise PlanError(
+                f"--protect {given}: expected positions and ranges with commas between, as in 0,-1,200:217"
+            ) from None
+        found.append((start, stop))
+    return tuple(found)
+
+
+def arranged(protected: Sequence[int], tokens: int) -> np.ndarray:
+    """[N] int64: the positions in the order that reductions keep, protected ones first."""
+    rest = np.setdiff1d(np.arange(tokens), protected)
+    return np.concatenate([np.asarray(protected, np.int64), rest])
