@@ -17,14 +17,14 @@ from tokenrt.passes.analysis.attention import Core, cores
 from tokenrt.passes.analysis.branch import Branch, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
-from tokenrt.passes.analysis.marks import Blocked, Mark, Marks
+from tokenrt.passes.analysis.marks import Blocked, Marks
 from tokenrt.passes.analysis.missed import Missed, missed, nothing
 from tokenrt.passes.analysis.protected import WANTED, Guard, Spans, guarded, positions, resolved
-from tokenrt.passes.analysis.stream import Layout, candidates, layout, origins, row_marks, stream_of
+from tokenrt.passes.analysis.stream import Layout, candidates, counted, layout, origins, row_marks, stream_of
 from tokenrt.passes.analysis.visibility import obstacle
 from tokenrt.passes.graph.ancestry import ancestors, between, learned, nested
 from tokenrt.passes.graph.quantization import parameter
-from tokenrt.passes.graph.shapes import Dims, Shapes, describe
+from tokenrt.passes.graph.shapes import Shapes, describe
 
 ADDITIONS = frozenset({"Add", "Sum"})
 
@@ -227,7 +227,7 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
     if in_turn is not None:
         return replace(whole, refusals=(_refuse(first, _in_turn(in_turn)),))
     rows = [
-        follow(graph, shapes, {entry: (mark,)}, tokens=_count(mark, shapes.of(entry)), protected=())
+        follow(graph, shapes, {entry: (mark,)}, tokens=counted(mark, shapes.of(entry)), protected=())
         for mark in row_marks(stream)
     ]
     blocks: list[Block] = []
@@ -277,10 +277,6 @@ def _from(entry: ir.Value, whole: Structure, shapes: Shapes) -> Structure:
     held = whole.held(entry, shapes)
     assert held is not None
     return replace(whole, stream=held, origins={entry: held.marks})
-
-
-def _count(mark: Mark, dims: Dims) -> int:
-    return dims[mark.axis] // (mark.outer * mark.inner)
 
 
 def _in_turn(core: Core) -> str:

@@ -107,9 +107,9 @@ def row_marks(held: Layout) -> Sequence[Mark]:
     last = held.marks[-1]
     found = [Mark(axis) for axis, size in enumerate(held.dims) if size != 1 and axis not in _own(held)]
     if first.outer > 1:
-        found.append(Mark(first.axis, inner=_length(held)))
+        found.append(Mark(first.axis, inner=counted(held.marks[0], held.dims)))
     if last.inner > 1:
-        found.append(Mark(last.axis, outer=_length(held)))
+        found.append(Mark(last.axis, outer=counted(held.marks[0], held.dims)))
     return found
 
 
@@ -120,9 +120,9 @@ def _own(held: Layout) -> set[int]:
     return tokens | ({places[-1]} if places else set())
 
 
-def _length(held: Layout) -> int:
-    mark = held.marks[0]
-    return held.dims[mark.axis] // (mark.outer * mark.inner)
+def counted(mark: Mark, dims: Dims) -> int:
+    """How many there are of what a mark counts."""
+    return dims[mark.axis] // (mark.outer * mark.inner)
 
 
 def stream_of(value: ir.Value, flow: Flow, shapes: Shapes, rows: int) -> Layout | None:
