@@ -54,6 +54,9 @@ def disagreements(
     """
     found = inspect(model, shape=shape)
     every = sites(found, wheres)
+    if not every:
+        made = taken(model, (0, 0, "after-attention"), shape)
+        return [] if isinstance(made, TokenrtError) else ["no block is offered, and reduce takes one"]
     tried = every if one is None or not every else [every[one % len(every)]]
     return [text for site, offered in tried for text in _at(model, shape, found, site, offered)]
 
