@@ -12,6 +12,9 @@ from typing import Any
 
 import onnx_ir as ir
 
+Uses = tuple[tuple[ir.Node, int], ...]
+"""The nodes that read a value, and as which input, in their order."""
+
 
 @contextmanager
 def undone(model: ir.Model) -> Iterator[None]:
@@ -23,6 +26,8 @@ def undone(model: ir.Model) -> Iterator[None]:
     finally:
         for state in graphs:
             state.put_back()
+        for state in graphs:  # A node of a branch may read what lies outside.
+            state.put_back_readers()
         for held, was in ((model.functions, functions), (model.metadata_props, props)):
             _refill(held, was)
 
@@ -82,15 +87,18 @@ class _GraphState:
     outputs: tuple[ir.Value, ...]
     initializers: Mapping[str, ir.Value]
     imports: Mapping[str, int]
+    readers: Mapping[ir.Value, Uses]
 
     @classmethod
     def of(cls, graph: ir.Graph) -> _GraphState:
+        made = (value for node in graph for value in node.outputs)
         return cls(
             graph,
             tuple(_NodeState.of(node) for node in graph),
             tuple(graph.outputs),
             dict(graph.initializers),
             dict(graph.opset_imports),
+            {value: _uses(value) for value in (*graph.inputs, *graph.initializers.values(), *made)},
         )
 
     def put_back(self) -> None:
@@ -107,6 +115,18 @@ class _GraphState:
             graph.extend(before)
         _refill(graph.initializers, self.initializers)
         _refill(graph.opset_imports, self.imports)
+
+    def put_back_readers(self) -> None:
+        """The order of readers, in which messages name them."""
+        for value, uses in self.readers.items():
+            if _uses(value) != uses:
+                for given in (None, value):
+                    for node, index in uses:
+                        node.replace_input_with(index, given)
+
+
+def _uses(value: ir.Value) -> Uses:
+    return tuple((node, index) for node, index in value.uses())
 
 
 def _refill(held: Any, was: Mapping[Any, Any]) -> None:

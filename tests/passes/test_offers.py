@@ -104,12 +104,20 @@ def test_equal_reasons_are_told_once() -> None:
     assert told == ["refused: blocks 0, 2 after-block: one [1]", "refused: block 1 after-block: another"]
 
 
+def read_by(model: ir.Model) -> dict[str | None, list[tuple[str | None, int]]]:
+    """Who reads each value, in order."""
+    values = [*model.graph.inputs, *model.graph.initializers.values()]
+    values += [value for node in model.graph for value in node.outputs]
+    return {value.name: [(node.name, index) for node, index in value.uses()] for value in values}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_trying_leaves_the_model_as_it_was(name: str) -> None:
     prepared = prepare(ir.from_proto(MODELS[name]))
-    before = ir.to_proto(prepared.model)
+    before, readers = ir.to_proto(prepared.model), read_by(prepared.model)
     again = [offers(prepared) for _ in range(2)]
     assert ir.to_proto(prepared.model) == before
+    assert read_by(prepared.model) == readers
     assert again[0].refused == again[1].refused
     assert [*again[0].taken] == [*again[1].taken]
 
