@@ -1,26 +1,34 @@
-"""What a model offers: its blocks, its token axis, what follows the last block, and every refusal with its reason."""
+"""What a model offers: its blocks, its token axis, what follows the last block, and every refusal with its reason.
+
+A site is offered where `reduce --method slice` takes it as its only one; what is told of the tail is what it does there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx_ir as ir
 
-from tokenrt.errors import UnsupportedError
-from tokenrt.passes.analysis.blocks import Refusal, Structure
+from tokenrt.passes.analysis.blocks import Block, Refusal, Structure
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.analysis.protected import Guard
 from tokenrt.passes.graph.model import ModelLike, opset
-from tokenrt.passes.graph.shapes import Shapes, describe
+from tokenrt.passes.graph.shapes import describe
+from tokenrt.passes.offers import Offers, offers
 from tokenrt.passes.planning.plan import PLACES
 from tokenrt.passes.planning.pools import told
-from tokenrt.passes.planning.route import cut, route
+from tokenrt.passes.planning.several import Routes
+from tokenrt.passes.reduce import restorations
 
 
 @dataclass(frozen=True)
 class BlockRow:
-    """One block as inspect shows it. width: channels of one head; sites: the places a reduction can sit."""
+    """One block as inspect shows it.
+
+    width: channels of one head. sites: the places a reduction can sit; refused: the others, and why.
+    """
 
     index: int
     heads: int
@@ -30,6 +38,10 @@ class BlockRow:
     masks: int
     sites: tuple[str, ...]
     stream: str
+    refused: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "sites": list(self.sites), "refused": dict(self.refused)}
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,10 @@ class TokenAxis:
 
 @dataclass(frozen=True)
 class TransformerView:
-    """One transformer as inspect shows it: its blocks, its tokens, and what follows the last block."""
+    """One transformer as inspect shows it: its blocks, its tokens, and what follows the last block.
+
+    restored: where all tokens are there again when some leave at the first site, as `reduce` reports it.
+    """
 
     tokens: int
     protected: int
@@ -52,6 +67,7 @@ class TransformerView:
     blocks: tuple[BlockRow, ...]
     follows: tuple[str, ...]
     token_axes: tuple[TokenAxis, ...]
+    restored: tuple[str, ...] = ()
     guards: tuple[Guard, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -61,8 +77,9 @@ class TransformerView:
             "protected_tokens": [guard.as_dict() for guard in self.guards],
             "grid": list(self.grid) if self.grid else None,
             "channels": self.channels,
-            "blocks": [{**block.__dict__, "sites": list(block.sites)} for block in self.blocks],
+            "blocks": [block.as_dict() for block in self.blocks],
             "follows": list(self.follows),
+            "restored": list(self.restored),
             "token_axes": [{**axis.__dict__, "axes": list(axis.axes)} for axis in self.token_axes],
         }
 
@@ -91,7 +108,9 @@ class TransformerView:
         )
         lines = [f"protected: {guard}" for guard in self.guards]
         lines.append(f"grid of the unprotected tokens: {cells}")
+        lines += [f"refused: {text}" for text in _refused_sites(self.blocks)]
         lines += [f"after the last block: {text}" for text in self.follows]
+        lines += [f"restored: {text}" for text in self.restored]
         lines.append(f"token axis: {len(self.token_axes)} tensors count tokens (listed with --json)")
         return Group(table, *(escape(line) for line in lines))
 
@@ -168,44 +187,67 @@ def inspect(model: ModelLike, *, shape: ShapeOption = None, protect: Protect = N
     """Analyse a model without changing it. Raises: ModelError, ShapeError, UnsupportedError, PlanError.
 
     protect: tokens that shall never leave, as "0,-1,200:217" or a list of positions.
+
+    Every site it offers is one that `reduce` takes with the method `slice`, alone and with one token leaving (around an
+    attention, where slice does not sit, with its choice of tokens); every other is refused there for the reason told. Several
+    sites at once, more tokens, or another method may be refused for reasons of their own.
     """
     prepared = prepare(model, shape, protect)
+    offered = offers(prepared)
     return Inspection(
         opset=opset(prepared.model),
         inputs=tuple(_signature(value, prepared) for value in prepared.model.graph.inputs),
         outputs=tuple(_signature(value, prepared) for value in prepared.model.graph.outputs),
-        transformers=tuple(_view(structure, prepared.shapes) for structure in prepared.transformers),
+        transformers=tuple(_view(prepared, number, offered) for number in range(len(prepared.transformers))),
         refusals=prepared.refusals,
     )
 
 
-def _view(structure: Structure, shapes: Shapes) -> TransformerView:
+def _view(prepared: Prepared, number: int, offered: Offers) -> TransformerView:
+    structure, shapes = prepared.transformers[number], prepared.shapes
+    routes = offered.routes(prepared, number)
     return TransformerView(
         tokens=structure.tokens,
         protected=structure.protect,
         guards=structure.guards,
         grid=structure.grid,
         channels=shapes.of(structure.blocks[0].entry)[-1],
-        blocks=tuple(
-            BlockRow(
-                index=block.index,
-                heads=block.core.heads,
-                width=block.core.width,
-                tokens=block.core.keys,
-                attention="Attention node" if block.core.fused else "softmax",
-                masks=len(block.core.masks),
-                sites=tuple(where for where in PLACES if cut(block, where) is not None),
-                stream=str(block.output.name),
-            )
-            for block in structure.blocks
-        ),
-        follows=_follows(structure, shapes),
+        blocks=tuple(_row(block, *offered.at(number, block.index)) for block in structure.blocks),
+        follows=_follows(structure, routes),
         token_axes=tuple(
             TokenAxis(str(value.name), describe(shapes.of(value)), tuple(mark.axis for mark in marks))
             for value, marks in structure.flow.marks.items()
             if marks
         ),
+        restored=restorations(routes),
     )
+
+
+def _row(block: Block, sites: Sequence[str], refused: Mapping[str, str]) -> BlockRow:
+    return BlockRow(
+        index=block.index,
+        heads=block.core.heads,
+        width=block.core.width,
+        tokens=block.core.keys,
+        attention="Attention node" if block.core.fused else "softmax",
+        masks=len(block.core.masks),
+        sites=tuple(sites),
+        stream=str(block.output.name),
+        refused=refused,
+    )
+
+
+def _refused_sites(blocks: Sequence[BlockRow]) -> list[str]:
+    """The refused sites, those of several blocks with one reason together."""
+    numbers: dict[tuple[str, str], list[int]] = {}
+    for where in PLACES:
+        for block in blocks:
+            if where in block.refused:
+                numbers.setdefault((where, block.refused[where]), []).append(block.index)
+    return [
+        f"block{'s' * (len(found) > 1)} {', '.join(map(str, found))} {where}: {reason}"
+        for (where, reason), found in numbers.items()
+    ]
 
 
 def _signature(value: ir.Value, prepared: Prepared) -> str:
@@ -214,7 +256,7 @@ def _signature(value: ir.Value, prepared: Prepared) -> str:
     return f"{value.name} {dims} {kind}"
 
 
-def _follows(structure: Structure, shapes: Shapes) -> tuple[str, ...]:
+def _follows(structure: Structure, routes: Routes) -> tuple[str, ...]:
     """How the model uses the tokens behind the last block, once some have left."""
     found = [
         f"protected tokens read by {node.op_type} node {node.name!r}"
@@ -222,18 +264,12 @@ def _follows(structure: Structure, shapes: Shapes) -> tuple[str, ...]:
         if node not in structure.body and node.op_type in ("Gather", "Slice", "Split")
         if marks[0] and not all(structure.flow.marks.get(value) for value in node.outputs)
     ]
-    graph = structure.blocks[0].core.node.graph
-    places = [made for block in structure.blocks for where in PLACES[1:] if (made := cut(block, where))]
-    try:
-        assert isinstance(graph, ir.Graph)
-        path = route(graph, shapes, structure, places[:1], drops=False)
-    except UnsupportedError as refusal:
-        return (*found, str(refusal))
-    found += told(path.flow, structure)
-    for stop in path.stops:
-        if stop.node is None:
-            found.append(f"{stop.reason}: tokens are restored for it")
-        else:
-            kind = "dense head, restored" if stop.kind == "grid" else "restored"
-            found.append(f"{kind} before {stop.describe()}")
+    for path in routes.values():
+        found += told(path.flow, structure)
+        for stop in path.stops:
+            if stop.node is None:
+                found.append(f"{stop.reason}: tokens are restored for it")
+            else:
+                kind = "dense head, restored" if stop.kind == "grid" else "restored"
+                found.append(f"{kind} before {stop.describe()}")
     return tuple(dict.fromkeys(found))

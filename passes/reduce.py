@@ -184,16 +184,17 @@ def reduce(
             allow_noop=allow_noop,
         )
     wanted, routes = fit.with_cost(prepared, wanted, allow_noop=allow_noop)
-    sites, restored = _sites(prepared, wanted), _restored(routes)
+    sites, restored = _sites(prepared, wanted), restorations(routes)
     pools = [told(path.flow, prepared.transformers[number]) for number, path in routes.items()]
-    rewritten = _rewrite(prepared, wanted, routes, source_map)
+    rewritten = rewrite(prepared, wanted, routes, source_map)
     report = Report(sites, restored, time.perf_counter() - start, tuple(itertools.chain.from_iterable(pools)))
     if output is not None:
         save(rewritten, output)
     return Reduced(rewritten, wanted, report)
 
 
-def _rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -> ir.Model:
+def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -> ir.Model:
+    """The prepared model, changed in place and proven. Raises: UnsupportedError, ProofError; the model is then of no use."""
     model, shapes = prepared.model, prepared.shapes
     model.metadata_props["tokenrt.passes"] = "; ".join((*prepared.passes, plan.spec()))
     model.metadata_props["tokenrt.plan"] = plan.to_toml()
@@ -256,7 +257,8 @@ def _sites(prepared: Prepared, plan: Plan) -> tuple[SiteReport, ...]:
     return tuple(reports)
 
 
-def _restored(routes: Routes) -> tuple[str, ...]:
+def restorations(routes: Routes) -> tuple[str, ...]:
+    """Where all tokens are there again: a line for each tensor and reader."""
     lines: list[str] = []
     for reader, values in itertools.chain.from_iterable(path.restored.items() for path in routes.values()):
         whom = f"{reader.op_type} node {reader.name!r}" if reader is not None else "the model's output"

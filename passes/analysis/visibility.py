@@ -102,7 +102,8 @@ def seen(core: Core, shapes: Shapes) -> list[Array]:
         turned = np.swapaxes(shown, -1, -2) if _key_axis(core, shapes) == -2 else shown
         total = np.asarray(np.logical_and(total, turned))
     total = np.asarray(total.any(axis=-3, keepdims=True)) if rank > 3 else total
-    return [*np.unique(total.reshape(-1, core.queries, core.keys), axis=0)]
+    each = total.reshape(-1, core.queries, core.keys)
+    return [*(each if len(each) == 1 else np.unique(each, axis=0))]
 
 
 def connected(relation: Array) -> bool:

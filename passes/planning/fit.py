@@ -327,16 +327,19 @@ def with_cost(prepared: Prepared, plan: Plan, allow_noop: bool = False) -> tuple
         if allow_noop:
             return with_cost(prepared, replace(plan, sites=()))
         readers = [
-            f"{node.op_type} node {node.name!r}"
+            "an output" if node is None else f"{node.op_type} node {node.name!r}"
             for path in work.routes.values()
             for node in path.restored
-            if node is not None
         ]
         blocks = sum(len(structure.blocks) for structure in prepared.transformers)
+        needed = (
+            f"every token is needed again by {' and '.join(readers)}"
+            if readers
+            else "no product reads tokens"
+        )
         raise NothingToDoError(
             f"the reduction saves no work: of {prepared.candidates()} attentions {blocks} can take one, and "
-            f"right behind it every token is needed again by {' and '.join(readers) or 'an output'}"
-            + list_refusals(prepared)
+            f"right behind it {needed}" + list_refusals(prepared)
         )
     return replace(plan, macs_before=work.full, macs_after=after), work.routes
 

@@ -3,7 +3,7 @@
 `python -m tests.fuzz.campaign TRIAL.json` makes a failing trial smaller.
 
 Numbers below `ALONE` make one change each, every change on several seeds; those above make two to six. Every third
-looks also at a site that `inspect` offers.
+looks also at a site, which `inspect` offers or not.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def trials(draw: st.DrawFn, names: tuple[str, ...]) -> Trial:
 
 
 def faults(trial: Trial, only: int | None = None, sites: bool = True) -> list[Outcome]:
-    """What is wrong with a trial, and with the sites it is offered: all, or one of them."""
+    """What is wrong with a trial, and with its sites, offered or not: all, or one of them."""
     return [each for each in (judge(trial), *(offered(trial, only) if sites else ())) if not each.good]
 
 

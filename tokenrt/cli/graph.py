@@ -22,7 +22,9 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(model: o.Model, *, shape: o.Shape = None, protect: o.Protect = None) -> Result:
-    """Show the blocks, the token axis, and every place that is refused and why.
+    """Show the blocks, the token axis, every place that takes a reduction, and why the others do not.
+
+    A place is offered when `reduce --method slice` takes it alone, with one token leaving; that is tried, and nothing is written.
 
     Example: tokenrt inspect vit.onnx
     """

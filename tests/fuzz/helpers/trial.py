@@ -21,11 +21,11 @@ from tests.fuzz.helpers.changes import CHANGES, ENDS
 from tests.fuzz.helpers.changes.files import EXTERNAL, STATED
 from tests.fuzz.helpers.edit import Edit, _inferred
 from tests.fuzz.helpers.seeds import Array
+from tests.passes.helpers.offered import Site, sites
 from tests.passes.helpers.running import session
 from tokenrt.errors import NothingToDoError, ShapeError, TokenrtError, UnsupportedError
-from tokenrt.passes import methods
 from tokenrt.passes.inspect import inspect
-from tokenrt.passes.planning.plan import Budget, places
+from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import Reduced, reduce
 
 SAME, CLOSE = 2e-5, 1e-4
@@ -38,10 +38,10 @@ GOOD = frozenset({"equal", "refused", "fewer", "more"})
 
 FAULTS = {
     kind: type(f"{''.join(word.title() for word in kind.split())}Error", (AssertionError,), {})
-    for kind in ("different", "other sites", "outputs", "internal", "unnamed", "crash", "offered")
+    for kind in ("different", "other sites", "outputs", "internal", "unnamed", "crash", "offered", "withheld")
 }
 """Outcomes that are faults, each an error of its own: other numbers, sites or outputs than the unchanged seed's; a refusal
-that is an inner error, or names nothing; no refusal at all; a site of `inspect` that `reduce` refuses."""
+that is an inner error, or names nothing; no refusal at all; a site that `inspect` offers and `reduce` refuses, or the reverse."""
 
 INTERNAL = re.compile(
     "shape inference|not valid ONNX|constant folding refuses|InferenceError|instead is null|op_type:|cannot be proven|Traceback"
@@ -301,17 +301,11 @@ def _every_name(graph: onnx.GraphProto) -> set[str]:
 
 def _one_site(transformer: int, block: int, where: str) -> dict[str, Any]:
     budget = Budget.remove(1, [block])
-    return {
-        "method": "slice",
-        "budget": budget,
-        "site": where,
-        "transformers": [transformer],
-        "allow_noop": True,
-    }
+    return {"method": "slice", "budget": budget, "site": where, "transformers": [transformer]}
 
 
 def offered(trial: Trial, only: int | None = None) -> list[Outcome]:
-    """What `reduce` with slice says to each site that `inspect` offers, or to one of them, counted from `only`."""
+    """What `reduce` with slice says to each site, which `inspect` offers or not; or to one of them, counted from `only`."""
     changed = trial.changed
     with written(changed.proto) as path:
         try:
@@ -320,28 +314,24 @@ def offered(trial: Trial, only: int | None = None) -> list[Outcome]:
             return [refusal(error, changed.proto)]
         except Exception as crash:
             return [Outcome("crash", f"inspect: {type(crash).__name__}: {crash}")]
-    takes = places(methods.get("slice").returns)
-    sites = [
-        (number, block.index, where)
-        for number, transformer in enumerate(seen.transformers)
-        for block in transformer.blocks
-        for where in block.sites
-        if where in takes
-    ]
-    if only is not None and sites:
-        sites = [sites[only % len(sites)]]
+    tried = sites(seen)
+    if only is not None and tried:
+        tried = [tried[only % len(tried)]]
     blocks = sum(len(transformer.blocks) for transformer in seen.transformers)
-    return [_at(trial, changed, site, compare=blocks == seeds.BLOCKS) for site in sites]
+    return [_at(trial, changed, *each, compare=blocks == seeds.BLOCKS) for each in tried]
 
 
-def _at(trial: Trial, changed: Changed, site: tuple[int, int, str], compare: bool) -> Outcome:
+def _at(trial: Trial, changed: Changed, site: Site, offered: bool, compare: bool) -> Outcome:
     place = f"transformer {site[0]} block {site[1]} {site[2]}"
     try:
         made = _reduced(changed.proto, **_one_site(*site))
     except Exception as crash:
         return Outcome("crash", f"{place}: {type(crash).__name__}: {crash}")
     if isinstance(made, TokenrtError):
-        return Outcome("offered", f"{place}: {type(made).__name__}: {made}")
+        told = f"{place}: {type(made).__name__}: {made}"
+        return Outcome("offered", told) if offered else Outcome("refused", told)
+    if not offered:
+        return Outcome("withheld", place)
     expected = wanted_at(trial.model, *site) if compare else None
     if expected is None:
         return Outcome("more")
