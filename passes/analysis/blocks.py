@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -17,6 +18,7 @@ from tokenrt.passes.analysis.attention import Core, cores
 from tokenrt.passes.analysis.branch import Branch, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
+from tokenrt.passes.analysis.joint import joined
 from tokenrt.passes.analysis.marks import Blocked, Mark, Marks
 from tokenrt.passes.analysis.missed import Missed, missed, nothing
 from tokenrt.passes.analysis.stream import Layout, candidates, layout, origins, row_marks, stream_of
@@ -129,7 +131,7 @@ def find(graph: ir.Graph, shapes: Shapes) -> Found:
     if not every:
         return Found((), tuple(lost) or (Refusal("model", nothing(graph)),))
     order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
-    traced = [(core, _residual(core)) for core in every]
+    traced = [(core, _told(_residual(core), core, shapes)) for core in every]
     starts = [(core, start) for core, start in traced if not isinstance(start, Refusal)]
     scene = Scene(graph, shapes, order, every, frozenset(core.node for core, _ in starts))
     transformers: list[Structure] = []
@@ -165,10 +167,8 @@ def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
     core, (entry, _) = starts[0]
     shapes = scene.shapes
     if core.queries != core.keys:
-        return _refuse(
-            core,
-            f"{core.queries} queries attend to {core.keys} keys: not self-attention over one token axis",
-        )
+        apart = f"{core.queries} queries attend to {core.keys} keys: not self-attention over one token axis"
+        return _told(_refuse(core, apart), core, shapes)
     reasons: list[tuple[bool, str]] = []
     for marks in candidates(shapes.of(entry), core.keys):
         stream = layout(marks, shapes.of(entry))
@@ -180,7 +180,16 @@ def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
         proven = attends(core, made.flow, shapes)
         own = [refusal for refusal in made.refusals if refusal.where == _refuse(core, "").where]
         reasons.extend((proven, refusal.reason) for refusal in own or made.refusals)
-    return _refuse(core, _why_not(reasons, core, shapes, entry))
+    return _told(_refuse(core, _why_not(reasons, core, shapes, entry)), core, shapes)
+
+
+Traced = TypeVar("Traced")
+
+
+def _told(found: Traced | Refusal, core: Core, shapes: Shapes) -> Traced | Refusal:
+    """A refusal, in better words where the attention joins several streams; anything else as it is."""
+    better = joined(core, shapes) if isinstance(found, Refusal) else None
+    return found if better is None else _refuse(core, better)
 
 
 def _grid(structure: Structure, shapes: Shapes, graph: ir.Graph) -> Grid | None:
@@ -313,7 +322,8 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
             for step in node.inputs
             if step is not None and step is not here and step.const_value is None and not parameter(step)
         ]
-        if others and node.op_type not in ("Reshape", "Expand", *GATES):
+        beside_it = node.op_type == "Concat" and all(ancestors((step,)) & sources for step in others)
+        if others and not beside_it and node.op_type not in ("Reshape", "Expand", *GATES):
             skip = next((step for step in others if step in sources), None)
             if node.op_type in ADDITIONS and skip is not None:
                 return skip, node.outputs[0]
