@@ -322,7 +322,8 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
             for step in node.inputs
             if step is not None and step is not here and step.const_value is None and not parameter(step)
         ]
-        beside_it = node.op_type == "Concat" and all(ancestors((step,)) & sources for step in others)
+        beside_it = node.op_type == "Concat" and node.attributes["axis"].value != 0
+        beside_it = beside_it and all(ancestors((step,)) & sources for step in others)
         if others and not beside_it and node.op_type not in ("Reshape", "Expand", *GATES):
             skip = next((step for step in others if step in sources), None)
             if node.op_type in ADDITIONS and skip is not None:
