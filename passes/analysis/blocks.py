@@ -251,9 +251,9 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
             for block in blocks
             if (producer := block.output.producer()) is not None and order[producer] > stopped
         ]
-        refusals.extend(
-            Refusal(f"block {block.index}", inside[-1].describe()) for block in blocks if block not in usable
-        )
+        needed = f"{inside[-1].describe()}; what left in front of it would be missing there"
+        needed += ", and only blocks behind it take a reduction" if usable else ""
+        refusals.extend(Refusal(f"block {block.index}", needed) for block in blocks if block not in usable)
         blocks = [replace(block, index=index) for index, block in enumerate(usable)]
         if blocks:
             whole = _from(blocks[0].entry, whole, shapes)
@@ -383,8 +383,9 @@ def _unproven(core: Core, flow: Flow, shapes: Shapes) -> str | None:
         return None
     if all(flow.marks.get(value) for value in (core.query, core.key, core.value)):
         return "the axis its softmax runs over is not the one that counts the residual stream's tokens"
-    for stop in _stops(core, flow):
-        return f"the token axis does not reach it: {stop.describe()}"
+    stops = _stops(core, flow)
+    if stops:
+        return f"the token axis does not reach it: {stops[-1].describe()}"
     return "it does not read the residual stream's tokens"
 
 

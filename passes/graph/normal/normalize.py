@@ -31,15 +31,13 @@ def normalize(model: ir.Model, shapes: Shapes) -> bool:
         return False
     annotate(model.graph, shapes)
     build = Builder(model, shapes)
-    changed = [
-        opener(build, node)
-        for node in [*model.graph]
-        if node.domain in ("", "ai.onnx") and (opener := OPENERS.get(node.op_type)) is not None
-    ]
-    changed += [open_add(build, node) for node in [*model.graph] if node.op_type == "Add"]
-    for node in [*model.graph]:
-        if node.op_type == "Softmax":
-            changed.append(_straighten(build, node))
+    changed = []
+    for openers in (OPENERS, {"Add": open_add}, {"Softmax": _straighten}):
+        for node in [*model.graph]:
+            opener = openers.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            if opener is not None:
+                build.origin = node.name or ""
+                changed.append(opener(build, node))
     if any(changed):
         for made in model.graph:
             for value in made.outputs:
