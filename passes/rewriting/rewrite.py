@@ -97,6 +97,7 @@ class Rewriter:
             proportional=self.plan.proportional_attention,
             batch=self.batch,
             rows=self.structure.stream.rows,
+            drops=self.method.drops,
         )
         sites = {
             cut.value: (number, planned, cut)
