@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -209,3 +210,43 @@ def test_tokens_come_back_before_the_window_behind_the_last_block() -> None:
     made = reduce(model, method="slice", budget=Budget.tokens([20]))
     assert any("blocks.3" in line or "_3" in line for line in made.report.restored)
     compare(made.model, net, {2: 20})
+
+
+class Both(Encoder):
+    """The neck, which needs the grid, and beside it the mean over the grid, which counts the tokens that are left."""
+
+    def forward(self, image: Tensor, keep: dict[int, int] | None = None, merge: bool = False) -> Any:
+        x, gone = self.enter(image).permute(0, 2, 3, 1) + self.places, list[Tensor]()
+        for number, block in enumerate(self.blocks):
+            x = block.attended(x)
+            if keep and number in keep:
+                x = x.reshape(1, -1, 1, CHANNELS)
+                gone.append(x[:, keep[number] :])
+                x = x[:, : keep[number]]
+            x = block.fed(x)
+        mean = x.mean((1, 2))
+        x = torch.cat([x, *reversed(gone)], dim=1).reshape(-1, SIDE, SIDE, CHANNELS)
+        return self.neck(self.narrow(x.permute(0, 3, 1, 2))), mean
+
+
+def test_a_pool_and_a_convolution_over_one_grid() -> None:
+    net = seeded(Both("ggg"))
+    file = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net,
+            (image(),),
+            file,
+            dynamo=False,
+            opset_version=17,
+            input_names=["x"],
+            output_names=["y", "mean"],
+            dynamic_axes={name: {0: "batch"} for name in ("x", "y", "mean")},
+        )
+    model, keep = ir.from_proto(onnx.load_from_string(file.getvalue())), {0: 30, 2: 20}
+    made = reduce(model, method="slice", budget=Budget.tokens([*keep.values()], [*keep])).model
+    found = run(made, {"x": image().numpy()})
+    double, single = (plain(net, [image()], kind, keep=keep) for kind in (torch.float64, torch.float32))
+    for each in zip(found, double, single, strict=True):
+        within_twice(*each)
