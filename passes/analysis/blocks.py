@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -17,6 +18,7 @@ from tokenrt.passes.analysis.attention import Core, cores
 from tokenrt.passes.analysis.branch import Branch, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
+from tokenrt.passes.analysis.joint import joined
 from tokenrt.passes.analysis.marks import Blocked, Marks
 from tokenrt.passes.analysis.missed import Missed, missed, nothing
 from tokenrt.passes.analysis.protected import WANTED, Guard, Spans, guarded, positions, resolved
@@ -147,7 +149,7 @@ def find(graph: ir.Graph, shapes: Shapes, wanted: Spans = ()) -> Found:
     if not every:
         return Found((), tuple(lost) or (Refusal("model", nothing(graph)),))
     order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
-    traced = [(core, _residual(core)) for core in every]
+    traced = [(core, _told(_residual(core), core, shapes)) for core in every]
     starts = [(core, start) for core, start in traced if not isinstance(start, Refusal)]
     scene = Scene(graph, shapes, order, every, frozenset(core.node for core, _ in starts), wanted)
     transformers: list[Structure] = []
@@ -183,10 +185,8 @@ def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
     core, (entry, _) = starts[0]
     shapes = scene.shapes
     if core.queries != core.keys:
-        return _refuse(
-            core,
-            f"{core.queries} queries attend to {core.keys} keys: not self-attention over one token axis",
-        )
+        apart = f"{core.queries} queries attend to {core.keys} keys: not self-attention over one token axis"
+        return _told(_refuse(core, apart), core, shapes)
     reasons: list[tuple[bool, str]] = []
     for marks in candidates(shapes.of(entry), core.keys):
         stream = layout(marks, shapes.of(entry))
@@ -198,7 +198,16 @@ def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
         proven = attends(core, made.flow, shapes)
         own = [refusal for refusal in made.refusals if refusal.where == _refuse(core, "").where]
         reasons.extend((proven, refusal.reason) for refusal in own or made.refusals)
-    return _refuse(core, _why_not(reasons, core, shapes, entry))
+    return _told(_refuse(core, _why_not(reasons, core, shapes, entry)), core, shapes)
+
+
+Traced = TypeVar("Traced")
+
+
+def _told(found: Traced | Refusal, core: Core, shapes: Shapes) -> Traced | Refusal:
+    """A refusal, in better words where the attention joins several streams; anything else as it is."""
+    better = joined(core, shapes) if isinstance(found, Refusal) else None
+    return found if better is None else _refuse(core, better)
 
 
 def _grid(structure: Structure, shapes: Shapes, graph: ir.Graph) -> Grid | None:
@@ -260,9 +269,9 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
             for block in blocks
             if (producer := block.output.producer()) is not None and order[producer] > stopped
         ]
-        refusals.extend(
-            Refusal(f"block {block.index}", inside[-1].describe()) for block in blocks if block not in usable
-        )
+        needed = f"{inside[-1].describe()}; what left in front of it would be missing there"
+        needed += ", and only blocks behind it take a reduction" if usable else ""
+        refusals.extend(Refusal(f"block {block.index}", needed) for block in blocks if block not in usable)
         blocks = [replace(block, index=index) for index, block in enumerate(usable)]
         if blocks:
             whole = _from(blocks[0].entry, whole, shapes)
@@ -327,7 +336,9 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
             for step in node.inputs
             if step is not None and step is not here and step.const_value is None and not parameter(step)
         ]
-        if others and node.op_type not in ("Reshape", "Expand", *GATES):
+        beside_it = node.op_type == "Concat" and node.attributes["axis"].value != 0
+        beside_it = beside_it and all(ancestors((step,)) & sources for step in others)
+        if others and not beside_it and node.op_type not in ("Reshape", "Expand", *GATES):
             skip = next((step for step in others if step in sources), None)
             if node.op_type in ADDITIONS and skip is not None:
                 return skip, node.outputs[0]
@@ -386,8 +397,9 @@ def _unproven(core: Core, flow: Flow, shapes: Shapes) -> str | None:
         return None
     if all(flow.marks.get(value) for value in (core.query, core.key, core.value)):
         return "the axis its softmax runs over is not the one that counts the residual stream's tokens"
-    for stop in _stops(core, flow):
-        return f"the token axis does not reach it: {stop.describe()}"
+    stops = _stops(core, flow)
+    if stops:
+        return f"the token axis does not reach it: {stops[-1].describe()}"
     return "it does not read the residual stream's tokens"
 
 

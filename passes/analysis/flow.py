@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import onnx_ir as ir
 
+from tokenrt.errors import ShapeError
 from tokenrt.passes.analysis.marks import Blocked, Edit, Marks, Step
 from tokenrt.passes.analysis.rules import RULES
 from tokenrt.passes.graph.ancestry import nested
@@ -96,6 +97,9 @@ def follow(
             rule(step)
         except Blocked as blocked:
             flow.blocked.append(blocked)
+            continue
+        except ShapeError as unknown:
+            flow.blocked.append(Blocked(node, str(unknown)))
             continue
         flow.edits.extend(step.edits)
         flow.marks.update(zip(node.outputs, step.outputs, strict=True))

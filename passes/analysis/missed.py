@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from tokenrt.errors import ShapeError
 from tokenrt.passes.graph.ancestry import nested
 from tokenrt.passes.graph.normal.chain import ABOVE, BELOW, between_activations, chain, climb, descend
 from tokenrt.passes.graph.normal.straight import UNFIT
@@ -88,6 +89,8 @@ def _why(node: ir.Node, shapes: Shapes) -> str | None:
     scores = node.inputs[0]
     if scores is None:
         return None
+    if not shapes.known(scores):
+        return _of_unknown_shape(scores, node, shapes)
     whole = chain(node, shapes) if node.op_type == "Softmax" else None
     if whole is not None:
         return _unfit(node, shapes)
@@ -108,6 +111,17 @@ def _why(node: ir.Node, shapes: Shapes) -> str | None:
     return _between(
         stop, "between the softmax and the product with the values", "mixes the heads of the weights"
     )
+
+
+def _of_unknown_shape(scores: ir.Value, node: ir.Node, shapes: Shapes) -> str | None:
+    """Why scores whose shape nobody knows are not read, or None where what they make weighs nothing computed."""
+    if not _reaches(node.outputs[0], _readers, shapes):
+        return None
+    try:
+        shapes.of(scores)
+    except ShapeError as unknown:
+        return str(unknown)
+    return None
 
 
 def _unfit(node: ir.Node, shapes: Shapes) -> str | None:
@@ -178,8 +192,7 @@ def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, ir.Value | None]]:
 
 def _reaches(value: ir.Value, neighbours: Neighbours, shapes: Shapes) -> bool:
     """Whether thin operators lead from a value, of scores or of weights, to a product of two computed sides."""
-    length = shapes.of(value)[-1] if shapes.known(value) and len(shapes.of(value)) > 2 else None
-    if length is None:
+    if shapes.known(value) and len(shapes.of(value)) < 3:
         return False
     todo, seen = [(value, 0)], set[ir.Value]()
     while todo:

@@ -127,9 +127,9 @@ def _infer(proto: onnx.ModelProto, strict: bool) -> tuple[dict[str, Dims], dict[
     try:
         inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=strict, data_prop=True)
     except Exception as cause:
-        raise ModelError(
-            f"shape inference refuses the model: {str(cause).strip().splitlines()[-1][:300]}"
-        ) from cause
+        # The first of several: those behind it lack what that node should have given.
+        first = str(cause).strip().splitlines()[0].removeprefix("[ShapeInferenceError] Inference error(s): ")
+        raise ModelError(f"shape inference refuses the model: {first[:300]}") from cause
     dims: dict[str, Dims] = {}
     types: dict[str, ir.DataType] = {}
     for info in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.analysis.attention import hides
+from tokenrt.passes.analysis.attention import Core, hides
 from tokenrt.passes.analysis.marks import ReduceAuxiliary, spans
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.shapes import BATCH, Shapes, describe
@@ -205,3 +205,21 @@ def _turn(node: ir.Node, index: int) -> str | None:
     if node.op_type == "Sub" and index == 1:
         return "Neg"
     return "Not" if node.op_type == "Where" and index == 0 and hides(node, 1) else None
+
+
+def check_biases(core: Core, shapes: Shapes) -> None:
+    """Whether merged keys can have their bias: the mean of each of several alone is not right. Raises: UnsupportedError."""
+    found = []
+    for node, index in core.masks:
+        value = node.inputs[index]
+        dims = shapes.of(value) if value is not None and shapes.known(value) else ()
+        adds = node.op_type in ("Add", "Sub", "Sum")
+        if adds and len(dims) > 1 and dims[-1] == core.keys and dims[-2] > 1:
+            found.append(node)
+    if len(found) > 1:
+        names = " and ".join(f"{node.op_type} node {node.name!r}" for node in reversed(found))
+        raise UnsupportedError(
+            f"{names} each add a bias for every pair of tokens to the same scores, and merged tokens need the mean over all "
+            "of them together; add the biases to one another before they meet the scores, or use a method that drops "
+            "tokens, e.g. topk"
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
@@ -18,13 +18,14 @@ from tokenrt.passes.analysis.marks import (
     WeighPool,
 )
 from tokenrt.passes.analysis.rules.reduction import reduced_axes
+from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.model import substitute
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.route import Route
-from tokenrt.passes.rewriting.auxiliary import Auxiliaries
+from tokenrt.passes.rewriting.auxiliary import LEAST, Auxiliaries
 from tokenrt.passes.rewriting.stages import Stage
-from tokenrt.passes.rewriting.taps import additive, log_size
+from tokenrt.passes.rewriting.taps import FLOAT, additive, log_size
 
 END = 2**31 - 1
 
@@ -33,7 +34,8 @@ END = 2**31 - 1
 class Repairs:
     """Applies edits to a graph. stages grows while reductions are inserted; counts are the plan's.
 
-    rows: the pictures B of the stream, as shapes count them; batch: the same as a Reshape says it.
+    rows: the pictures B of the stream, as shapes count them; batch: the same as a Reshape says it. drops: tokens leave for
+    good. originals: inputs that follow the tokens, as they were for all of them.
     """
 
     graph: ir.Graph
@@ -46,6 +48,8 @@ class Repairs:
     proportional: bool
     batch: int
     rows: int
+    drops: bool
+    originals: dict[tuple[ir.Node, int], ir.Value] = field(default_factory=dict)
 
     def apply(self, edit: Edit) -> None:
         self.op.before, self.op.prefix = edit.node, "tokenrt_repair"
@@ -54,6 +58,9 @@ class Repairs:
             edit.node.replace_input_with(edit.index, self.op.constant(goal))
         elif isinstance(edit, ReduceAuxiliary):
             stage = self.stages[next(mark.stage for _, mark in edit.axes)]
+            value = edit.node.inputs[edit.index]
+            assert value is not None
+            self.originals.setdefault((edit.node, edit.index), value)
             edit.node.replace_input_with(edit.index, self.auxiliaries.reduce(edit, stage))
         elif isinstance(edit, WeighPool):
             self._weigh(edit)
@@ -106,23 +113,18 @@ class Repairs:
         size, data = self._size(mark), node.inputs[0]
         assert data is not None
         kind, left = int(data.dtype or ir.DataType.FLOAT), self.counts[mark.stage] - mark.offset
-        if size is None and node.op_type == "ReduceSum":
+        shown = (
+            self._shown(edit, size) if self.drops and node.op_type in ("ReduceMean", "ReduceSum") else None
+        )
+        if shown is not None:
+            data = op("Mul", data, op("Cast", shown, to=kind))
+            node.replace_input_with(0, data)
+        elif size is None and node.op_type == "ReduceSum":
             scale = np.float32((self.counts[0] - mark.offset) / left)
             node.replace_input_with(0, op("Mul", data, op("Cast", op.constant(scale), to=kind)))
         if size is None:
             return
-        shape = [1] * edit.rank
-        shape[mark.axis] = left
-        if self.rows > 1:
-            pictures = 1 if mark.axis == 0 else 0
-            if self.shapes.known(data) and self.shapes.of(data)[pictures] != self.rows:
-                raise UnsupportedError(
-                    f"{node.op_type} node {node.name!r} pools tokens, and it cannot be told which axis of "
-                    f"{describe(self.shapes.of(data))} counts the pictures"
-                )
-            shape[pictures] = self.batch
-            size = size if pictures == 0 else op("Transpose", size, perm=[1, 0, 2])
-        weight = op("Cast", op("Reshape", size, shape), to=kind)
+        weight = op("Cast", self._beside(edit, size), to=kind)
         weighted = op("Mul", data, weight)
         if node.op_type == "ReduceSum":
             node.replace_input_with(0, weighted)
@@ -135,3 +137,71 @@ class Repairs:
         else:  # Means: of the weights there is one along the other axes, of what they weigh as many as ever.
             total, mass = (op("ReduceMean", part, axes=axes, keepdims=keep) for part in (weighted, weight))
         substitute(self.graph, node.outputs[0], op("Div", total, mass))
+
+    def _beside(self, edit: WeighPool, size: ir.Value) -> ir.Value:
+        """The sizes with the axes of what a pool reads."""
+        node, op, mark = edit.node, self.op, edit.span[0]
+        data, shape = edit.node.inputs[0], [1] * edit.rank
+        shape[mark.axis] = self.counts[mark.stage] - mark.offset
+        if self.rows > 1:
+            pictures = 1 if mark.axis == 0 else 0
+            if data is not None and self.shapes.known(data) and self.shapes.of(data)[pictures] != self.rows:
+                raise UnsupportedError(
+                    f"{node.op_type} node {node.name!r} pools tokens, and it cannot be told which axis of "
+                    f"{describe(self.shapes.of(data))} counts the pictures"
+                )
+            shape[pictures] = self.batch
+            size = size if pictures == 0 else op("Transpose", size, perm=[1, 0, 2])
+        beside: ir.Value = op("Reshape", size, shape)
+        return beside
+
+    def _shown(self, edit: WeighPool, size: ir.Value | None) -> ir.Value | None:
+        """What a sum over the words that a mask shows is multiplied with: all of them by those that are left.
+
+        What the model divides the sum by counts all words; so a mean over them is one over those that are left. None
+        where no mask of the model's inputs is in what is summed.
+        """
+        op, mark, axis = self.op, edit.span[0], edit.span[0].axis
+        found = self._mask(edit) if len(edit.span) == 1 else None
+        if found is None:
+            return None
+        every, left = (op("Cast", value, to=FLOAT) for value in found)
+        sizes = None if size is None else self._beside(edit, size)
+        left = left if sizes is None else op("Mul", left, sizes)
+        whole, rest = (op("ReduceSum", value, [axis], keepdims=1) for value in (every, left))
+        share = op("Where", op("Greater", rest, 0.0), op("Div", whole, op("Max", rest, LEAST)), 0.0)
+        if edit.node.op_type == "ReduceSum":
+            made: ir.Value = share
+            return made
+        number = float(self.counts[mark.stage] - mark.offset)
+        mass = number if sizes is None else op("ReduceSum", sizes, [axis], keepdims=1)
+        scaled: ir.Value = op("Mul", share, op("Div", mass, float(self.counts[0] - mark.offset)))
+        return scaled
+
+    def _mask(self, edit: WeighPool) -> tuple[ir.Value, ir.Value] | None:
+        """The mask in front of a pool, 1 for words, for all tokens and for those that are left."""
+        value = edit.node.inputs[0]
+        while value is not None and (node := value.producer()) is not None:
+            places = {
+                index: self.originals[node, index] for index in (0, 1) if (node, index) in self.originals
+            }
+            if node.op_type == "Mul" and places:
+                ((index, every),) = places.items()
+                left = node.inputs[index]
+                masks = left is not None and depends_on_input(every)
+                same = self.shapes.known(every) and len(self.shapes.of(every)) == edit.rank
+                return (every, left) if masks and same and left is not None else None
+            if node.op_type == "Where" and (node, 0) in self.originals:
+                every, left = self.originals[node, 0], node.inputs[0]
+                kept = next((index for index in (1, 2) if _zero(node.inputs[3 - index])), None)
+                if kept is None or left is None or len(self.shapes.of(every)) != edit.rank:
+                    return None
+                return (every, left) if kept == 1 else (self.op("Not", every), self.op("Not", left))
+            if node.op_type not in ("Cast", "Identity"):
+                return None
+            value = node.inputs[0]
+        return None
+
+
+def _zero(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is not None and not value.const_value.numpy().any()

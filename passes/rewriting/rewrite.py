@@ -28,7 +28,7 @@ from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.arrange import reduce
-from tokenrt.passes.rewriting.auxiliary import Auxiliaries
+from tokenrt.passes.rewriting.auxiliary import Auxiliaries, check_biases
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.replay import Replay
 from tokenrt.passes.rewriting.stages import Stage, full
@@ -90,6 +90,9 @@ class Rewriter:
             if any(value in full for full in restored.values())
         ]
         readers = {value: [(n, i) for n, i in value.uses() if value in restored.get(n, ())] for value in taps}
+        for block in self.structure.blocks if self.method.merges else ():
+            if any(mark.stage for mark in self.path.flow.marks[block.core.key]):
+                check_biases(block.core, self.shapes)
         self.stages.append(Stage(self.structure.tokens))
         if self.method.reads:
             self._start_sizes()
@@ -106,6 +109,7 @@ class Rewriter:
             proportional=self.plan.proportional_attention,
             batch=self.batch,
             rows=self.structure.stream.rows,
+            drops=self.method.drops,
         )
         sites = {
             cut.value: (number, planned, cut)

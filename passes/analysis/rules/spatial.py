@@ -11,8 +11,17 @@ GRID = (
 ).split()
 
 
+APART = frozenset(
+    "AveragePool Conv ConvTranspose GroupNormalization InstanceNormalization LpPool MaxPool".split()
+)
+"""Of those, the ones that never mix entries of axis 0."""
+
+
 def grid(step: Step) -> None:
-    raise step.block("it works on neighbouring positions and needs all of them", "grid")
+    marked = [mark for marks in step.marks for mark in marks]
+    if step.node.op_type not in APART or step.marks[0] != tuple(marked) or any(m.axis for m in marked):
+        raise step.block("it works on neighbouring positions and needs all of them", "grid")
+    step.set(step.marks[0])
 
 
 def conv(step: Step) -> None:
@@ -20,9 +29,10 @@ def conv(step: Step) -> None:
     size = step.out_dims()[2:]
     kernel = step.dims(1)[2:]
     pointwise = set(kernel) == {1} and size == step.dims(0)[2:] and not any(step.attribute("pads", ()))
-    if not pointwise or any(mark.axis < 2 for mark in step.marks[0]) or step.marks[1]:
+    if pointwise and all(mark.axis != 1 for mark in step.marks[0]) and not step.marks[1]:
+        step.set(step.marks[0])
+    else:
         grid(step)
-    step.set(step.marks[0])
 
 
 RULES = {("", name): grid for name in GRID} | {("", "Conv"): conv}

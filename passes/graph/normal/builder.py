@@ -23,8 +23,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Builder:
     """Makes nodes in a graph and remembers the dimensions of what they return; constants are computed at once.
 
-    Nodes stand where they are made, so the graph is sorted once all of them are there.
+    Nodes stand where they are made, so the graph is sorted once all of them are there. origin: the name of the node that
+    they stand for, which theirs begin with.
     """
+
+    origin: str = ""
 
     def __init__(self, model: ir.Model, shapes: Shapes) -> None:
         self.graph = model.graph
@@ -52,6 +55,9 @@ class Builder:
                 value.type = ir.TensorType(self._types.get(str(value.name), ir.DataType.FLOAT))
         made: ir.Value = self._op(kind, *inputs, **attributes)
         self._dims[str(made.name)] = tuple(dims)
+        maker = made.producer()
+        if maker is not None and self.origin:
+            maker.name = f"{self.origin}/{maker.name}"
         return made
 
     def again(self, node: ir.Node, inputs: Sequence[ir.Value | None], dims: Dims, **changed: Any) -> ir.Value:

@@ -11,14 +11,16 @@ from tokenrt.passes.graph.normal.builder import Builder
 from tokenrt.passes.graph.normal.chain import chain
 from tokenrt.passes.graph.normal.einsum import open_einsum
 from tokenrt.passes.graph.normal.layout import Unfit
-from tokenrt.passes.graph.normal.softmax import open_exp
+from tokenrt.passes.graph.normal.softmax import open_exp, open_quotient
 from tokenrt.passes.graph.normal.straight import UNFIT, straighten
 from tokenrt.passes.graph.normal.sums import open_add, open_sub, open_sum
 from tokenrt.passes.graph.shapes import Shapes, annotate
 
 OPENERS: Mapping[str, Callable[[Builder, ir.Node], bool]] = {
+    "Div": open_quotient,
     "Einsum": open_einsum,
     "Exp": open_exp,
+    "Mul": open_quotient,
     "Sub": open_sub,
     "Sum": open_sum,
 }
@@ -31,15 +33,13 @@ def normalize(model: ir.Model, shapes: Shapes) -> bool:
         return False
     annotate(model.graph, shapes)
     build = Builder(model, shapes)
-    changed = [
-        opener(build, node)
-        for node in [*model.graph]
-        if node.domain in ("", "ai.onnx") and (opener := OPENERS.get(node.op_type)) is not None
-    ]
-    changed += [open_add(build, node) for node in [*model.graph] if node.op_type == "Add"]
-    for node in [*model.graph]:
-        if node.op_type == "Softmax":
-            changed.append(_straighten(build, node))
+    changed = []
+    for openers in (OPENERS, {"Add": open_add}, {"Softmax": _straighten}):
+        for node in [*model.graph]:
+            opener = openers.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+            if opener is not None:
+                build.origin = node.name or ""
+                changed.append(opener(build, node))
     if any(changed):
         for made in model.graph:
             for value in made.outputs:

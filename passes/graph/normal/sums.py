@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from tokenrt.passes.graph.ancestry import ancestors
 from tokenrt.passes.graph.normal.builder import Builder
+from tokenrt.passes.graph.normal.chain import climb
 
 
 def open_sum(build: Builder, node: ir.Node) -> bool:
@@ -60,7 +61,36 @@ def open_sub(build: Builder, node: ir.Node) -> bool:
 
 def open_add(build: Builder, node: ir.Node) -> bool:
     """A split bias goes with its branch: (x + constant) + f(x), or (x + f(x)) + constant, as x + (f(x) + constant)."""
-    return _bias_before(build, node) or _bias_behind(build, node)
+    return _biases_of_scores(build, node) or _bias_before(build, node) or _bias_behind(build, node)
+
+
+def _biases_of_scores(build: Builder, node: ir.Node) -> bool:
+    """(q k + b) + c as q k + (b + c) for constants: a merged key needs the mean over their sum, not over each alone."""
+    for place in (0, 1):
+        outer, last = node.inputs[place], node.inputs[1 - place]
+        inner = outer.producer() if outer is not None else None
+        if (
+            outer is None
+            or last is None
+            or last.const_value is None
+            or inner is None
+            or inner.op_type != "Add"
+        ):
+            continue
+        if len(outer.uses()) != 1 or outer.is_graph_output() or not build.known(outer):
+            continue
+        for side in (0, 1):
+            scores, first = inner.inputs[side], inner.inputs[1 - side]
+            if first is None or first.const_value is None or climb(scores, build.shapes()) is None:
+                continue
+            arrays = [value.const_value.numpy() for value in (first, last) if value.const_value is not None]
+            keys = build.dims(outer)[-1]
+            if any(array.ndim < 2 or array.shape[-1] != keys for array in arrays):
+                continue
+            node.replace_input_with(place, scores)
+            node.replace_input_with(1 - place, build.constant(arrays[0] + arrays[1], last))
+            return True
+    return False
 
 
 def _bias_behind(build: Builder, node: ir.Node) -> bool:

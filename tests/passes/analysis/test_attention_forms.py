@@ -101,6 +101,23 @@ def _logarithms(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, batch: int
     return (functional.log_softmax(scores, -1).exp() @ v).transpose(1, 2).reshape(batch, TOKENS, CHANNELS)
 
 
+def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, batch: int) -> Tensor:
+    q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+    scores = q @ k.transpose(-1, -2) * SCALE
+    scores = scores if mask is None else scores + mask
+    powers = (scores - scores.amax(-1, keepdim=True)).exp()
+    return (powers / powers.sum(-1, keepdim=True) @ v).transpose(1, 2).reshape(batch, TOKENS, CHANNELS)
+
+
+def _written_out_over_keys(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, batch: int) -> Tensor:
+    q, k, v = (part.permute(0, 2, 3, 1) for part in (q, k, v))
+    scores = k.transpose(-1, -2) @ q * SCALE
+    scores = scores if mask is None else scores + mask.transpose(-1, -2)
+    powers = scores.exp()
+    weights = powers * powers.sum(-2, keepdim=True).reciprocal()
+    return (v @ weights).reshape(batch, CHANNELS, TOKENS).transpose(1, 2)
+
+
 FORMS: dict[str, Form] = {
     "plain": _plain,
     "einsum": _einsum,
@@ -112,6 +129,8 @@ FORMS: dict[str, Form] = {
     "viewed": _viewed,
     "baddbmm": _added_by_baddbmm,
     "logarithms": _logarithms,
+    "written out": _written_out,
+    "written out, over keys": _written_out_over_keys,
 }
 
 

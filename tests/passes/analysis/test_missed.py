@@ -91,6 +91,32 @@ def test_a_plan_of_fewer_blocks_than_attentions_says_which() -> None:
     assert "talking heads" in refused[0].reason
 
 
+FOREIGN = {
+    "the scores": ("b1_scores", "b1_own", "MatMul (b1_qh, b1_kt)"),
+    "the stream": ("b1_in", "b1_own", "Identity (b0_out)"),
+}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_a_softmax_of_unknown_shape_is_named_with_the_operator_that_hides_it(kind: str) -> None:
+    """An operator from outside ONNX tells no shape; the block in front of it is reduced, and the classifier is not named."""
+    made, plain, maker = FOREIGN[kind]
+    text = tiny.text(
+        "  first = Gather <axis = 1> (b1_out, zero)\n  z = MatMul (first, w1)\n  y = Softmax <axis = -1> (z)\n",
+        imports=', "com.acme": 1',
+    ).replace(f"{made} = {maker}", f"{plain} = {maker}\n  {made} = com.acme.Sharpen ({plain})")
+    model = onnx.parser.parse_model(text)
+    used = {name for node in model.graph.node for name in node.input}
+    arrays = {name: array for name, array in tiny.weights().items() if name in used}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in arrays.items())
+    for number, node in enumerate(model.graph.node):
+        node.name = f"{node.op_type}_{number}"
+    found = inspect(ir.from_proto(model))
+    assert [row.index for row in found.blocks] == [0]
+    (refusal,) = [each for each in found.refusals if each.where.startswith("attention at Softmax node")]
+    assert re.search("com.acme.Sharpen node 'Sharpen_.*', an operator from outside ONNX", refusal.reason)
+
+
 @pytest.mark.parametrize(
     "head",
     [

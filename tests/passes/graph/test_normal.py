@@ -159,3 +159,46 @@ def test_weights_that_are_an_output_keep_their_view_and_name() -> None:
     for found, wanted in zip(run(made, tiny.picture()), run(model, tiny.picture()), strict=True):
         assert np.abs(found - wanted).max() < 1e-5
     assert len(inspect(ir.from_proto(model)).blocks) == 2
+
+
+SUMS = {
+    "plain": ("e = Exp (x)\n t = ReduceSum (e, last)\n y = Div (e, t)", True),
+    "maximum": (
+        "m = ReduceMax <axes = [-1]> (x)\n d = Sub (x, m)\n e = Exp (d)\n t = ReduceSum (e, last)\n y = Div (e, t)",
+        True,
+    ),
+    "maximum of all": (
+        "m = ReduceMax (x)\n d = Sub (x, m)\n e = Exp (d)\n t = ReduceSum (e, last)\n y = Div (e, t)",
+        True,
+    ),
+    "reciprocal": ("e = Exp (x)\n t = ReduceSum (e, last)\n r = Reciprocal (t)\n y = Mul (r, e)", True),
+    "sum of another": (
+        "e = Exp (x)\n n = Neg (x)\n f = Exp (n)\n t = ReduceSum (f, last)\n y = Div (e, t)",
+        False,
+    ),
+    "sum of all": ("e = Exp (x)\n t = ReduceSum (e)\n y = Div (e, t)", False),
+    "turned around": ("e = Exp (x)\n t = ReduceSum (e, last)\n y = Div (t, e)", False),
+    "with a small number": (
+        "e = Exp (x)\n t = ReduceSum (e, last)\n s = Add (t, small)\n y = Div (e, s)",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SUMS)
+def test_a_softmax_that_is_written_out(kind: str) -> None:
+    """Where the sum is that of the powers, along one axis; the maximum in front may be one for more than that axis."""
+    lines, opened = SUMS[kind]
+    text = f"""<ir_version: 9, opset_import: ["": 17]> g (float[2,3,4] x) => (float y)
+    <int64[1] last = {{-1}}, float small = {{0.5}}> {{ {lines} }}"""
+    model = onnx.parser.parse_model(text)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    made = Canonicalize()(ir.from_proto(model))
+    assert ("Softmax" in {node.op_type for node in made.graph}) == opened
+    assert [value.name for value in made.graph.outputs] == ["y"]
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
+    powers = np.exp(feeds["x"].astype(np.float64))
+    (found,) = run(made, feeds)
+    if opened:
+        assert np.abs(found - powers / powers.sum(-1, keepdims=True)).max() < 1e-6
+    assert np.abs(found - run(model, feeds)[0]).max() < 1e-6 * max(1, np.abs(found).max())

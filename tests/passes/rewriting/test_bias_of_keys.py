@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from tests.passes.helpers import tiny
 from tests.passes.helpers.running import run
+from tokenrt.errors import UnsupportedError
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
@@ -178,3 +179,47 @@ def test_the_rows_of_a_factor_are_averaged_over_the_members(where: str) -> None:
     x = share.T @ attend(given["x"][0].astype(np.float64), factor, np.ones(N))
     wanted = mlp(attend(mlp(x), share.T @ factor @ share, size)) @ w["w1"]
     np.testing.assert_allclose(found[0], wanted[went[0]], atol=2e-5)
+
+
+TWO = "  b{n}_one = Add (b{n}_scores, one)\n  b{n}_masked = Add (b{n}_one, two)\n"
+
+
+def two_biases() -> dict[str, np.ndarray]:
+    """Biases that differ from key to key; the rows of the tokens that repeat are equal, so that merging them is exact."""
+    made = np.random.default_rng(8)
+    biases = {"one": made.standard_normal((1, 2, N, N)), "two": made.standard_normal((1, 1, N, N))}
+    for bias in biases.values():
+        bias[:, :, 2:] = bias[:, :, 1:2]
+    return {name: bias.astype(np.float32) for name, bias in biases.items()}
+
+
+def test_of_two_biases_a_merged_key_has_the_mean_of_their_sum() -> None:
+    """log mean exp(b + c) is not log mean exp(b) + log mean exp(c): equal tokens merged change nothing."""
+    proto = tiny.model(attention=tiny.ATTENTION.replace(SOFTMAX, TWO + SOFTMAX.replace("scores", "masked")))
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in two_biases().items()
+    )
+    given = tiny.picture(3)
+    given["x"][:, 2:] = given["x"][:, 1:2]
+    made = reduce(ir.from_proto(proto), method="tome", budget=Budget.remove(1))
+    np.testing.assert_allclose(run(made.model, given)[0], run(proto, given)[0], atol=1e-5)
+
+
+def test_two_biases_of_which_one_is_computed_are_refused_by_name() -> None:
+    """Dropping tokens takes its entries out of both, and is not refused."""
+    lines = "  b{n}_t = Tanh (strength)\n  b{n}_two = Mul (two, b{n}_t)\n" + TWO.replace("two)", "b{n}_two)")
+    proto = tiny.model(
+        inputs="float[B,6,4] x, float[1] strength",
+        attention=tiny.ATTENTION.replace(SOFTMAX, lines + SOFTMAX.replace("scores", "masked")),
+    )
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(array, name) for name, array in two_biases().items()
+    )
+    for number, node in enumerate(proto.graph.node):
+        node.name = f"{node.op_type}_{number}"
+    with pytest.raises(
+        UnsupportedError, match=r"Add node 'Add_\d+' and Add node 'Add_\d+' each add a bias for every pair"
+    ):
+        reduce(ir.from_proto(proto), method="tome", budget=Budget.remove(1))
+    made = reduce(ir.from_proto(proto), method="slice", budget=Budget.tokens([5, 4]))
+    assert run(made.model, tiny.picture() | {"strength": np.ones(1, np.float32)})[0].shape == (2, 8)
