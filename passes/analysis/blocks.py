@@ -18,7 +18,7 @@ from tokenrt.passes.analysis.branch import Branch, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Mark, Marks
-from tokenrt.passes.analysis.missed import Missed, missed, nothing
+from tokenrt.passes.analysis.missed import OTHERS, Missed, missed, nothing
 from tokenrt.passes.analysis.stream import Layout, candidates, layout, origins, row_marks, stream_of
 from tokenrt.passes.analysis.visibility import obstacle
 from tokenrt.passes.graph.ancestry import ancestors, between, constant_prefix, nested
@@ -319,10 +319,18 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
                 return skip, node.outputs[0]
             beside = next((step for step in others if ancestors((step,)) & sources), None)
             if node.op_type not in ADDITIONS or beside is None:
-                return _refuse(
-                    core, f"its result meets {node.op_type} node {node.name!r} before a residual is added"
-                )
+                return _refuse(core, _met(node))
         here = node.outputs[0]
+
+
+def _met(node: ir.Node) -> str:
+    """What a result meets where no residual is added, and what would help."""
+    remedy = (
+        "where it puts together heads that were computed one by one, write them as one product over all heads and export again"
+        if node.op_type in ("Concat", "Sum")
+        else OTHERS
+    )
+    return f"its result meets {node.op_type} node {node.name!r} before a residual is added; {remedy}"
 
 
 def _block_output(
@@ -371,7 +379,7 @@ def _unproven(core: Core, flow: Flow, shapes: Shapes) -> str | None:
     if attends(core, flow, shapes):
         return None
     if all(flow.marks.get(value) for value in (core.query, core.key, core.value)):
-        return "the axis its softmax runs over is not the one that counts the residual stream's tokens"
+        return f"the axis its softmax runs over is not the one that counts the residual stream's tokens; {OTHERS}"
     for stop in _stops(core, flow):
         return f"the token axis does not reach it: {stop.describe()}"
     return "it does not read the residual stream's tokens"
