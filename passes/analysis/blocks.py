@@ -269,7 +269,8 @@ def _in_turn(core: Core) -> str:
     return (
         f"its tokens are rows of the batch for attention at {core.node.op_type} node {core.node.name!r}, which runs over "
         "another axis: attention over two axes in turn (frames and places, rows and columns). If every row chose tokens "
-        "of its own, that attention would mix tokens that do not belong together"
+        "of its own, that attention would mix tokens that do not belong together; tokens can leave only behind the last of "
+        "these, where the model allows it"
     )
 
 
