@@ -20,7 +20,7 @@ from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.joint import joined
 from tokenrt.passes.analysis.marks import Blocked, Marks
-from tokenrt.passes.analysis.missed import Missed, missed, nothing
+from tokenrt.passes.analysis.missed import OTHERS, Missed, missed, nothing
 from tokenrt.passes.analysis.protected import WANTED, Guard, Spans, guarded, positions, resolved
 from tokenrt.passes.analysis.stream import Layout, candidates, counted, layout, origins, row_marks, stream_of
 from tokenrt.passes.analysis.visibility import obstacle
@@ -292,7 +292,8 @@ def _in_turn(core: Core) -> str:
     return (
         f"its tokens are rows of the batch for attention at {core.node.op_type} node {core.node.name!r}, which runs over "
         "another axis: attention over two axes in turn (frames and places, rows and columns). If every row chose tokens "
-        "of its own, that attention would mix tokens that do not belong together"
+        "of its own, that attention would mix tokens that do not belong together; tokens can leave only behind the last of "
+        "these, where the model allows it"
     )
 
 
@@ -344,10 +345,18 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
                 return skip, node.outputs[0]
             beside = next((step for step in others if ancestors((step,)) & sources), None)
             if node.op_type not in ADDITIONS or beside is None:
-                return _refuse(
-                    core, f"its result meets {node.op_type} node {node.name!r} before a residual is added"
-                )
+                return _refuse(core, _met(node))
         here = node.outputs[0]
+
+
+def _met(node: ir.Node) -> str:
+    """What a result meets where no residual is added, and what would help."""
+    remedy = (
+        "where it puts together heads that were computed one by one, write them as one product over all heads and export again"
+        if node.op_type in ("Concat", "Sum")
+        else OTHERS
+    )
+    return f"its result meets {node.op_type} node {node.name!r} before a residual is added; {remedy}"
 
 
 def _block_output(
@@ -396,7 +405,7 @@ def _unproven(core: Core, flow: Flow, shapes: Shapes) -> str | None:
     if attends(core, flow, shapes):
         return None
     if all(flow.marks.get(value) for value in (core.query, core.key, core.value)):
-        return "the axis its softmax runs over is not the one that counts the residual stream's tokens"
+        return f"the axis its softmax runs over is not the one that counts the residual stream's tokens; {OTHERS}"
     stops = _stops(core, flow)
     if stops:
         return f"the token axis does not reach it: {stops[-1].describe()}"

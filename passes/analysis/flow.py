@@ -18,6 +18,11 @@ from tokenrt.passes.analysis.rules import RULES
 from tokenrt.passes.graph.ancestry import nested
 from tokenrt.passes.graph.shapes import Shapes, describe
 
+BY_THEMSELVES = (
+    "its branches or its body read tokens by themselves, and tokens are followed in the main graph only: export the model "
+    "so that the branch is decided then, or with the loop unrolled"
+)
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -77,7 +82,7 @@ def follow(
         )
         if any(captured):
             flow.inputs[node] = captured
-            flow.blocked.append(Blocked(node, "its branches or its body read tokens by themselves"))
+            flow.blocked.append(Blocked(node, BY_THEMSELVES))
             continue
         marks = tuple(seen(node, value) for value in node.inputs)
         if not any(marks) or any(output in seeds for output in node.outputs):

@@ -41,6 +41,9 @@ NONLINEAR = frozenset(
 )
 """What attention without a softmax makes weights of scores with."""
 
+ENCLOSING = frozenset({"If", "Loop", "Scan"})
+"""What attentions inside are refused for by names and words of their own."""
+
 FAR = 16
 """Nodes between a softmax and a product, past which the two have nothing to do with one another."""
 
@@ -66,6 +69,8 @@ def missed(model: ir.Graph, shapes: Shapes, found: Iterable[ir.Node]) -> list[Mi
                 result.append(Missed(node, reason))
         elif node.op_type in NONLINEAR and _weighs(node, shapes):
             result.append(Missed(node, _without_softmax(node)))
+        if node.op_type in ENCLOSING:
+            continue
         inner = next((each for each in nested(node) if each.op_type in ("Softmax", "Attention")), None)
         if inner is not None:
             result.append(Missed(inner, _inside(node)))

@@ -1,7 +1,8 @@
 """Generates docs/coverage.md: which architectures, exported in which ways, `reduce` takes.
 
 Run in the repository (the models are those of tests/zoo): `python -m tokenrt.perf.bench.coverage`. Every cell is a
-model that was exported, reduced by merging and by pruning, and run in ONNX Runtime.
+model that was exported, reduced by merging and by pruning, and run in ONNX Runtime. With the names of models, only
+their rows are made again; the others stay as the data beside the page has them.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class Cell:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Fill the table and write it; 1 when something failed that should not."""
     parser = argparse.ArgumentParser(prog="python -m tokenrt.perf.bench.coverage", description=__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help="all when left out")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help="make these rows again; all when left out")
     parser.add_argument("--out", type=Path, default=Path("docs/coverage.md"), help="page to write")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="models at a time (2)")
     asked = parser.parse_args(arguments)
@@ -76,13 +77,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     file=sys.stderr,
                     flush=True,
                 )
-    where = results.circumstances()
+    where, data_path = results.circumstances(), asked.out.with_suffix(".json")
+    if asked.models:
+        cells = beside(cells, data_path, _zoo().names())
     with atomic(asked.out) as temporary:
         temporary.write_text(page(cells, where), encoding="utf-8")
     data = {**where, "cells": [vars(cell) for cell in cells]}
-    with atomic(asked.out.with_suffix(".json")) as temporary:
+    with atomic(data_path) as temporary:
         temporary.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return int(any(cell.status == "failed" for cell in cells))
+
+
+def beside(made: Sequence[Cell], data: Path, order: Sequence[str]) -> list[Cell]:
+    """The rows just made among those of other models that the data holds, in the order of the zoo."""
+    held = json.loads(data.read_text(encoding="utf-8"))["cells"] if data.is_file() else []
+    new = {cell.model for cell in made}
+    place = {name: number for number, name in enumerate(order)}
+    kept = [Cell(**cell) for cell in held if cell["model"] not in new and cell["model"] in place]
+    return sorted([*kept, *made], key=lambda cell: place.get(cell.model, len(place)))
 
 
 def _zoo() -> Any:
@@ -167,7 +179,9 @@ def page(cells: Sequence[Cell], where: Mapping[str, Any]) -> str:
         f"`evit` (`--remove {REMOVED}`), and run in ONNX Runtime: outputs finite and of the original's shapes. Batch is "
         "dynamic and weights are fp32 unless the column says otherwise; fp16, fixed batch and the fused forms are opset 18 "
         "from dynamo unless they say otherwise. A dash: that optimizer has no type for the model. How exact the reduced "
-        "models are is tested in `tests/passes`. Made by `python -m tokenrt.perf.bench.coverage`."
+        "models are is tested in `tests/passes` and `tests/reports`. Rows of `form_` are small models of one property each: "
+        "how the stream lies, how attention is written, gates, learned tokens behind the patches, int8, an If. Made by "
+        "`python -m tokenrt.perf.bench.coverage`."
     )
     parts = ["# Coverage", told, results.table(["model", *forms], list(rows.values()))]
     if reasons:

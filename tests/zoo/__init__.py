@@ -13,17 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import hugging_face, own, vision
+from . import forms, hugging_face, own, vision
 from .entry import INPUTS, Entry, randomise
 from .files import cached
 
-_TABLE = {entry.name: entry for entry in (*hugging_face.ENTRIES, *vision.ENTRIES, *own.ENTRIES)}
+_TABLE = {
+    entry.name: entry for entry in (*hugging_face.ENTRIES, *vision.ENTRIES, *own.ENTRIES, *forms.ENTRIES)
+}
 
 __all__ = ["Entry", "build", "entry", "examples", "names", "onnx"]
 
 
 def names(*tags: str) -> tuple[str, ...]:
-    """Names of the entries that carry all of `tags`: positive, negative, causal, dynamic-tokens."""
+    """Names of the entries that carry all of `tags`: positive, negative, form, causal, dynamic-tokens."""
     return tuple(name for name, found in _TABLE.items() if found.tags.issuperset(tags))
 
 

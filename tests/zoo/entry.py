@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ PICTURES = 8
 POSITIVE, NEGATIVE = frozenset({"positive"}), frozenset({"negative"})
 Pick = Callable[[Any], Any]
 Zero = Callable[[nn.Module], None]
+Finish = Callable[[Path], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Entry:
     how many lead the sequence (class, distillation, registers). `follows` is what consumes the last block:
     class-token, mean-pool, attention-pool, dense, tokens, several joined by "+", or none. `zero` sets
     position tables and biases to zero; it is None where there are none to set (rotary). `fuse` is the model
-    type for onnxruntime's transformer optimizer, None where it knows no such model.
+    type for onnxruntime's transformer optimizer, None where it knows no such model. `finish` changes the
+    exported file, as other tools do that users run behind the export.
     """
 
     name: str
@@ -41,6 +44,7 @@ class Entry:
     blocks: int = BLOCKS
     heads: int = HEADS
     width: int = WIDTH
+    finish: Finish | None = None
 
 
 class Image(nn.Module):
@@ -109,6 +113,15 @@ def _image(batch: int) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(batch, 3, IMAGE, IMAGE)}
 
 
+def _one_image(batch: int) -> dict[str, Tensor]:
+    """One picture, whatever is asked for: the model has no batch."""
+    return _image(1)
+
+
+def _latent(batch: int) -> dict[str, Tensor]:
+    return {"latent": torch.randn(batch, 4, 8, 8), "timestep": torch.rand(batch) * 10}
+
+
 def _video(batch: int) -> dict[str, Tensor]:
     return {"pixel_values": torch.randn(batch, PICTURES, 3, IMAGE, IMAGE)}
 
@@ -138,6 +151,8 @@ _DECODE = {"input_ids": {0: "batch"}, "attention_mask": {0: "batch", 1: "past_an
 # kind -> (examples of a batch size, the axes that may change and their names)
 INPUTS: dict[str, tuple[Callable[[int], dict[str, Tensor]], dict[str, dict[int, str]]]] = {
     "image": (_image, {"pixel_values": {0: "batch"}}),
+    "one-image": (_one_image, {}),
+    "latent": (_latent, {"latent": {0: "batch"}, "timestep": {0: "batch"}}),
     "video": (_video, {"pixel_values": {0: "batch"}}),
     "text": (_text, _WORDS),
     "text-dynamic": (_text, {name: {0: "batch", 1: "sequence"} for name in _WORDS}),

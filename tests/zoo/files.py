@@ -58,7 +58,10 @@ def _export(module: nn.Module, inputs: dict[str, Tensor], entry: Entry, path: Pa
         "output_names": list(entry.outputs),
     }
     if options["exporter"] == "torchscript":
-        every = {**moving, **({name: {0: "batch"} for name in entry.outputs} if options["dynamic"] else {})}
+        every = {
+            **moving,
+            **({name: {0: "batch"} for name in entry.outputs} if options["dynamic"] and axes else {}),
+        }
         common |= {"dynamo": False, "dynamic_axes": {name: found for name, found in every.items() if found}}
     else:
         labels = {
@@ -167,6 +170,8 @@ def cached(
                     exporter=exporter,
                     dynamic=batch == "dynamic",
                 )
+                if entry.finish is not None:
+                    entry.finish(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

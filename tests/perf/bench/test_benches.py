@@ -151,6 +151,17 @@ def test_an_export_that_fails_is_one_message_and_leaves_nothing(
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+def test_rows_of_the_coverage_page_can_be_made_alone(tmp_path: Path) -> None:
+    data = tmp_path / "coverage.json"
+    old = [coverage.Cell(name, "fp16", "refused", "once") for name in ("vit", "swin", "gone", "bert")]
+    data.write_text(json.dumps({"cells": [vars(cell) for cell in old]}))
+    made = [coverage.Cell("swin", "fp16", "reduced"), coverage.Cell("new", "fp16", "reduced")]
+    found = coverage.beside(made, data, ("vit", "swin", "new", "bert"))
+    assert [cell.model for cell in found] == ["vit", "swin", "new", "bert"]
+    assert [cell.status for cell in found] == ["refused", "reduced", "reduced", "refused"]
+    assert coverage.beside(made, tmp_path / "none.json", ("swin", "new")) == made
+
+
 def test_the_coverage_page_numbers_its_reasons_once() -> None:
     cells = [
         coverage.Cell("vit", "dynamo 18", "reduced"),
