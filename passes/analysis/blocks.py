@@ -224,10 +224,13 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
     first, (entry, _) = starts[0]
     tokens = first.keys
     seeds = origins(entry, stream.marks, tokens, shapes)
-    own = learned(entry, stream.marks[0].axis, shapes).nonzero()[0].tolist() if stream.plain else ()
+    constant = learned(entry, stream.marks[0].axis, shapes).nonzero()[0].tolist() if stream.plain else ()
     asked = resolved(scene.wanted, tokens)
     kept, flow = guarded(
-        own, asked or (), tokens, lambda kept: follow(graph, shapes, seeds, tokens=tokens, protected=kept)
+        constant,
+        asked or (),
+        tokens,
+        lambda kept: follow(graph, shapes, seeds, tokens=tokens, protected=kept),
     )
     first_token = any(0 in guard.positions for guard in kept if guard.why != WANTED)
     whole = Structure((), tokens, kept, first_token, stream, seeds, frozenset(), flow, ())

@@ -42,7 +42,8 @@ def _own_learned(
     bounds = [step.const_value.numpy().tolist() for step in data[1:] if step.const_value is not None]
     if node.op_type == "Slice" and len(bounds) == len(data) - 1:
         starts, ends = bounds[:2]
-        axes, strides = [*bounds[2:], *([*range(len(starts))], [1] * len(starts))[len(bounds) - 2 :]]
+        axes = bounds[2] if len(bounds) > 2 else range(len(starts))
+        strides = bounds[3] if len(bounds) > 3 else [1] * len(starts)
         axes = [number % len(shapes.of(value)) for number in axes]
         before = _learned(data[0], axis, shapes, known)
         if axis not in axes:

@@ -109,7 +109,7 @@ TESTS: Mapping[str, tuple[str, ...]] = {
         "passes/analysis/test_missed.py::test_a_plan_of_fewer_blocks_than_attentions_says_which",
     ),
     "kinds/fault_bias_of_other_queries.py": (
-        "passes/rewriting/test_bias_of_keys.py::test_equal_tokens_lose_nothing_in_a_pool_with_a_bias",
+        "passes/rewriting/masks/test_bias_of_keys.py::test_equal_tokens_lose_nothing_in_a_pool_with_a_bias",
     ),
     "kinds/fault_dropped_in_another_space.py": (
         "passes/rewriting/test_carried.py::test_what_comes_back_passed_what_the_others_passed",

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 
 from tests.passes.helpers import tiny
 from tokenrt.passes.analysis.prepare import prepare
-from tokenrt.passes.analysis.visibility import connected, describe
+from tokenrt.passes.analysis.visibility.relation import connected, describe
 
 N = tiny.TOKENS
 SOFTMAX = "  b{n}_weights = Softmax <axis = -1> (b{n}_scores)\n"

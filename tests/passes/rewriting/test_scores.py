@@ -65,7 +65,7 @@ def test_the_score_is_the_attention(variant: Variant, score: str) -> None:
     if score == "class" and not zoo.entry(variant.name).protected:
         pytest.skip("no class token")
     if score == "received" and zoo.entry(variant.name).inputs.startswith("text"):
-        pytest.skip("with a padding mask this score is refused; tests/passes/rewriting/test_padding.py")
+        pytest.skip("with a padding mask this score is refused; tests/passes/rewriting/masks/test_padding.py")
     result = reduce(
         variant.path(),
         method="topk",

@@ -1,17 +1,8 @@
-"""Who may see whom in an attention: what its masks, conditions and factors let through, and whether tokens may merge under them.
-
-A merged token carries what its members hold to everybody who sees one of them. That creates no way for information
-that the model did not have where every token that can leave reaches every other one, over any number of layers: under
-no mask, under padding (a key hidden from everybody), under a band around each token. Under a causal mask, behind a
-prefix, between frames or pictures that are kept apart it would.
-
-Constants are read entry by entry. What depends on an input must be the same for all queries, or for all keys where both
-sides are hidden by the same input; only then is it padding, whatever the input holds.
-"""
+"""Read a mask: constants entry by entry, and of what inputs decide whether it is the same for all queries."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
@@ -19,12 +10,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.passes.analysis.attention import HIDDEN, PASSING, Array, Core
+from tokenrt.passes.analysis.attention import HIDDEN, Array
 from tokenrt.passes.analysis.rules.elementwise import STANDARD
-from tokenrt.passes.graph.ancestry import ancestors, depends_on_input
+from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.shapes import Shapes
 
-LEAK = "a merged or moved token would let tokens see what they do not see in the model"
 RUN_TIME = "its mask depends on both who looks and who is seen, and is computed at run time"
 
 ELEMENTWISE = frozenset(STANDARD)
@@ -68,190 +58,7 @@ class Read:
     summed: bool = False
 
 
-def obstacle(core: Core, shapes: Shapes, free: Sequence[int]) -> str | None:
-    """Why tokens of `free` may not merge or move under the masks of a self-attention, or None where they may."""
-    if core.queries != core.keys:
-        return None
-    try:
-        relations = seen(core, shapes)
-    except Unproven as unproven:
-        return (
-            f"{unproven.describe()}; export the model with that input as a constant, or reduce other blocks or "
-            "another part of the model (for a vision-language model its vision tower)"
-        )
-    for relation in relations:
-        kept = [token for token in free if relation[:, token].any()]
-        inner = relation[np.ix_(kept, kept)]
-        if not connected(inner):
-            return describe(inner, kept[0])
-    return None
-
-
-def seen(core: Core, shapes: Shapes) -> list[Array]:
-    """[N,N] of truth, who (row) may see whom in any head, for each entry of the batch that differs.
-
-    Padding that an input decides counts as shown. Raises: Unproven.
-    """
-    rank = len(shapes.of(core.node.outputs[0]))
-    total: Array = np.ones((1,) * (rank - 2) + (core.queries, core.keys), np.bool_)
-    for node, index in (*core.masks, *_gates(core, shapes)):
-        shown = _operand(core, node, index, shapes)
-        if shown is None:
-            continue
-        shown = shown.reshape((1,) * (rank - shown.ndim) + shown.shape)
-        turned = np.swapaxes(shown, -1, -2) if _key_axis(core, shapes) == -2 else shown
-        total = np.asarray(np.logical_and(total, turned))
-    total = np.asarray(total.any(axis=-3, keepdims=True)) if rank > 3 else total
-    each = total.reshape(-1, core.queries, core.keys)
-    return [*(each if len(each) == 1 else np.unique(each, axis=0))]
-
-
-def connected(relation: Array) -> bool:
-    """Whether everybody is reached from everybody, in any number of steps."""
-    return not len(relation) or all(_reached(each) for each in (relation, relation.T))
-
-
-def _reached(relation: Array) -> bool:
-    known = np.zeros(len(relation), np.bool_)
-    known[0] = True
-    new = known
-    while new.any():
-        found = relation[new].any(axis=0) & ~known
-        known, new = known | found, found
-    return bool(known.all())
-
-
-def describe(relation: Array, first: int) -> str:
-    """What a mask that keeps tokens apart does, in words; `first`: the position of its first token."""
-    tokens = len(relation)
-    later = np.triu(relation, 1)
-    edge = int(np.flatnonzero(later.any(axis=0)).max(initial=-1)) + 1
-    row = next(row for row in range(tokens) if not relation[row].all())
-    blind = int(np.flatnonzero(~relation[row]).min())
-    sees = f"token {first + row} sees {_spans(np.flatnonzero(relation[row]) + first)} but not {first + blind}"
-    frame = _frame(relation)
-    if not later.any():
-        return f"its mask is causal ({sees}): {LEAK}"
-    if frame is not None:
-        return f"its mask is causal over frames of {frame} tokens ({sees}): {LEAK}"
-    if edge < tokens:
-        return (
-            f"its mask is causal behind a prefix of {first + edge} tokens ({sees}): {LEAK}; tokens of the prefix can "
-            f"leave with all others protected: --protect {first + edge}:"
-        )
-    groups = _groups(relation)
-    if groups > 1:
-        return (
-            f"its mask keeps {groups} groups of tokens (windows, frames or pictures) apart ({sees}): {LEAK}"
-        )
-    return f"its mask lets some tokens see others that never see them ({sees}): {LEAK}"
-
-
-def _spans(places: Array) -> str:
-    """Positions as text: 0 to 3, 7."""
-    if not len(places):
-        return "nothing"
-    cuts = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
-    texts = [f"{part[0]} to {part[-1]}" if len(part) > 1 else str(part[0]) for part in cuts]
-    return ", ".join([*texts[:2], *(["others"] if len(texts) > 2 else [])])
-
-
-def _frame(relation: Array) -> int | None:
-    """The length of equal frames of which each sees itself and those before it."""
-    length = int(np.argmin(relation[0])) if not relation[0].all() else len(relation)
-    if not 1 < length < len(relation):
-        return None
-    frame = np.arange(len(relation)) // length
-    return length if (relation == (frame[None] <= frame[:, None])).all() else None
-
-
-def _groups(relation: Array) -> int:
-    """Groups of tokens between which nobody sees anybody."""
-    both, left, count = relation | relation.T, np.ones(len(relation), np.bool_), 0
-    while left.any():
-        new = np.zeros_like(left)
-        new[np.argmax(left)] = True
-        while new.any():
-            left = left & ~new
-            new = both[new].any(axis=0) & left
-        count += 1
-    return count
-
-
-def _key_axis(core: Core, shapes: Shapes) -> int:
-    """The axis of the keys in scores and masks, from the end."""
-    axis = core.node.attributes.get("axis") if core.node.op_type == "Softmax" else None
-    rank = len(shapes.of(core.node.outputs[0]))
-    return -1 if axis is None else int(axis.value) % rank - rank
-
-
-def _gates(core: Core, shapes: Shapes) -> Iterator[tuple[ir.Node, int]]:
-    """What the weights meet between the softmax and the product with the values."""
-    if core.fused:
-        return
-    todo = [core.node.outputs[0]]
-    while todo:
-        value = todo.pop()
-        for node, index in value.uses():
-            kept = node.op_type in PASSING and shapes.known(node.outputs[0])
-            if kept and shapes.of(node.outputs[0]) == shapes.of(value):
-                yield from ((node, other) for other in range(len(node.inputs)) if other != index)
-                todo.append(node.outputs[0])
-
-
-def _operand(core: Core, node: ir.Node, index: int, shapes: Shapes) -> Array | None:
-    """[..,Q,K]: what this input of a node on the scores or weights shows; None where it hides nothing but padding."""
-    value = node.inputs[index]
-    if (
-        value is None
-        or (node.op_type == "Where" and index)
-        or node.op_type in ("Clip", "Dropout", "CastLike")
-    ):
-        return None
-    key = _key_axis(core, shapes)
-    query = -3 - key
-    if value.const_value is not None:
-        return _shown(core, node, index, value.const_value.numpy())
-    if not _varies(value, query, shapes) or _of_scores(core, value):
-        return None
-    if node.op_type in ("Add", "Sub", "Sum", "Attention") and _bounded(value):
-        return None
-    relations = [_shown(core, node, index, array) for array in Reader(shapes, query, key).alternatives(value)]
-    shown = [relation for relation in relations if relation.any()]
-    if any(not np.array_equal(shown[0], other) for other in shown[1:]):
-        raise Unproven(value)
-    return shown[0] if shown else None
-
-
-def _of_scores(core: Core, value: ir.Value) -> bool:
-    """Whether it is made of this attention's own scores or weights: a guard against empty rows, a threshold."""
-    readers = [{node for node, _ in end.uses()} for end in (core.query, core.key)]
-    scores = {output for node in readers[0] & readers[1] for output in node.outputs}
-    return not ancestors((value,)).isdisjoint({*scores, core.node.outputs[0]})
-
-
-def _shown(core: Core, node: ir.Node, index: int, array: Array) -> Array:
-    """Which pairs of tokens the numbers of one operand let through."""
-    kind = node.op_type
-    if kind == "Where":
-        own = {core.node.outputs[0], *(v for v in node.inputs[1:] if v is not None and v.const_value is None)}
-        places = [place for place in (1, 2) if node.inputs[place] in own and (node, place) not in core.masks]
-        return array if places[:1] != [2] else ~array
-    if array.dtype == np.bool_:
-        return array
-    if kind in ("Mul", "Div"):
-        return np.asarray(array != 0 if kind == "Mul" else np.isfinite(array))
-    numbers = array.astype(np.float64)
-    if kind in ("Add", "Sum", "Attention") or (kind == "Sub" and index == 1):
-        numbers = -numbers if kind == "Sub" else numbers
-        if array.size == 1:
-            return np.ones_like(numbers, np.bool_)
-        return np.asarray(numbers - np.maximum(numbers.max(axis=-1, keepdims=True), 0) >= -HIDDEN)
-    far = np.abs(numbers) > HIDDEN
-    return np.ones_like(far) if far.all() else ~far
-
-
-def _varies(value: ir.Value, axis: int, shapes: Shapes, known: Known | None = None) -> bool:
+def varies(value: ir.Value, axis: int, shapes: Shapes, known: Known | None = None) -> bool:
     """Whether entries along `axis` (from the end) may differ; `known`: what was answered before."""
     known = {} if known is None else known
     if (value, axis) not in known:
@@ -273,11 +80,11 @@ def _own_varies(value: ir.Value, axis: int, shapes: Shapes, known: Known) -> boo
         return True
     parts = [step for step in node.inputs if step is not None]
     if node.op_type in ELEMENTWISE:
-        return any(_varies(step, axis, shapes, known) for step in parts)
+        return any(varies(step, axis, shapes, known) for step in parts)
     if node.op_type == "Concat" and node.attributes["axis"].value % len(dims) != len(dims) + axis:
-        return any(_varies(step, axis, shapes, known) for step in parts)
+        return any(varies(step, axis, shapes, known) for step in parts)
     before = _before(node, axis, shapes)
-    return True if before is None else _varies(parts[before[0]], before[1], shapes, known)
+    return True if before is None else varies(parts[before[0]], before[1], shapes, known)
 
 
 def _before(node: ir.Node, axis: int, shapes: Shapes) -> tuple[int, int] | None:
@@ -327,7 +134,7 @@ def _axes(node: ir.Node, rank: int) -> set[int] | None:
     return {int(axis) % rank for axis in given.const_value.numpy().reshape(-1)}
 
 
-def _bounded(value: ir.Value) -> bool:
+def bounded(value: ir.Value) -> bool:
     """Whether it is a bias computed of weights, which hides nothing: no large constant, comparison or input in it."""
     if value.const_value is not None:
         numbers = value.const_value.numpy()
@@ -343,9 +150,9 @@ def _bounded(value: ir.Value) -> bool:
         or node.op_type in LAYOUT
         or node.op_type == "Slice"
     ):
-        return value.dtype != ir.DataType.BOOL and _bounded(parts[0])
+        return value.dtype != ir.DataType.BOOL and bounded(parts[0])
     if node.op_type in ("Add", "Sub", "Mul", "Sum", "Neg", "Concat", "Max", "Min"):
-        return all(_bounded(step) for step in parts)
+        return all(bounded(step) for step in parts)
     return False
 
 
@@ -375,7 +182,7 @@ class Reader:
         rank = len(self.shapes.of(value)) if self.shapes.known(value) else 0
         if depends_on_input(value):
             for side, axis in (("key", query), ("query", key)):
-                if not _varies(value, axis, self.shapes):
+                if not varies(value, axis, self.shapes):
                     self.leaves.setdefault(side, set()).add(value)
                     return Read(_filled(value, rank, numbers[side]), frozenset({side}))
         node = value.producer()
