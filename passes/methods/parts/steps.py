@@ -35,9 +35,11 @@ def at_least(method: str, option: str, value: float, least: int) -> None:
 
 def no_grid(method: str, site: Site, instead: str = "reduce at one block, the first") -> MethodError:
     """The error where the layout of the tokens is needed and not known."""
+    every = site.initial is not None and site.tokens == site.initial
     return MethodError(
         f"method {method!r} needs the grid of the {site.tokens - site.protect} unprotected tokens, and at block "
-        f"{site.block} it is {site.grid or 'unknown'}; {instead} (apply_method takes it as the tensor grid, a pair (h, w))"
+        f"{site.block} it is {site.grid or 'unknown'}; {'say it with --grid' if every else instead} "
+        "(apply_method takes it as the tensor grid, a pair (h, w))"
     )
 
 
