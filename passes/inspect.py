@@ -227,7 +227,7 @@ def _row(block: Block, transformer: int, offered: Offers) -> BlockRow:
         masks=len(block.core.masks),
         sites=sites,
         stream=str(block.output.name),
-        refused=dict(refused),
+        refused=refused,
     )
 
 
