@@ -212,7 +212,7 @@ def _view(prepared: Prepared, number: int, offered: Offers) -> TransformerView:
         guards=structure.guards,
         grid=structure.grid,
         channels=shapes.of(structure.blocks[0].entry)[-1],
-        blocks=tuple(_row(block, *offered.at(number, block.index)) for block in structure.blocks),
+        blocks=tuple(_row(block, number, offered) for block in structure.blocks),
         follows=_follows(structure, routes),
         token_axes=tuple(
             TokenAxis(str(value.name), describe(shapes.of(value)), tuple(mark.axis for mark in marks))
@@ -223,7 +223,8 @@ def _view(prepared: Prepared, number: int, offered: Offers) -> TransformerView:
     )
 
 
-def _row(block: Block, sites: Sequence[str], refused: Mapping[str, str]) -> BlockRow:
+def _row(block: Block, transformer: int, offered: Offers) -> BlockRow:
+    sites, refused = offered.at(transformer, block.index)
     return BlockRow(
         index=block.index,
         heads=block.core.heads,
@@ -231,7 +232,7 @@ def _row(block: Block, sites: Sequence[str], refused: Mapping[str, str]) -> Bloc
         tokens=block.core.keys,
         attention="Attention node" if block.core.fused else "softmax",
         masks=len(block.core.masks),
-        sites=tuple(sites),
+        sites=sites,
         stream=str(block.output.name),
         refused=refused,
     )

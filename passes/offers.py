@@ -51,9 +51,7 @@ class Offers:
     def at(self, transformer: int, block: int) -> tuple[tuple[Where, ...], dict[str, str]]:
         """What one block takes, and what it does not, with reasons."""
         places = [Place(transformer, block, where) for where in PLACES]
-        refused: dict[str, str] = {
-            place.where: self.refused[place] for place in places if place in self.refused
-        }
+        refused = {str(place.where): self.refused[place] for place in places if place in self.refused}
         return tuple(place.where for place in places if place in self.taken), refused
 
     def routes(self, prepared: Prepared, transformer: int) -> Routes:

@@ -262,5 +262,7 @@ def restorations(routes: Routes) -> tuple[str, ...]:
     lines: list[str] = []
     for reader, values in itertools.chain.from_iterable(path.restored.items() for path in routes.values()):
         whom = f"{reader.op_type} node {reader.name!r}" if reader is not None else "the model's output"
-        lines.extend(f"{value.name} before {whom}" for value in values)
+        lines.extend(
+            f"{value.name} before {whom}" for value in sorted(values, key=lambda value: str(value.name))
+        )
     return tuple(dict.fromkeys(lines))

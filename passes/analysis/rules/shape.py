@@ -189,7 +189,7 @@ def fixed(numbers: Any) -> Callable[[Sequence[int]], Any]:
 
 
 def gather(step: Step) -> None:
-    """On the token axis only protected tokens may be read; on others the axis count changes."""
+    """On the token axis only protected tokens may be read, or all but the first of them; on others the axis count changes."""
     axis = step.attribute("axis", 0) % step.rank(0)
     added = step.rank(1)
     marks = [mark.at(mark.axis + axis) for mark in step.marks[1]]
@@ -199,7 +199,14 @@ def gather(step: Step) -> None:
             continue
         given = step.integers(1)
         picked = [index if index >= 0 else index + step.dims(0)[axis] for index in given]
-        ranks = step.ranks(mark, picked)
+        ranks, first = step.ranks(mark, picked), min(picked, default=0)
+        behind = picked == [*range(first, step.dims(0)[axis])] and added == 1 and mark.plain
+        if behind and mark.offset + first <= step.leading:
+            marks.append(replace(mark, offset=mark.offset + first))
+            if mark.stage:
+                stage, offset = mark.stage, mark.offset
+                step.edit(SetInput(step.node, 1, lambda counts: [*range(first, counts[stage] - offset)]))
+            continue
         if ranks is None:
             parts = [[mark.offset + index for index in picked]] if mark.plain else ()
             raise step.block(f"it reads tokens {picked[:4]} by position", "grid", parts)
