@@ -204,8 +204,7 @@ def gather(step: Step) -> None:
         if behind and mark.offset + first <= step.leading:
             marks.append(replace(mark, offset=mark.offset + first))
             if mark.stage:
-                stage, offset = mark.stage, mark.offset
-                step.edit(SetInput(step.node, 1, lambda counts: [*range(first, counts[stage] - offset)]))
+                step.edit(SetInput(step.node, 1, _from(mark, first)))
             continue
         if ranks is None:
             parts = [[mark.offset + index for index in picked]] if mark.plain else ()
@@ -213,6 +212,11 @@ def gather(step: Step) -> None:
         if mark.stage and ranks != given:
             step.edit(SetInput(step.node, 1, fixed(np.reshape(ranks, step.dims(1)).tolist())))
     step.set(marks)
+
+
+def _from(mark: Mark, first: int) -> Callable[[Sequence[int]], list[int]]:
+    """The places of the tokens behind the first ones."""
+    return lambda counts: [*range(first, counts[mark.stage] - mark.offset)]
 
 
 def shape(step: Step) -> None:

@@ -144,6 +144,7 @@ def test_attention_in_an_if_that_stays_is_refused_by_name() -> None:
     text = str(caught.value)
     assert "If node 'choice'" in text
     assert "Softmax node 'b0_weights'" in text
+    assert text.count("b0_weights") == 1
     assert "decided in each run, by 'flag'" in text
     assert "export the branch" in text
     assert "no attention found" not in text
