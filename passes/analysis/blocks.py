@@ -119,6 +119,8 @@ class Found:
     refusals: tuple[Refusal, ...]
 
 
+ONE_PRODUCT = "write them as one product over all heads and export again"
+
 Start = tuple[Core, tuple[ir.Value, ir.Value]]
 """An attention, with the residual stream it reads and the value right after its result is added to it."""
 
@@ -149,7 +151,7 @@ def find(graph: ir.Graph, shapes: Shapes, wanted: Spans = ()) -> Found:
     if not every:
         return Found((), tuple(lost) or (Refusal("model", nothing(graph)),))
     order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
-    traced = [(core, _told(_residual(core), core, shapes)) for core in every]
+    traced = _apart([(core, _told(_residual(core), core, shapes)) for core in every])
     starts = [(core, start) for core, start in traced if not isinstance(start, Refusal)]
     scene = Scene(graph, shapes, order, every, frozenset(core.node for core, _ in starts), wanted)
     transformers: list[Structure] = []
@@ -300,6 +302,32 @@ def _in_turn(core: Core) -> str:
     )
 
 
+Trace = tuple[Core, tuple[ir.Value, ir.Value] | Refusal]
+
+
+def _apart(traced: Sequence[Trace]) -> list[Trace]:
+    """Attentions whose results are added to the stream at one place are no blocks: tokens would leave there once for each."""
+    places = [
+        (start[1], core.keys) if not isinstance(start, Refusal) and core.queries == core.keys else None
+        for core, start in traced
+    ]
+    return [
+        (core, _refuse(core, _added_together(place[0], places.count(place))))
+        if place is not None and places.count(place) > 1
+        else (core, start)
+        for (core, start), place in zip(traced, places, strict=True)
+    ]
+
+
+def _added_together(attended: ir.Value, count: int) -> str:
+    node = attended.producer()
+    where = f"{node.op_type} node {node.name!r}" if node is not None else repr(attended.name)
+    return (
+        f"its result is added to the stream at {where} together with those of {count - 1} other attentions, and a reduction "
+        f"reads one; where they are heads that were computed one by one, {ONE_PRODUCT}"
+    )
+
+
 def _in_sight(
     blocks: list[Block], every: Sequence[Core], whole: Structure, shapes: Shapes, order: Mapping[ir.Node, int]
 ) -> tuple[list[Block], list[Refusal]]:
@@ -341,7 +369,7 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
             if step is not None and step is not here and step.const_value is None and not parameter(step)
         ]
         beside_it = node.op_type == "Concat" and node.attributes["axis"].value != 0
-        beside_it = beside_it and all(ancestors((step,)) & sources for step in others)
+        beside_it = beside_it and all(_no_attention(ancestors((step,)), sources) for step in others)
         if others and not beside_it and node.op_type not in ("Reshape", "Expand", *GATES):
             skip = next((step for step in others if step in sources), None)
             if node.op_type in ADDITIONS and skip is not None:
@@ -352,10 +380,18 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
         here = node.outputs[0]
 
 
+def _no_attention(before: set[ir.Value], sources: set[ir.Value]) -> bool:
+    """Whether what stands beside a result comes of what the attention reads, by no other attention: an MLP, not a head."""
+    makers = (value.producer() for value in before - sources)
+    return bool(before & sources) and all(
+        node is None or node.op_type not in ("Attention", "Softmax") for node in makers
+    )
+
+
 def _met(node: ir.Node) -> str:
     """What a result meets where no residual is added, and what would help."""
     remedy = (
-        "where it puts together heads that were computed one by one, write them as one product over all heads and export again"
+        f"where it puts together heads that were computed one by one, {ONE_PRODUCT}"
         if node.op_type in ("Concat", "Sum")
         else OTHERS
     )

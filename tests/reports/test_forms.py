@@ -112,6 +112,7 @@ def test_learned_tokens_behind_the_patches_stay(method: str) -> None:
 REFUSED = {
     "form_sigmoid": r"Sigmoid node '\S+': Sigmoid makes the weights .* not a softmax.*tokens can leave only at blocks",
     "form_over_channels": r"Softmax node '\S+': the axis its softmax runs over is not .* counts .*tokens can leave only at",
+    "form_heads_summed": r"Softmax node '\S+': its result is added .* at Add node '\S+' together with .*one product",
     "form_head_by_head": r"Softmax node '\S+': its result meets Concat node '\S+'.*one product over all heads",
 }
 

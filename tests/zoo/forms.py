@@ -59,6 +59,14 @@ def head_by_head(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.cat(heads, -1)
 
 
+def heads_summed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """One small attention for each head, each brought to the full width, then their sum."""
+    result = torch.zeros(())
+    for n, place in enumerate(torch.eye(WIDTH).unflatten(0, (HEADS, -1))):
+        result = result + (q[:, :, n] @ k[:, :, n].transpose(1, 2) * SCALE).softmax(-1) @ v[:, :, n] @ place
+    return result
+
+
 def shared_key(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """All heads of queries read the first head of keys and values."""
     q, k, v = q.transpose(1, 2), k[:, None, :, 0], v[:, None, :, 0]
@@ -407,6 +415,7 @@ ENTRIES = (
     _entry("form_logarithms", partial(Former, logarithms)),
     _entry("form_shared_key", partial(Former, shared_key)),
     _entry("form_head_by_head", partial(Former, head_by_head)),
+    _entry("form_heads_summed", partial(Former, heads_summed)),
     _entry("form_sigmoid", partial(Former, sigmoid)),
     _entry("form_over_channels", partial(Former, over_channels)),
     _entry("form_channels_first", Convolved, placed=False),
