@@ -181,7 +181,8 @@ def page(cells: Sequence[Cell], where: Mapping[str, Any]) -> str:
         "from dynamo unless they say otherwise. A dash: that optimizer has no type for the model. How exact the reduced "
         "models are is tested in `tests/passes` and `tests/reports`. Rows of `form_` are small models of one property each: "
         "how the stream lies, how attention is written, gates, learned tokens behind the patches, int8, an If. Made by "
-        "`python -m tokenrt.perf.bench.coverage`."
+        "`python -m tokenrt.perf.bench.coverage`, which takes names of models to make their rows alone: date and versions "
+        "below are those of the rows made last."
     )
     parts = ["# Coverage", told, results.table(["model", *forms], list(rows.values()))]
     if reasons:
