@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.forms import limits
+from tokenrt.passes.forms.bodies import for_gpu
 from tokenrt.passes.forms.decompose import FORMS, Parts, decompose, read
 from tokenrt.passes.graph.functions import (
     STANDARD,
@@ -61,6 +62,8 @@ class Accepts:
     """Highest version of the standard operators."""
     top_k: int | None = None
     """Largest K of TopK."""
+    gpu: bool = False
+    """Compiles for a GPU and fuses: comparisons and sums join what they read, a sort or a scatter is a launch of its own."""
     any_names: bool = True
     """Names may hold quotes, backslashes and control characters."""
 
@@ -76,7 +79,11 @@ def legalize(
     Raises: UnsupportedError naming the node that neither the runtime takes nor this pass can replace.
     """
     changes = list(_plugins(model, accepts)) if bare else []
-    changes += [*_functions(model, accepts), *_biases(model, accepts)]
+    changes += [
+        *(for_gpu(model) if accepts.gpu else ()),
+        *_functions(model, accepts),
+        *_biases(model, accepts),
+    ]
     wanted = [(node, *_verdict(node, accepts, all_attention)) for node in _attention_nodes(model)]
     if any(parts is None for _, parts, _ in wanted):
         changes += _inline_attention(model)

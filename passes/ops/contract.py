@@ -22,6 +22,17 @@ AttributeKind = Literal["int", "float", "ints", "floats"]
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """Another body with the same results, for GPUs: what is one operator there is one launch, sorts and scatters most of all.
+
+    fits: whether it is the better one for a node with these attributes.
+    """
+
+    body: str
+    fits: Callable[[Mapping[str, Any]], bool] = lambda attributes: True
+
+
+@dataclass(frozen=True)
 class Operator:
     """One operator: the same contract for the ONNX function, the NumPy reference and the TensorRT plugin.
 
@@ -44,9 +55,10 @@ class Operator:
     attributes: Mapping[str, AttributeKind]
     body: str
     reference: Callable[..., Any]
+    gpu: Gpu | None = None
 
-    def function(self, opset: int) -> onnx.FunctionProto:
-        """Return the model-local function for a model that imports opset `opset`.
+    def function(self, opset: int, body: str | None = None) -> onnx.FunctionProto:
+        """Return the model-local function for a model that imports opset `opset`, with the portable body or another.
 
         Every value is named after the operator: TensorRT before 10.8 confuses equal names of different
         functions.
@@ -63,7 +75,7 @@ class Operator:
         head = f'<domain: "{DOMAIN}", opset_import: ["": {opset}]>'
         names = f"({', '.join(self.inputs)}) => ({', '.join(self.outputs)})"
         attributes = f"<{', '.join(self.attributes)}> " if self.attributes else ""
-        text = f"{head}\n{self.name} {attributes}{names}\n{{{self.body}}}"
+        text = f"{head}\n{self.name} {attributes}{names}\n{{{body or self.body}}}"
         function = onnx.parser.parse_function(text)
         function.input[:] = [f"{self.name}_{value}" for value in function.input]
         function.output[:] = [f"{self.name}_{value}" for value in function.output]

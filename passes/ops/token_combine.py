@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenrt.passes.ops.contract import Array, Operator
+from tokenrt.passes.ops.contract import Array, Gpu, Operator
 
 LEAST_SIZE = 1e-30
 """Floor of the divisor: tokens of size 0 (padding) never make NaN."""
@@ -93,6 +93,54 @@ BODY = """
     total = GatherND <batch_dims = 1> (all_sizes, rows)
 """
 
+# Every survivor gains its share of each source that goes to it, which is nothing for most: a product with one row a slot, in
+# place of finding the first source of each slot and gathering once more.
+GPU = """
+    last = Constant <value_ints = [-1]> ()
+    middle = Constant <value_ints = [1]> ()
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    least = Constant <value_float = 1e-30> ()
+
+    near_place = GatherElements <axis = 1> (keep, destination)
+    near_rows = Unsqueeze (near_place, last)
+    source_rows = Unsqueeze (source, last)
+    keep_rows = Unsqueeze (keep, last)
+    moved_own = GatherND <batch_dims = 1> (tokens, source_rows)
+    near_own = GatherND <batch_dims = 1> (tokens, near_rows)
+    moved = Cast <to = 1> (moved_own)
+    near = Cast <to = 1> (near_own)
+    apart = Sub (moved, near)
+
+    moved_size = GatherND <batch_dims = 1> (size, source_rows)
+    kept_size = GatherND <batch_dims = 1> (size, keep_rows)
+    moved_size_t = Transpose <perm = [0, 2, 1]> (moved_size)
+    shape = Shape (keep)
+    n_slots = Gather (shape, one)
+    slot_entry = Range (zero, n_slots, one)
+    slots = Unsqueeze (slot_entry, last)
+    slot_columns = Unsqueeze (destination, middle)
+    goes = Equal (slots, slot_columns)
+    goes_f = Cast <to = 1> (goes)
+    weight = Mul (goes_f, moved_size_t)
+    received = ReduceSum <keepdims = 1> (weight, last)
+    total = Add (kept_size, received)
+    divisor = Max (total, least)
+    share = Div (weight, divisor)
+
+    kept_own = GatherND <batch_dims = 1> (tokens, keep_rows)
+    kept = Cast <to = 1> (kept_own)
+    share_columns = Unsqueeze (share, last)
+    apart_rows = Unsqueeze (apart, middle)
+    parts = Mul (share_columns, apart_rows)
+    second = Constant <value_ints = [2]> ()
+    shift = ReduceSum <keepdims = 0> (parts, second)
+    grown = Add (kept, shift)
+    grown_own = Cast <to: int = @type> (grown)
+    unchanged = Equal (total, kept_size)
+    merged = Where (unchanged, kept_own, grown_own)
+"""
+
 OPERATOR = Operator(
     name="TokenCombine",
     inputs=("tokens", "size", "keep", "source", "destination"),
@@ -100,5 +148,6 @@ OPERATOR = Operator(
     types=("tokens", "float32"),
     attributes={"type": "int"},
     body=BODY,
+    gpu=Gpu(GPU),
     reference=reference,
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tokenrt.passes.ops.contract import Array, Operator
+from tokenrt.passes.ops.contract import Array, Gpu, Operator
 
 LEAST_SQUARE = 1e-38
 """Floor of the squared norm, so that a zero vector stays zero: 0/0 -> 0."""
@@ -132,6 +133,132 @@ BODY = """
     destination = Add (partner, first_slot)
 """
 
+# On a GPU each sort, scatter and gather is a launch, and comparing all with all is none: it fuses with what it reads. Ranks are
+# counted and positions are sums over one-hot rows, exact in float32 up to 2^24. One product of all tokens with all holds the
+# similarities and, on its diagonal, the lengths, so that nothing is gathered or normalised before it.
+GPU = """
+    others = Constant <value_ints: ints = @others> ()
+    sources = Constant <value_ints: ints = @sources> ()
+    destinations = Constant <value_ints: ints = @destinations> ()
+    kept = Constant <value_ints: ints = @keep> ()
+    removed = Constant <value_ints: ints = @remove> ()
+    order = Constant <value_int: int = @order> ()
+    last = Constant <value_ints = [-1]> ()
+    middle = Constant <value_ints = [1]> ()
+    second = Constant <value_ints = [2]> ()
+    start = Constant <value_ints = [0]> ()
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    least = Constant <value_float = 1e-38> ()
+    nothing = Constant <value_float = 0.0> ()
+    far = Constant <value_float = -1e9> ()
+
+    listed = Concat <axis = 0> (others, sources, destinations)
+    n_listed = Shape (listed)
+    n_others = Shape (others)
+    n_sources = Shape (sources)
+    n_destinations = Shape (destinations)
+    n_listed_scalar = Squeeze (n_listed)
+    n_sources_scalar = Squeeze (n_sources)
+    n_destinations_scalar = Squeeze (n_destinations)
+    entry = Range (zero, n_listed_scalar, one)
+    source_entry = Range (zero, n_sources_scalar, one)
+    destination_entry = Range (zero, n_destinations_scalar, one)
+    sources_f = Cast <to = 1> (sources)
+    destination_place = Cast <to = 1> (destination_entry)
+    place_fall = Neg (destination_place)
+    source_columns = Unsqueeze (source_entry, last)
+    first_is_earlier = Less (source_entry, source_columns)
+
+    left = Gather <axis = 1> (metric, sources)
+    right = Gather <axis = 1> (metric, destinations)
+    left_rows = Unsqueeze (left, second)
+    right_rows = Unsqueeze (right, middle)
+    parts = Mul (left_rows, right_rows)
+    product = ReduceSum <keepdims = 0> (parts, last)
+    squares = Mul (metric, metric)
+    total = ReduceSum <keepdims = 0> (squares, last)
+    bounded = Max (total, least)
+    length = Sqrt (bounded)
+    left_flat = Gather <axis = 1> (length, sources)
+    left_length = Unsqueeze (left_flat, last)
+    right_flat = Gather <axis = 1> (length, destinations)
+    right_length = Unsqueeze (right_flat, middle)
+    half_way = Div (product, left_length)
+    cosine = Div (half_way, right_length)
+    similarity = ThresholdedRelu <alpha = -2.0> (cosine)
+    best = GlobalMaxPool (similarity)
+    value = Squeeze (best, last)
+    is_best = Equal (similarity, best)
+    falling = Where (is_best, place_fall, far)
+    highest = GlobalMaxPool (falling)
+    nearest_own = Neg (highest)
+    nearest = Transpose <perm = [0, 2, 1]> (nearest_own)
+
+    best_t = Transpose <perm = [0, 2, 1]> (best)
+    is_higher = Greater (best_t, best)
+    is_equal = Equal (best_t, best)
+    is_tie = And (is_equal, first_is_earlier)
+    is_before = Or (is_higher, is_tie)
+    before = Cast <to = 1> (is_before)
+    rank = ReduceSum <keepdims = 0> (before, last)
+
+    removed_f = Cast <to = 1> (removed)
+    kept_f = Cast <to = 1> (kept)
+    n_others_f = Cast <to = 1> (n_others)
+    leaves = Less (rank, removed_f)
+    stays = Not (leaves)
+    stays_t = Unsqueeze (stays, middle)
+    is_ahead = And (stays_t, first_is_earlier)
+    ahead = Cast <to = 1> (is_ahead)
+    by_position = ReduceSum <keepdims = 0> (ahead, last)
+    by_rank = Sub (rank, removed_f)
+    by_value = Cast <to = 9> (order)
+    among = Where (by_value, by_rank, by_position)
+    stay_slot = Add (among, n_others_f)
+    leave_slot = Add (rank, kept_f)
+    slot = Where (leaves, leave_slot, stay_slot)
+    slot_t = Unsqueeze (slot, middle)
+
+    entry_f = Cast <to = 1> (entry)
+    entry_rows = Unsqueeze (entry_f, last)
+    is_slot = Equal (slot_t, entry_rows)
+    in_slot = Cast <to = 1> (is_slot)
+    source_parts = Mul (in_slot, sources_f)
+    source_sum = ReduceSum <keepdims = 0> (source_parts, last)
+    nearest_parts = Mul (in_slot, nearest)
+    nearest_sum = ReduceSum <keepdims = 0> (nearest_parts, last)
+
+    first_slot = Sub (kept, n_destinations)
+    shifted = Add (entry, removed)
+    in_listed = Less (shifted, n_listed)
+    is_destination_or_later = GreaterOrEqual (entry, first_slot)
+    is_destination = And (is_destination_or_later, in_listed)
+    fixed_entry = Where (is_destination, shifted, entry)
+    fixed = Gather <axis = 0> (listed, fixed_entry)
+    is_other = Less (entry, n_others)
+    is_fixed = Or (is_other, is_destination)
+    fixed_f = Cast <to = 1> (fixed)
+    base = Where (is_fixed, fixed_f, nothing)
+    slot_sum = Add (source_sum, base)
+    keep_f = Slice (slot_sum, start, kept, middle)
+    keep = Cast <to = 7> (keep_f)
+    source_f = Slice (source_sum, kept, n_listed, middle)
+    source = Cast <to = 7> (source_f)
+    first_slot_f = Cast <to = 1> (first_slot)
+    nearest_slot = Add (nearest_sum, first_slot_f)
+    destination_f = Slice (nearest_slot, kept, n_listed, middle)
+    destination = Cast <to = 7> (destination_f)
+"""
+
+MOST_TOKENS = 2048
+"""Above so many, what all products and comparisons cost is more than the launches they save."""
+
+
+def few_tokens(attributes: Mapping[str, Any]) -> bool:
+    return sum(len(attributes[name]) for name in ("others", "sources", "destinations")) <= MOST_TOKENS
+
+
 OPERATOR = Operator(
     name="TokenMatch",
     inputs=("metric",),
@@ -146,5 +273,6 @@ OPERATOR = Operator(
         "order": "int",
     },
     body=BODY,
+    gpu=Gpu(GPU, few_tokens),
     reference=reference,
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tokenrt.passes.ops.contract import Array, Operator
+from tokenrt.passes.ops.contract import Array, Gpu, Operator
 
 
 def reference(
@@ -54,6 +55,44 @@ BODY = """
     score = Div (sum, count)
 """
 
+# One launch for the products of a few rows, where a matrix product of one row is padded, run and cut.
+GPU = """
+    first = Constant <value_ints: ints = @first_row> ()
+    end = Constant <value_ints: ints = @end_row> ()
+    scale = Constant <value_float: float = @scale> ()
+    row_axis = Constant <value_ints = [2]> ()
+    between = Constant <value_ints = [3]> ()
+    last = Constant <value_ints = [-1]> ()
+    head_axes = Constant <value_ints = [1, 2]> ()
+
+    asking = Slice (queries, first, end, row_axis)
+    asking_f = Cast <to = 1> (asking)
+    keys_f = Cast <to = 1> (keys)
+    asking_rows = Unsqueeze (asking_f, between)
+    keys_rows = Unsqueeze (keys_f, row_axis)
+    parts = Mul (asking_rows, keys_rows)
+    product = ReduceSum <keepdims = 0> (parts, last)
+    scaled = Mul (product, scale)
+    logits = Add (scaled, bias)
+    attention = Softmax <axis = -1> (logits)
+    sum = ReduceSum <keepdims = 0> (attention, head_axes)
+    shape = Shape (asking)
+    heads_axis = Constant <value_ints = [1]> ()
+    heads = Gather (shape, heads_axis)
+    rows = Gather (shape, row_axis)
+    count_int = Mul (heads, rows)
+    count = Cast <to = 1> (count_int)
+    score = Div (sum, count)
+"""
+
+MOST_ROWS = 4
+"""Rows for which the products are no work for tensor cores."""
+
+
+def few_rows(attributes: Mapping[str, Any]) -> bool:
+    return int(attributes["end_row"][0] - attributes["first_row"][0]) <= MOST_ROWS
+
+
 OPERATOR = Operator(
     name="TokenScore",
     inputs=("queries", "keys", "bias"),
@@ -61,5 +100,6 @@ OPERATOR = Operator(
     types=("float32",),
     attributes={"scale": "float", "first_row": "ints", "end_row": "ints"},
     body=BODY,
+    gpu=Gpu(GPU, few_rows),
     reference=reference,
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from tokenrt.passes.ops.contract import Array, Operator
+from tokenrt.passes.ops.contract import Array, Gpu, Operator
 
 BY_POSITION, BY_SCORE = 0, 1
 LARGEST = float(np.finfo(np.float32).max)
@@ -78,6 +79,68 @@ BODY = (
     + ORDERED
 )
 
+# Ranks are counted instead of sorted, and positions are sums over one-hot rows: exact in float32 up to 2^24.
+GPU = """
+    keep = Constant <value_ints: ints = @keep> ()
+    protect = Constant <value_ints: ints = @protect> ()
+    order = Constant <value_int: int = @order> ()
+    zero = Constant <value_int = 0> ()
+    one = Constant <value_int = 1> ()
+    start = Constant <value_ints = [0]> ()
+    middle = Constant <value_ints = [1]> ()
+    last = Constant <value_ints = [-1]> ()
+    lowest = Constant <value = float {-inf}> ()
+    highest = Constant <value = float {inf}> ()
+    largest = Constant <value = float {3.4028234663852886e38}> ()
+    none = Constant <value_float = -1.0> ()
+
+    missing = IsNaN (score)
+    clean = Where (missing, lowest, score)
+    bounded = Min (clean, largest)
+    shape = Shape (score)
+    tokens = Gather (shape, one)
+    position = Range (zero, tokens, one)
+    position_columns = Unsqueeze (position, last)
+    first_is_earlier = Less (position, position_columns)
+    is_first = Less (position, protect)
+    rated = Where (is_first, highest, bounded)
+    rated_columns = Unsqueeze (rated, last)
+    rated_rows = Unsqueeze (rated, middle)
+    is_higher = Greater (rated_rows, rated_columns)
+    is_equal = Equal (rated_rows, rated_columns)
+    is_tie = And (is_equal, first_is_earlier)
+    is_before = Or (is_higher, is_tie)
+    before = Cast <to = 1> (is_before)
+    rank = ReduceSum <keepdims = 0> (before, last)
+
+    keep_f = Cast <to = 1> (keep)
+    stays = Less (rank, keep_f)
+    stays_rows = Unsqueeze (stays, middle)
+    is_ahead = And (stays_rows, first_is_earlier)
+    ahead = Cast <to = 1> (is_ahead)
+    by_position = ReduceSum <keepdims = 0> (ahead, last)
+    by_score = Cast <to = 9> (order)
+    among = Where (by_score, rank, by_position)
+    slot = Where (stays, among, none)
+    slot_rows = Unsqueeze (slot, middle)
+    position_f = Cast <to = 1> (position)
+    slots_flat = Slice (position_f, start, keep)
+    slots = Unsqueeze (slots_flat, last)
+    is_slot = Equal (slot_rows, slots)
+    in_slot = Cast <to = 1> (is_slot)
+    parts = Mul (in_slot, position_f)
+    index_f = ReduceSum <keepdims = 0> (parts, last)
+    index = Cast <to = 7> (index_f)
+"""
+
+MOST_KEPT = 2048
+"""Above so many, comparing all tokens with all costs more than sorting them."""
+
+
+def few_kept(attributes: Mapping[str, Any]) -> bool:
+    return int(attributes["keep"][0]) <= MOST_KEPT
+
+
 OPERATOR = Operator(
     name="TokenSelect",
     inputs=("score",),
@@ -85,5 +148,6 @@ OPERATOR = Operator(
     types=("int64",),
     attributes={"keep": "ints", "protect": "ints", "order": "int"},
     body=BODY,
+    gpu=Gpu(GPU, few_kept),
     reference=reference,
 )

@@ -20,6 +20,7 @@ from tokenrt.perf.bench import (
     tome,
 )
 from tokenrt.perf.bench.front import demonstration
+from tokenrt.perf.bench.gpu import engine_layers
 from tokenrt.perf.bench.quality import quality
 
 
@@ -36,6 +37,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "demo": ("demo", demonstration.run),
     "tome": ("tome_cost", tome.run),
     "agreement": ("profile_agreement", agreement.run),
+    "engine_layers": ("engine_layers", engine_layers.run),
     "half": ("half_precision", half.run),
     "large": ("large_models", large.run),
     "flops": ("flops", flops.run),

@@ -90,6 +90,7 @@ class Target:
             plugin_wins=self.fact("plugin_or_function") == "plugin",
             contrib=self.fact("contrib_operators", False),
             opset=self.fact("opset"),
+            gpu="compute_capability" in self.facts or "compute_capabilities" in self.facts,
             top_k=self.fact("top_k"),
             any_names=not self.fact("plain_names", False),
             attention=frozenset(self.fact("attention", ())),

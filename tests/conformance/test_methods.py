@@ -19,6 +19,7 @@ from tests.plugins.helpers.running import needs_compiler
 from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
+from tokenrt.passes.ops import Operator
 
 SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
 SLOW = {
@@ -35,6 +36,8 @@ DRAWS, MORE = 6, 40
 
 CHOICES = ("assign", "index")
 BACKENDS = ["numpy", "onnxruntime", pytest.param("plugin-host", marks=needs_compiler)]
+
+GPU_BODIES = "onnxruntime, bodies for GPUs"
 
 BY_KERNEL = (2, 33, 197)
 """Sizes at which the kernels run, on the CPU, outside the full matrix too."""
@@ -56,11 +59,18 @@ def settings() -> Iterator[Any]:
             yield pytest.param("onnxruntime", name, tokens, keep, protect, batch, id=label, marks=marks)
             if not (usual and one):
                 continue
+            if tokens in BY_KERNEL:
+                yield pytest.param(GPU_BODIES, name, tokens, keep, protect, batch, id=f"gpu-bodies-{label}")
             often = tokens in BY_KERNEL and protect == tokens % 2
             marks = [needs_compiler] if often else [needs_compiler, pytest.mark.slow]
             yield pytest.param(
                 "plugin-host", name, tokens, keep, protect, batch, id=f"kernels-{label}", marks=marks
             )
+
+
+def function_for_gpu(operator: Operator, opset: int, portable: Any = Operator.function) -> Any:
+    """The function of an operator with the body that GPU targets get, where it has one."""
+    return portable(operator, opset, operator.gpu.body if operator.gpu else None)
 
 
 def fitting(name: str, tokens: int, keep: int, protect: int, batch: int) -> dict[str, Any]:
@@ -94,6 +104,9 @@ def test_backends_agree(
         del given["tensors"]["size"]
     double = given | {"tensors": wide(given["tensors"])}
     exact = apply_method(name, backend="numpy", **double)
+    if backend == GPU_BODIES:
+        monkeypatch.setattr(Operator, "function", function_for_gpu)
+        backend = "onnxruntime"
     found = apply_method(name, backend=backend, **given)
     assert {key: value.shape for key, value in found.items()} == {
         key: value.shape for key, value in exact.items()

@@ -34,9 +34,9 @@ def rank(name: str, output: str) -> int:
 
 
 def model(
-    name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 18
+    name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 18, body: str | None = None
 ) -> onnx.ModelProto:
-    """Build the model; the batch is dynamic, and the node's own outputs are called inner_*."""
+    """Build the model; the batch is dynamic, and the node's own outputs are called inner_*. body: instead of the portable one."""
     operator = OPERATORS[name]
     kinds = {
         key: helper.np_dtype_to_tensor_dtype(x.dtype) for key, x in zip(operator.inputs, inputs, strict=True)
@@ -61,7 +61,7 @@ def model(
     result = helper.make_model(
         helper.make_graph(nodes, name, given, wanted),
         opset_imports=[helper.make_opsetid("", opset), helper.make_opsetid(DOMAIN, VERSION)],
-        functions=[operator.function(opset)],
+        functions=[operator.function(opset, body)],
         ir_version=8,
     )
     onnx.checker.check_model(result, full_check=True)
@@ -69,14 +69,35 @@ def model(
 
 
 def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 18) -> list[Any]:
-    """Run the operator's function body in ONNX Runtime."""
+    """Run the operator's function body in ONNX Runtime, and that for GPUs where it has one: both say the same."""
+    found, gpu = run_body(name, inputs, attributes, opset), OPERATORS[name].gpu
+    if gpu is None or not gpu.fits(OPERATORS[name].settle(attributes)):
+        return found
+    other = run_body(name, inputs, attributes, opset, gpu.body)
+    for portable, fast in zip(found, other, strict=True):
+        assert (fast.dtype, fast.shape) == (portable.dtype, portable.shape)
+        if fast.dtype.kind == "i":
+            np.testing.assert_array_equal(fast, portable)
+        else:
+            np.testing.assert_allclose(
+                fast.astype(np.float64),
+                portable.astype(np.float64),
+                rtol=2e-5 if fast.itemsize > 2 else 2e-2,
+                atol=1e-6,
+            )
+    return found
+
+
+def run_body(
+    name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 18, body: str | None = None
+) -> list[Any]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
-        model(name, inputs, attributes, opset).SerializeToString(),
+        model(name, inputs, attributes, opset, body).SerializeToString(),
         options,
         providers=["CPUExecutionProvider"],
     )
