@@ -31,6 +31,9 @@ SHAPE_OPERATORS = frozenset(
 )
 """Operators shape arithmetic is written with; evaluated on small integer tensors only."""
 
+LARGEST = 4096
+"""Entries a value may have that shapes are computed with."""
+
 INTEGERS = frozenset({ir.DataType.INT64.value, ir.DataType.INT32.value, ir.DataType.BOOL.value})
 
 
@@ -158,6 +161,8 @@ def _evaluate(proto: onnx.ModelProto, dims: Mapping[str, Dims]) -> dict[str, Int
             values: list[Any] = [shape[bounds.get("start", 0) : bounds.get("end", len(shape))]]
         elif node.op_type in SHAPE_OPERATORS and all(name in known for name in node.input if name):
             feeds = {name: known[name] for name in node.input if name}
+            if node.op_type in ("ConstantOfShape", "Expand") and np.prod(feeds[node.input[-1]]) > LARGEST:
+                continue  # Inference finds its shape, and nobody computes shapes with so much.
             values = list(ReferenceEvaluator(node).run(None, feeds))
         else:
             continue

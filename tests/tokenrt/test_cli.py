@@ -75,6 +75,7 @@ def test_reduce_reads_every_option(run: Run, stand_in: StandIn) -> None:
         "shape": ["ids=Bx128", "x=1x3"],
         "grid": None,
         "transformers": None,
+        "protect": None,
         "allow_noop": True,
         "source_map": False,
         "output": Path("r.onnx"),

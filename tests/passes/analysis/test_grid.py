@@ -101,7 +101,7 @@ def laid_out(inputs: str, constants: str, body: str, protect: int) -> tuple[int,
     model = ir.from_proto(onnx.parser.parse_model(text))
     shapes = infer(model)
     (entry,) = model.graph.outputs
-    return grid(entry, 1, shapes.of(entry)[1], protect, shapes, shapes.of(model.graph.inputs[0])[0])
+    return grid(entry, 1, shapes.of(entry)[1], range(protect), shapes, shapes.of(model.graph.inputs[0])[0])
 
 
 @pytest.mark.parametrize("name", WAYS)
@@ -122,7 +122,7 @@ def test_frames_may_be_folded_into_the_batch(order: str) -> None:
     text = f'<ir_version: 10, opset_import: ["": 18]>\nmain ({inputs}) => (x) <{constants}> {{\n{body}\n}}'
     model = ir.from_proto(onnx.parser.parse_model(text))
     shapes = infer(model)
-    found = grid(model.graph.outputs[0], 1, 12, 0, shapes, 1)
+    found = grid(model.graph.outputs[0], 1, 12, (), shapes, 1)
     assert found == (None if turned else (2, 2, 3))
 
 

@@ -46,20 +46,40 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {"focus": subject.model_file(), "vit": vit}
 
 
+class Pairs(dict[tuple[str, str], Pair]):
+    """Pairs by model and method, each made when it is first asked for."""
+
+    def __init__(self, sources: dict[str, Path], folder: Path) -> None:
+        super().__init__()
+        self.sources, self.folder = sources, folder
+
+    def __missing__(self, key: tuple[str, str]) -> Pair:
+        stem, (name, method) = self.folder / "-".join(key), key
+        pair = Pair(stem.with_suffix(".onnx"), self.folder / f"{name}-{method}-fp16.onnx")
+        tokenrt.reduce(self.sources[name], method=method, budget=BUDGETS[method], output=pair.full)
+        tokenrt.convert(
+            pair.full, precision="fp16", keep_io=True, rules="standard", check=False, output=pair.half
+        )
+        self[key] = pair
+        return pair
+
+
 @pytest.fixture(scope="module")
 def pairs(
     pictures: dict[str, np.ndarray], sources: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> dict[tuple[str, str], Pair]:
-    folder, made = tmp_path_factory.mktemp("half"), {}
-    for name, source in sources.items():
-        for method, budget in BUDGETS.items():
-            pair = Pair(folder / f"{name}-{method}.onnx", folder / f"{name}-{method}-fp16.onnx")
-            tokenrt.reduce(source, method=method, budget=budget, output=pair.full)
-            tokenrt.convert(
-                pair.full, precision="fp16", keep_io=True, rules="standard", check=False, output=pair.half
-            )
-            made[name, method] = pair
-    return made
+) -> Pairs:
+    return Pairs(sources, tmp_path_factory.mktemp("half"))
+
+
+QUICK = {("focus", "tome"), *(("vit", method) for method in BUDGETS)}
+EVERY = pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        pytest.param(name, method, marks=[] if (name, method) in QUICK else [pytest.mark.slow])
+        for name in ("focus", "vit")
+        for method in BUDGETS
+    ],
+)
 
 
 def fed(model: Path, pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -67,10 +87,9 @@ def fed(model: Path, pictures: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {str(name): np.stack([*pictures.values()])}
 
 
-@pytest.mark.parametrize("method", [*BUDGETS])
-@pytest.mark.parametrize("name", ["focus", "vit"])
+@EVERY
 def test_the_outputs_on_photographs_are_the_same(
-    pairs: dict[tuple[str, str], Pair], pictures: dict[str, np.ndarray], name: str, method: str
+    pairs: Pairs, pictures: dict[str, np.ndarray], name: str, method: str
 ) -> None:
     pair = pairs[name, method]
     report = tokenrt.check(pair.full, pair.half, data=fed(pair.full, pictures), min_cosine=COSINE)
@@ -101,10 +120,9 @@ def chosen(path: Path, feeds: dict[str, np.ndarray]) -> list[tuple[np.ndarray, n
     ]
 
 
-@pytest.mark.parametrize("method", [*BUDGETS])
-@pytest.mark.parametrize("name", ["focus", "vit"])
+@EVERY
 def test_the_same_tokens_are_chosen_but_for_near_ties(
-    pairs: dict[tuple[str, str], Pair], pictures: dict[str, np.ndarray], name: str, method: str
+    pairs: Pairs, pictures: dict[str, np.ndarray], name: str, method: str
 ) -> None:
     pair = pairs[name, method]
     feeds = fed(pair.full, pictures)
@@ -134,11 +152,8 @@ def test_the_same_tokens_are_chosen_but_for_near_ties(
         *(pytest.param(name, marks=pytest.mark.slow) for name in ("rtx-sm80", "rtx-sm86", "rtx-sm120")),
     ],
 )
-@pytest.mark.parametrize("name", ["focus", "vit"])
-@pytest.mark.parametrize("method", [*BUDGETS])
-def test_tensorrt_rtx_builds_it(
-    pairs: dict[tuple[str, str], Pair], tmp_path: Path, name: str, method: str, target: str
-) -> None:
+@EVERY
+def test_tensorrt_rtx_builds_it(pairs: Pairs, tmp_path: Path, name: str, method: str, target: str) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (extra rtx)")
     report = tokenrt.build(
         pairs[name, method].half, target=target, output=tmp_path / "m.engine", batch="1:4:8"

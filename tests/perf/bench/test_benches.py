@@ -53,8 +53,14 @@ def test_a_plain_vit_without_a_seed_takes_no_room(tiny: Path, tmp_path: Path) ->
     assert counts == [17, 15, 13]
 
 
-def test_counts_are_those_of_the_papers() -> None:
-    report = flops.run()
+SMALL = [told for told in flops.PUBLISHED if told.model.startswith(("DeiT-Ti", "DeiT-S"))][:6]
+
+
+@pytest.mark.parametrize(
+    "published", [SMALL, pytest.param(flops.PUBLISHED, marks=pytest.mark.slow)], ids=["small", "all"]
+)
+def test_counts_are_those_of_the_papers(published: list[flops.Published]) -> None:
+    report = flops.run(published)
     assert [row.published for row in report.rows if not row.within] == []
     assert "rounding of the published number: none." in report.page(results.circumstances())
 
