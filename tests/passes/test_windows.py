@@ -188,7 +188,8 @@ def test_biases_by_row_and_column_need_the_grid(layout: str) -> None:
     net = seeded(Encoder(layout, relative=True))
     model = exported(net)
     found = inspect(model)
-    assert [row.sites for row in found.blocks] == [("after-attention",)]  # Behind the block all tokens are read.
+    # Behind the block all tokens are read.
+    assert [row.sites for row in found.blocks] == [("after-attention",)]
     early = [refusal.reason for refusal in found.refusals if refusal.where.startswith("block")]
     assert len(early) == layout.count("g") - 1
     for reason in early:
