@@ -332,5 +332,8 @@ def test_tensorrt_rtx_builds_it_with_attention_nodes(tmp_path: Path, method: str
     model = convert(reduced(method, 23), precision="fp16").model
     assert [node.op_type for node in model.graph].count("Attention") == 4
     report = tokenrt.build(model, target=target, output=tmp_path / "m.engine", batch="1:2:4")
-    assert {change.action for change in report.changes} <= {"given the body for GPUs", "mean over heads as a sum"}
+    assert {change.action for change in report.changes} <= {
+        "given the body for GPUs",
+        "mean over heads as a sum",
+    }
     assert {port.dtype for port in (*report.inputs, *report.outputs)} == {"half"}
