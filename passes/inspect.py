@@ -11,9 +11,10 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tokenrt.passes.analysis.blocks import Block, Refusal, Structure
+from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.analysis.protected import Guard
+from tokenrt.passes.analysis.residual import Refusal
 from tokenrt.passes.graph.model import ModelLike, opset
 from tokenrt.passes.graph.shapes import describe
 from tokenrt.passes.offers import Offers, offers

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
 
 import onnx_ir as ir
 
@@ -18,20 +17,14 @@ from tokenrt.passes.analysis.attention import Core, cores
 from tokenrt.passes.analysis.branch import Branch, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
-from tokenrt.passes.analysis.joint import joined
 from tokenrt.passes.analysis.marks import Blocked, Marks
-from tokenrt.passes.analysis.missed import OTHERS, Missed, missed, nothing
-from tokenrt.passes.analysis.protected import WANTED, Guard, Spans, guarded, positions, resolved
+from tokenrt.passes.analysis.missed import OTHERS, missed, nothing
+from tokenrt.passes.analysis.protected import WANTED, Guard, Spans, free, guarded, positions, resolved
+from tokenrt.passes.analysis.residual import ADDITIONS, Refusal, Start, refuse, told, traced
 from tokenrt.passes.analysis.stream import Layout, candidates, counted, layout, origins, row_marks, stream_of
 from tokenrt.passes.analysis.visibility import obstacle
 from tokenrt.passes.graph.ancestry import ancestors, between, learned, nested
-from tokenrt.passes.graph.quantization import parameter
 from tokenrt.passes.graph.shapes import Shapes, describe
-
-ADDITIONS = frozenset({"Add", "Sum"})
-
-GATES = frozenset({"Div", "Mul"})
-"""An attention's result may be multiplied on its way: by a gate of the timestep, or of the tokens themselves."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +43,15 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """Why an attention or a site takes no reduction."""
-
-    where: str
-    reason: str
-
-    def as_dict(self) -> dict[str, str]:
-        return {"where": self.where, "reason": self.reason}
-
-
-@dataclass(frozen=True)
 class Structure:
     """The blocks of one transformer and its token axis.
 
     tokens: N at the first block. guards: the tokens that never leave, and why. fits: whether it has the tokens
-    that the user names. stream: how the first block's entry holds
-    them. origins: values that the analysis starts from, with their marks: the entry, and what it is a layout of. body:
-    the nodes from the first block's entry to the last block's output; everything else behind them is tail. grid: the
-    layout of the unprotected tokens, (h, w) or (frames, h, w), where one is found. rows: a flow of each axis that makes
-    rows of tokens beside the pictures of the batch, as frames folded into it do.
+    that the user names. stream: how the first block's entry holds the tokens. origins: values that the analysis starts
+    from, with their marks: the entry, and what it is a layout of. body: the nodes from the first block's entry to the
+    last block's output; everything else behind them is tail. grid: the layout of the unprotected tokens, (h, w) or
+    (frames, h, w), where one is found. rows: a flow of each axis that makes rows of tokens beside the pictures of the
+    batch, as frames folded into it do.
     refusals: attentions its tokens reach that are no block of it, and blocks that take no reduction.
     """
 
@@ -119,12 +101,6 @@ class Found:
     refusals: tuple[Refusal, ...]
 
 
-ONE_PRODUCT = "write them as one product over all heads and export again"
-
-Start = tuple[Core, tuple[ir.Value, ir.Value]]
-"""An attention, with the residual stream it reads and the value right after its result is added to it."""
-
-
 @dataclass(frozen=True)
 class Scene:
     """What the search looks at. order: places of the nodes; every: all attentions; added: nodes of those with a residual.
@@ -147,12 +123,12 @@ def find(graph: ir.Graph, shapes: Shapes, wanted: Spans = ()) -> Found:
     that say why.
     """
     every = cores(graph, shapes)
-    lost = [_refuse(miss, miss.reason) for miss in missed(graph, shapes, (core.node for core in every))]
+    lost = [refuse(miss, miss.reason) for miss in missed(graph, shapes, (core.node for core in every))]
     if not every:
         return Found((), tuple(lost) or (Refusal("model", nothing(graph)),))
     order = {inner: place for place, node in enumerate(graph) for inner in (node, *nested(node))}
-    traced = _apart([(core, _told(_residual(core), core, shapes)) for core in every])
-    starts = [(core, start) for core, start in traced if not isinstance(start, Refusal)]
+    traces = traced(every, shapes)
+    starts = [(core, start) for core, start in traces if not isinstance(start, Refusal)]
     scene = Scene(graph, shapes, order, every, frozenset(core.node for core, _ in starts), wanted)
     transformers: list[Structure] = []
     refusals: list[Refusal] = []
@@ -175,7 +151,7 @@ def find(graph: ir.Graph, shapes: Shapes, wanted: Spans = ()) -> Found:
     flows = [structure.flow.marks for structure in transformers]
     refusals.extend(
         start
-        for core, start in traced
+        for core, start in traces
         if isinstance(start, Refusal)
         and not any(marks.get(core.key) and not marks.get(core.query) for marks in flows)
     )
@@ -188,7 +164,7 @@ def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
     shapes = scene.shapes
     if core.queries != core.keys:
         apart = f"{core.queries} queries attend to {core.keys} keys: not self-attention over one token axis"
-        return _told(_refuse(core, apart), core, shapes)
+        return told(refuse(core, apart), core, shapes)
     reasons: list[tuple[bool, str]] = []
     for marks in candidates(shapes.of(entry), core.keys):
         stream = layout(marks, shapes.of(entry))
@@ -198,18 +174,9 @@ def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
         if made.blocks:
             return replace(made, grid=_grid(made, shapes, scene.graph))
         proven = attends(core, made.flow, shapes)
-        own = [refusal for refusal in made.refusals if refusal.where == _refuse(core, "").where]
+        own = [refusal for refusal in made.refusals if refusal.where == refuse(core, "").where]
         reasons.extend((proven, refusal.reason) for refusal in own or made.refusals)
-    return _told(_refuse(core, _why_not(reasons, core, shapes, entry)), core, shapes)
-
-
-Traced = TypeVar("Traced")
-
-
-def _told(found: Traced | Refusal, core: Core, shapes: Shapes) -> Traced | Refusal:
-    """A refusal, in better words where the attention joins several streams; anything else as it is."""
-    better = joined(core, shapes) if isinstance(found, Refusal) else None
-    return found if better is None else _refuse(core, better)
+    return told(refuse(core, _why_not(reasons, core, shapes, entry)), core, shapes)
 
 
 def _grid(structure: Structure, shapes: Shapes, graph: ir.Graph) -> Grid | None:
@@ -235,11 +202,11 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         lambda kept: follow(graph, shapes, seeds, tokens=tokens, protected=kept),
     )
     first_token = any(0 in guard.positions for guard in kept if guard.why != WANTED)
-    whole = Structure((), tokens, kept, first_token, stream, seeds, frozenset(), flow, ())
-    whole = replace(whole, fits=asked is not None)
+    fits = asked is not None
+    whole = Structure((), tokens, kept, first_token, stream, seeds, frozenset(), flow, (), fits=fits)
     in_turn = next((core for core in scene.every if folds_tokens(core, flow, shapes)), None)
     if in_turn is not None:
-        return replace(whole, refusals=(_refuse(first, _in_turn(in_turn)),))
+        return replace(whole, refusals=(refuse(first, _in_turn(in_turn)),))
     rows = [
         follow(graph, shapes, {entry: (mark,)}, tokens=counted(mark, shapes.of(entry)), protected=())
         for mark in row_marks(stream)
@@ -255,7 +222,7 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         if reason is None and not blocks and skip is not entry:
             reason = "it does not start at the residual stream of the first block"
         if reason is not None:
-            refusals.append(_refuse(core, reason))
+            refusals.append(refuse(core, reason))
             continue
         own = with_heads(core, stream.rows, shapes)
         output, sequential = _block_output(attended, flow, order, scene.added)
@@ -302,39 +269,13 @@ def _in_turn(core: Core) -> str:
     )
 
 
-Trace = tuple[Core, tuple[ir.Value, ir.Value] | Refusal]
-
-
-def _apart(traced: Sequence[Trace]) -> list[Trace]:
-    """Attentions whose results are added to the stream at one place are no blocks: tokens would leave there once for each."""
-    places = [
-        (start[1], core.keys) if not isinstance(start, Refusal) and core.queries == core.keys else None
-        for core, start in traced
-    ]
-    return [
-        (core, _refuse(core, _added_together(place[0], places.count(place))))
-        if place is not None and places.count(place) > 1
-        else (core, start)
-        for (core, start), place in zip(traced, places, strict=True)
-    ]
-
-
-def _added_together(attended: ir.Value, count: int) -> str:
-    node = attended.producer()
-    where = f"{node.op_type} node {node.name!r}" if node is not None else repr(attended.name)
-    return (
-        f"its result is added to the stream at {where} together with those of {count - 1} other attentions, and a reduction "
-        f"reads one; where they are heads that were computed one by one, {ONE_PRODUCT}"
-    )
-
-
 def _in_sight(
     blocks: list[Block], every: Sequence[Core], whole: Structure, shapes: Shapes, order: Mapping[ir.Node, int]
 ) -> tuple[list[Block], list[Refusal]]:
     """The blocks behind the last attention whose mask keeps tokens apart: what leaves before it would come together there."""
-    marks, free = whole.flow.marks, [token for token in range(whole.tokens) if token not in whole.protected]
+    marks, leaving = whole.flow.marks, free(whole.protected, whole.tokens).tolist()
     met = [core for core in every if marks.get(core.query) and marks.get(core.key)]
-    walls = [(core, why) for core in met if (why := obstacle(core, shapes, free)) is not None]
+    walls = [(core, why) for core in met if (why := obstacle(core, shapes, leaving)) is not None]
     if not walls:
         return blocks, []
     last, why = walls[-1]
@@ -346,56 +287,8 @@ def _in_sight(
                 f"what leaves here comes to the attention at {last.node.op_type} node {last.node.name!r}, and {why}",
             )
     kept = [block for block in blocks if order[block.core.node] > order[last.node]]
-    refused = [_refuse(core, reasons[core.node]) for core in met if core.node in reasons]
+    refused = [refuse(core, reasons[core.node]) for core in met if core.node in reasons]
     return [replace(block, index=index) for index, block in enumerate(kept)], refused
-
-
-def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
-    """The residual stream the attention reads, and the value right after its result is added to it; or why there is none."""
-    sources = ancestors((core.query, core.key, core.value))
-    here = core.output
-    while True:
-        readers = list(dict.fromkeys(node for node, _ in here.uses()))
-        if len(readers) != 1:
-            why = "is read by several nodes" if readers else "is a graph output"
-            return _refuse(
-                core,
-                f"its result {why} before a residual is added: attention pooling, or a stream of its own",
-            )
-        node = readers[0]
-        others = [
-            step
-            for step in node.inputs
-            if step is not None and step is not here and step.const_value is None and not parameter(step)
-        ]
-        beside_it = node.op_type == "Concat" and node.attributes["axis"].value != 0
-        beside_it = beside_it and all(_no_attention(ancestors((step,)), sources) for step in others)
-        if others and not beside_it and node.op_type not in ("Reshape", "Expand", *GATES):
-            skip = next((step for step in others if step in sources), None)
-            if node.op_type in ADDITIONS and skip is not None:
-                return skip, node.outputs[0]
-            beside = next((step for step in others if ancestors((step,)) & sources), None)
-            if node.op_type not in ADDITIONS or beside is None:
-                return _refuse(core, _met(node))
-        here = node.outputs[0]
-
-
-def _no_attention(before: set[ir.Value], sources: set[ir.Value]) -> bool:
-    """Whether what stands beside a result comes of what the attention reads, by no other attention: an MLP, not a head."""
-    makers = (value.producer() for value in before - sources)
-    return bool(before & sources) and all(
-        node is None or node.op_type not in ("Attention", "Softmax") for node in makers
-    )
-
-
-def _met(node: ir.Node) -> str:
-    """What a result meets where no residual is added, and what would help."""
-    remedy = (
-        f"where it puts together heads that were computed one by one, {ONE_PRODUCT}"
-        if node.op_type in ("Concat", "Sum")
-        else OTHERS
-    )
-    return f"its result meets {node.op_type} node {node.name!r} before a residual is added; {remedy}"
 
 
 def _block_output(
@@ -459,7 +352,3 @@ def _why_not(reasons: Sequence[tuple[bool, str]], core: Core, shapes: Shapes, en
             f"{describe(shapes.of(entry))} holds so many: windows, a reduced key grid, or another axis than the tokens"
         )
     return next((reason for proven, reason in reasons if proven), reasons[0][1])
-
-
-def _refuse(core: Core | Missed, reason: str) -> Refusal:
-    return Refusal(f"attention at {core.node.op_type} node {core.node.name!r}", reason)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from tokenrt.passes.analysis.blocks import Refusal
+from tokenrt.passes.analysis.residual import Refusal
 from tokenrt.passes.graph.ancestry import nested
 from tokenrt.passes.graph.functions import describe
 

@@ -59,8 +59,7 @@ def follow(
     """Mark every axis that counts tokens, starting from `seeds`.
 
     protected: positions that never leave. sites: cuts in graph order; behind the first the stage is 1, behind the second 2.
-    restored: values that a
-    node (None: the graph's outputs) receives in original length: behind them the stage is 0 again.
+    restored: values that a node (None: the graph's outputs) receives in original length: behind them the stage is 0 again.
     """
     flow = Flow()
     order = {cut.value: (stage, cut) for stage, cut in enumerate(sites, 1)}

@@ -13,6 +13,7 @@ import numpy as np
 
 from tokenrt.errors import PlanError
 from tokenrt.passes.analysis.flow import Flow
+from tokenrt.passes.analysis.marks import Array
 
 Spans = Sequence[tuple[int, int | None]]
 """Positions as (first, end); negative ones count from the end, and an end of None is behind the last token."""
@@ -124,7 +125,11 @@ def parse(given: str) -> Spans:
     return tuple(found)
 
 
-def arranged(protected: Sequence[int], tokens: int) -> np.ndarray:
+def free(protected: Sequence[int], tokens: int) -> Array:
+    """The positions that may leave, in ascending order."""
+    return np.setdiff1d(np.arange(tokens), protected)
+
+
+def arranged(protected: Sequence[int], tokens: int) -> Array:
     """[N] int64: the positions in the order that reductions keep, protected ones first."""
-    rest = np.setdiff1d(np.arange(tokens), protected)
-    return np.concatenate([np.asarray(protected, np.int64), rest])
+    return np.concatenate([np.asarray(protected, np.int64), free(protected, tokens)])

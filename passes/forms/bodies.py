@@ -22,8 +22,10 @@ def for_gpu(model: ir.Model) -> tuple[Change, ...]:
         nodes = [node for node in nodes_of(model) if node.op_identifier() == identifier]
         if operator.gpu is None or not all(operator.gpu.fits(_attributes(node)) for node in nodes):
             continue
-        function = operator.function(opset(model), operator.gpu.body)
-        model.functions[identifier] = ir.serde.deserialize_function(function)
+        function = ir.serde.deserialize_function(operator.function(opset(model), operator.gpu.body))
+        if _operators(function) == _operators(model.functions[identifier]):
+            continue  # It has been exchanged before.
+        model.functions[identifier] = function
         changes += [
             Change(label(node), operator_of(node), "given the body for GPUs", REASON) for node in nodes
         ]
@@ -82,6 +84,10 @@ def _behind(value: ir.Value | None) -> list[ir.Node]:
             break
         value = step.inputs[0]
     return chain
+
+
+def _operators(function: ir.Function) -> list[str]:
+    return [node.op_type for node in function]
 
 
 def _attributes(node: ir.Node) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenrt.passes.ops._ranks import PLACED, counted
 from tokenrt.passes.ops.contract import Array, Gpu, Operator
 
 LEAST_SQUARE = 1e-38
@@ -134,9 +135,10 @@ BODY = """
 """
 
 # On a GPU each sort, scatter and gather is a launch, and comparing all with all is none: it fuses with what it reads. Ranks are
-# counted and positions are sums over one-hot rows, exact in float32 up to 2^24. One product of all tokens with all holds the
-# similarities and, on its diagonal, the lengths, so that nothing is gathered or normalised before it.
-GPU = """
+# counted and positions are sums over one-hot rows, exact in float32 up to 2^24. Products of pairs are summed where they are made,
+# which fuses with the gathers in front, and lengths are divided out behind, so that nothing is normalised first.
+GPU = (
+    """
     others = Constant <value_ints: ints = @others> ()
     sources = Constant <value_ints: ints = @sources> ()
     destinations = Constant <value_ints: ints = @destinations> ()
@@ -196,22 +198,18 @@ GPU = """
     nearest = Transpose <perm = [0, 2, 1]> (nearest_own)
 
     best_t = Transpose <perm = [0, 2, 1]> (best)
-    is_higher = Greater (best_t, best)
-    is_equal = Equal (best_t, best)
-    is_tie = And (is_equal, first_is_earlier)
-    is_before = Or (is_higher, is_tie)
-    before = Cast <to = 1> (is_before)
-    rank = ReduceSum <keepdims = 0> (before, last)
+"""
+    + counted("best_t", "best")
+    + """
 
     removed_f = Cast <to = 1> (removed)
     kept_f = Cast <to = 1> (kept)
     n_others_f = Cast <to = 1> (n_others)
     leaves = Less (rank, removed_f)
     stays = Not (leaves)
-    stays_t = Unsqueeze (stays, middle)
-    is_ahead = And (stays_t, first_is_earlier)
-    ahead = Cast <to = 1> (is_ahead)
-    by_position = ReduceSum <keepdims = 0> (ahead, last)
+"""
+    + PLACED
+    + """
     by_rank = Sub (rank, removed_f)
     by_value = Cast <to = 9> (order)
     among = Where (by_value, by_rank, by_position)
@@ -250,6 +248,7 @@ GPU = """
     destination_f = Slice (nearest_slot, kept, n_listed, middle)
     destination = Cast <to = 7> (destination_f)
 """
+)
 
 MOST_TOKENS = 2048
 """Above so many, what all products and comparisons cost is more than the launches they save."""

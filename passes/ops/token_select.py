@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenrt.passes.ops._ranks import PLACED, counted
 from tokenrt.passes.ops.contract import Array, Gpu, Operator
 
 BY_POSITION, BY_SCORE = 0, 1
@@ -53,8 +54,7 @@ ORDERED = """
 """best [B,K], by rank -> index [B,K]: protected first, the others in `order`; reads what else the body has named."""
 
 # Protected positions are rated infinite and all others at most the largest float, so they win without a tie.
-BODY = (
-    """
+RATED = """
     keep = Constant <value_ints: ints = @keep> ()
     protect = Constant <value_ints: ints = @protect> ()
     order = Constant <value_int: int = @order> ()
@@ -63,8 +63,6 @@ BODY = (
     lowest = Constant <value = float {-inf}> ()
     highest = Constant <value = float {inf}> ()
     largest = Constant <value = float {3.4028234663852886e38}> ()
-    nothing = Constant <value_float = 0.0> ()
-    whole = Constant <value_float = 1.0> ()
 
     missing = IsNaN (score)
     clean = Where (missing, lowest, score)
@@ -74,51 +72,38 @@ BODY = (
     position = Range (zero, tokens, one)
     is_first = Less (position, protect)
     rated = Where (is_first, highest, bounded)
+"""
+
+BODY = (
+    RATED
+    + """
+    nothing = Constant <value_float = 0.0> ()
+    whole = Constant <value_float = 1.0> ()
     value, best = TopK <axis = 1> (rated, keep)
 """
     + ORDERED
 )
 
 # Ranks are counted instead of sorted, and positions are sums over one-hot rows: exact in float32 up to 2^24.
-GPU = """
-    keep = Constant <value_ints: ints = @keep> ()
-    protect = Constant <value_ints: ints = @protect> ()
-    order = Constant <value_int: int = @order> ()
-    zero = Constant <value_int = 0> ()
-    one = Constant <value_int = 1> ()
+GPU = (
+    RATED
+    + """
     start = Constant <value_ints = [0]> ()
     middle = Constant <value_ints = [1]> ()
     last = Constant <value_ints = [-1]> ()
-    lowest = Constant <value = float {-inf}> ()
-    highest = Constant <value = float {inf}> ()
-    largest = Constant <value = float {3.4028234663852886e38}> ()
     none = Constant <value_float = -1.0> ()
-
-    missing = IsNaN (score)
-    clean = Where (missing, lowest, score)
-    bounded = Min (clean, largest)
-    shape = Shape (score)
-    tokens = Gather (shape, one)
-    position = Range (zero, tokens, one)
     position_columns = Unsqueeze (position, last)
     first_is_earlier = Less (position, position_columns)
-    is_first = Less (position, protect)
-    rated = Where (is_first, highest, bounded)
     rated_columns = Unsqueeze (rated, last)
     rated_rows = Unsqueeze (rated, middle)
-    is_higher = Greater (rated_rows, rated_columns)
-    is_equal = Equal (rated_rows, rated_columns)
-    is_tie = And (is_equal, first_is_earlier)
-    is_before = Or (is_higher, is_tie)
-    before = Cast <to = 1> (is_before)
-    rank = ReduceSum <keepdims = 0> (before, last)
-
+"""
+    + counted("rated_rows", "rated_columns")
+    + """
     keep_f = Cast <to = 1> (keep)
     stays = Less (rank, keep_f)
-    stays_rows = Unsqueeze (stays, middle)
-    is_ahead = And (stays_rows, first_is_earlier)
-    ahead = Cast <to = 1> (is_ahead)
-    by_position = ReduceSum <keepdims = 0> (ahead, last)
+"""
+    + PLACED
+    + """
     by_score = Cast <to = 9> (order)
     among = Where (by_score, rank, by_position)
     slot = Where (stays, among, none)
@@ -132,6 +117,7 @@ GPU = """
     index_f = ReduceSum <keepdims = 0> (parts, last)
     index = Cast <to = 7> (index_f)
 """
+)
 
 MOST_KEPT = 2048
 """Above so many, comparing all tokens with all costs more than sorting them."""

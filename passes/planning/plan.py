@@ -58,9 +58,8 @@ class Plan:
     """Everything the rewrite needs besides the model.
 
     tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
-    multiply-accumulates of one image. wanted: tokens that the user protects, as in 0,-1,200:217.
-    A model of several transformers has these counts for its first, and in
-    `others` those of transformers 1, 2 and so on, reduced or not.
+    multiply-accumulates of one image. wanted: tokens that the user protects, as in 0,-1,200:217. A model of several
+    transformers has these counts for its first, and in `others` those of transformers 1, 2 and so on, reduced or not.
     """
 
     method: str

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -19,7 +16,7 @@ from torch.nn import functional
 from tests.helpers.tolerance import within_twice
 from tests.passes.helpers.published import ToMe
 from tests.passes.helpers.running import run
-from tests.passes.helpers.streams import plain, seeded
+from tests.passes.helpers.streams import plain, seeded, traced
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
@@ -165,21 +162,7 @@ def image() -> Tensor:
 
 
 def exported(net: nn.Module, *, free: bool = True) -> ir.Model:
-    file = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        axes = {name: {0: "batch"} for name in ("x", "y")} if free else {}
-        torch.onnx.export(
-            net,
-            (image(),),
-            file,
-            dynamo=False,
-            opset_version=17,
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes=axes,
-        )
-    return ir.from_proto(onnx.load_from_string(file.getvalue()))
+    return ir.from_proto(traced(net, (image(),), ["x"], free=free))
 
 
 def compare(made: ir.Model, net: nn.Module, cuts: dict[int, Cut], *, weighs: bool = False) -> None:

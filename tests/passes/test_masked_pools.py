@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -16,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tests.passes.helpers.running import run
-from tests.passes.helpers.streams import seeded
+from tests.passes.helpers.streams import seeded, traced
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
@@ -127,20 +124,7 @@ def given() -> tuple[Tensor, Tensor]:
 
 
 def exported(net: nn.Module) -> ir.Model:
-    file, names = io.BytesIO(), ["words", "mask"]
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net,
-            given(),
-            file,
-            dynamo=False,
-            opset_version=17,
-            input_names=names,
-            output_names=["y"],
-            dynamic_axes={name: {0: "batch"} for name in (*names, "y")},
-        )
-    return ir.from_proto(onnx.load_from_string(file.getvalue()))
+    return ir.from_proto(traced(net, given(), ["words", "mask"]))
 
 
 def compare(net: Any, method: str, cut: Cut, **options: Any) -> None:

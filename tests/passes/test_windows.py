@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -17,7 +14,7 @@ from torch.nn import functional
 from tests.helpers.tolerance import within_twice
 from tests.passes.helpers.published import ToMe
 from tests.passes.helpers.running import run
-from tests.passes.helpers.streams import plain, seeded
+from tests.passes.helpers.streams import plain, seeded, traced
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
@@ -132,20 +129,7 @@ def image() -> Tensor:
 
 
 def exported(net: nn.Module, *, free: bool = True) -> ir.Model:
-    file = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net,
-            (image(),),
-            file,
-            dynamo=False,
-            opset_version=17,
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes={name: {0: "batch"} for name in ("x", "y")} if free else {},
-        )
-    return ir.from_proto(onnx.load_from_string(file.getvalue()))
+    return ir.from_proto(traced(net, (image(),), ["x"], free=free))
 
 
 def compare(made: ir.Model, net: nn.Module, keep: dict[int, int], *, merge: bool = False) -> None:
@@ -232,20 +216,7 @@ class Both(Encoder):
 
 def test_a_pool_and_a_convolution_over_one_grid() -> None:
     net = seeded(Both("ggg"))
-    file = io.BytesIO()
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net,
-            (image(),),
-            file,
-            dynamo=False,
-            opset_version=17,
-            input_names=["x"],
-            output_names=["y", "mean"],
-            dynamic_axes={name: {0: "batch"} for name in ("x", "y", "mean")},
-        )
-    model, keep = ir.from_proto(onnx.load_from_string(file.getvalue())), {0: 30, 2: 20}
+    model, keep = ir.from_proto(traced(net, (image(),), ["x"], ["y", "mean"])), {0: 30, 2: 20}
     made = reduce(model, method="slice", budget=Budget.tokens([*keep.values()], [*keep])).model
     found = run(made, {"x": image().numpy()})
     double, single = (plain(net, [image()], kind, keep=keep) for kind in (torch.float64, torch.float32))

@@ -161,26 +161,23 @@ def slice_(step: Step) -> None:
             continue
         first, last, _ = slice(start, end, stride).indices(dims[axis])
         marks.remove(mark)
+        bound = (start, end)
         ranks = step.ranks(mark, range(first, last)) if stride == 1 else None
         if stride == 1 and mark.plain and last == dims[axis] and mark.offset + first <= step.leading:
             marks.append(replace(mark, offset=mark.offset + first))
-            bounds[place] = (first if start < 0 else start, END)
+            bound = (first if start < 0 else start, END)
         elif ranks is None:
             picked = [mark.offset + entry for entry in range(first, last, stride)]
             reason = f"it takes tokens {first} to {last} by position"
             raise step.block(reason, "grid", [picked] if mark.plain else ())
-        elif ranks and (ranks[0] != start or ranks[-1] + 1 != end):
-            bounds[place] = (ranks[0], ranks[-1] + 1)
+        elif ranks:
+            bound = (ranks[0], ranks[-1] + 1)
         if mark.stage:
-            _bounded(step, [starts, ends], bounds)
-    step.set(marks)
-
-
-def _bounded(step: Step, given: Sequence[Sequence[int]], wanted: Sequence[tuple[int, int]]) -> None:
-    """Starts and ends of a Slice, where they have to change."""
-    for index, (old, new) in enumerate(zip(given, zip(*wanted, strict=True), strict=True), 1):
-        if [*old] != [*new]:
+            bounds[place] = bound
+    for index, (old, new) in enumerate(zip((starts, ends), zip(*bounds, strict=True), strict=True), 1):
+        if old != [*new]:
             step.edit(SetInput(step.node, index, fixed(new)))
+    step.set(marks)
 
 
 def fixed(numbers: Any) -> Callable[[Sequence[int]], Any]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import math
-import warnings
 from collections.abc import Callable
 from functools import cache
 
@@ -18,6 +16,7 @@ from torch.nn import functional
 
 from tests.passes.helpers.published import EViT, ToMe
 from tests.passes.helpers.running import run
+from tests.passes.helpers.streams import traced
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
@@ -203,21 +202,7 @@ def given(masked: bool) -> tuple[Tensor, ...]:
 
 @cache
 def exported(form: str, masked: bool = False, within: bool = False) -> onnx.ModelProto:
-    file, inputs = io.BytesIO(), given(masked)
-    names = ["x", "keys"][: len(inputs)]
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            net(form, within),
-            inputs,
-            file,
-            dynamo=False,
-            opset_version=17,
-            input_names=names,
-            output_names=["y"],
-            dynamic_axes={name: {0: "batch"} for name in (*names, "y")},
-        )
-    return onnx.load_from_string(file.getvalue())
+    return traced(net(form, within), given(masked), ["x", "keys"][: 1 + masked])
 
 
 def feeds(masked: bool = False) -> dict[str, np.ndarray]:

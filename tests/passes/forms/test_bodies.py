@@ -32,6 +32,7 @@ def test_a_model_computes_the_same_with_them(name: str, method: str) -> None:
     made = lower(reduced, target=load("rtx-sm89"))
     assert any("body for GPUs" in change.action for change in made.changes)
     close(run(made.model, feeds(name, 3)), wanted)
+    assert lower(made.model, target=load("rtx-sm89")).changes == ()
 
 
 def test_a_sort_is_gone_on_a_target_that_fuses_and_stays_on_others() -> None:

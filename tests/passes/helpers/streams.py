@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+import io
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -133,6 +136,31 @@ def seeded(net: nn.Module) -> nn.Module:
         elif parameter.ndim == 1:
             parameter.data += 0.3 * torch.randn(parameter.shape, generator=drawn)
     return net.eval()
+
+
+def traced(
+    net: nn.Module,
+    inputs: tuple[Tensor, ...],
+    names: Sequence[str],
+    outputs: Sequence[str] = ("y",),
+    *,
+    free: bool = True,
+) -> onnx.ModelProto:
+    """The model as torch's older exporter writes it; free: any number of images."""
+    file = io.BytesIO()
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            net,
+            inputs,
+            file,
+            dynamo=False,
+            opset_version=17,
+            input_names=[*names],
+            output_names=[*outputs],
+            dynamic_axes={name: {0: "batch"} for name in (*names, *outputs)} if free else {},
+        )
+    return onnx.load_from_string(file.getvalue())
 
 
 def plain(net: Any, inputs: Iterable[Tensor], kind: torch.dtype, **how: Any) -> list[Tensor]:

@@ -6,7 +6,6 @@ taken along the trunk, per token, to where it comes back.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 
 from tests.passes.helpers import tiny
 from tests.passes.helpers.running import close, run
+from tests.passes.helpers.streams import traced
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import Reduced, reduce
@@ -162,19 +162,7 @@ def made(head: str, **options: Any) -> Net:
 def exported(net: Net) -> onnx.ModelProto:
     with torch.no_grad():
         count = len(outputs(net(torch.zeros(1, TOKENS, WIDTH))))
-        names = [f"y{number}" for number in range(count)]
-        file = io.BytesIO()
-        torch.onnx.export(
-            net,
-            (torch.zeros(2, TOKENS, WIDTH),),
-            file,
-            dynamo=False,
-            opset_version=17,
-            input_names=["x"],
-            output_names=names,
-            dynamic_axes={name: {0: "B"} for name in ("x", *names)},
-        )
-    return onnx.load_from_string(file.getvalue())
+    return traced(net, (torch.zeros(2, TOKENS, WIDTH),), ["x"], [f"y{number}" for number in range(count)])
 
 
 def outputs(found: Any) -> tuple[Tensor, ...]:
