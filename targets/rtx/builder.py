@@ -65,6 +65,8 @@ class Engine:
     outputs: tuple[Port, ...]
     warnings: tuple[str, ...]
     options: Mapping[str, Any]
+    layers: int | None = None
+    """Its layers behind fusion, where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -96,12 +98,13 @@ def compile_engine(
     workspace: int | None = None,
     plugins: Iterable[Path] = (),
     verbose: bool = False,
+    layers: bool = False,
     progress: Progress = lambda stage: None,
 ) -> Engine:
     """Build `model` for compute capabilities, for example ["8.9"], and write the engine to `output`.
 
     batch: the range of the leading dimension of every input where that is dynamic. workspace: MiB.
-    nodes: the model's nodes by the names the builder gives them, and those of the graph as "#INDEX" too.
+    nodes: the model's nodes by the names the builder gives them, and those of the graph as "#INDEX" too. layers: count them.
 
     Raises: BuildError naming the node; DependencyError; TargetError for a capability RTX does not know.
     """
@@ -115,13 +118,14 @@ def compile_engine(
         "batch": batch,
         "workspace": workspace,
         "verbose": verbose,
+        "layers": layers,
     }
     stage, answer, status, noise = _run(job, verbose, progress)
     told = f"{builder.name} {version(builder)}"
     if "engine" in answer:
         found = answer["engine"]
         inputs, outputs = (tuple(map(_port, found[side])) for side in ("inputs", "outputs"))
-        return Engine(inputs, outputs, tuple(found["warnings"]), found["options"])
+        return Engine(inputs, outputs, tuple(found["warnings"]), found["options"], found["layers"])
     if "parse" in answer:
         raise BuildError(f"{told} does not take {_parse_refusal(answer['parse'], nodes)}")
     if "build" in answer:

@@ -19,9 +19,15 @@ from typing import Any
 SECOND_CALL = "the output tensors of this new instance will not be queryable"
 """Said of every node of a function that is called twice; it means nothing for the engine."""
 
+LAYERS, LAYER = "Layers:\n", ", LayerType: "
+"""How a verbose builder tells what an engine is made of at the end, a line a layer."""
+
 
 def run(job: Mapping[str, Any]) -> dict[str, Any]:
-    """Parse and build. The job: module, plugins, model, output, capabilities, batch (three or null), workspace, verbose."""
+    """Parse and build. The job: module, plugins, model, output, capabilities, batch (three or null), workspace, verbose, layers.
+
+    layers: the engine keeps what its layers are made of, and the answer counts them.
+    """
     trt = importlib.import_module(job["module"])
     log = _log(trt, job["verbose"])
     builder = trt.Builder(log)
@@ -37,6 +43,8 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
         config.num_compute_capabilities = len(job["capabilities"])
     for index, name in enumerate(job["capabilities"]):
         config.set_compute_capability(trt.ComputeCapability.__members__[name], index)
+    if job["layers"]:
+        config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if job["workspace"] is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, job["workspace"] << 20)
     inputs = [_port(network.get_input(index), job["batch"]) for index in range(network.num_inputs)]
@@ -61,6 +69,7 @@ def run(job: Mapping[str, Any]) -> dict[str, Any]:
             "inputs": inputs,
             "outputs": outputs,
             "warnings": [text for text in log.of("WARNING") if SECOND_CALL not in text],
+            "layers": log.layers if job["layers"] else None,
             "options": {
                 "workspace_mib": job["workspace"],
                 "tf32": bool(config.get_flag(trt.BuilderFlag.TF32)),
@@ -78,8 +87,11 @@ def _log(trt: Any, verbose: bool) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.heard: list[tuple[str, str]] = []
+            self.layers = 0
 
         def log(self, severity: Any, message: str) -> None:
+            if message.startswith(LAYERS):
+                self.layers = message.count(LAYER)
             if severity.name not in ("INFO", "VERBOSE"):
                 self.heard.append((severity.name, message))
             if verbose:

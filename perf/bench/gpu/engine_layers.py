@@ -7,27 +7,22 @@ those that `lower --target` and `build` give to GPU targets.
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 
-from tokenrt.errors import TokenrtError
 from tokenrt.export import export
 from tokenrt.passes.forms.bodies import for_gpu
 from tokenrt.passes.forms.convert import convert
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf.bench import results
+from tokenrt.targets.layers import layers
 
-MODULE = "tensorrt_rtx_bindings"
 MODEL = "timm:deit_small_patch16_224"
 BUDGETS: Mapping[str, Budget] = {
     "tome": Budget.remove(8),
@@ -37,36 +32,6 @@ BUDGETS: Mapping[str, Budget] = {
 }
 BATCHES = (1, 8)
 FORMS = ("portable", "for GPUs")
-
-WORKER = """
-import importlib, sys
-module, model, log, capability, batch = sys.argv[1:]
-trt = importlib.import_module(module)
-heard = open(log, "w", errors="replace")
-class Log(trt.ILogger):
-    def __init__(self):
-        trt.ILogger.__init__(self)
-    def log(self, severity, message):
-        print(message, file=heard)
-builder = trt.Builder(Log())
-network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-parser = trt.OnnxParser(network, Log())
-if not parser.parse_from_file(model):
-    sys.exit(parser.get_error(0).desc())
-config = builder.create_builder_config()
-config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-config.num_compute_capabilities = 1
-config.set_compute_capability(trt.ComputeCapability.__members__[capability], 0)
-profile = builder.create_optimization_profile()
-tensor = network.get_input(0)
-shape = tuple(int(batch) if size == -1 else size for size in tensor.shape)
-profile.set_shape(tensor.name, shape, shape, shape)
-config.add_optimization_profile(profile)
-if builder.build_serialized_network(network, config) is None:
-    sys.exit("the builder refuses it")
-"""
-
-LAYER = re.compile(r"^Name: .*?, LayerType: ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -114,10 +79,10 @@ class EngineLayers:
         return "\n\n".join(
             (
                 "# Engine layers",
-                f"Layers that a site adds to an engine of {MODEL} (random weights), float16, {self.capability}: about one launch "
-                "each, counted by the builder of TensorRT-RTX, not timed; nothing ran on a GPU. Portable bodies are those that "
-                "`reduce` writes; `lower --target` and `build` give the others to targets of TensorRT and TensorRT-RTX. Made "
-                "by `python -m tokenrt.perf.bench engine_layers`.",
+                f"Layers that a site adds to an engine of {MODEL} (random weights), float16, capability {self.capability}: "
+                "about one launch each, counted by the builder of TensorRT-RTX, not timed; nothing ran on a GPU. Portable "
+                "bodies are those that `reduce` writes; `lower --target` and `build` give the others to targets of TensorRT "
+                "and TensorRT-RTX. Made by `python -m tokenrt.perf.bench engine_layers`.",
                 results.table(head, lines),
                 f"Unreduced: {', '.join(dict.fromkeys(bases.split(', ')))} layers.",
                 results.told(where),
@@ -129,26 +94,24 @@ def run(
     budgets: Mapping[str, Budget] = BUDGETS,
     batches: Sequence[int] = BATCHES,
     model: Path | None = None,
-    capability: str = "SM89",
+    capability: str = "8.9",
 ) -> EngineLayers:
     """Build the engines and count. model: instead of DeiT-S.
 
-    Raises: TokenrtError where TensorRT-RTX is not installed, or refuses one.
+    Raises: DependencyError where TensorRT-RTX is not installed, BuildError where it refuses one.
     """
-    if find_spec(MODULE) is None:
-        raise TokenrtError("engine layers are counted by TensorRT-RTX: install tokenrt[rtx]")
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "whole.onnx"
         if model is None:
             export(MODEL, whole, random_weights=True)
-        rows = [*_rows(model or whole, Path(folder), budgets, batches, capability)]
+        rows = [*_rows(model or whole, budgets, batches, capability)]
     return EngineLayers(capability, tuple(rows))
 
 
 def _rows(
-    whole: Path, folder: Path, budgets: Mapping[str, Budget], batches: Sequence[int], capability: str
+    whole: Path, budgets: Mapping[str, Budget], batches: Sequence[int], capability: str
 ) -> Iterator[Row]:
-    base = {batch: count(_half(ir.load(whole)), folder, batch, capability) for batch in batches}
+    base = {batch: layers(_half(ir.load(whole)), capability=capability, batch=batch) for batch in batches}
     for method, budget in budgets.items():
         reduced = reduce(whole, method=method, budget=budget)
         for form in FORMS:
@@ -156,21 +119,9 @@ def _rows(
             if form != FORMS[0]:
                 for_gpu(model)
             for batch in batches:
-                layers = count(model, folder, batch, capability)
-                yield Row(method, form, batch, layers, len(reduced.plan.sites), base[batch])
+                count = layers(model, capability=capability, batch=batch)
+                yield Row(method, form, batch, count, len(reduced.plan.sites), base[batch])
 
 
 def _half(model: ir.Model) -> ir.Model:
     return convert(model, precision="fp16", keep_io=True, rules="standard", check=False).model
-
-
-def count(model: ir.Model, folder: Path, batch: int, capability: str) -> int:
-    """The layers of the engine of a model. Raises: TokenrtError in the builder's words."""
-    file, log = folder / "model.onnx", folder / "log"
-    ir.save(model, file)
-    command = [sys.executable, "-c", WORKER, MODULE, str(file), str(log), capability, str(batch)]
-    done = subprocess.run(command, text=True, capture_output=True, check=False)
-    if done.returncode:
-        raise TokenrtError(f"TensorRT-RTX: {(done.stderr.strip() or 'no reason given').splitlines()[-1]}")
-    told = log.read_text(encoding="utf-8", errors="replace")
-    return len(LAYER.findall(told[told.rindex("\nLayers:\n") :]))

@@ -9,8 +9,9 @@ import pytest
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.perf.bench.gpu import engine_layers
 from tokenrt.perf.bench.plain_vit import PlainViT
+from tokenrt.targets.rtx.builder import TENSORRT_RTX
 
-pytest.importorskip(engine_layers.MODULE, reason="needs tensorrt-rtx")
+pytest.importorskip(TENSORRT_RTX.module, reason="needs tensorrt-rtx")
 
 CEILING = {"tome": 6.0, "topk": 3.0, "evit": 7.0}
 """Layers a site on a plain ViT with the widths of DeiT-S, float16, one image, SM89; TensorRT-RTX 1.7.1."""
