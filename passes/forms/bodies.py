@@ -2,35 +2,77 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.passes.graph.functions import Change, label, nodes_of, operator_of
+from tokenrt.errors import ModelError, ShapeError
+from tokenrt.passes.graph.functions import Change, inline, label, nodes_of, operator_of
 from tokenrt.passes.graph.model import opset
+from tokenrt.passes.graph.shapes import Dims, infer
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 
 REASON = "fewer launches where comparisons and sums fuse, and sorts do not"
+DEAR = "its comparisons would cost more than the launches they save, or its shapes are not known"
+ALONE = "it has no other; what is in it has its name in the engine"
 
 
-def for_gpu(model: ir.Model) -> tuple[Change, ...]:
-    """Exchange bodies in place. A function serves all nodes of its operator, so one that does not fit keeps the portable body."""
-    changes: list[Change] = []
-    for identifier in [key for key in model.functions if key[0] == DOMAIN and key[1] in OPERATORS]:
-        operator = OPERATORS[identifier[1]]
-        nodes = [node for node in nodes_of(model) if node.op_identifier() == identifier]
-        if operator.gpu is None or not all(operator.gpu.fits(_attributes(node)) for node in nodes):
-            continue
-        function = ir.serde.deserialize_function(operator.function(opset(model), operator.gpu.body))
-        if _operators(function) == _operators(model.functions[identifier]):
-            continue  # It has been exchanged before.
-        model.functions[identifier] = function
-        changes += [
-            Change(label(node), operator_of(node), "given the body for GPUs", REASON) for node in nodes
-        ]
+def for_gpu(model: ir.Model, *, plugins: bool = False, top_k: int | None = None) -> tuple[Change, ...]:
+    """Replace, in place, every node of ours by the body that suits it; what is put in is named after the node.
+
+    plugins: the nodes run as plugins and stay. top_k: the largest K of a sort there; what would need a larger one is counted.
+    """
+    calls = [
+        node
+        for node in nodes_of(model)
+        if node.domain == DOMAIN and node.op_type in OPERATORS and node.op_identifier() in model.functions
+    ]
+    if plugins:
+        calls = []
+    dims = _shapes(model) if calls else {}
+    changes = [_exchange(model, node, dims, top_k) for node in calls]
+    if calls:
+        inline(model, lambda function: function.domain == DOMAIN, reason=REASON)
+        for identifier in [key for key in model.functions if key[0] == DOMAIN]:
+            del model.functions[identifier]
     changes += [change for node in [*model.graph] if (change := _mean(model.graph, node)) is not None]
     return tuple(changes)
+
+
+def _shapes(model: ir.Model) -> Mapping[str, Dims]:
+    try:
+        return infer(model, strict=False).dims
+    except (ShapeError, ModelError):
+        return {}  # A body for GPUs is chosen where shapes are known.
+
+
+def _exchange(model: ir.Model, node: ir.Node, dims: Mapping[str, Dims], top_k: int | None) -> Change:
+    """Give a call a function of its own; its nodes and values have the name of the call in front."""
+    operator, name = OPERATORS[node.op_type], label(node)
+    shapes = [
+        dims[str(value.name)][1:] for value in node.inputs if value is not None and str(value.name) in dims
+    ]
+    gpu, reason = operator.gpu, ALONE
+    attributes = {key: attribute.value for key, attribute in node.attributes.items()}
+    too_large = top_k is not None and max(attributes.get("keep", (0,))) > top_k
+    if gpu is not None and not too_large:
+        suits = len(shapes) == len(node.inputs) and gpu.fits(attributes, shapes)
+        gpu, reason = (gpu, reason) if suits else (None, DEAR)
+    if gpu is None:
+        proto = ir.serde.serialize_function(model.functions[node.op_identifier()])
+    else:
+        proto, reason = operator.function(opset(model), gpu.body), REASON
+    function = ir.serde.deserialize_function(proto)
+    function.overload = node.overload = name
+    for step in function.all_nodes():
+        for value in step.outputs:
+            value.name = f"{name}/{str(value.name).removeprefix(f'{operator.name}_')}"
+        step.name = step.outputs[0].name
+    model.functions[node.op_identifier()] = function
+    return Change(
+        name, operator_of(node), f"given the {'portable body' if gpu is None else 'body for GPUs'}", reason
+    )
 
 
 def _mean(graph: ir.Graph, node: ir.Node) -> Change | None:
@@ -38,7 +80,7 @@ def _mean(graph: ir.Graph, node: ir.Node) -> Change | None:
     row = node.inputs[0].const_value if node.op_type == "MatMul" and node.inputs[0] is not None else None
     if row is None or not str(node.name).startswith("tokenrt_") or row.shape.rank() != 2 or row.shape[0] != 1:
         return None
-    chain, share = _behind(node.inputs[1]), row.numpy()
+    chain, share = _chain(node.inputs[1]), row.numpy()
     readers = [reader for reader, _ in node.outputs[0].uses()]
     keys = chain[-1].inputs[0] if chain and chain[-1].op_type == "Reshape" else None
     if (
@@ -73,7 +115,7 @@ def _mean(graph: ir.Graph, node: ir.Node) -> Change | None:
     return Change(label(node), "MatMul", "mean over heads as a sum", REASON)
 
 
-def _behind(value: ir.Value | None) -> list[ir.Node]:
+def _chain(value: ir.Value | None) -> list[ir.Node]:
     """The casts and the Reshape that a value comes of, the last one first."""
     chain: list[ir.Node] = []
     while (
@@ -84,11 +126,3 @@ def _behind(value: ir.Value | None) -> list[ir.Node]:
             break
         value = step.inputs[0]
     return chain
-
-
-def _operators(function: ir.Function) -> list[str]:
-    return [node.op_type for node in function]
-
-
-def _attributes(node: ir.Node) -> dict[str, Any]:
-    return {name: attribute.value for name, attribute in node.attributes.items()}

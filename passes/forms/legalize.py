@@ -80,7 +80,7 @@ def legalize(
     """
     changes = list(_plugins(model, accepts)) if bare else []
     changes += [
-        *(for_gpu(model) if accepts.gpu else ()),
+        *(for_gpu(model, plugins=bare, top_k=accepts.top_k) if accepts.gpu else ()),
         *_functions(model, accepts),
         *_biases(model, accepts),
     ]

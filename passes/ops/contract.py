@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,15 +21,25 @@ Array = np.ndarray[Any, np.dtype[Any]]
 AttributeKind = Literal["int", "float", "ints", "floats"]
 
 
+Shape = tuple[int, ...]
+MOST_WORK = 1 << 24
+"""Multiply-adds and comparisons for one image that cost about what the launches cost that they save."""
+
+
 @dataclass(frozen=True)
 class Gpu:
     """Another body with the same results, for GPUs: what is one operator there is one launch, sorts and scatters most of all.
 
-    fits: whether it is the better one for a node with these attributes.
+    work: multiply-adds and comparisons of the body for one image, from a node's attributes and the shapes of its inputs behind
+    the batch. They grow with the square of the tokens where a sort does not, so above `MOST_WORK` the portable body is better.
     """
 
     body: str
-    fits: Callable[[Mapping[str, Any]], bool] = lambda attributes: True
+    work: Callable[[Mapping[str, Any], Sequence[Shape]], float]
+
+    def fits(self, attributes: Mapping[str, Any], shapes: Sequence[Shape]) -> bool:
+        """Whether it is the better body for a node with these attributes and shapes of inputs, without the batch."""
+        return self.work(attributes, shapes) <= MOST_WORK
 
 
 @dataclass(frozen=True)

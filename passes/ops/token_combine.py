@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
-from tokenrt.passes.ops.contract import Array, Gpu, Operator
+from tokenrt.passes.ops.contract import Array, Gpu, Operator, Shape
 
 LEAST_SIZE = 1e-30
 """Floor of the divisor: tokens of size 0 (padding) never make NaN."""
@@ -141,6 +144,13 @@ GPU = """
     merged = Where (unchanged, kept_own, grown_own)
 """
 
+
+def work(attributes: Mapping[str, Any], shapes: Sequence[Shape]) -> float:
+    """Every survivor asks every source for its share."""
+    (_, width), _, (kept,), (removed,), _ = shapes
+    return kept * removed * (width + 1)
+
+
 OPERATOR = Operator(
     name="TokenCombine",
     inputs=("tokens", "size", "keep", "source", "destination"),
@@ -148,6 +158,6 @@ OPERATOR = Operator(
     types=("tokens", "float32"),
     attributes={"type": "int"},
     body=BODY,
-    gpu=Gpu(GPU),
+    gpu=Gpu(GPU, work),
     reference=reference,
 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tokenrt.passes.ops._ranks import PLACED, counted
-from tokenrt.passes.ops.contract import Array, Gpu, Operator
+from tokenrt.passes.ops.contract import Array, Gpu, Operator, Shape
 
 LEAST_SQUARE = 1e-38
 """Floor of the squared norm, so that a zero vector stays zero: 0/0 -> 0."""
@@ -250,12 +250,12 @@ GPU = (
 """
 )
 
-MOST_TOKENS = 2048
-"""Above so many, what all products and comparisons cost is more than the launches they save."""
 
-
-def few_tokens(attributes: Mapping[str, Any]) -> bool:
-    return sum(len(attributes[name]) for name in ("others", "sources", "destinations")) <= MOST_TOKENS
+def work(attributes: Mapping[str, Any], shapes: Sequence[Shape]) -> float:
+    """All products of a source and a destination, and every source compared with every other three times."""
+    ((tokens, width),) = shapes
+    sources = len(attributes["sources"])
+    return sources * (len(attributes["destinations"]) * width + 2 * sources + tokens)
 
 
 OPERATOR = Operator(
@@ -272,6 +272,6 @@ OPERATOR = Operator(
         "order": "int",
     },
     body=BODY,
-    gpu=Gpu(GPU, few_tokens),
+    gpu=Gpu(GPU, work),
     reference=reference,
 )

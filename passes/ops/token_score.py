@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tokenrt.passes.ops.contract import Array, Gpu, Operator
+from tokenrt.passes.ops.contract import Array, Gpu, Operator, Shape
 
 
 def reference(
@@ -89,8 +90,10 @@ MOST_ROWS = 4
 """Rows for which the products are no work for tensor cores."""
 
 
-def few_rows(attributes: Mapping[str, Any]) -> bool:
-    return int(attributes["end_row"][0] - attributes["first_row"][0]) <= MOST_ROWS
+def work(attributes: Mapping[str, Any], shapes: Sequence[Shape]) -> float:
+    """Products of few rows; those of more are for tensor cores, which are not in this body."""
+    (heads, tokens, width), rows = shapes[1], attributes["end_row"][0] - attributes["first_row"][0]
+    return float(rows * heads * tokens * width) if rows <= MOST_ROWS else math.inf
 
 
 OPERATOR = Operator(
@@ -100,6 +103,6 @@ OPERATOR = Operator(
     types=("float32",),
     attributes={"scale": "float", "first_row": "ints", "end_row": "ints"},
     body=BODY,
-    gpu=Gpu(GPU, few_rows),
+    gpu=Gpu(GPU, work),
     reference=reference,
 )

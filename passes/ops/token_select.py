@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from tokenrt.passes.ops._ranks import PLACED, counted
-from tokenrt.passes.ops.contract import Array, Gpu, Operator
+from tokenrt.passes.ops.contract import Array, Gpu, Operator, Shape
 
 BY_POSITION, BY_SCORE = 0, 1
 LARGEST = float(np.finfo(np.float32).max)
@@ -119,12 +119,11 @@ GPU = (
 """
 )
 
-MOST_KEPT = 2048
-"""Above so many, comparing all tokens with all costs more than sorting them."""
 
-
-def few_kept(attributes: Mapping[str, Any]) -> bool:
-    return int(attributes["keep"][0]) <= MOST_KEPT
+def work(attributes: Mapping[str, Any], shapes: Sequence[Shape]) -> float:
+    """All tokens are compared with all three times, and each looks for its slot."""
+    ((tokens,),) = shapes
+    return tokens * (3 * tokens + float(attributes["keep"][0]))
 
 
 OPERATOR = Operator(
@@ -134,6 +133,6 @@ OPERATOR = Operator(
     types=("int64",),
     attributes={"keep": "ints", "protect": "ints", "order": "int"},
     body=BODY,
-    gpu=Gpu(GPU, few_kept),
+    gpu=Gpu(GPU, work),
     reference=reference,
 )

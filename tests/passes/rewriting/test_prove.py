@@ -159,7 +159,7 @@ BATCH_IS_TOKENS = {"inputs": "float[6,6,4] x", "output": "float[6,8] y", "head":
 def misled(monkeypatch: pytest.MonkeyPatch) -> None:
     """An analysis that takes the batch for the tokens where both are 6."""
 
-    def wrong(model: ir.Model, shape: object = None) -> Prepared:
+    def wrong(model: ir.Model, *_: object) -> Prepared:
         right = prepare(model, None)
         (structure,) = right.transformers
         entry = structure.blocks[0].entry

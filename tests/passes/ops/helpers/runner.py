@@ -71,7 +71,8 @@ def model(
 def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: int = 18) -> list[Any]:
     """Run the operator's function body in ONNX Runtime, and that for GPUs where it has one: both say the same."""
     found, gpu = run_body(name, inputs, attributes, opset), OPERATORS[name].gpu
-    if gpu is None or not gpu.fits(OPERATORS[name].settle(attributes)):
+    shapes = [np.shape(value)[1:] for value in inputs]
+    if gpu is None or not gpu.fits(OPERATORS[name].settle(attributes), shapes):
         return found
     other = run_body(name, inputs, attributes, opset, gpu.body)
     for portable, fast in zip(found, other, strict=True):
