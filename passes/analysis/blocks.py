@@ -19,10 +19,20 @@ from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Marks
 from tokenrt.passes.analysis.missed import OTHERS, missed, nothing
-from tokenrt.passes.analysis.protected import WANTED, Guard, Spans, free, guarded, positions, resolved
+from tokenrt.passes.analysis.protected import (
+    LEARNED,
+    WANTED,
+    Guard,
+    Spans,
+    free,
+    guarded,
+    positions,
+    resolved,
+)
 from tokenrt.passes.analysis.residual import ADDITIONS, Refusal, Start, refuse, told, traced
 from tokenrt.passes.analysis.stream import Layout, candidates, counted, layout, origins, row_marks, stream_of
-from tokenrt.passes.analysis.visibility import obstacle
+from tokenrt.passes.analysis.visibility import obstacle, unseen
+from tokenrt.passes.analysis.visibility.reader import Unproven
 from tokenrt.passes.graph.ancestry import ancestors, between, learned, nested
 from tokenrt.passes.graph.shapes import Shapes, describe
 
@@ -52,7 +62,8 @@ class Structure:
     last block's output; everything else behind them is tail. grid: the layout of the unprotected tokens, (h, w) or
     (frames, h, w), where one is found. rows: a flow of each axis that makes rows of tokens beside the pictures of the
     batch, as frames folded into it do.
-    refusals: attentions its tokens reach that are no block of it, and blocks that take no reduction.
+    refusals: attentions its tokens reach that are no block of it, and blocks that take no reduction. unseen: protected
+    tokens of which others do not learn, as those behind a prefix do of later ones: no choice may read them.
     """
 
     blocks: tuple[Block, ...]
@@ -67,6 +78,7 @@ class Structure:
     grid: Grid | None = None
     rows: tuple[Flow, ...] = ()
     fits: bool = True
+    unseen: tuple[int, ...] = ()
 
     @property
     def protected(self) -> tuple[int, ...]:
@@ -230,6 +242,7 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         blocks.append(Block(len(blocks), own, skip, attended if sequential else None, output, apart_from))
     blocks, hidden = _in_sight(blocks, scene.every, whole, shapes, order)
     refusals.extend(hidden)
+    whole = replace(whole, unseen=_unseen(blocks, whole, shapes))
     if hidden and blocks:
         entry, whole = blocks[0].entry, _from(blocks[0].entry, whole, shapes)
     body = between(entry, blocks[-1].output) if blocks else frozenset()
@@ -289,6 +302,20 @@ def _in_sight(
     kept = [block for block in blocks if order[block.core.node] > order[last.node]]
     refused = [refuse(core, reasons[core.node]) for core in met if core.node in reasons]
     return [replace(block, index=index) for index, block in enumerate(kept)], refused
+
+
+def _unseen(blocks: Sequence[Block], whole: Structure, shapes: Shapes) -> tuple[int, ...]:
+    """The protected tokens of which not all tokens learn in the blocks; learned ones tell nothing of the input."""
+    constant = positions(guard for guard in whole.guards if guard.why == LEARNED)
+    asked = sorted({*whole.protected} - {*constant})
+    try:
+        return (
+            tuple(sorted(set().union(*(unseen(block.core, shapes, asked) for block in blocks))))
+            if asked
+            else ()
+        )
+    except Unproven:
+        return tuple(asked)  # Padding that an input decides; what it hides is not known here.
 
 
 def _block_output(

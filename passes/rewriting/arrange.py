@@ -1,7 +1,8 @@
-"""The first reduction of tokens whose protected ones do not all stand in front: a method sees them there.
+"""What a method sees of the tokens at a site: protected ones in front, and those of which not all may learn not at all.
 
 Methods keep the first P tokens. Where learned tokens stand behind the patches, or the user protects others, the method reads its
-taps with the protected tokens moved to the front, and what it says of positions is told in the model's own order again.
+taps with the protected tokens moved to the front, and what it says of positions is told in the model's own order again. Protected
+tokens that others do not see in the model, as later words, pass beside the method.
 """
 
 from __future__ import annotations
@@ -12,13 +13,22 @@ from typing import Any
 
 import numpy as np
 
+from tokenrt.errors import UnsupportedError
 from tokenrt.passes.methods.contract import Method, Reduction, Site, Taps, Value
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.stages import compose, constant
 
+Places = np.ndarray[Any, Any]
 
-def reduce(op: GraphOps, method: Method, taps: Taps, site: Site, order: np.ndarray[Any, Any]) -> Reduction:
-    """What the method makes of tokens that stand in another order; order [N]: the position of each as the method sees them."""
+
+def reduce(op: GraphOps, method: Method, taps: Taps, site: Site, order: Places, unseen: Places) -> Reduction:
+    """What the method makes of tokens that stand in another order.
+
+    order [N]: the position of each, protected ones first. unseen [H]: the places in `order` of protected tokens that it may
+    not read.
+    """
+    if len(unseen):
+        return _beside(op, method, taps, site, order, unseen)
     if (order == np.arange(len(order))).all():
         return method.reduce(op, taps, site)
     found = method.reduce(op, Arranged(op, taps, order), site)
@@ -30,6 +40,79 @@ def reduce(op: GraphOps, method: Method, taps: Taps, site: Site, order: np.ndarr
         assign=compose(op, constant(found.assign), back[None]),
         affinity=affinity,
     )
+
+
+def _beside(op: GraphOps, method: Method, taps: Taps, site: Site, order: Places, unseen: Places) -> Reduction:
+    """As `reduce`, of the tokens but for the unseen ones, which are put back behind the protected ones it saw."""
+    if site.class_token and 0 in unseen:
+        raise UnsupportedError(
+            "the class token is not seen by all tokens in the model's masks, and the method would tell them of it"
+        )
+    hidden, some = order[unseen], np.delete(order, unseen)
+    count, front = len(hidden), site.protect - len(unseen)
+    smaller = replace(
+        site,
+        tokens=site.tokens - count,
+        keep=site.keep - count,
+        protect=front,
+        initial=None if site.initial is None else site.initial - count,
+    )
+    found = method.reduce(op, Shown(op, taps, some), smaller)
+    if found.affinity is not None:
+        raise UnsupportedError(
+            f"the method gives every token a part of all others, and masks keep {count} protected tokens from the others; "
+            "use a method that assigns each token to one, as tome, or that selects, as topk"
+        )
+    # The outputs of the method and then the unseen tokens, brought into the order of the protected ones.
+    places = np.full(site.protect, -1)
+    places[unseen] = smaller.keep + np.arange(count)
+    places[places < 0] = np.arange(front)
+    joined = np.concatenate([places, np.arange(front, smaller.keep)])
+    slots = np.argsort(joined)
+    return replace(
+        found,
+        tokens=_together(op, found.tokens, op("Gather", taps.tokens, hidden, axis=1), joined),
+        size=_sizes(op, found.size, taps.size, hidden, joined),
+        position=_indices(op, compose(op, some[None], constant(found.position)), hidden, joined),
+        assign=_indices(
+            op,
+            _moved(op, slots[: smaller.keep], constant(found.assign), method.drops),
+            slots[smaller.keep :],
+            np.argsort(np.concatenate([some, hidden])),
+        ),
+    )
+
+
+def _together(op: GraphOps, value: Value, other: Value, places: Places) -> Value:
+    return op("Gather", op("Concat", value, other, axis=1), places, axis=1)
+
+
+def _sizes(
+    op: GraphOps, size: Value | None, before: Value | None, hidden: Places, places: Places
+) -> Value | None:
+    if size is None:
+        return None
+    if before is not None:
+        return _together(op, size, op("Gather", before, hidden, axis=1), places)
+    nothing = op("Mul", op("Slice", size, [0], [1], [1]), 0.0)
+    return _together(op, size, op("Add", nothing, np.ones((1, len(hidden), 1), np.float32)), places)
+
+
+def _indices(op: GraphOps, value: Value, other: Places, places: Places) -> Value:
+    """[B,N] of integers, and the same for all pictures behind them, in another order."""
+    if isinstance(value, np.ndarray):
+        return np.concatenate([value, np.broadcast_to(other, (len(value), len(other)))], axis=1)[:, places]
+    nothing = op("Mul", op("Slice", value, [0], [1], [1]), 0)
+    return _together(op, value, op("Add", nothing, other[None]), places)
+
+
+def _moved(op: GraphOps, slots: Places, assign: Value, drops: bool) -> Value:
+    """Where the outputs of the method stand now; what was dropped stays -1."""
+    if isinstance(assign, np.ndarray):
+        return np.where(assign < 0, -1, slots[np.maximum(assign, 0)])
+    if not drops:
+        return compose(op, slots[None], assign)
+    return op("Where", op("Less", assign, 0), -1, compose(op, slots[None], op("Max", assign, 0)))
 
 
 @dataclass(frozen=True)
@@ -83,3 +166,17 @@ class Arranged:
 
     def received_attention(self) -> Value:
         return self._along(self.taps.received_attention(), 1)
+
+
+@dataclass(frozen=True)
+class Shown(Arranged):
+    """Taps of some of the tokens; no number in them depends on others."""
+
+    def received_attention(self) -> Value:
+        op, size = self.op, self.size
+        heads = op("ReduceMean", self.attention(), axes=[1], keepdims=0)
+        if size is None:
+            return op("ReduceMean", heads, axes=[1], keepdims=0)
+        shown = op("Transpose", op("Cast", op("Greater", size, 0.0), to=1), perm=[0, 2, 1])
+        number = op("Max", op("ReduceSum", shown, [2], keepdims=1), 1.0)
+        return op("Squeeze", op("Mul", op("Div", op("MatMul", shown, heads), number), shown), [1])

@@ -75,6 +75,11 @@ class Rewriter:
         return arranged(self.structure.protected, self.structure.tokens)
 
     @cached_property
+    def unseen(self) -> np.ndarray[Any, Any]:
+        """[H] int64: which of the protected tokens, counted among them, no choice may read."""
+        return np.searchsorted(self.structure.protected, self.structure.unseen)
+
+    @cached_property
     def batch(self) -> int:
         """Images in the stream, -1 where that is dynamic."""
         return self.structure.stream.batch
@@ -189,7 +194,7 @@ class Rewriter:
         # Behind the first reduction protected tokens stand in front.
         order = self.arranged if stage.parent is None else np.arange(stage.count)
         taps, site = self._taps(planned, tokens, stage), self._site(planned, stage)
-        reduction = reduce(op, self.method, taps, site, order)
+        reduction = reduce(op, self.method, taps, site, order, self.unseen)
         self.stages.append(stage.after(op, reduction, tokens, planned.tokens, self.method.drops))
         result = from_rows(op, reduction.tokens, held, planned.tokens)
         for node, index in uses:

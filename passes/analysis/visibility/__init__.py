@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from tokenrt.passes.analysis.attention import HIDDEN, PASSING, Array, Core
 from tokenrt.passes.analysis.visibility.reader import Reader, Unproven, bounded, varies
-from tokenrt.passes.analysis.visibility.relation import connected, describe
+from tokenrt.passes.analysis.visibility.relation import connected, describe, told_to_all
 from tokenrt.passes.graph.ancestry import ancestors
 from tokenrt.passes.graph.shapes import Shapes
 
@@ -40,6 +40,16 @@ def obstacle(core: Core, shapes: Shapes, free: Sequence[int]) -> str | None:
         if not connected(inner):
             return describe(inner, kept[0])
     return None
+
+
+def unseen(core: Core, shapes: Shapes, asked: Sequence[int]) -> set[int]:
+    """Those of `asked` from which, under the masks of a self-attention, not all tokens learn.
+
+    A choice that read such a token would tell others of it, as an earlier word of a later one. Raises: Unproven.
+    """
+    relations = seen(core, shapes) if core.queries == core.keys else []
+    partial = [relation for relation in relations if not relation.all()]
+    return {token for relation in partial for token in asked if not told_to_all(relation, token)}
 
 
 def seen(core: Core, shapes: Shapes) -> list[Array]:
@@ -129,6 +139,6 @@ def _shown(core: Core, node: ir.Node, index: int, array: Array) -> Array:
         numbers = -numbers if kind == "Sub" else numbers
         if array.size == 1:
             return np.ones_like(numbers, np.bool_)
-        return np.asarray(numbers - np.maximum(numbers.max(axis=-1, keepdims=True), 0) >= -HIDDEN)
+        return np.asarray(numbers >= np.maximum(numbers.max(axis=-1, keepdims=True), 0) - HIDDEN)
     far = np.abs(numbers) > HIDDEN
     return np.ones_like(far) if far.all() else ~far

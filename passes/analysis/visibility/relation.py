@@ -14,14 +14,23 @@ def connected(relation: Array) -> bool:
     return not len(relation) or all(_reached(each) for each in (relation, relation.T))
 
 
+def told_to_all(relation: Array, token: int) -> bool:
+    """Whether everybody learns of a token, in any number of steps; relation [N,N]: who (row) sees whom."""
+    return bool(_reached_from(relation.T, token).all())
+
+
 def _reached(relation: Array) -> bool:
+    return bool(_reached_from(relation, 0).all())
+
+
+def _reached_from(relation: Array, start: int) -> Array:
     known = np.zeros(len(relation), np.bool_)
-    known[0] = True
+    known[start] = True
     new = known
     while new.any():
         found = relation[new].any(axis=0) & ~known
         known, new = known | found, found
-    return bool(known.all())
+    return known
 
 
 def describe(relation: Array, first: int) -> str:
