@@ -111,6 +111,10 @@ class TensorTaps:
         return self.tensors.get("size")
 
     @property
+    def padded(self) -> bool:
+        return self.size is not None
+
+    @property
     def state(self) -> Mapping[str, Value]:
         return self.given
 

@@ -72,6 +72,10 @@ class Taps(Protocol):
         """[B,N,1] float32: original tokens each token stands for; None while all are one."""
 
     @property
+    def padded(self) -> bool:
+        """Whether some tokens may be padding, whose size is 0."""
+
+    @property
     def state(self) -> Mapping[str, Value]:
         """What the method handed on at the site before, by name; empty at its first."""
 

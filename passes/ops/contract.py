@@ -22,6 +22,7 @@ AttributeKind = Literal["int", "float", "ints", "floats"]
 
 
 Shape = tuple[int, ...]
+Attributes = Mapping[str, Any]
 MOST_WORK = 1 << 24
 """Multiply-adds and comparisons for one image that cost about what the launches cost that they save."""
 
@@ -30,14 +31,15 @@ MOST_WORK = 1 << 24
 class Gpu:
     """Another body with the same results, for GPUs: what is one operator there is one launch, sorts and scatters most of all.
 
-    work: multiply-adds and comparisons of the body for one image, from a node's attributes and the shapes of its inputs behind
-    the batch. They grow with the square of the tokens where a sort does not, so above `MOST_WORK` the portable body is better.
+    body: its text, from a node's attributes and the shapes of its inputs behind the batch. work: multiply-adds and comparisons
+    for one image, from the same. They grow with the square of the tokens where a sort does not, so above `MOST_WORK` the portable
+    body is better.
     """
 
-    body: str
-    work: Callable[[Mapping[str, Any], Sequence[Shape]], float]
+    body: Callable[[Attributes, Sequence[Shape]], str]
+    work: Callable[[Attributes, Sequence[Shape]], float]
 
-    def fits(self, attributes: Mapping[str, Any], shapes: Sequence[Shape]) -> bool:
+    def fits(self, attributes: Attributes, shapes: Sequence[Shape]) -> bool:
         """Whether it is the better body for a node with these attributes and shapes of inputs, without the batch."""
         return self.work(attributes, shapes) <= MOST_WORK
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from tokenrt.passes.ops.contract import Array, Gpu, Operator, Shape
+from tokenrt.passes.ops.contract import Array, Attributes, Gpu, Operator, Shape
 
 
 def reference(
@@ -56,7 +55,8 @@ BODY = """
     score = Div (sum, count)
 """
 
-# One launch for the products of a few rows, where a matrix product of one row is padded, run and cut.
+# One launch for the products of a few rows, where a matrix product of one row is padded, run and cut. A sum over few heads and
+# rows is written out, term by term: so it is no reduction of its own, and fuses with what reads the score.
 GPU = """
     first = Constant <value_ints: ints = @first_row> ()
     end = Constant <value_ints: ints = @end_row> ()
@@ -64,7 +64,7 @@ GPU = """
     row_axis = Constant <value_ints = [2]> ()
     between = Constant <value_ints = [3]> ()
     last = Constant <value_ints = [-1]> ()
-    head_axes = Constant <value_ints = [1, 2]> ()
+    heads_axis = Constant <value_ints = [1]> ()
 
     asking = Slice (queries, first, end, row_axis)
     asking_f = Cast <to = 1> (asking)
@@ -76,21 +76,51 @@ GPU = """
     scaled = Mul (product, scale)
     logits = Add (scaled, bias)
     attention = Softmax <axis = -1> (logits)
-    sum = ReduceSum <keepdims = 0> (attention, head_axes)
     shape = Shape (asking)
-    heads_axis = Constant <value_ints = [1]> ()
     heads = Gather (shape, heads_axis)
     rows = Gather (shape, row_axis)
     count_int = Mul (heads, rows)
     count = Cast <to = 1> (count_int)
+"""
+
+SCORE = """
     score = Div (sum, count)
+"""
+
+SUM = """
+    head_axes = Constant <value_ints = [1, 2]> ()
+    sum = ReduceSum <keepdims = 0> (attention, head_axes)
 """
 
 MOST_ROWS = 4
 """Rows for which the products are no work for tensor cores."""
 
+MOST_TERMS = 32
+"""Heads and rows whose sum is written out."""
 
-def work(attributes: Mapping[str, Any], shapes: Sequence[Shape]) -> float:
+
+def gpu_body(attributes: Attributes, shapes: Sequence[Shape]) -> str:
+    (heads, *_), rows = shapes[1], attributes["end_row"][0] - attributes["first_row"][0]
+    return GPU + (_written_out(heads * rows) if heads * rows <= MOST_TERMS else SUM) + SCORE
+
+
+def _written_out(terms: int) -> str:
+    text = f"""
+    terms_shape = Constant <value_ints = [0, {terms}, -1]> ()
+    terms = Reshape (attention, terms_shape)
+"""
+    for term in range(terms):
+        so_far = f"Add (sum_{term - 1}, term_{term})" if term else "Identity (term_0)"
+        text += f"""
+    from_{term} = Constant <value_ints = [{term}]> ()
+    to_{term} = Constant <value_ints = [{term + 1}]> ()
+    term_{term} = Slice (terms, from_{term}, to_{term}, heads_axis)
+    sum_{term} = {so_far}
+"""
+    return f"{text}    sum = Squeeze (sum_{terms - 1}, heads_axis)\n"
+
+
+def work(attributes: Attributes, shapes: Sequence[Shape]) -> float:
     """Products of few rows; those of more are for tensor cores, which are not in this body."""
     (heads, tokens, width), rows = shapes[1], attributes["end_row"][0] - attributes["first_row"][0]
     return float(rows * heads * tokens * width) if rows <= MOST_ROWS else math.inf
@@ -103,6 +133,6 @@ OPERATOR = Operator(
     types=("float32",),
     attributes={"scale": "float", "first_row": "ints", "end_row": "ints"},
     body=BODY,
-    gpu=Gpu(GPU, work),
+    gpu=Gpu(gpu_body, work),
     reference=reference,
 )

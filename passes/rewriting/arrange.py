@@ -137,6 +137,10 @@ class Arranged:
         return None if self.taps.size is None else self._along(self.taps.size, 1)
 
     @property
+    def padded(self) -> bool:
+        return self.taps.padded
+
+    @property
     def state(self) -> Mapping[str, Value]:
         return self.taps.state
 

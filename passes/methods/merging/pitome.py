@@ -104,7 +104,7 @@ class PiToMe(Method):
         else:
             close = op("Elu", op("Sub", cosine, margin), alpha=self.alpha)
         count = site.tokens - site.protect
-        if taps.size is None:
+        if not taps.padded:
             # As a product with a constant column, which ONNX Runtime runs faster than a reduction.
             energy = op("MatMul", close, np.full((count, 1), 1 / count, np.float32))
             return op("Squeeze", energy, steps.LAST)

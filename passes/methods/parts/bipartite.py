@@ -70,7 +70,7 @@ def match_halves(op: Ops, metric: Value, site: Site) -> Pairs:
 
 def counted_once(op: Ops, taps: Taps, site: Site) -> Value:
     """Weights [B,N,1] of a plain mean: one for every token, zero for padding."""
-    if taps.size is None:
+    if not taps.padded:
         return steps.ones(op, taps.tokens, site)
     return op("Cast", op("Greater", taps.size, 0.0), to=steps.FLOAT)
 

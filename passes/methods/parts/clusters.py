@@ -50,16 +50,16 @@ def points(op: Ops, tokens: Value, count: int) -> tuple[Value, Value]:
 
 
 def real(op: Ops, taps: Taps, site: Site) -> Value | None:
-    """Return which unprotected tokens are no padding, [B,1,T] bool; None when there are no sizes."""
-    if taps.size is None:
+    """Return which unprotected tokens are no padding, [B,1,T] bool; None when all are."""
+    if not taps.padded:
         return None
     row = op("Transpose", steps.free(op, taps.size, site), perm=[0, 2, 1])
     return op("Greater", row, 0.0)
 
 
 def aside(op: Ops, features: Value, taps: Taps, site: Site) -> Value:
-    """Return the points [B,T,C+1] with all padding in one place, far from every token; as they are without sizes."""
-    if taps.size is None:
+    """Return the points [B,T,C+1] with all padding in one place, far from every token; as they are without padding."""
+    if not taps.padded:
         return features
     shown = op("Cast", op("Greater", steps.free(op, taps.size, site), 0.0), to=steps.FLOAT)
     away = op("Mul", op("Sub", 1.0, shown), ASIDE)

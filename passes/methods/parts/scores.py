@@ -33,7 +33,7 @@ def filled(op: Ops, like: Value, number: float, *rest: int) -> Value:
 
 def present(op: Ops, taps: Taps) -> Value | None:
     """[B,N] float32, 1 for tokens and 0 for padding; None where nothing is padding."""
-    if taps.size is None:
+    if not taps.padded:
         return None
     return op("Squeeze", op("Cast", op("Greater", taps.size, 0.0), to=steps.FLOAT), steps.LAST)
 
@@ -49,7 +49,7 @@ def apart(op: Ops, taps: Taps, rows: Value) -> Value:
 
 def unpadded(op: Ops, taps: Taps, score: Value) -> Value:
     """The score [B,N], but the lowest there is for padding."""
-    if taps.size is None:
+    if not taps.padded:
         return score
     return op("Where", op("Greater", op("Squeeze", taps.size, steps.LAST), 0.0), score, steps.LOWEST)
 

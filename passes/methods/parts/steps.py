@@ -145,7 +145,7 @@ def importance(op: Ops, taps: Taps, site: Site, how: str) -> Value:
         return taps.received_attention()
     metric = taps.metric()
     norm = op("ReduceSum", op("Mul", metric, metric), LAST, keepdims=0)
-    if taps.size is None:
+    if not taps.padded:
         return norm
     # Attention to padding (size 0) is 0 already; the length of its keys must not count either.
     return op("Mul", norm, op("Squeeze", op("Cast", op("Greater", taps.size, 0.0), to=FLOAT), LAST))

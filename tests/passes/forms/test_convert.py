@@ -325,7 +325,10 @@ def test_what_cannot_be_half_is_said() -> None:
         convert(done, precision="fp16")
 
 
-@pytest.mark.parametrize("target", ["rtx-sm80", "rtx-sm86", "rtx-sm89", "rtx-sm120"])
+@pytest.mark.parametrize(
+    "target",
+    ["rtx-sm89", *(pytest.param(f"rtx-{sm}", marks=pytest.mark.slow) for sm in ("sm80", "sm86", "sm120"))],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_tensorrt_rtx_builds_it_with_attention_nodes(tmp_path: Path, method: str, target: str) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (extra rtx)")

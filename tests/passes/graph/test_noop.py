@@ -29,7 +29,7 @@ from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 
 DEFAULT = [
-    *exported(),
+    *[*exported()][::3],
     *(dynamo(name) for name in ("hf_vit", "hf_bert", "timm_vit_map")),
     dynamo("hf_dinov2", 20),
     dynamo("hf_bert", 23),
@@ -44,6 +44,7 @@ DEFAULT = [
     dynamo("timm_vit_map", fused="onnxscript"),
 ]
 MATRIX = [
+    *exported(),
     *(dynamo(name, opset) for opset in (18, 20, 23) for name in POSITIVE),
     *(dynamo(name, batch=1) for name in POSITIVE),
     *(Variant(name, fused="transformers") for name in FUSABLE),

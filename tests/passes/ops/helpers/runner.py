@@ -72,9 +72,10 @@ def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], opset: 
     """Run the operator's function body in ONNX Runtime, and that for GPUs where it has one: both say the same."""
     found, gpu = run_body(name, inputs, attributes, opset), OPERATORS[name].gpu
     shapes = [np.shape(value)[1:] for value in inputs]
-    if gpu is None or not gpu.fits(OPERATORS[name].settle(attributes), shapes):
+    settled = OPERATORS[name].settle(attributes)
+    if gpu is None or not gpu.fits(settled, shapes):
         return found
-    other = run_body(name, inputs, attributes, opset, gpu.body)
+    other = run_body(name, inputs, attributes, opset, gpu.body(settled, shapes))
     for portable, fast in zip(found, other, strict=True):
         assert (fast.dtype, fast.shape) == (portable.dtype, portable.shape)
         if fast.dtype.kind == "i":

@@ -1,0 +1,128 @@
+"""What a reduction writes for CPUs, as GPUs fuse it: sums for products of one row, a comparison for a scatter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import onnx_ir as ir
+
+from tokenrt.passes.forms.precision import INSERTED
+from tokenrt.passes.graph.functions import Change, label
+from tokenrt.passes.graph.model import opset
+from tokenrt.passes.graph.shapes import Shapes, annotate
+from tokenrt.passes.ops.graph_backend import GraphOps
+
+Rule = Callable[[GraphOps, ir.Node, Shapes], ir.Value | None]
+
+
+def fuse(model: ir.Model, shapes: Shapes) -> Iterator[Change]:
+    """Rewrite, in place, what was put into the model and has a form with fewer launches; shapes: of the values before."""
+    graph = model.graph
+    annotate(graph, shapes)
+    op = GraphOps(graph, None, opset(model), INSERTED)
+    for node in [*graph]:
+        if not str(node.name).startswith(INSERTED):
+            continue
+        for action, rule in RULES.items():
+            op.before, op.prefix = node, str(node.name)
+            if (value := rule(op, node, shapes)) is not None:
+                yield Change(label(node), node.op_type, action, "it fuses with what it reads")
+                ir.convenience.replace_all_uses_with(node.outputs, [value])
+                _remove_unread(graph, node)
+                break
+
+
+def _mean_over_heads(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
+    """[B,H,N,D] -> [B,N,D]: a row [1,H] of equal shares times [B,H,N*D] and a Reshape, which is one product on CPUs."""
+    product = _made_by(node, 0, "Reshape", "MatMul")
+    share = product.inputs[0].const_value if product is not None and product.inputs[0] is not None else None
+    if product is None or share is None or share.shape.rank() != 2 or len(product.outputs[0].uses()) > 1:
+        return None
+    row, keys, wide = share.numpy(), product.inputs[1], False
+    while (step := keys.producer() if keys is not None else None) is not None and step.op_type in (
+        "Cast",
+        "Reshape",
+    ):
+        keys, wide = step.inputs[0], wide or step.op_type == "Cast"
+        if step.op_type == "Reshape":
+            break
+    if step is None or step.op_type != "Reshape" or len(row) != 1 or (row != row[0, 0]).any():
+        return None
+    return op(
+        "Mul",
+        op("ReduceSum", op("Cast", keys, to=int(ir.DataType.FLOAT)) if wide else keys, [1], keepdims=0),
+        row[0, 0],
+    )
+
+
+def _product_of_a_row(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
+    """[B,1,N] x [B,N,C] -> [B,1,C]: what a matrix product pads to a tile of rows."""
+    if node.op_type != "MatMul" or not all(
+        value is not None and shapes.known(value) for value in node.inputs
+    ):
+        return None
+    left, right = node.inputs
+    assert left is not None
+    assert right is not None
+    if [len(shapes.of(value)) for value in (left, right)] != [3, 3] or shapes.of(left)[1] != 1:
+        return None
+    return op("ReduceSum", op("Mul", op("Transpose", left, perm=[0, 2, 1]), right), [1], keepdims=1)
+
+
+def _scatter_to_the_chosen(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
+    """One number at the places that TokenSelect chose: its ranks say of each whether it is one of them."""
+    if node.op_type != "ScatterElements" or node.attributes.get_int("axis", 0) != 1:
+        return None
+    given, index, update = node.inputs
+    spread = update.producer() if update is not None else None
+    number = spread.inputs[0] if spread is not None and spread.op_type == "Expand" else None
+    stays = _stays(index)
+    if stays is None or number is None or number.const_value is None or number.const_value.size != 1:
+        return None
+    return op("Where", stays, number.const_value.numpy().reshape(()), given)
+
+
+def _stays(index: ir.Value | None) -> ir.Value | None:
+    """[B,N] of truth in a body for GPUs of TokenSelect: which tokens are chosen; None where `index` is not its result."""
+    producer = index.producer() if index is not None else None
+    call, _, last = str(producer.name if producer is not None else "").rpartition("/")
+    if producer is None or last != "index" or "TokenSelect" not in call:
+        return None
+    todo = [producer]
+    for node in todo:
+        for value in node.inputs:
+            if value is not None and value.name == f"{call}/stays":
+                return value
+            if value is not None and (maker := value.producer()) is not None and maker not in todo:
+                todo.append(maker)
+        if len(todo) > DEPTH:
+            break
+    return None
+
+
+DEPTH = 64
+"""Nodes of a body that are looked through for a value."""
+
+RULES: dict[str, Rule] = {
+    "mean over heads as a sum": _mean_over_heads,
+    "product of one row as a sum": _product_of_a_row,
+    "scatter to what was chosen as a comparison": _scatter_to_the_chosen,
+}
+
+
+def _made_by(node: ir.Node, index: int, kind: str, maker: str) -> ir.Node | None:
+    """What makes an input of a node, where the node and its maker are of these kinds."""
+    value = node.inputs[index] if node.op_type == kind else None
+    producer = value.producer() if value is not None else None
+    return producer if producer is not None and producer.op_type == maker else None
+
+
+def _remove_unread(graph: ir.Graph, node: ir.Node) -> None:
+    """Remove a node that nobody reads, and what only it read."""
+    if node.graph is not graph or any(value.uses() or value.is_graph_output() for value in node.outputs):
+        return
+    makers = [value.producer() for value in node.inputs if value is not None]
+    graph.remove(node, safe=True)
+    for maker in dict.fromkeys(makers):
+        if maker is not None:
+            _remove_unread(graph, maker)
