@@ -48,11 +48,12 @@ def _mean_over_heads(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | 
             break
     if step is None or step.op_type != "Reshape" or len(row) != 1 or (row != row[0, 0]).any():
         return None
-    return op(
+    made: ir.Value = op(
         "Mul",
         op("ReduceSum", op("Cast", keys, to=int(ir.DataType.FLOAT)) if wide else keys, [1], keepdims=0),
         row[0, 0],
     )
+    return made
 
 
 def _product_of_a_row(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
@@ -66,7 +67,8 @@ def _product_of_a_row(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value |
     assert right is not None
     if [len(shapes.of(value)) for value in (left, right)] != [3, 3] or shapes.of(left)[1] != 1:
         return None
-    return op("ReduceSum", op("Mul", op("Transpose", left, perm=[0, 2, 1]), right), [1], keepdims=1)
+    made: ir.Value = op("ReduceSum", op("Mul", op("Transpose", left, perm=[0, 2, 1]), right), [1], keepdims=1)
+    return made
 
 
 def _scatter_to_the_chosen(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
@@ -79,7 +81,8 @@ def _scatter_to_the_chosen(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Va
     stays = _stays(index)
     if stays is None or number is None or number.const_value is None or number.const_value.size != 1:
         return None
-    return op("Where", stays, number.const_value.numpy().reshape(()), given)
+    made: ir.Value = op("Where", stays, number.const_value.numpy().reshape(()), given)
+    return made
 
 
 def _stays(index: ir.Value | None) -> ir.Value | None:

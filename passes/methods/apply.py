@@ -329,7 +329,7 @@ def _on_onnxruntime(
         for name, array in feeds.items()
     ]
     graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": OPSET}, name=method.name)
-    op = GraphOps(graph, None, OPSET, prefix=method.name)
+    op = GraphOps(graph, None, OPSET, prefix=f"tokenrt_{method.name}")
     values = {value.name or "": value for value in inputs}
     carried = {name: values[f"state_{name}"] for name in state}
     results = _outputs(op, method, TensorTaps(op, values, site, carried), site, restore)

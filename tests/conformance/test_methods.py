@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from tests.conformance.helpers.given import call, wide
@@ -19,7 +20,8 @@ from tests.plugins.helpers.running import needs_compiler
 from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.ops import Operator
+from tokenrt.passes.forms.bodies import for_gpu
+from tokenrt.passes.ops.graph_backend import GraphOps
 
 SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
 SLOW = {
@@ -68,9 +70,10 @@ def settings() -> Iterator[Any]:
             )
 
 
-def function_for_gpu(operator: Operator, opset: int, portable: Any = Operator.function) -> Any:
-    """The function of an operator with the body that GPU targets get, where it has one."""
-    return portable(operator, opset, operator.gpu.body if operator.gpu else None)
+def functions_for_gpu(op: GraphOps, model: ir.Model, portable: Any = GraphOps.add_functions) -> None:
+    """The form that GPU targets get: their bodies, and what fuses there."""
+    portable(op, model)
+    assert for_gpu(model) or not op.used
 
 
 def fitting(name: str, tokens: int, keep: int, protect: int, batch: int) -> dict[str, Any]:
@@ -105,7 +108,7 @@ def test_backends_agree(
     double = given | {"tensors": wide(given["tensors"])}
     exact = apply_method(name, backend="numpy", **double)
     if backend == GPU_BODIES:
-        monkeypatch.setattr(Operator, "function", function_for_gpu)
+        monkeypatch.setattr(GraphOps, "add_functions", functions_for_gpu)
         backend = "onnxruntime"
     found = apply_method(name, backend=backend, **given)
     assert {key: value.shape for key, value in found.items()} == {
