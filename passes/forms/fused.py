@@ -81,6 +81,9 @@ def _scatter_to_the_chosen(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Va
     stays = _stays(index)
     if stays is None or number is None or number.const_value is None or number.const_value.size != 1:
         return None
+    # Chosen of other tokens than are written to: a part of them, or groups.
+    if given is None or not all(map(shapes.known, (stays, given))) or shapes.of(stays) != shapes.of(given):
+        return None
     made: ir.Value = op("Where", stays, number.const_value.numpy().reshape(()), given)
     return made
 
