@@ -32,7 +32,6 @@ from tokenrt.passes.analysis.protected import (
 from tokenrt.passes.analysis.residual import ADDITIONS, Refusal, Start, refuse, told, traced
 from tokenrt.passes.analysis.stream import Layout, candidates, counted, layout, origins, row_marks, stream_of
 from tokenrt.passes.analysis.visibility import obstacle, unseen
-from tokenrt.passes.analysis.visibility.reader import Unproven
 from tokenrt.passes.graph.ancestry import ancestors, between, learned, nested
 from tokenrt.passes.graph.shapes import Shapes, describe
 
@@ -308,14 +307,8 @@ def _unseen(blocks: Sequence[Block], whole: Structure, shapes: Shapes) -> tuple[
     """The protected tokens of which not all tokens learn in the blocks; learned ones tell nothing of the input."""
     constant = positions(guard for guard in whole.guards if guard.why == LEARNED)
     asked = sorted({*whole.protected} - {*constant})
-    try:
-        return (
-            tuple(sorted(set().union(*(unseen(block.core, shapes, asked) for block in blocks))))
-            if asked
-            else ()
-        )
-    except Unproven:
-        return tuple(asked)  # Padding that an input decides; what it hides is not known here.
+    found = (unseen(block.core, shapes, asked) for block in blocks if asked)
+    return tuple(sorted(set().union(*found)))
 
 
 def _block_output(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
 from tokenrt.errors import ModelError, ShapeError
 from tokenrt.passes.forms.fused import fuse
+from tokenrt.passes.forms.precision import INSERTED
 from tokenrt.passes.graph.functions import Change, inline, label, nodes_of, operator_of
 from tokenrt.passes.graph.model import opset
 from tokenrt.passes.graph.shapes import Dims, Shapes, infer
@@ -23,20 +24,23 @@ def for_gpu(model: ir.Model, *, plugins: bool = False, top_k: int | None = None)
 
     plugins: the nodes run as plugins and stay. top_k: the largest K of a sort there; what would need a larger one is counted.
     """
-    calls = [
-        node
-        for node in nodes_of(model)
-        if node.domain == DOMAIN and node.op_type in OPERATORS and node.op_identifier() in model.functions
-    ]
-    if plugins:
-        calls = []
-    dims = _shapes(model).dims if calls else {}
-    changes = [_exchange(model, node, dims, top_k) for node in calls]
+    calls = [] if plugins else [*_calls(model)]
+    if not calls and not any(str(node.name).startswith(INSERTED) for node in model.graph):
+        return ()
+    changes: list[Change] = []
     if calls:
+        dims = _shapes(model).dims
+        changes = [_exchange(model, node, dims, top_k) for node in calls]
         inline(model, lambda function: function.domain == DOMAIN, reason=REASON)
         for identifier in [key for key in model.functions if key[0] == DOMAIN]:
             del model.functions[identifier]
     return (*changes, *fuse(model, _shapes(model)))
+
+
+def _calls(model: ir.Model) -> Iterator[ir.Node]:
+    for node in nodes_of(model):
+        if node.domain == DOMAIN and node.op_type in OPERATORS and node.op_identifier() in model.functions:
+            yield node
 
 
 def _shapes(model: ir.Model) -> Shapes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import onnx_ir as ir
 
 from tokenrt.passes.forms.precision import INSERTED
+from tokenrt.passes.graph.ancestry import ancestors
 from tokenrt.passes.graph.functions import Change, label
 from tokenrt.passes.graph.model import opset
 from tokenrt.passes.graph.shapes import Shapes, annotate
@@ -58,14 +59,11 @@ def _mean_over_heads(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | 
 
 def _product_of_a_row(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
     """[B,1,N] x [B,N,C] -> [B,1,C]: what a matrix product pads to a tile of rows."""
-    if node.op_type != "MatMul" or not all(
-        value is not None and shapes.known(value) for value in node.inputs
-    ):
+    known = [value for value in node.inputs if value is not None and shapes.known(value)]
+    if node.op_type != "MatMul" or [len(shapes.of(value)) for value in known] != [3, 3]:
         return None
-    left, right = node.inputs
-    assert left is not None
-    assert right is not None
-    if [len(shapes.of(value)) for value in (left, right)] != [3, 3] or shapes.of(left)[1] != 1:
+    left, right = known
+    if shapes.of(left)[1] != 1:
         return None
     made: ir.Value = op("ReduceSum", op("Mul", op("Transpose", left, perm=[0, 2, 1]), right), [1], keepdims=1)
     return made
@@ -92,22 +90,10 @@ def _stays(index: ir.Value | None) -> ir.Value | None:
     """[B,N] of truth in a body for GPUs of TokenSelect: which tokens are chosen; None where `index` is not its result."""
     producer = index.producer() if index is not None else None
     call, _, last = str(producer.name if producer is not None else "").rpartition("/")
-    if producer is None or last != "index" or "TokenSelect" not in call:
+    if index is None or last != "index" or "TokenSelect" not in call:
         return None
-    todo = [producer]
-    for node in todo:
-        for value in node.inputs:
-            if value is not None and value.name == f"{call}/stays":
-                return value
-            if value is not None and (maker := value.producer()) is not None and maker not in todo:
-                todo.append(maker)
-        if len(todo) > DEPTH:
-            break
-    return None
+    return next((value for value in ancestors((index,)) if value.name == f"{call}/stays"), None)
 
-
-DEPTH = 64
-"""Nodes of a body that are looked through for a value."""
 
 RULES: dict[str, Rule] = {
     "mean over heads as a sum": _mean_over_heads,

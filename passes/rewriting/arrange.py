@@ -15,8 +15,10 @@ import numpy as np
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.methods.contract import Method, Reduction, Site, Taps, Value
+from tokenrt.passes.methods.parts import steps
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.rewriting.stages import compose, constant
+from tokenrt.passes.rewriting.stages import compose, constant, follow
+from tokenrt.passes.rewriting.taps import received_of_real
 
 Places = np.ndarray[Any, Any]
 
@@ -43,7 +45,7 @@ def reduce(op: GraphOps, method: Method, taps: Taps, site: Site, order: Places, 
 
 
 def _beside(op: GraphOps, method: Method, taps: Taps, site: Site, order: Places, unseen: Places) -> Reduction:
-    """As `reduce`, of the tokens but for the unseen ones, which are put back behind the protected ones it saw."""
+    """As `reduce`, of the tokens but for the unseen ones, which are put back at their place among the protected ones."""
     if site.class_token and 0 in unseen:
         raise UnsupportedError(
             "the class token is not seen by all tokens in the model's masks, and the method would tell them of it"
@@ -68,16 +70,19 @@ def _beside(op: GraphOps, method: Method, taps: Taps, site: Site, order: Places,
     places[unseen] = smaller.keep + np.arange(count)
     places[places < 0] = np.arange(front)
     joined = np.concatenate([places, np.arange(front, smaller.keep)])
-    slots = np.argsort(joined)
+    slots, size = np.argsort(joined), found.size
+    if size is not None:
+        size = _together(op, size, op("Gather", steps.sizes(op, taps, site), hidden, axis=1), joined)
     return replace(
         found,
         tokens=_together(op, found.tokens, op("Gather", taps.tokens, hidden, axis=1), joined),
-        size=_sizes(op, found.size, taps.size, hidden, joined),
-        position=_indices(op, compose(op, some[None], constant(found.position)), hidden, joined),
+        size=size,
+        position=_indices(op, compose(op, some[None], constant(found.position)), hidden, taps.tokens, joined),
         assign=_indices(
             op,
-            _moved(op, slots[: smaller.keep], constant(found.assign), method.drops),
+            follow(op, slots[None, : smaller.keep], constant(found.assign), method.drops),
             slots[smaller.keep :],
+            taps.tokens,
             np.argsort(np.concatenate([some, hidden])),
         ),
     )
@@ -87,32 +92,12 @@ def _together(op: GraphOps, value: Value, other: Value, places: Places) -> Value
     return op("Gather", op("Concat", value, other, axis=1), places, axis=1)
 
 
-def _sizes(
-    op: GraphOps, size: Value | None, before: Value | None, hidden: Places, places: Places
-) -> Value | None:
-    if size is None:
-        return None
-    if before is not None:
-        return _together(op, size, op("Gather", before, hidden, axis=1), places)
-    nothing = op("Mul", op("Slice", size, [0], [1], [1]), 0.0)
-    return _together(op, size, op("Add", nothing, np.ones((1, len(hidden), 1), np.float32)), places)
-
-
-def _indices(op: GraphOps, value: Value, other: Places, places: Places) -> Value:
+def _indices(op: GraphOps, value: Value, other: Places, tokens: Value, places: Places) -> Value:
     """[B,N] of integers, and the same for all pictures behind them, in another order."""
     if isinstance(value, np.ndarray):
         return np.concatenate([value, np.broadcast_to(other, (len(value), len(other)))], axis=1)[:, places]
-    nothing = op("Mul", op("Slice", value, [0], [1], [1]), 0)
-    return _together(op, value, op("Add", nothing, other[None]), places)
-
-
-def _moved(op: GraphOps, slots: Places, assign: Value, drops: bool) -> Value:
-    """Where the outputs of the method stand now; what was dropped stays -1."""
-    if isinstance(assign, np.ndarray):
-        return np.where(assign < 0, -1, slots[np.maximum(assign, 0)])
-    if not drops:
-        return compose(op, slots[None], assign)
-    return op("Where", op("Less", assign, 0), -1, compose(op, slots[None], op("Max", assign, 0)))
+    everywhere = op("Expand", op.constant(other[None]), steps.batch_shape(op, tokens, len(other)))
+    return _together(op, value, everywhere, places)
 
 
 @dataclass(frozen=True)
@@ -177,10 +162,6 @@ class Shown(Arranged):
     """Taps of some of the tokens; no number in them depends on others."""
 
     def received_attention(self) -> Value:
-        op, size = self.op, self.size
-        heads = op("ReduceMean", self.attention(), axes=[1], keepdims=0)
-        if size is None:
-            return op("ReduceMean", heads, axes=[1], keepdims=0)
-        shown = op("Transpose", op("Cast", op("Greater", size, 0.0), to=1), perm=[0, 2, 1])
-        number = op("Max", op("ReduceSum", shown, [2], keepdims=1), 1.0)
-        return op("Squeeze", op("Mul", op("Div", op("MatMul", shown, heads), number), shown), [1])
+        if self.size is None:
+            return self.op("ReduceMean", self.attention(), axes=[1, 2], keepdims=0)
+        return received_of_real(self.op, self.attention(), self.size)

@@ -47,7 +47,7 @@ class Stage:
             count=count,
             size=reduction.size,
             position=compose(op, self.position, constant(reduction.position)),
-            source_map=_follow(op, constant(reduction.assign), self.source_map, drops),
+            source_map=follow(op, constant(reduction.assign), self.source_map, drops),
             assign=reduction.assign,
             before=tokens,
             affinity=reduction.affinity,
@@ -145,7 +145,7 @@ def compose(op: GraphOps, outer: Value | None, inner: Value) -> Value:
     return op("GatherElements", outer, inner, axis=1)
 
 
-def _follow(op: GraphOps, assign: Value, source_map: Value | None, drops: bool) -> Value:
+def follow(op: GraphOps, assign: Value, source_map: Value | None, drops: bool) -> Value:
     """Where every original token is after one more reduction; dropped ones stay dropped."""
     if source_map is None:
         return assign

@@ -16,12 +16,25 @@ from tokenrt.passes.analysis.stream import layout
 from tokenrt.passes.graph.normal.builder import permutation
 from tokenrt.passes.graph.quantization import decoded
 from tokenrt.passes.graph.shapes import Dims, Shapes, describe
+from tokenrt.passes.methods.contract import Value
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.streams import to_rows
 
 FLOAT = int(ir.DataType.FLOAT)
 LOWEST = -3e38
+
+
+def received_of_real(op: GraphOps, attention: Value, size: Value) -> Value:
+    """[B,N] attention [B,H,N,N] received, averaged over heads and the queries that are no padding; 0 for padding."""
+    shown, heads = _real(op, size), op("ReduceMean", attention, axes=[1], keepdims=0)
+    number = op("Max", op("ReduceSum", shown, [2], keepdims=1), 1.0)
+    return op("Squeeze", op("Mul", op("Div", op("MatMul", shown, heads), number), shown), [1])
+
+
+def _real(op: GraphOps, size: Value) -> Value:
+    """[B,1,N] float32: 1 for tokens, 0 for padding."""
+    return op("Transpose", op("Cast", op("Greater", size, 0.0), to=FLOAT), perm=[0, 2, 1])
 
 
 @dataclass(frozen=True)
@@ -103,27 +116,14 @@ class GraphTaps:
 
     def received_attention(self) -> ir.Value:
         if self.padded and self.size is not None:
-            return self._from_real(self.size)
+            return received_of_real(self.op, self.attention(), self.size)
         return self._attention(0, self.count)
-
-    def _real(self, size: ir.Value) -> ir.Value:
-        """[B,1,N] float32: 1 for tokens, 0 for padding."""
-        shown = self.op("Cast", self.op("Greater", size, 0.0), to=FLOAT)
-        return self.op("Transpose", shown, perm=[0, 2, 1])
 
     def _first_real(self, size: ir.Value) -> ir.Value:
         """[B,1,N] float32: 1 for the first token that is no padding, which is the class token of a padded text."""
-        shown = self._real(size)
+        shown = _real(self.op, size)
         before = self.op("CumSum", shown, 2, exclusive=1)
         return self.op("Mul", shown, self.op("Cast", self.op("Equal", before, 0.0), to=FLOAT))
-
-    def _from_real(self, size: ir.Value) -> ir.Value:
-        """[B,N] attention received, averaged over heads and the queries that are no padding; 0 for padding."""
-        op, shown = self.op, self._real(size)
-        heads = op("ReduceMean", self.attention(), axes=[1], keepdims=0)
-        number = op("Max", op("ReduceSum", shown, [2], keepdims=1), 1.0)
-        received = op("Div", op("MatMul", shown, heads), number)
-        return op("Squeeze", op("Mul", received, shown), [1])
 
     def _row_attention(self, which: ir.Value) -> ir.Value:
         """[B,N] attention of one query of each text, averaged over heads; which [B,1,N]: 1 at that query, 0 elsewhere."""
