@@ -15,7 +15,7 @@ import numpy as np
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops.contract import Array
 from tokenrt.plugins.host.launches import KERNELS, Launch
-from tokenrt.plugins.toolchain.compiler import cache, compiler, launchers, linked
+from tokenrt.plugins.toolchain.compiler import cache, compiler, launchers, linked, recorder
 
 FLAGS = ("-O2", "-g1", "-pthread")
 EXTRA_FLAGS = "TOKENRT_HOST_FLAGS"
@@ -42,7 +42,7 @@ def built(extra: Sequence[str] = ()) -> Path:
 
     Raises: UnsupportedError without a C++ compiler; BuildError when it refuses a kernel.
     """
-    return linked(launchers(), (*FLAGS, *extra), "host.so")
+    return linked((*launchers(), recorder()), (*FLAGS, *extra), "host.so")
 
 
 def library() -> ctypes.CDLL:
@@ -75,7 +75,7 @@ def ready(array: Any, kind: Any = None) -> Array:
     return copy
 
 
-def _call(name: str, *arguments: Any) -> None:
+def call(name: str, *arguments: Any) -> None:
     """Call a launcher. Raises: UnsupportedError with what the error it returned means."""
     passed = [_passed(item) for item in arguments]
     _check(name, int(getattr(library(), f"host_{name}")(*passed)), arguments)
@@ -93,6 +93,8 @@ def _check(name: str, status: int, arguments: Sequence[Any]) -> None:
 def _passed(item: Any) -> Any:
     if isinstance(item, np.ndarray):
         return ctypes.c_void_p(item.ctypes.data if item.size else None)
+    if isinstance(item, ctypes.c_void_p):
+        return item
     return ctypes.c_float(item) if isinstance(item, float) else ctypes.c_int(int(item))
 
 
@@ -110,13 +112,18 @@ def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tupl
     given = [ready(array) for array in launch.inputs]
     made = tuple(aligned(shape, kind) for shape, kind in launch.outputs)
     kind = TYPES.get(given[0].dtype.name, 0)
-    _call(launch.name, kind, *given, *made, *_workspace(launch), *launch.numbers)
+    call(launch.name, kind, *given, *made, *_workspace(launch), *launch.numbers)
     return made
 
 
 def _workspace(launch: Launch) -> list[Array]:
+    return [] if launch.space is None else [aligned((space(launch),), np.uint8)]
+
+
+def space(launch: Launch) -> int:
+    """The bytes of workspace that a launch takes."""
     if launch.space is None:
-        return []
+        return 0
     count = getattr(library(), f"host_{launch.name}_workspace")
     count.restype = ctypes.c_size_t
-    return [aligned((count(*launch.space),), np.uint8)]
+    return int(count(*launch.space))

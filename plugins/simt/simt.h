@@ -14,6 +14,7 @@
 #include <tuple>
 #include <utility>
 
+#include "record.h"
 #include "types.h"
 #if defined(SIMT_THREADS)
 #include "threads.h"
@@ -30,6 +31,11 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* how, void (*kernel)(P..
         threads > simt::kMostThreads || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535;
     if (empty || large || threads % simt::kWarp != 0 || how->dynamicSmemBytes > simt::kMostShared) {
         return cudaErrorInvalidConfiguration;
+    }
+    if (simt::record().on) {
+        simt::record().launches.push_back(
+            {reinterpret_cast<void (*)()>(kernel), grid, block, how->dynamicSmemBytes});
+        return cudaSuccess;
     }
     const std::tuple<P...> arguments(static_cast<P>(std::forward<A>(given))...);
     simt::run(grid, block, how->dynamicSmemBytes, [&] { std::apply(kernel, arguments); });

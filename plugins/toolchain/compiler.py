@@ -44,6 +44,11 @@ def launchers() -> tuple[Path, ...]:
     return tuple(sorted(HERE.glob("token_*/host.cpp")))
 
 
+def recorder() -> Path:
+    """What notes the launches of the host build in place of running them."""
+    return HERE / "simt" / "recorder.cpp"
+
+
 def cache() -> Path:
     """The folder for what is built on this machine: TOKENRT_CACHE, else `tokenrt` in XDG_CACHE_HOME or ~/.cache."""
     own = os.environ.get("TOKENRT_CACHE")

@@ -1,0 +1,137 @@
+"""What an operator would launch for given sizes: kernels, grids and blocks, noted by the host build without running anything.
+
+No memory is read or written, so sizes may be as large as the kernels take.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from tokenrt.errors import UnsupportedError
+from tokenrt.passes.ops import OPERATORS
+from tokenrt.passes.ops.contract import Array
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.host.launches import KERNELS
+
+READERS = ("nm", "llvm-nm")
+"""Programs that list the symbols of a library, one of which comes with each compiler."""
+
+PLACE = 1 << 20
+"""The address that stands for every tensor: it starts on 16 bytes and is never followed."""
+
+Dims = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Start:
+    """One launch. Units: blocks, threads, bytes of dynamic shared memory."""
+
+    kernel: str
+    grid: Dims
+    block: Dims
+    shared: int
+
+    @property
+    def blocks(self) -> int:
+        return prod(self.grid)
+
+    @property
+    def threads(self) -> int:
+        """Threads of one block."""
+        return prod(self.block)
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one call of an operator launches, in order, and the bytes of workspace it takes."""
+
+    launches: tuple[Start, ...]
+    workspace: int
+
+    @property
+    def most_blocks(self) -> int:
+        return max((start.blocks for start in self.launches), default=0)
+
+
+def like(shape: Sequence[int], kind: Any = np.float32) -> Array:
+    """Return an array of this shape that takes no memory. `kind`: a NumPy type, or the name of one, bfloat16 too."""
+    if kind == "bfloat16":
+        import ml_dtypes
+
+        kind = ml_dtypes.bfloat16
+    return np.broadcast_to(np.zeros((), kind), tuple(shape))
+
+
+def recorded(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> Job:
+    """Return what operator `name` launches for these inputs, of which only shapes and types count (see `like`).
+
+    Raises: UnsupportedError for an operator without a kernel, without a C++ compiler or a program that lists symbols,
+    or for what the kernel refuses.
+    """
+    if name not in KERNELS:
+        raise UnsupportedError(f"operator {name} has no CUDA kernel; kernels: {', '.join(KERNELS)}")
+    launch = KERNELS[name](*inputs, **OPERATORS[name].settle(attributes))
+    space = kernels.space(launch)
+    tensors = [prod(array.shape) for array in launch.inputs] + [prod(shape) for shape, _ in launch.outputs]
+    if launch.space is not None:
+        tensors.append(space)
+    places = [ctypes.c_void_p(PLACE if count else None) for count in tensors]
+    library = kernels.library()
+    library.host_record_begin()
+    try:
+        kind = kernels.TYPES.get(launch.inputs[0].dtype.name, 0)
+        kernels.call(launch.name, kind, *places, *launch.numbers)
+    finally:
+        count = library.host_record_end()
+    return Job(tuple(_start(library, i) for i in range(count)), space)
+
+
+def _start(library: ctypes.CDLL, number: int) -> Start:
+    held = (ctypes.c_ulonglong * 9)()
+    library.host_recorded(number, held)
+    place, *sizes, shared, known = (int(item) for item in held)
+    if not known:
+        raise UnsupportedError("the host build cannot say which kernel it launched: dladdr does not know it")
+    x, y, z, wide, high, deep = sizes
+    return Start(_names(Path(library._name))[place], (x, y, z), (wide, high, deep), shared)
+
+
+@functools.cache
+def _names(library: Path) -> Mapping[int, str]:
+    """Where each function of the library lies -> its name, without its parameters."""
+    reader = next(filter(None, map(shutil.which, READERS)), None)
+    if reader is None:
+        raise UnsupportedError(
+            f"naming the kernels of the host build needs one of {', '.join(READERS)} on PATH; install binutils"
+        )
+    done = subprocess.run(
+        [reader, "-C", "--defined-only", library], capture_output=True, text=True, check=True
+    )
+    names: dict[int, str] = {}
+    for line in done.stdout.splitlines():
+        place, kind, name = line.split(" ", 2)
+        if kind in "tTwW":
+            names[int(place, 16)] = _bare(name)
+    return MappingProxyType(names)
+
+
+def _bare(name: str) -> str:
+    """`void tokenrt::match::arrange<1>(int const*)` -> `match::arrange<1>`."""
+    depth = 0
+    for at, letter in enumerate(name):
+        depth += (letter == "<") - (letter == ">")
+        if letter == "(" and depth == 0 and not name.startswith("(anonymous", at):
+            name = name[:at]
+            break
+    return name.removeprefix("void ").replace("tokenrt::", "")

@@ -1,0 +1,37 @@
+// The record of launches as plugins/host/recorder.py asks for it.
+#include <dlfcn.h>
+
+#include "record.h"
+
+extern "C" {
+
+// From here on this thread's launches are noted and not run.
+void host_record_begin() {
+    simt::record() = {true, {}};
+}
+
+// Ends the record. Returns how many launches it holds.
+int host_record_end() {
+    simt::record().on = false;
+    return static_cast<int>(simt::record().launches.size());
+}
+
+// Writes launch `i` as 9 numbers: where the kernel lies in this library, its grid, its block, bytes of
+// dynamic shared memory, and 0 where the library is unknown.
+void host_recorded(int i, unsigned long long* to) {
+    const simt::Launch& launch = simt::record().launches.at(static_cast<std::size_t>(i));
+    const auto place = reinterpret_cast<std::uintptr_t>(launch.kernel);
+    Dl_info found{};
+    const bool known = dladdr(reinterpret_cast<const void*>(place), &found) != 0;
+    to[0] = place - (known ? reinterpret_cast<std::uintptr_t>(found.dli_fbase) : 0);
+    const dim3* const sides[] = {&launch.grid, &launch.block};
+    for (int side = 0; side < 2; ++side) {
+        to[1 + 3 * side] = sides[side]->x;
+        to[2 + 3 * side] = sides[side]->y;
+        to[3 + 3 * side] = sides[side]->z;
+    }
+    to[7] = launch.shared_bytes;
+    to[8] = known;
+}
+
+}  // extern "C"
