@@ -28,6 +28,7 @@ def apply_method(
     block: int = 0,
     blocks: int = 12,
     state: Mapping[str, Any] | None = None,
+    multiple_of: int = 1,
     **params: Any,
 ) -> dict[str, Array]:
     """Reduce the tokens of one layer, given as arrays.
@@ -35,7 +36,8 @@ def apply_method(
     `keep` is the number K of tokens in the output: protected and fused tokens count. `protect` leading tokens
     stay whatever their score; the default 1 is a class token, 0 protects nothing. `class_token` says whether
     token 0 is one (default: protect > 0), which decides what `score=auto` means. `block` of `blocks` is where the
-    layer stands, for methods that act by depth; `state` is what the method handed on at its last site.
+    layer stands, for methods that act by depth; `state` is what the method handed on at its last site. With
+    `multiple_of`, K becomes the nearest multiple of it that the method can leave, of two as near the larger.
     `params` are the method's own options.
 
     Shapes: tensors as named in SHAPES, of which a method needs `x` and what it reads -> "tokens" [B,K,C] in
@@ -69,6 +71,7 @@ def apply_method(
         block=block,
         blocks=blocks,
         state=state,
+        multiple_of=multiple_of,
         **params,
     )
 

@@ -47,6 +47,7 @@ def apply_method(
     block: int = 0,
     blocks: int = 12,
     state: Mapping[str, Any] | None = None,
+    multiple_of: int = 1,
     **params: Any,
 ) -> dict[str, Array]:
     """Reduce the tokens of one layer, given as arrays; `tokenrt.apply_method` says what each argument is.
@@ -57,7 +58,7 @@ def apply_method(
     if isinstance(backend, str) and backend not in BACKENDS:
         raise unknown_backend(backend, BACKENDS)
     arrays, dims = _checked(tensors)
-    site = _site(method, dims, keep, protect, class_token)
+    site = _in_multiples(method, _site(method, dims, keep, protect, class_token), multiple_of)
     site = replace(site, block=block, blocks=blocks, grid=_grid(tensors, site))
     if site.keep == site.tokens:
         return _unchanged(arrays, restore)
@@ -74,6 +75,21 @@ def apply_method(
             restore,
         )
     return _named(method, arrays, result, site)
+
+
+def _in_multiples(method: Method, site: Site, multiple_of: int) -> Site:
+    """The site with K the nearest multiple that the method can leave; K = N stays."""
+    if _whole("multiple_of", multiple_of) < 1:
+        raise PlanError(f"multiple_of={multiple_of}: expected a whole number of tokens, 1 or more")
+    if site.keep == site.tokens or multiple_of == 1:
+        return site
+    keep = method.nearest(site.keep, site.tokens, site.protect, multiple_of)
+    if keep is None:
+        raise PlanError(
+            f"keep={site.keep}: method {method.name!r} can leave no multiple of {multiple_of} of {site.tokens} tokens, "
+            f"{method.fewest(site.tokens, site.protect)} at the least"
+        )
+    return replace(site, keep=keep)
 
 
 def unknown_backend(name: str, known: Sequence[str]) -> MethodError:

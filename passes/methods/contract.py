@@ -173,6 +173,15 @@ class Method:
         """Whether attention is proportional, each key counted by its size, unless the caller says otherwise."""
         return self.merges
 
+    def nearest(self, wanted: int, tokens: int, protect: int, multiple_of: int) -> int | None:
+        """The multiple of `multiple_of` nearest to `wanted` that this method can leave of N tokens, protected ones included.
+
+        Of two as near the larger, so that fewer tokens leave; N itself counts where it is a multiple. None where none fits.
+        """
+        least = -(-self.fewest(tokens, protect) // multiple_of) * multiple_of
+        counts = (k for k in range(least, tokens + 1, multiple_of) if (tokens - k) % self.unit == 0)
+        return min(counts, key=lambda k: (abs(k - wanted), -k), default=None)
+
     def after_keeping(self, kept: int, protect: int) -> int:
         """K when `kept` unprotected tokens stay (a method that adds a token counts it here)."""
         return protect + kept

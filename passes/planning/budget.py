@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 from tokenrt.errors import PlanError
@@ -14,7 +14,10 @@ from tokenrt.passes.planning.rates import Rates
 
 @dataclass(frozen=True)
 class Budget:
-    """How much to remove, before it is turned into counts. Make one with remove, keep, tokens, flops or schedule."""
+    """How much to remove, before it is turned into counts. Make one with remove, keep, tokens, flops or schedule.
+
+    multiple_of: what every count of tokens is to be a multiple of; see `rounded`.
+    """
 
     kind: Literal["remove", "keep", "tokens", "flops", "schedule"]
     amount: float = 0
@@ -22,6 +25,7 @@ class Budget:
     counts: tuple[int, ...] = ()
     name: str = ""
     rates: Rates | None = None
+    multiple_of: int = 1
 
     @classmethod
     def remove(cls, tokens: int, layers: Sequence[int] | None = None) -> Budget:
@@ -63,6 +67,17 @@ class Budget:
         """A schedule by name: `value` is R, a ratio, or rates per block; see `tokenrt.passes.planning.schedules.SCHEDULES`."""
         amount, rates = schedules.read(name, value)
         return cls("schedule", amount, _layer_list(layers), (), name, rates)
+
+    def rounded(self, multiple_of: int) -> Budget:
+        """The budget with every count of tokens, protected ones included, a multiple of this, as in --multiple-of 8.
+
+        The counts are made as without it, then each becomes the nearest multiple that the method can leave of what
+        arrives there, of two as near the larger; a site at which no token leaves then is left out. A share of the work stays a
+        bound: it holds for the rounded counts. Raises: PlanError.
+        """
+        if not _whole(multiple_of) or multiple_of < 1:
+            raise PlanError(f"--multiple-of {multiple_of}: expected a whole number of tokens, 1 or more")
+        return replace(self, multiple_of=int(multiple_of))
 
     def option(self) -> str:
         """The budget as the command line spells it, as in --remove 8."""

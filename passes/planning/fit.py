@@ -23,7 +23,7 @@ from tokenrt.passes.planning.plan import (
     all_return,
     places,
 )
-from tokenrt.passes.planning.resolve import check_count, check_grid, check_place, in_time, resolve
+from tokenrt.passes.planning.resolve import check_count, check_grid, check_place, in_time, resolve, rounded
 from tokenrt.passes.planning.route import cut, missing
 from tokenrt.passes.planning.several import Chosen, Routes, choose
 from tokenrt.passes.planning.work import Work
@@ -56,6 +56,7 @@ def make(
         proportional_attention=method.proportional if proportional is None else proportional,
         options=method.options(),
         wanted=prepared.protect,
+        multiple_of=budget.multiple_of,
     )
     if not structures:
         return base
@@ -210,7 +211,22 @@ def _by_work(
             least = method.fewest(here[number], base.transformers[number].protect)
             sites.append(replace(site, tokens=max(here[number] - leaving, least)))
             here[number] = here[number] if all_return(method.returns) else sites[-1].tokens
-        return replace(base, sites=tuple(sites))
+        return replace(base, sites=in_multiples(sites))
+
+    def in_multiples(sites: Sequence[PlannedSite]) -> tuple[PlannedSite, ...]:
+        """All sites, those too at which no token leaves: the work is counted over them."""
+        if budget.multiple_of == 1:
+            return tuple(sites)
+        counts = {}
+        for number in chosen:
+            own, here = base.transformers[number], base.transformers[number].tokens
+            mine = [site for site in sites if site.transformer == number]
+            fitting, _ = rounded(mine, method, own.tokens, own.protect, budget.multiple_of)
+            left = {site.block: site.tokens for site in fitting}
+            for site in mine:
+                counts[number, site.block] = left.get(site.block, here)
+                here = here if all_return(method.returns) else counts[number, site.block]
+        return tuple(replace(site, tokens=counts[site.transformer, site.block]) for site in sites)
 
     most = max(base.transformers[number].tokens - fewest[number] for number in chosen)
     tries = ((removed, more) for removed in range(0, most + 1, method.unit) for more in range(len(every)))
@@ -249,7 +265,7 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
     for number, structure in enumerate(structures):
         own = [(place, site) for place, site in enumerate(plan.sites) if site.transformer == number]
         with _in(_told(prepared, number)):
-            _check_sites(own, structure, method)
+            _check_sites(own, structure, method, plan.multiple_of)
         sites.extend(site for _, site in own)
     unlisted = [_counts(structure, structure.grid) for structure in structures[len(plan.transformers) :]]
     known = [
@@ -276,7 +292,9 @@ def _check_counts(planned: Transformer, structure: Structure) -> None:
         check_grid(planned.grid, structure.tokens - structure.protect)
 
 
-def _check_sites(sites: Sequence[tuple[int, PlannedSite]], structure: Structure, method: Method) -> None:
+def _check_sites(
+    sites: Sequence[tuple[int, PlannedSite]], structure: Structure, method: Method, multiple_of: int
+) -> None:
     """Whether these sites, with their places in the plan, can lie in one transformer."""
     last, here, blocks = (-1, -1), structure.tokens, structure.blocks
     for number, site in sites:
@@ -300,6 +318,12 @@ def _check_sites(sites: Sequence[tuple[int, PlannedSite]], structure: Structure,
                 f"plan site {number}: block {site.block} {site.where} does not come after the site before it"
             )
         check_count(method, site.block, here, site.tokens, structure.protect)
+        if site.tokens % multiple_of and site.tokens < here:
+            raise PlanError(
+                f"plan site {number}: {site.tokens} tokens are no multiple of {multiple_of}, as the plan says all counts "
+                f"are: {method.nearest(site.tokens, here, structure.protect, multiple_of)} is the nearest; change the "
+                "count, or drop multiple_of"
+            )
         here = here if all_return(method.returns) else site.tokens
         last = order
 
@@ -312,9 +336,10 @@ def _shortening(plan: Plan) -> Plan:
 
 def _not_empty(prepared: Prepared, plan: Plan, allow_noop: bool) -> Plan:
     if not plan.sites and not allow_noop:
+        multiples = f" with counts in multiples of {plan.multiple_of}" if plan.multiple_of > 1 else ""
         raise NothingToDoError(
-            "the budget removes no token at any block; ask for more, or pass --allow-noop to write the model unchanged"
-            + list_refusals(prepared)
+            f"the budget removes no token at any block{multiples}; ask for more, or pass --allow-noop to write the model "
+            "unchanged" + list_refusals(prepared)
         )
     return plan
 

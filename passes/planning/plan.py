@@ -16,7 +16,17 @@ from tokenrt.passes.planning.budget import Budget as Budget
 Where = Literal["around-attention", "after-attention", "after-block"]
 PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
 COUNTS = ("tokens", "protected", "grid", "blocks")
-KEYS = ("method", *COUNTS, "protect", "proportional_attention", "options", "macs", "transformer", "site")
+KEYS = (
+    "method",
+    *COUNTS,
+    "protect",
+    "multiple_of",
+    "proportional_attention",
+    "options",
+    "macs",
+    "transformer",
+    "site",
+)
 BACK = {
     "after-attention": "right after each attention",
     "before-next-site": "before the block of the next site, and behind the last block",
@@ -58,8 +68,9 @@ class Plan:
     """Everything the rewrite needs besides the model.
 
     tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
-    multiply-accumulates of one image. wanted: tokens that the user protects, as in 0,-1,200:217. A model of several
-    transformers has these counts for its first, and in `others` those of transformers 1, 2 and so on, reduced or not.
+    multiply-accumulates of one image. wanted: tokens that the user protects, as in 0,-1,200:217. multiple_of: what every
+    count is a multiple of. A model of several transformers has these counts for its first, and in `others` those of
+    transformers 1, 2 and so on, reduced or not.
     """
 
     method: str
@@ -75,6 +86,7 @@ class Plan:
     grid: tuple[int, ...] | None = None
     others: tuple[Transformer, ...] = ()
     wanted: str = ""
+    multiple_of: int = 1
 
     @property
     def transformers(self) -> tuple[Transformer, ...]:
@@ -144,6 +156,7 @@ class Plan:
             **self.transformers[0].as_dict(),
             **several,
             **({"protect": self.wanted} if self.wanted else {}),
+            **({"multiple_of": self.multiple_of} if self.multiple_of > 1 else {}),
             "proportional_attention": self.proportional_attention,
             "options": _written(self.options),
             "macs": {"before": self.macs_before, "after": self.macs_after},
@@ -166,7 +179,10 @@ class Plan:
             )
         )
         own = {} if self.others else self.transformers[0].as_dict()
-        also = {"protect": self.wanted or None}
+        also = {
+            "protect": self.wanted or None,
+            "multiple_of": self.multiple_of if self.multiple_of > 1 else None,
+        }
         head = {"method": self.method, **own, **also, "proportional_attention": self.proportional_attention}
         document.update({key: value for key, value in head.items() if value is not None})
         document["options"] = _written(self.options)
@@ -220,6 +236,7 @@ class Plan:
             grid=first.grid,
             others=tuple(transformers[1:]),
             wanted=_entry(file, data, "protect", str, ""),
+            multiple_of=max(_entry(file, data, "multiple_of", int, 1), 1),
         )
 
     def __rich__(self) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,39 @@ def resolve(
     budget: Budget, method: Method, tokens: int, protect: int, blocks: int, where: Where
 ) -> tuple[tuple[PlannedSite, ...], tuple[str, ...]]:
     """Turn any budget but flops into integer counts. Raises: PlanError naming the block and the limit."""
+    sites, notes = _unrounded(budget, method, tokens, protect, blocks, where)
+    sites, unfit = rounded(sites, method, tokens, protect, budget.multiple_of)
+    if budget.kind == "schedule":
+        back = all_return(method.returns)
+        gone = sum(tokens - site.tokens for site in (sites if back else sites[-1:]))
+        leave = "tokens leave and come back" if back else f"of {tokens} tokens leave in all"
+        notes += (f"schedule {budget.name}: {schedules.get(budget.name).summary}; {gone} {leave}",)
+    return sites, (*notes, *unfit)
+
+
+def rounded(
+    sites: Sequence[PlannedSite], method: Method, tokens: int, protect: int, multiple_of: int
+) -> tuple[tuple[PlannedSite, ...], tuple[str, ...]]:
+    """The sites of one transformer with each count the nearest multiple that its method can leave, and notes where none is."""
+    if multiple_of == 1:
+        return tuple(sites), ()
+    here, made, notes = tokens, list[PlannedSite](), list[str]()
+    for site in sites:
+        keep = method.nearest(site.tokens, here, protect, multiple_of)
+        if keep is None:
+            notes.append(
+                f"block {site.block}: {method.name} can leave no multiple of {multiple_of} of {here} tokens "
+                f"({method.fewest(here, protect)} at the least), so that none leaves"
+            )
+        elif keep < here:
+            made.append(replace(site, tokens=keep))
+            here = tokens if all_return(method.returns) else keep
+    return tuple(made), tuple(notes)
+
+
+def _unrounded(
+    budget: Budget, method: Method, tokens: int, protect: int, blocks: int, where: Where
+) -> tuple[tuple[PlannedSite, ...], tuple[str, ...]]:
     layers = _layers(budget, method, blocks, where)
     notes: list[str] = []
     sites: list[PlannedSite] = []
@@ -35,7 +70,7 @@ def resolve(
         )
     schedule = schedules.get(budget.name or "constant")
     most_it_can = budget.kind in ("remove", "schedule") and schedule.takes == "R"
-    here, gone = tokens, 0
+    here = tokens
     for place, block in enumerate(layers):
         fewest = method.fewest(here, protect)
         if budget.kind in ("remove", "schedule"):
@@ -62,13 +97,7 @@ def resolve(
         check_count(method, block, here, wanted, protect)
         if wanted < here:
             sites.append(PlannedSite(block, where, wanted))
-            gone += here - wanted
             here = tokens if all_return(method.returns) else wanted
-    if budget.kind == "schedule":
-        leave = (
-            "tokens leave and come back" if all_return(method.returns) else f"of {tokens} tokens leave in all"
-        )
-        notes.append(f"schedule {budget.name}: {schedule.summary}; {gone} {leave}")
     return tuple(sites), tuple(notes)
 
 

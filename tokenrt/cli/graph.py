@@ -41,6 +41,7 @@ def plan(
     tokens: o.Tokens = None,
     flops: o.Flops = None,
     schedule: o.Schedule = None,
+    multiple_of: o.MultipleOf = None,
     site: o.Site = None,
     grid: o.Grid = None,
     transformers: o.Transformers = None,
@@ -60,7 +61,7 @@ def plan(
     made = tokenrt.plan(
         model,
         method=_required(method),
-        budget=o.read_budget(remove, keep, layers, tokens, flops, schedule) or o.no_budget(),
+        budget=o.read_budget(remove, keep, layers, tokens, flops, schedule, multiple_of) or o.no_budget(),
         site=site,
         grid=o.read_grid(grid),
         transformers=o.read_transformers(transformers),
@@ -89,6 +90,7 @@ def reduce(
     tokens: o.Tokens = None,
     flops: o.Flops = None,
     schedule: o.Schedule = None,
+    multiple_of: o.MultipleOf = None,
     site: o.Site = None,
     grid: o.Grid = None,
     transformers: o.Transformers = None,
@@ -106,7 +108,7 @@ def reduce(
 
     Example: tokenrt reduce vit.onnx -o reduced.onnx --method tome --remove 8
     """
-    budget = o.read_budget(remove, keep, layers, tokens, flops, schedule)
+    budget = o.read_budget(remove, keep, layers, tokens, flops, schedule, multiple_of)
     common: dict[str, Any] = {
         "shape": shape,
         "allow_noop": allow_noop,
