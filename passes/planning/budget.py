@@ -64,9 +64,18 @@ class Budget:
         value: float | str | os.PathLike[str] | Mapping[str, Any],
         layers: Sequence[int] | None = None,
     ) -> Budget:
-        """A schedule by name: `value` is R, a ratio, or rates per block; see `tokenrt.passes.planning.schedules.SCHEDULES`."""
-        amount, rates = schedules.read(name, value)
-        return cls("schedule", amount, _layer_list(layers), (), name, rates)
+        """A schedule by name, one of `tokenrt.passes.planning.schedules.SCHEDULES`.
+
+        `value` is R, a ratio, "0.5@3" for a ratio at one block, or rates per block.
+        """
+        amount, rates, own = schedules.read(name, value)
+        if own is not None and layers is not None:
+            raise PlanError(f"--schedule {name}={value} names its block: drop --layers")
+        if layers is not None and len(layers) > 1 and schedules.get(name).takes == "RATIO@BLOCK":
+            raise PlanError(
+                f"--schedule {name}={value} is for one block: name one with --layers, not {len(layers)}"
+            )
+        return cls("schedule", amount, own if layers is None else _layer_list(layers), (), name, rates)
 
     def rounded(self, multiple_of: int) -> Budget:
         """The budget with every count of tokens, protected ones included, a multiple of this, as in --multiple-of 8.

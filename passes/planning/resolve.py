@@ -160,7 +160,8 @@ def _layers(budget: Budget, method: Method, blocks: int, where: Where) -> list[i
         return list(usable)
     for layer in budget.layers:
         if not 0 <= layer < blocks:
-            raise PlanError(f"--layers: block {layer} does not exist; the model has blocks 0 to {blocks - 1}")
+            told = "--layers" if budget.name != "once" else budget.option()
+            raise PlanError(f"{told}: block {layer} does not exist; the model has blocks 0 to {blocks - 1}")
         check_place(method, layer, blocks, where)
     if len(set(budget.layers)) != len(budget.layers):
         raise PlanError(f"--layers {','.join(map(str, budget.layers))}: a block is named twice")

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from tokenrt.errors import PlanError
 from tokenrt.passes.planning.rates import Rates
@@ -41,12 +41,12 @@ class Step:
 class Schedule:
     """What `--schedule NAME=VALUE` does: VALUE, in a line, the source, and the tokens `behind` each block.
 
-    takes: R, tokens that leave a block on average; RATIO, a share that stays; FILE, numbers per block. Where a
-    method cannot remove all of R, it removes what it can; the other two are exact. blocks: where it applies
-    among the model's, unless --layers says so.
+    takes: R, tokens that leave a block on average; RATIO, a share that stays, perhaps with the BLOCK at which; FILE,
+    numbers per block. Where a method cannot remove all of R, it removes what it can; the others are exact. blocks: where
+    it applies among the model's, unless --layers or the value says so.
     """
 
-    takes: Literal["R", "RATIO", "FILE"]
+    takes: Literal["R", "RATIO", "RATIO@BLOCK", "FILE"]
     summary: str
     source: str
     behind: Callable[[Step], int]
@@ -117,6 +117,11 @@ def three_stages(blocks: int) -> list[int]:
     return [blocks * stage // 4 for stage in (1, 2, 3)]
 
 
+def one_stage(blocks: int) -> list[int]:
+    """Block L/4 of L, the first of the three stages: behind it three quarters of the work are left to save."""
+    return [blocks // 4]
+
+
 SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
     {
         "constant": Schedule(
@@ -136,6 +141,10 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
         "stages-of-original": Schedule(
             "RATIO", "the ratio, its square and its cube of the original tokens stay at these blocks",
             "Rao et al., DynamicViT, NeurIPS 2021", stages_of_original, three_stages,
+        ),
+        "once": Schedule(
+            "RATIO@BLOCK", "the ratio of what is there stays at one block, L/4 of L where @BLOCK is left out",
+            "this project", stages, one_stage,
         ),
         "table": Schedule(
             "FILE", "numbers pruned and merged per block from a file",
@@ -159,9 +168,15 @@ def get(name: str) -> Schedule:
     raise PlanError(f"no schedule is called {name!r}; {hint}schedules: {listed()}")
 
 
-def read(
-    name: str, value: float | str | os.PathLike[str] | Mapping[str, Any] | None
-) -> tuple[float, Rates | None]:
+class Value(NamedTuple):
+    """What the value of a schedule says: R or a ratio, rates, and blocks where it names them."""
+
+    amount: float = 0
+    rates: Rates | None = None
+    layers: tuple[int, ...] | None = None
+
+
+def read(name: str, value: float | str | os.PathLike[str] | Mapping[str, Any] | None) -> Value:
     """Read the value of a schedule, a number or its text, or rates. Raises: PlanError saying what it takes."""
     takes = get(name).takes
     if value is None or value == "":
@@ -169,15 +184,23 @@ def read(
     if takes == "FILE":
         if not isinstance(value, str | os.PathLike | Mapping):
             raise PlanError(f"--schedule {name}={value}: expected a file of rates, or a mapping of lists")
-        return 0, Rates.read(value)
+        return Value(rates=Rates.read(value))
+    layers = None
+    if takes == "RATIO@BLOCK" and isinstance(value, str) and "@" in value:
+        value, _, block = value.partition("@")
+        if not block.isdecimal():
+            raise PlanError(
+                f"--schedule {name}={value}@{block}: expected a block behind the @, counted from 0"
+            )
+        layers = (int(block),)
     amount = _number(value)
     if takes == "R" and (amount is None or amount < 0 or amount != int(amount)):
         raise PlanError(
             f"--schedule {name}={value}: a whole number of tokens, 0 or more, can leave a block on average"
         )
-    if takes == "RATIO" and (amount is None or not 0 < amount <= 1):
+    if takes.startswith("RATIO") and (amount is None or not 0 < amount <= 1):
         raise PlanError(f"--schedule {name}={value}: a keep ratio lies above 0 and is at most 1")
-    return float(amount or 0), None
+    return Value(float(amount or 0), layers=layers)
 
 
 def _number(value: Any) -> float | None:

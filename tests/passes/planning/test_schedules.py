@@ -75,6 +75,46 @@ def test_twenty_four_blocks() -> None:
     ]
 
 
+def test_once_at_one_block() -> None:
+    """ceil(0.7 * 196) patches and the class token stay: at a quarter of the blocks, or where the value says."""
+    assert behind("once", 0.7, "topk") == [197] * 3 + [139] * 9
+    assert behind("once", "0.7@5", "evit") == [197] * 5 + [140] * 7
+    assert behind("once", 0.7, "topk", layers=[0]) == [139] * 12
+    assert behind("once", "0.5", "tome", blocks=3) == [99] * 3
+    with pytest.raises(PlanError, match="tome can leave at least 99 of 197"):
+        behind("once", 0.3, "tome")
+    sites, notes = resolve(
+        Budget.schedule("once", "0.7@2").rounded(8), methods.get("topk")(), 197, 1, 12, "after-attention"
+    )
+    assert [(site.block, site.tokens) for site in sites] == [(2, 136)]
+    assert notes[-1].endswith("; 61 of 197 tokens leave in all")
+
+
+@PATIENT
+@given(
+    method=st.sampled_from(METHODS),
+    tokens=st.integers(4, 1000),
+    protect=st.integers(0, 5),
+    blocks=st.integers(1, 40),
+    block=st.none() | st.integers(0, 39),
+    ratio=st.floats(0.01, 1),
+)
+def test_once_is_keep_at_that_block(
+    method: str, tokens: int, protect: int, blocks: int, block: int | None, ratio: float
+) -> None:
+    protect = min(protect, tokens - 2)
+    block = None if block is None else block % blocks
+    at = blocks // 4 if block is None else block
+    value = repr(ratio) if block is None else f"{ratio!r}@{block}"
+    found = []
+    for budget in (Budget.schedule("once", value), Budget.keep(ratio, [at])):
+        try:
+            found.append(resolve(budget, methods.get(method)(), tokens, protect, blocks, "after-block")[0])
+        except PlanError as error:
+            found.append(str(error))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize("removal", range(33))
 @pytest.mark.parametrize("blocks", [2, 3, 12, 24, 32, 40])
 def test_decreasing_is_the_list_of_the_release(removal: int, blocks: int) -> None:
@@ -311,6 +351,11 @@ LINES = {
     ),
     "nothing": ("constant=0", "removes no token at any block"),
     "two-budgets": ("constant=1 --remove 1", "--remove and --schedule are each a budget"),
+    "no-block": ("once=0.5@x", "--schedule once=0.5@x: expected a block behind the @"),
+    "a-block-beyond": ("once=0.5@2", "--schedule once=0.5: block 2 does not exist"),
+    "a-block-twice": ("once=0.5@1 --layers 1", "--schedule once=0.5@1 names its block: drop --layers"),
+    "once-at-two": ("once=0.5 --layers 0,1", "is for one block: name one with --layers, not 2"),
+    "once-without-ratio": ("once=@1", "--schedule once=: a keep ratio"),
     "no-file": ("table=none.toml", "cannot read the rates none.toml"),
     "a-block-there-is-not": ("constant=1 --layers 7", "block 7 does not exist"),
 }
