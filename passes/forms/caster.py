@@ -130,11 +130,16 @@ class Caster:
         return FULL
 
     def _call(self, node: ir.Node) -> None:
-        """Casts at the boundary of a function: float32, but for the tokens of our operators."""
+        """Casts at the boundary of a function: float32, but for what our operators take in half."""
         operator = OPERATORS.get(node.op_type) if node.domain == DOMAIN else None
         tokens = operator.inputs.index("tokens") if operator and "tokens" in operator.inputs else None
+        wide = [operator.inputs.index(name) for name in operator.widens] if operator else []
+        widened = all(
+            value is not None and value.dtype == self.half for value in map(node.inputs.__getitem__, wide)
+        )
         for index, value in enumerate(node.inputs):
-            if value is not None and value.dtype == self.half and index != tokens:
+            stays = index == tokens or (widened and index in wide)
+            if value is not None and value.dtype == self.half and not stays:
                 node.replace_input_with(index, self._as(value, FULL))
         given = None if tokens is None else node.inputs[tokens]
         if operator is None or given is None or given.dtype != self.half:

@@ -58,6 +58,9 @@ class Operator:
     `types` names each output's element type: an ONNX type in NumPy's spelling, or an input whose type it
     shares. Every input and every attribute must be given on the node: neither TensorRT nor the ONNX inliner
     fills them in.
+
+    `widens` names inputs that the body casts to float32 itself and the kernel reads in half: all of them in one
+    type. Half precision reaches them as it is; every other input but `tokens` is cast before the node.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Operator:
     body: str
     reference: Callable[..., Any]
     gpu: Gpu | None = None
+    widens: tuple[str, ...] = ()
 
     def function(self, opset: int, body: str | None = None) -> onnx.FunctionProto:
         """Return the model-local function for a model that imports opset `opset`, with the portable body or another.

@@ -135,4 +135,5 @@ OPERATOR = Operator(
     body=BODY,
     gpu=Gpu(gpu_body, work),
     reference=reference,
+    widens=("queries", "keys"),
 )

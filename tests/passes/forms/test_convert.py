@@ -170,6 +170,47 @@ def test_the_reduction_stays_in_float32_with_casts_at_its_operators() -> None:
     }
 
 
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("method", ["topk", "evit"])
+def test_queries_and_keys_reach_the_score_in_half_without_a_cast(method: str, precision: str) -> None:
+    """The kernel reads half, and the body casts what it reads: a cast before the node would be a kernel more."""
+    made = convert(reduced(method), precision=precision).model
+    scores = [node for node in made.graph if node.op_type == "TokenScore"]
+    assert scores
+    for node in scores:
+        for value in node.inputs[:2]:
+            assert value is not None
+            assert value.dtype == {"fp16": FP16, "bf16": BF16}[precision]
+            assert "Cast" not in _before(value)
+        bias = node.inputs[2]
+        assert bias is not None
+        assert bias.dtype == FULL
+
+
+def _before(value: ir.Value) -> list[str]:
+    """The operators that give a value, back to the product it comes from."""
+    found = []
+    node = value.producer()
+    while node is not None and node.op_type not in ("MatMul", "Gemm"):
+        found.append(node.op_type)
+        given = node.inputs[0]
+        node = None if given is None else given.producer()
+    assert node is not None, "no product lies before it"
+    return found
+
+
+def test_a_score_of_two_types_is_given_both_in_float32() -> None:
+    """Queries and keys have one type: where the keys stay float32, the queries are cast to it."""
+    model = parse("""<ir_version: 8, opset_import: ["": 18, "tokenrt": 1]>
+    g (float[2,2,4,4] x, float[2,2,4,4] keys, float[1,1,1,1] bias) => (float[2,4] score) {
+        queries = MatMul (x, keys)
+        score = tokenrt.TokenScore <scale: float = 0.5, first_row: ints = [0], end_row: ints = [1]> (queries, keys, bias)
+    }""")
+    made = convert(model, precision="fp16", keep_io=True).model
+    (node,) = (node for node in made.graph if node.op_type == "TokenScore")
+    assert [value.dtype for value in node.inputs if value is not None] == [FULL] * 3
+
+
 def _inputs(node: ir.Node) -> tuple[str, ...]:
     from tokenrt.passes.ops import OPERATORS
 
