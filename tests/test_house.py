@@ -44,8 +44,9 @@ MAY_IMPORT: Mapping[str, str] = {
     "perf.profile": "passes.analysis passes.checking passes.forms passes.graph targets targets.engines targets.profiles "
     "targets.trtexec",
     "perf.demo": "passes passes.analysis passes.checking passes.planning perf.profile targets targets.profiles",
+    "perf.cost": "targets.profiles",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
-    "passes.planning perf.demo perf.profile plugins.toolchain targets",
+    "passes.planning perf.cost perf.demo perf.profile plugins.toolchain targets",
     "tokenrt": "passes.forms passes.methods passes.planning perf.demo plugins plugins.host plugins.toolchain targets "
     "targets.trtexec",
 }

@@ -1,21 +1,20 @@
-"""The table of the kernels: registers, shared memory, occupancy, bytes moved, and the roofline; writes docs/kernels.md."""
+"""The table of the kernels: launches, blocks and time by the model of cost, registers and occupancy; writes docs/kernels.md."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tokenrt.errors import TokenrtError
 from tokenrt.perf.bench import results
-from tokenrt.perf.bench.gpu import operator_work, roofline
+from tokenrt.perf.bench.gpu import costs
 from tokenrt.plugins.toolchain import device, occupancy
 from tokenrt.plugins.toolchain import nvcc as toolchain
-
-BATCHES = (1, 32)
 
 
 @dataclass(frozen=True)
@@ -54,10 +53,10 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Report:
-    """Every kernel for every architecture, and every operator's work on every device."""
+class Code:
+    """Every kernel for every architecture; told: when it was compiled, and by which nvcc."""
 
-    nvcc: str
+    told: str
     rows: Sequence[Row]
 
     @property
@@ -65,105 +64,57 @@ class Report:
         return list(self.rows[0].used)
 
     def as_dict(self) -> dict[str, Any]:
-        devices = [roofline.device(name) for name in roofline.DEVICES]
-        return {
-            "nvcc": self.nvcc,
-            "kernels": [row.as_dict() for row in self.rows],
-            "block": asdict(operator_work.VIT_B),
-            "devices": [asdict(each) for each in devices],
-            "operators": [
-                {
-                    "operator": work.operator,
-                    "setting": work.setting,
-                    "batch": batch,
-                    "launches": len(work.launches),
-                    "least_bytes": work.least,
-                    "moved_bytes": work.moved,
-                    "operations": work.operations,
-                    "roofline_us": {each.name: round(1e6 * work.seconds(each), 4) for each in devices},
-                }
-                for batch in BATCHES
-                for work in operator_work.works(batch)
-            ],
-        }
+        return {"nvcc": self.told, "kernels": [row.as_dict() for row in self.rows]}
 
-    def page(self, where: Mapping[str, Any]) -> str:
-        """The page: machine code, bytes, roofline."""
-        code = (
-            "The CUDA kernels of `plugins/kernels`, compiled and not run: `compiled`. Made by `python -m "
-            f"tokenrt.perf.bench.gpu.kernels` with nvcc {self.nvcc}. No kernel spills a register or uses the stack, for any "
-            "architecture; `tests/plugins/toolchain/test_device.py` checks that, and that rows are read 16 bytes at a time.\n\n"
-            "## Machine code\n\nThreads of a block, bytes of shared memory of a block, then for each architecture "
-            "registers of a thread and theoretical occupancy in percent (warps a multiprocessor holds at once, of those "
-            "it could). A kernel that tiles in registers is meant to run at low occupancy."
+    @classmethod
+    def of(cls, told: Mapping[str, Any]) -> Code:
+        """The code that a page written before tells of."""
+        rows = [
+            Row(
+                row["kernel"],
+                row["threads"],
+                {
+                    int(arch): device.Usage(
+                        row["kernel"],
+                        used["registers"],
+                        used["shared_bytes"],
+                        used["stack_bytes"],
+                        used["spilled_bytes"],
+                    )
+                    for arch, used in row["architectures"].items()
+                },
+            )
+            for row in told["kernels"]
+        ]
+        return cls(told["nvcc"], rows)
+
+    def page(self) -> list[str]:
+        told = (
+            f"The CUDA kernels of `plugins/kernels`, compiled by nvcc {self.told} and not run. No kernel spills a "
+            "register or uses the stack, for any architecture; `tests/plugins/toolchain/test_device.py` checks that, and "
+            "that rows are read 16 bytes at a time. Threads of a block, bytes of shared memory of a block, then for each "
+            "architecture registers of a thread and theoretical occupancy in percent (warps a multiprocessor holds at "
+            "once, of those it could). A kernel that tiles in registers is meant to run at low occupancy."
         )
         head = ["kernel", "threads:", "shared:", *(f"sm_{arch}:" for arch in self.architectures)]
-        moved = (
-            "## Bytes\n\nOne block of ViT-B/16 (197 tokens of 768 channels, 12 heads of 64, fp16; points between which "
-            "distances are measured are fp32) at batch 1. Least: inputs read once and outputs written once. Moved: what "
-            "the launches read and write where a cache serves whatever one launch reads twice, and nothing between "
-            "launches."
-        )
-        bytes_head = ["operator", "setting", "launches:", "least, KB:", "moved, KB:", "ratio:", "MFLOP:"]
-        model = (
-            "## Roofline\n\nThe least time in microseconds: for each launch its bytes over the device's memory bandwidth or "
-            "its operations over the device's fp32 rate, whichever is longer, summed. **A model, not a measurement**: "
-            "nothing here ran on a GPU. Starting a launch takes some two microseconds more, which at batch 1 is most of the "
-            "time; nor does the bound know that one block an image chooses or merges token by token, so that few images leave "
-            "most of a GPU idle. M: bound by memory; A: by arithmetic. The devices' figures are "
-            "facts of `targets/*.toml`: "
-            f"{self._figures()}."
-        )
-        time_head = [
-            "operator",
-            "setting",
-            *(f"{name}, batch {n}:" for name in roofline.DEVICES for n in BATCHES),
-        ]
-        return "\n\n".join(
-            [
-                "# Kernels", code, results.table(head, [row.cells() for row in self.rows]),
-                moved, results.table(bytes_head, [_bytes(work) for work in operator_work.works(1)]),
-                model, results.table(time_head, self._times()),
-                results.told(where),
-            ]
-        )  # fmt: skip
-
-    def _times(self) -> list[list[str]]:
-        devices = [roofline.device(name) for name in roofline.DEVICES]
-        by_batch = list(zip(*(operator_work.works(batch) for batch in BATCHES), strict=True))
-        return [
-            [
-                f"`{same[0].operator}`",
-                same[0].setting,
-                *(
-                    f"{_short(1e6 * work.seconds(each))} {work.bound(each)[0].upper()}"
-                    for each in devices
-                    for work in same
-                ),
-            ]
-            for same in by_batch
-        ]
-
-    def _figures(self) -> str:
-        return "; ".join(
-            f"{each.name} {each.bandwidth / 1e9:g} GB/s and {each.operations / 1e12:g} TFLOP/s"
-            for each in map(roofline.device, roofline.DEVICES)
-        )
+        return ["## Machine code", told, results.table(head, [row.cells() for row in self.rows])]
 
 
-def _short(value: float) -> str:
-    """Three digits, never an exponent."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 0.001 else f"{value:.6f}"
+@dataclass(frozen=True)
+class Report:
+    """The page: what each operator would cost as a plugin, and the machine code of the kernels."""
+
+    code: Code
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.code.as_dict(), **costs.as_dict()}
+
+    def page(self, where: Mapping[str, Any]) -> str:
+        made = "Made by `python -m tokenrt.perf.bench.gpu.kernels`."
+        return "\n\n".join(["# Kernels", made, *costs.page(), *self.code.page(), results.told(where)])
 
 
-def _bytes(work: roofline.Work) -> list[str]:
-    return [
-        f"`{work.operator}`", work.setting, str(len(work.launches)), f"{work.least / 1e3:.1f}", f"{work.moved / 1e3:.1f}",
-        f"{work.moved / work.least:.2f}", f"{work.operations / 1e6:.2f}",
-    ]  # fmt: skip
-
-
-def run(architectures: Sequence[int]) -> Report:
+def run(architectures: Sequence[int]) -> Code:
     """Compile for each architecture, with what the cache holds, and read what the compiler says.
 
     Raises: UnsupportedError without nvcc; BuildError where a kernel spills or warns.
@@ -179,7 +130,8 @@ def run(architectures: Sequence[int]) -> Report:
     names = device.readable(list(found))
     # Two operators may share a kernel, which then has one row.
     rows = {names[symbol]: Row(names[symbol], threads[symbol], used) for symbol, used in found.items()}
-    return Report(nvcc.version, [rows[name] for name in sorted(rows)])
+    today = results.circumstances(packages=())["date"]
+    return Code(f"{nvcc.version} on {today}", [rows[name] for name in sorted(rows)])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -191,13 +143,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, default=Path("docs"), help="folder of kernels.md and kernels.json"
     )
+    parser.add_argument(
+        "--keep-code",
+        action="store_true",
+        help="leave the machine code as kernels.json has it; needs no nvcc",
+    )
     try:
         asked = parser.parse_args(arguments)
-        report = run(asked.arch or toolchain.toolkit().architectures)
+        if asked.keep_code:
+            code = Code.of(json.loads((asked.out / "kernels.json").read_text()))
+        else:
+            code = run(asked.arch or toolchain.toolkit().architectures)
     except TokenrtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    where = results.circumstances(packages=())
+    report, where = Report(code), results.circumstances(packages=())
     paths = results.write(asked.out, "kernels", {**where, **report.as_dict()}, report.page(where))
     print(f"written: {', '.join(map(str, paths))}")
     return 0

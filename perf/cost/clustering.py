@@ -1,0 +1,97 @@
+"""Launches of the operators that cluster: TokenCluster, TokenPeaks, TokenMeans and TokenMedoids."""
+
+from __future__ import annotations
+
+from tokenrt.perf.cost.chip import constant
+from tokenrt.perf.cost.choosing import BY_SCORE, chosen
+from tokenrt.perf.cost.launch import Launch
+from tokenrt.perf.cost.sizes import INDEX, SINGLE, Call, over, pass_cycles, tile_cycles
+
+CLUSTER_LONG = 1024
+"""Tokens from which on tiles are 64 rows, and above which one block of 512 threads merges."""
+
+TILE, THREADS = 32, 64
+"""Rows of a tile, and its threads, where distances are compared."""
+
+
+def cluster(call: Call) -> tuple[Launch, ...]:
+    """TokenCluster: metric [B,N,D]."""
+    batch, tokens, width = call.shapes[0]
+    long = tokens >= CLUSTER_LONG and width * call.item % 16 == 0
+    tile, threads = (64, 256) if long else (TILE, THREADS)
+    like, state = batch * tokens**2 * SINGLE, 6 * batch * tokens * SINGLE
+    merges = tokens - call.size("keep")
+    each = constant("merge_cycles") + constant("look_cycles") * over(tokens, 256)
+    return (
+        Launch(
+            "cluster::compare", over(tokens, tile) ** 2 * batch, threads, tile_cycles(width, call.item, threads),
+            call.data + like, 2.0 * batch * tokens**2 * width,
+        ),
+        Launch("cluster::merge", batch, 512 if tokens > CLUSTER_LONG else 256, merges * each, like + state),
+    )  # fmt: skip
+
+
+def _compared(kernel: str, call: Call, against: int, bytes_more: float = 0) -> Launch:
+    """A tile of tokens a block, against all of `against` rows by distance."""
+    batch, tokens, width = call.shapes[0]
+    cycles = over(against, TILE) * tile_cycles(width, call.item, THREADS, distances=True)
+    operations = 3.0 * batch * tokens * against * width
+    return Launch(kernel, over(tokens, TILE) * batch, THREADS, cycles, call.data + bytes_more, operations)
+
+
+def peaks(call: Call) -> tuple[Launch, ...]:
+    """TokenPeaks: metric [B,N,D]."""
+    batch, tokens, _ = call.shapes[0]
+    keep, each = call.size("keep"), batch * tokens * SINGLE
+    center, assign = batch * keep * INDEX, batch * tokens * INDEX
+    return (
+        _compared("peaks::density", call, tokens, each),
+        _compared("peaks::gaps", call, tokens, 3 * each),
+        Launch("peaks::rate", batch, 256, 2 * pass_cycles(tokens, 256), 4 * each),
+        *chosen(batch, tokens, keep, 0, BY_SCORE),
+        _compared("nearest::center", call, keep, center + assign),
+        Launch("peaks::own", over(keep, 256) * batch, 256, 2 * constant("load_cycles"), 2 * center),
+    )
+
+
+def _arranged(batch: int, tokens: int) -> Launch:
+    """Tokens in the order of their clusters: rounds.cuh."""
+    cycles = 2 * constant("load_cycles") + 6 * tokens
+    return Launch(
+        "rounds::arrange", over(tokens, 256) * batch, 256, cycles, batch * tokens * (INDEX + 2 * SINGLE)
+    )
+
+
+def means(call: Call) -> tuple[Launch, ...]:
+    """TokenMeans: metric [B,N,D], weight [B,N], start [B,K]."""
+    (batch, tokens, width), keep = call.shapes[0], call.shapes[2][1]
+    centers, assign = batch * keep * width * SINGLE, batch * tokens * INDEX
+    members = over(tokens, keep)
+    stretches = over(width, 32 * (16 // call.item))
+    begin = Launch("means::begin", over(keep, 4) * batch, 128, 2 * constant("load_cycles"), 2 * centers)
+    around = (
+        _compared("means::join", call, keep, centers + assign),
+        _arranged(batch, tokens),
+        Launch(
+            "means::move", keep * stretches * batch, 128, (4 + members) * constant("load_cycles"),
+            call.data + 2 * centers + 2 * assign, 3.0 * batch * tokens * width,
+        ),
+    )  # fmt: skip
+    return begin, *around * call.size("rounds")
+
+
+def medoids(call: Call) -> tuple[Launch, ...]:
+    """TokenMedoids: metric [B,N,D], weight [B,N], start [B,K]."""
+    (batch, tokens, width), keep = call.shapes[0], call.shapes[2][1]
+    start, assign, numbers = batch * keep * INDEX, batch * tokens * INDEX, batch * tokens * SINGLE
+    begin = Launch("medoids::begin", over(keep, 256) * batch, 256, 2 * constant("load_cycles"), 2 * start)
+    join = _compared("nearest::center", call, keep, start + assign)
+    costs = Launch(
+        "medoids::costs", over(tokens, TILE) * batch, THREADS,
+        2 * tile_cycles(width, call.item, THREADS, distances=True), call.data + 4 * numbers,
+        3.0 * batch * tokens * TILE * width,
+    )  # fmt: skip
+    move = Launch(
+        "medoids::move", over(keep, 8) * batch, 256, 4 * constant("load_cycles"), 3 * numbers + start
+    )
+    return begin, *(join, _arranged(batch, tokens), costs, move) * call.size("rounds"), join

@@ -1,0 +1,59 @@
+"""What the tables of launches share: the sizes of a call, tiles of products, and passes of a block over a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from tokenrt.perf.cost.chip import constant
+
+SINGLE, INDEX = 4, 8
+"""Bytes of a score or a size (float32) and of an index (int64)."""
+
+SLICE = 64
+"""Bytes of a row that a tile loads at a time (tile.cuh)."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A call of an operator.
+
+    shapes: of its inputs; attributes: as of the ONNX node; item: bytes of an element of what keeps its own type, 2 or 4.
+    """
+
+    shapes: Sequence[Sequence[int]]
+    attributes: Mapping[str, Any]
+    item: int = 2
+
+    def size(self, name: str) -> int:
+        """An attribute that sets a size, a list of one number on a node."""
+        value = self.attributes[name]
+        return int(value if isinstance(value, int) else value[0])
+
+    @property
+    def data(self) -> float:
+        """Bytes of the first input."""
+        return prod(self.shapes[0]) * self.item
+
+
+def over(count: int, each: int) -> int:
+    """How many groups of `each` hold `count`."""
+    return -(-count // each)
+
+
+def tile_cycles(width: int, item: int, threads: int, *, distances: bool = False) -> float:
+    """Cycles of one tile of products, or of distances, of rows of `width` elements."""
+    step = constant("distance_cycles" if distances else "dot_cycles") * over(threads, 128)
+    return over(width * item, SLICE) * (constant("slice_cycles") + SLICE / item * step)
+
+
+def pass_cycles(tokens: int, threads: int) -> float:
+    """Cycles of one pass of a block over a number for each token."""
+    return constant("pass_cycles") + constant("step_cycles") * over(tokens, threads)
+
+
+def count_cycles(tokens: int) -> float:
+    """Cycles in which each thread counts those of `tokens` keys, staged in shared memory, that come before its own."""
+    return 2 * constant("load_cycles") + 6 * tokens

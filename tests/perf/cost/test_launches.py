@@ -1,0 +1,95 @@
+"""The table of launches against what the host build of the kernels would launch, over each boundary of sizes and types."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.plugins.helpers.running import needs_compiler
+from tokenrt.errors import UnsupportedError
+from tokenrt.passes.ops import OPERATORS as NODES
+from tokenrt.perf.cost import jobs, operators
+from tokenrt.perf.cost.launch import Launch
+from tokenrt.perf.cost.model import MODELS, Block
+from tokenrt.plugins.host import recorder
+from tokenrt.plugins.host.launches import KERNELS
+
+INDICES = {"keep", "source", "destination", "source_map", "start"}
+ODD = [
+    Block(2 * 64 + 1, 65, 65),
+    Block(1023, 64),
+    Block(1025, 64),
+    Block(1026, 60, 60),
+    Block(2048, 128),
+    Block(2050, 128),
+    Block(2100, 64),
+    Block(47, 96, 96),
+]
+
+
+def told(launches: Sequence[Launch]) -> list[tuple[str, int, int]]:
+    return [(each.kernel, each.blocks, each.threads) for each in launches]
+
+
+def started(job: jobs.Job) -> list[tuple[str, int, int]]:
+    kind = {2: "float16", 4: "float32"}[job.item]
+    inputs = [
+        recorder.like(shape, np.int64 if name in INDICES else kind)
+        for name, shape in zip(NODES[job.operator].inputs, job.shapes, strict=True)
+    ]
+    found = recorder.recorded(job.operator, inputs, job.attributes)
+    return [(re.sub("<.*", "", each.kernel), each.blocks, each.threads) for each in found.launches]
+
+
+@needs_compiler
+@pytest.mark.parametrize("block", [*MODELS.values(), *ODD], ids=lambda block: f"{block.tokens}x{block.width}")
+@pytest.mark.parametrize("batch", [1, 3])
+def test_launches_are_those_of_the_kernels(block: Block, batch: int) -> None:
+    for job in jobs.jobs(block, batch):
+        assert told(job.work.launches) == started(job), (job.operator, job.setting)
+
+
+@needs_compiler
+@pytest.mark.parametrize("rows", [3, 4, 5])
+def test_a_few_rows_of_scores(rows: int) -> None:
+    heads = (2, 6, 600, 64)
+    asked = {"scale": 0.1, "first_row": [0], "end_row": [rows]}
+    job = jobs.Job("TokenScore", "", [heads, heads, (1, 1, 1, 1)], asked)
+    assert told(job.work.launches) == started(job)
+
+
+@needs_compiler
+@pytest.mark.parametrize("tokens", [1024, 1025])
+def test_greedy_from_the_most_isolated(tokens: int) -> None:
+    asked = {"keep": [9], "protect": [1], "order": 0, "power": 1.0, "mix": 0.5, "objective": 1, "seed": 2}
+    job = jobs.Job("TokenGreedySelect", "", [(2, tokens, 64), (2, tokens)], asked)
+    assert told(job.work.launches) == started(job)
+
+
+@needs_compiler
+def test_a_table_that_says_otherwise_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tokenrt.perf.cost import merging
+
+    monkeypatch.setattr(merging, "MATCH_LARGE", 1024)
+    job = next(job for job in jobs.jobs(ODD[2], 1) if job.operator == "TokenMatch")
+    assert told(job.work.launches) != started(job)
+
+
+def test_every_kernel_is_in_the_table_and_in_the_jobs() -> None:
+    assert operators.OPERATORS.keys() == KERNELS.keys()
+    assert {job.operator for job in jobs.jobs(ODD[0], 1)} == KERNELS.keys()
+    with pytest.raises(UnsupportedError, match="TokenX has no plugin; plugins: TokenSelect"):
+        operators.work("TokenX", [], {})
+
+
+def test_attributes_are_those_of_the_nodes() -> None:
+    for job in jobs.jobs(ODD[0], 1):
+        assert_settled(job.operator, job.attributes)
+
+
+def assert_settled(operator: str, attributes: Mapping[str, Any]) -> None:
+    assert NODES[operator].settle(attributes).keys() >= attributes.keys(), operator
