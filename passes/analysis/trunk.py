@@ -118,7 +118,8 @@ class Trunk:
                 index
                 for index in marked
                 if all(
-                    stream[index] & above[other] and not stream[other] & above[index]
+                    stream[index] & above[other]
+                    and not self._shares(stream[other], values[index], above[index])
                     for other in marked
                     if other != index
                 )
@@ -126,8 +127,17 @@ class Trunk:
             self._forks[node] = trunks[0] if trunks else None
         return self._forks[node]
 
-    def _above(self, values: Iterable[ir.Value | None], stops: frozenset[str] = frozenset()) -> set[ir.Value]:
-        """Values on the token axis that these are made of, themselves included, up to nodes of type `stops`."""
+    def _shares(self, branch: set[ir.Value], trunk: ir.Value | None, above: set[ir.Value]) -> bool:
+        """Whether a branch holds values of the trunk itself; one that is added in parts was added to the trunk before."""
+        return bool(branch & above) and bool(branch & self._above((trunk,), past=True))
+
+    def _above(
+        self, values: Iterable[ir.Value | None], stops: frozenset[str] = frozenset(), *, past: bool = False
+    ) -> set[ir.Value]:
+        """Values on the token axis that these are made of, themselves included, up to nodes of type `stops`.
+
+        past: past residual additions by their trunk alone.
+        """
         found: set[ir.Value] = set()
         todo = [value for value in values if value is not None]
         while todo:
@@ -136,8 +146,11 @@ class Trunk:
                 continue
             found.add(value)
             node = value.producer()
-            if node is not None and node.op_type not in stops:
-                todo.extend(data for data in node.inputs if data is not None)
+            if node is None or node.op_type in stops:
+                continue
+            trunk = self._trunk(node, self._marked(node)) if past and node in self.flow.inputs else None
+            followed = node.inputs if trunk is None else (node.inputs[trunk],)
+            todo.extend(data for data in followed if data is not None)
         return found
 
     def _check(self, step: Step, behind: frozenset[ir.Value]) -> None:

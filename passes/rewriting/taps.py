@@ -285,10 +285,11 @@ class GraphTaps:
         width = self.core.width
         dims = self.shapes.of(value)
         producer = value.producer()
-        along = len(dims) - 2
+        along, pictures = len(dims) - 2, 0
         while producer is not None and self.core.key_transposed:
             marks = self.marks.get(value, ())
-            if along == 3 and dims[3:] == (width,) and len(marks) == 1 and marks[0].axis in (1, 2):
+            plain = along == 3 and pictures == 0 and dims[3:] == (width,)
+            if plain and len(marks) == 1 and marks[0].axis in (1, 2):
                 return value, 3 - marks[0].axis, factor
             step = producer.inputs[0]
             if (
@@ -303,9 +304,10 @@ class GraphTaps:
                     break
                 factor *= number
             earlier = _before(producer, along, dims, self.shapes.of(step))
-            if earlier is None:
+            first = _first_before(producer, pictures, dims, self.shapes.of(step))
+            if earlier is None or first is None:
                 break
-            along = earlier
+            along, pictures = earlier, first
             value, dims, producer = step, self.shapes.of(step), step.producer()
         return self._by_head(self.core.key, self.core.key_heads, transposed=self.core.key_transposed), 1, 1.0
 
@@ -351,6 +353,13 @@ def _before(node: ir.Node, axis: int, after: Dims, dims: Dims) -> int | None:
     if node.op_type == "Reshape" and after[axis:] != dims[len(dims) - behind :]:
         return None
     return len(dims) - behind
+
+
+def _first_before(node: ir.Node, axis: int, after: Dims, dims: Dims) -> int | None:
+    """The axis of the input that begins with the pictures, as this one of the output does; None where a Reshape hides it."""
+    if node.op_type == "Reshape" and axis and after[: axis + 1] != dims[: axis + 1]:
+        return None
+    return permutation(node, len(after))[axis] if node.op_type == "Transpose" else axis
 
 
 def log_size(op: GraphOps, size: ir.Value, batch: int, count: int) -> ir.Value:
