@@ -44,10 +44,10 @@ MAY_IMPORT: Mapping[str, str] = {
     "perf.profile": "passes.analysis passes.checking passes.forms passes.graph targets targets.engines targets.profiles "
     "targets.trtexec",
     "perf.demo": "passes passes.analysis passes.checking passes.planning perf.profile targets targets.profiles",
-    "perf.cost": "targets.profiles",
+    "perf.cost": "passes passes.analysis passes.forms passes.graph passes.ops passes.planning perf.profile targets.profiles",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
     "passes.planning perf.cost perf.demo perf.profile plugins.toolchain targets",
-    "tokenrt": "passes.forms passes.methods passes.planning perf.demo plugins plugins.host plugins.toolchain targets "
+    "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo plugins plugins.host plugins.toolchain targets "
     "targets.trtexec",
 }
 """Each room below those that import it: an arrow that is not here is a fault, and so is one here that nobody uses."""

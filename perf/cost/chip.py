@@ -36,6 +36,7 @@ CONSTANTS: Mapping[str, Constant] = MappingProxyType(
         "layers_a_block": Constant(
             8, "counted: engine layers of a DeiT-S block, TensorRT-RTX, float16, batch 1 (docs/results/engine_layers.md)"
         ),
+        "layers_around": Constant(5, "counted: the other engine layers of DeiT-S, 101 in all, in the same engine"),
         "load_cycles": Constant(300, "estimate: latency of a load that L2 serves"),
         "slice_cycles": Constant(460, f"two dependent loads and two barriers of a tile's slice; {ESTIMATE}"),
         "dot_cycles": Constant(19, "instructions of a step of a tile of products, counted (tile.cuh)"),

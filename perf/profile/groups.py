@@ -64,12 +64,17 @@ def named(names: list[str], known: Mapping[str, str]) -> str:
         return known[names[0]]
     for name in names:
         if site := SITE.match(name):
-            return f"{_block(int(site[1] or 0), int(site[2]))}{REDUCTION}"
+            return reduction_of(int(site[1] or 0), int(site[2]))
     return REST if any(name.startswith(INSERTED) for name in names) else ""
 
 
 def _block(transformer: int, block: int) -> str:
     return f"transformer {transformer} block {block}" if transformer else f"block {block}"
+
+
+def reduction_of(transformer: int, block: int) -> str:
+    """The group of what a reduction at a block put in."""
+    return f"{_block(transformer, block)}{REDUCTION}"
 
 
 def of_the_reduction(group: str) -> bool:

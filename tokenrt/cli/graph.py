@@ -50,6 +50,18 @@ def plan(
     settings: o.Set = None,
     shape: o.Shape = None,
     allow_noop: o.AllowNoop = False,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Say too what the reductions add on this target: launches by site, and time by a model, unmeasured.",
+            metavar="TARGET",
+        ),
+    ] = None,
+    batch: Annotated[
+        int, typer.Option(help="Images at a time, for what is said of --target.", min=1, metavar="B")
+    ] = 1,
+    tensorrt: o.Tensorrt = None,
+    folder: o.Folder = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Plan to write, as TOML.", metavar="P.toml")
     ] = None,
@@ -58,6 +70,7 @@ def plan(
 
     Example: tokenrt plan vit.onnx --method tome --remove 8 -o plan.toml
     """
+    wanted = None if target is None else o.load_target(target, tensorrt, folder)
     made = tokenrt.plan(
         model,
         method=_required(method),
@@ -73,7 +86,11 @@ def plan(
     )
     if output is not None:
         made.save(output)
-    return made
+    if wanted is None:
+        return made
+    from tokenrt.perf.cost.sites import cost_of
+
+    return cost_of(model, made, wanted, batch=batch, shape=shape)
 
 
 def reduce(

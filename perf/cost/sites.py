@@ -1,0 +1,149 @@
+"""What each site of a plan adds on a target: launches in the form of functions and by plugin, and time as the model has it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import onnx_ir as ir
+
+from tokenrt.errors import TargetError, TokenrtError
+from tokenrt.passes.analysis.prepare import ShapeOption, prepare
+from tokenrt.passes.forms.bodies import for_gpu
+from tokenrt.passes.graph.model import ModelLike
+from tokenrt.passes.graph.shapes import BATCH, Dims, infer
+from tokenrt.passes.ops import DOMAIN
+from tokenrt.passes.planning.plan import Plan
+from tokenrt.passes.reduce import reduce
+from tokenrt.perf.cost import fusion
+from tokenrt.perf.cost.chip import Chip, constant
+from tokenrt.perf.cost.launch import Work
+from tokenrt.perf.cost.operators import OPERATORS, work
+from tokenrt.perf.cost.report import PlanCost, SiteCost, Times
+from tokenrt.perf.profile import groups
+from tokenrt.targets.profiles.profile import Target
+
+HALF = 2
+"""Bytes of an element: times are those of a model in float16."""
+
+
+def cost_of(
+    model: ModelLike, plan: Plan, target: Target, *, batch: int = 1, shape: ShapeOption = None
+) -> PlanCost:
+    """Count what the reductions of a plan add to a model on a target, for `batch` images.
+
+    What cannot be counted is left out and said in `notes`: launches where the target is no GPU of TensorRT's, plugins where it
+    takes none, time where its profile lacks a figure. Raises: TargetError for a batch below 1.
+    """
+    if batch < 1:
+        raise TargetError(f"--batch {batch}: expected 1 image or more")
+    accepts, found, chip = target.accepts(), PlanCost(plan, target.name, batch), None
+    if not accepts.gpu:
+        return found.told(f"{target.name} runs no engine of TensorRT's: launches are counted for these")
+    try:
+        chip = Chip.of(target)
+    except TargetError as error:
+        found = found.told(str(error))
+    if not plan.sites:
+        return found
+    try:
+        known = groups.groups_of(prepare(model, shape, plan.wanted or None))
+        reduced = reduce(model, plan=plan, shape=shape).model
+        plugins = _plugins(reduced, known, batch) if accepts.plugins else {}
+        functions = _functions(reduced, known, accepts.top_k)
+    except TokenrtError as error:
+        return found.told(f"launches were not counted: {error}")
+    if not accepts.plugins:
+        found = found.told(f"{target.name} takes no plugins")
+    blocks = sum(plan.transformers[number].blocks for number in plan.reduced())
+    sites = tuple(_sites(plan, functions, plugins if accepts.plugins else None, chip))
+    whole = int(constant("layers_a_block") * blocks + constant("layers_around"))
+    return replace(found, sites=sites, launches=whole, times=_times(plan, sites, whole, chip, batch))
+
+
+def _sites(
+    plan: Plan, functions: Mapping[str, int], plugins: Mapping[str, Calls] | None, chip: Chip | None
+) -> Iterator[SiteCost]:
+    for site, before in zip(plan.sites, plan.arriving(), strict=True):
+        group = groups.reduction_of(site.transformer, site.block)
+        launched = functions.get(group, 0)
+        calls = None if plugins is None else plugins.get(group, Calls())
+        yield SiteCost(
+            site, before, launched, None if calls is None else calls.launches,
+            None if chip is None else launched * chip.launch,
+            None if chip is None or calls is None else calls.seconds(chip),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The plugins of a site, and launches of other operators around them."""
+
+    works: tuple[Work, ...] = ()
+    around: int = 0
+
+    @property
+    def launches(self) -> int:
+        return self.around + sum(len(work.launches) for work in self.works)
+
+    def seconds(self, chip: Chip) -> float:
+        return self.around * chip.launch + sum(work.seconds(chip) for work in self.works)
+
+
+def _plugins(model: ir.Model, known: Mapping[str, str], batch: int) -> dict[str, Calls]:
+    """The plugins by group. Raises: TokenrtError where shapes are not known."""
+    dims, told = infer(model, strict=False).dims, fusion.computed(model.graph)
+    found = {}
+    for group, nodes in _grouped(model, known).items():
+        ours = [node for node in nodes if node.domain == DOMAIN and node.op_type in OPERATORS]
+        works = tuple(_work(node, dims, batch) for node in ours)
+        found[group] = Calls(works, fusion.levels(nodes, told))
+    return found
+
+
+def _work(node: ir.Node, dims: Mapping[str, Dims], batch: int) -> Work:
+    shapes = [
+        [
+            size // BATCH * batch if size and size % BATCH == 0 else size
+            for size in dims.get(str(value.name), ())
+        ]
+        for value in node.inputs
+        if value is not None
+    ]
+    if not shapes[0]:
+        raise TargetError(f"the shape of {node.inputs[0]} is not known")
+    own = {key: attribute.value for key, attribute in node.attributes.items()}
+    return work(node.op_type, shapes, own, HALF)
+
+
+def _functions(model: ir.Model, known: Mapping[str, str], top_k: int | None) -> dict[str, int]:
+    """Launches by group, as lowered for GPUs; `model` is changed."""
+    for_gpu(model, top_k=top_k)
+    groups.inlined(model, known)
+    told = fusion.computed(model.graph)
+    return {group: fusion.levels(nodes, told) for group, nodes in _grouped(model, known).items()}
+
+
+def _grouped(model: ir.Model, known: Mapping[str, str]) -> dict[str, list[ir.Node]]:
+    """The nodes of the graph by group, in order."""
+    own, found = groups.grouped(model, known), dict[str, list[ir.Node]]()
+    for node in model.graph:
+        if groups.of_the_reduction(own[node]):
+            found.setdefault(own[node], []).append(node)
+    return found
+
+
+def _times(
+    plan: Plan, sites: tuple[SiteCost, ...], launches: int, chip: Chip | None, batch: int
+) -> Times | None:
+    """The time of the model before and behind the reduction, in both forms."""
+    if chip is None or not plan.macs_before:
+        return None
+
+    def spent(macs: int) -> float:
+        return launches * chip.launch + 2.0 * macs * batch / chip.tensor
+
+    functions = sum(site.functions_seconds or 0 for site in sites)
+    plugins = [site.plugins_seconds for site in sites if site.plugins_seconds is not None]
+    after = spent(plan.macs_after)
+    return Times(spent(plan.macs_before), after + functions, after + sum(plugins) if plugins else None)
