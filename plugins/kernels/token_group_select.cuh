@@ -18,6 +18,10 @@ struct GroupShape {
 
 constexpr int kMostGroups = 1024;
 
+struct GroupPolicy {
+    static constexpr int kThreads = 128;
+};
+
 namespace select {
 
 template <typename T, int kThreads>
@@ -60,7 +64,7 @@ inline cudaError_t token_group_select(int type, const void* score, const int* le
     }
     return with_type(type, [=](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
-        constexpr int kThreads = SelectPolicy<false>::kThreads;
+        constexpr int kThreads = GroupPolicy::kThreads;
         const dim3 grid(static_cast<unsigned>(shape.groups), static_cast<unsigned>(shape.batch));
         return launch(select::by_group<T, kThreads>, grid, kThreads, stream, static_cast<const T*>(score),
                       lengths, quotas, index, shape);

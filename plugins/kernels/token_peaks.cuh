@@ -212,9 +212,7 @@ cudaError_t run(const T* metric, std::int64_t* center, std::int64_t* assign, flo
         state = launch(rate, dim3(batch), kRateThreads, stream, workspace, score, shape);
     }
     if (state == cudaSuccess) {
-        const auto choose = shape.tokens > kSelectLong ? select::run<float, SelectPolicy<true>>
-                                                       : select::run<float, SelectPolicy<false>>;
-        state = choose(score, center, kept, shape.batch, shape.tokens, shape.keep, 0, kByScore, stream);
+        state = select::run(score, center, kept, shape.batch, shape.tokens, shape.keep, 0, kByScore, stream);
     }
     if (state == cudaSuccess) {
         state = launch(nearest::center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, center,

@@ -97,7 +97,7 @@ def test_no_kernel_reads_or_writes_beside_its_memory() -> None:
 
 
 def test_no_kernel_has_a_race() -> None:
-    check(run(RACES, "every_type"))
+    check(run(RACES, "every_type or (over_a_boundary and 65)"))
 
 
 @pytest.mark.slow
@@ -137,10 +137,26 @@ BREAKS = {
     ),
     "a race in the radix search": (
         RACES,
-        "TokenSelect and every_type",
+        "TokenGroupSelect and every_type",
         "select.cuh",
         "atomicAdd(&histogram[key >> shift & (kBins - 1)], 1u)",
         "histogram[key >> shift & (kBins - 1)] += 1u",
+        "ThreadSanitizer: data race",
+    ),
+    "keys of a warp read before all have come": (
+        RACES,
+        "TokenSelect and every_type",
+        "sort.cuh",
+        "                __syncwarp();\n",
+        "                ;\n",
+        "ThreadSanitizer: data race",
+    ),
+    "keys of another warp read before all have come": (
+        RACES,
+        "selection_over_a_boundary and 65",
+        "sort.cuh",
+        "const int next = apart > 1 ? apart / 2 : run;",
+        "const int next = 1;",
         "ThreadSanitizer: data race",
     ),
     "one row too many": (

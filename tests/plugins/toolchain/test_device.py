@@ -49,6 +49,7 @@ NARROW: Mapping[str, str] = {
     "score::few_mean": "one thread a token: neighbours read neighbouring numbers",
     "score::many_mean": "one thread a token: neighbours read neighbouring numbers",
     "select::by_position": "one number a token, and a row need not start on 16 bytes",
+    "select::sorted": "one number a token, each once, and a row need not start on 16 bytes",
     "select::by_score": "scores through a list of positions",
 }
 """Kernels that have no such form, and what they read instead."""
