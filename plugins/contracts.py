@@ -1,18 +1,21 @@
 """The contract of each plugin, `plugins/token_*/contract.toml`, and the README made from it.
 
-`python -m tokenrt.plugins.contracts` writes the READMEs.
+`python -m tokenrt.plugins.contracts` writes the READMEs, and plugins/common/limits.h from the limits.
 """
 
 from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tokenrt.errors import TokenrtError
+from tokenrt.plugins.limits import Limits, header
 from tokenrt.plugins.toolchain.compiler import HERE
 
 FILE = "contract.toml"
@@ -65,8 +68,21 @@ class Contract:
     fields: tuple[Field, ...]
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
+    limits: Limits
     status: Mapping[str, str]
     folder: Path
+
+    def misfit(self, shapes: Sequence[Sequence[int | None] | None], fields: Mapping[str, Any]) -> str:
+        """Why the plugin would refuse a node with inputs of these shapes and these attributes; nothing where it takes it.
+
+        Sizes and whole shapes that are not known count as fitting.
+        """
+        for field in self.fields:
+            for number in np.ravel(fields.get(field.name, ())):
+                if field.least < field.most and not field.least <= number <= field.most:
+                    return f"{field.name} is {number}, the plugin takes {field.least} to {field.most}"
+        letters = [tensor.shape for tensor in self.inputs]
+        return self.limits.against(letters, shapes, fields, [tensor.name for tensor in self.inputs])
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -99,9 +115,12 @@ class Contract:
             if fields
             else "None.",
             "Namespace `tokenrt`, version `1`. An attribute that is missing, unknown, of another type or out of range is an "
-            "error that names it."
+            "error that names it; a list that is missing is empty."
             if fields
             else "Namespace `tokenrt`, version `1`. An attribute is an error that names it.",
+            "## Limits",
+            self.limits.text()
+            + " A node beyond them keeps its function: `tokenrt lower --target` and `tokenrt build` see to it.",
             "## Status",
             "\n".join(f"- {what}: {word}" for what, word in self.status.items()),
             "## Additional resources",
@@ -143,13 +162,20 @@ def _read(path: Path) -> Contract:
             fields=tuple(Field(name, **rest) for name, rest in held.pop("fields").items()),
             inputs=tuple(Tensor(name, **rest) for name, rest in held.pop("inputs").items()),
             outputs=tuple(Tensor(name, **rest) for name, rest in held.pop("outputs").items()),
+            limits=Limits.read(held.pop("limits")),
             folder=path.parent,
             **held,
         )
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, ValueError) as error:
         raise TokenrtError(f"{path} is no contract of a plugin: {error}") from error
 
 
+def limits_header() -> str:
+    """The text of plugins/common/limits.h."""
+    return header({name: contract.limits for name, contract in contracts().items()})
+
+
 if __name__ == "__main__":
+    (HERE / "common" / "limits.h").write_text(limits_header(), encoding="utf-8")
     for contract in contracts().values():
         (contract.folder / "README.md").write_text(contract.readme(), encoding="utf-8")

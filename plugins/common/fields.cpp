@@ -53,7 +53,7 @@ Values::Values(const std::vector<Field>& fields, const nvinfer1::PluginFieldColl
         read(*known, from);
     }
     for (const Value& value : values_) {
-        if (!value.given) {
+        if (!value.given && value.field.kind != Kind::kList) {
             refuse("field '", value.field.name, "' is missing");
         }
     }
@@ -123,6 +123,9 @@ std::vector<PluginField> Values::written() const {
     std::vector<PluginField> fields;
     for (const Value& value : values_) {
         const bool real = value.field.kind == Kind::kFloat;
+        if (!real && value.numbers.empty()) {
+            continue;
+        }
         fields.emplace_back(value.field.name,
                             real ? static_cast<const void*>(&value.real) : value.numbers.data(),
                             type_of(value.field.kind), real ? 1 : static_cast<int>(value.numbers.size()));

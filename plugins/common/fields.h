@@ -25,14 +25,15 @@ struct Field {
 class Values {
   public:
     // Reads the fields of a node. Refuses, with the name of the field: one that is missing, unknown, given
-    // twice, of another type or length, or out of range.
+    // twice, of another type or length, or out of range. A list that is missing is empty: nothing says that a
+    // serialiser keeps a field without data.
     Values(const std::vector<Field>& fields, const nvinfer1::PluginFieldCollection* given);
 
     int number(const char* name) const;
     float real(const char* name) const;
     const std::vector<std::int32_t>& list(const char* name) const;
 
-    // The fields as TensorRT keeps them in an engine; they point into this object.
+    // The fields as TensorRT keeps them in an engine, empty lists left out; they point into this object.
     std::vector<nvinfer1::PluginField> written() const;
 
     // One line: numbers by value, lists by length, which is what the choice of a kernel can depend on.

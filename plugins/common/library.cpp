@@ -2,6 +2,7 @@
 // for getCreators; who only opens it (trtexec --staticPlugins, Polygraphy, ctypes) relies on its registering
 // itself.
 #include <memory>
+#include <mutex>
 
 #include "creator.h"
 #include "operators.h"
@@ -29,29 +30,44 @@ class Library {
         }
     }
 
-    const std::vector<nvinfer1::IPluginCreatorInterface*>& listed() const { return listed_; }
+    using Creators = std::vector<nvinfer1::IPluginCreatorInterface*>;
+
+    const Creators& listed() const { return listed_; }
 
     // Enters the creators into TensorRT's own registry, where there is one.
     void enter() {
-        registry_ = runtime_registry();
+        nvinfer1::IPluginRegistry* const registry = runtime_registry();
+        Creators entered;
         for (auto* const creator : listed_) {
-            if (registry_ != nullptr && registry_->registerCreator(*creator, kNamespace)) {
-                entered_.push_back(creator);
+            if (registry != nullptr && registry->registerCreator(*creator, kNamespace)) {
+                entered.push_back(creator);
             }
         }
+        const std::lock_guard<std::mutex> held(mutex_);
+        registry_ = registry;
+        entered_ = std::move(entered);
     }
 
-    // Takes them out again: because a registry asks for them itself, or the library is closed.
+    // Takes them out again: because a registry asks for them itself, or the library is closed. Each is taken
+    // out once, by whichever thread comes first, and without the lock: a registry has its own.
     void leave() {
-        for (auto* const creator : entered_) {
-            registry_->deregisterCreator(*creator);
+        Creators entered;
+        nvinfer1::IPluginRegistry* registry = nullptr;
+        {
+            const std::lock_guard<std::mutex> held(mutex_);
+            entered.swap(entered_);
+            registry = registry_;
         }
-        entered_.clear();
+        for (auto* const creator : entered) {
+            registry->deregisterCreator(*creator);
+        }
     }
 
   private:
     std::vector<std::unique_ptr<Creator>> creators_;
-    std::vector<nvinfer1::IPluginCreatorInterface*> listed_, entered_;
+    Creators listed_;
+    std::mutex mutex_;  // over what follows
+    Creators entered_;
     nvinfer1::IPluginRegistry* registry_ = nullptr;
 };
 
@@ -82,12 +98,14 @@ TOKENRT_EXPORT void setLoggerFinder(nvinfer1::ILoggerFinder* finder) {
 // What this library is and what its creators take, a line each; for `tokenrt plugins info` and tests.
 TOKENRT_EXPORT const char* tokenrt_plugin_library() {
     using namespace tokenrt::plugin;
-    static std::string text;
     return guarded<const char*>("", [&] {
-        text = "tensorrt " TOKENRT_TENSORRT "\n" TOKENRT_BUILD;
-        for (const auto operation : kOperators) {
-            text += operation().described();
-        }
+        static const std::string text = [] {
+            std::string all = "tensorrt " TOKENRT_TENSORRT "\n" TOKENRT_BUILD;
+            for (const auto operation : kOperators) {
+                all += operation().described();
+            }
+            return all;
+        }();
         return text.c_str();
     });
 }

@@ -2,27 +2,56 @@
 
 #include <cstring>
 
+#include "limits.h"
 #include "report.h"
 
 namespace tokenrt::plugin {
 
 namespace {
 
-constexpr int kMostTokens = 16384, kMostWidth = 4096, kMostBatch = 1024, kMostHeads = 256, kMostAxes = 4;
+constexpr int kMostAxes = 4;
+
+const Limits& limits_of(const char* name) {
+    for (const Limits& one : kLimits) {
+        if (std::strcmp(one.name, name) == 0) {
+            return one;
+        }
+    }
+    refuse("no limits are declared for ", name, "; python -m tokenrt.plugins.contracts writes them");
+}
 
 }  // namespace
 
-int Operator::most(char letter) const {
-    switch (letter) {
-        case 'B':
-            return kMostBatch;
-        case 'H':
-            return kMostHeads;
-        case 'C':
-        case 'D':
-            return kMostWidth;
-        default:
-            return kMostTokens;
+std::int64_t Operator::most(char letter) const {
+    for (const auto& axis : limits_of(name).axes) {
+        if (axis.letter == letter) {
+            return axis.most;
+        }
+    }
+    return letter == 'C' || letter == 'D' ? kMostElements : kMostTokens;
+}
+
+void Operator::bound(const Values& values, const Sizes& sizes) const {
+    const Limits& limits = limits_of(name);
+    if (limits.work == 0) {
+        return;
+    }
+    std::int64_t work = 1;  // three factors below 2^21 each
+    std::string told;
+    for (const char* const factor : limits.factors) {
+        if (factor == nullptr) {
+            continue;
+        }
+        const std::int64_t size = factor[1] == '\0' ? sizes[factor[0]] : values.number(factor);
+        if (size == kUnknown) {
+            return;
+        }
+        work *= size;
+        told += std::string(told.empty() ? "" : " x ") + factor;
+    }
+    if (work > limits.work) {
+        refuse(told, " is ", work, ", the kernels take up to ", limits.work,
+               ": one launch would run for too long; leave the node its function");
     }
 }
 
@@ -63,7 +92,7 @@ void Operator::enter(Sizes& sizes, int i, int rank, const std::int64_t* axes) co
             }
             continue;
         }
-        if (size < (letter == 'R' ? 0 : 1) || size > most(letter)) {
+        if (size < (letter == 'R' || letter == 'B' ? 0 : 1) || size > most(letter)) {
             refuse("axis ", axis, " of input '", tensor.name, "' is ", size, ", the kernels take up to ",
                    most(letter));
         }
@@ -72,6 +101,11 @@ void Operator::enter(Sizes& sizes, int i, int rank, const std::int64_t* axes) co
                    sizes[letter], " elsewhere");
         }
         sizes.set(letter, size);
+    }
+    const bool known = rank > 2 && axes[rank - 2] != kUnknown && axes[rank - 1] != kUnknown;
+    if (known && axes[rank - 2] * axes[rank - 1] > kMostElements) {
+        refuse("input '", tensor.name, "' has ", axes[rank - 2] * axes[rank - 1],
+               " elements an image, the kernels take up to ", kMostElements);
     }
 }
 

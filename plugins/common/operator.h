@@ -80,8 +80,6 @@ class Operator {
     virtual void check(const Values&) const {}
     // Refuses sizes that do not fit the values; sizes not known yet are kUnknown.
     virtual void fit(const Values&, const Sizes&) const {}
-    // The largest size of an axis.
-    virtual int most(char letter) const;
     // The ONNX number of the type that Type::kOwn stands for, 0 where the values leave it open.
     virtual int own_type(const Values&) const { return 0; }
     virtual std::size_t workspace(const Values&, const Sizes&) const { return 0; }
@@ -89,8 +87,11 @@ class Operator {
 
     // The sizes that fields set.
     Sizes given(const Values& values) const;
-    // Enters the axes of input `i`; refuses what contradicts earlier ones or exceeds a limit.
+    // Enters the axes of input `i`; refuses what contradicts earlier ones or exceeds a limit. There may be no
+    // images at all.
     void enter(Sizes& sizes, int i, int rank, const std::int64_t* axes) const;
+    // Refuses more work than one launch should hold (limits.h).
+    void bound(const Values& values, const Sizes& sizes) const;
     // A line each for the name, the fields, the inputs and the outputs.
     std::string described() const;
 
@@ -104,6 +105,10 @@ class Operator {
           outputs(std::move(outputs)),
           set_by(std::move(set_by)),
           lists(std::move(lists)) {}
+
+  private:
+    // The largest size of an axis.
+    std::int64_t most(char letter) const;
 };
 
 }  // namespace tokenrt::plugin

@@ -113,6 +113,7 @@ std::int32_t Plugin::getOutputShapes(const DimsExprs* inputs, std::int32_t n_inp
             }
         }
         operator_.fit(values_, known);
+        operator_.bound(values_, known);
         for (int i = 0; i < n_outputs; ++i) {
             const std::string letters = operator_.outputs[static_cast<std::size_t>(i)].shape;
             outputs[i].nbDims = static_cast<std::int32_t>(letters.size());
@@ -171,6 +172,11 @@ std::int32_t Plugin::onShapeChange(const PluginTensorDesc* inputs, std::int32_t 
     return answer(kFailed, [&] {
         expect(n_inputs, n_outputs);
         sizes(inputs);
+        // It comes before every run and may fail, outside of a capture: whoever never attached this to a
+        // context, as a builder that times it, gets the lists here.
+        if (lists_.size() != operator_.lists.size()) {
+            upload();
+        }
         return 0;
     });
 }
@@ -180,6 +186,9 @@ std::int32_t Plugin::enqueue(const PluginTensorDesc* described, const PluginTens
                              cudaStream_t stream) noexcept {
     return answer(kFailed, [&] {
         const Sizes now = sizes(described);
+        if (now['B'] == 0) {
+            return 0;  // no images: a grid of no blocks would be an error
+        }
         const Call call{values_, now,    own_type(described), described, inputs,
                         outputs, lists_, workspace,           stream};
         const cudaError_t state = operator_.run(call);
@@ -218,8 +227,10 @@ void Plugin::upload() {
         all.resize((all.size() + kAlignment - 1) / kAlignment * kAlignment);
     }
     if (all.empty()) {
+        lists_.assign(operator_.lists.size(), nullptr);
         return;
     }
+    lists_.clear();
     void* memory = nullptr;
     cudaError_t state = cudaMalloc(&memory, all.size() * sizeof(std::int32_t));
     if (state == cudaSuccess) {
@@ -249,6 +260,7 @@ Sizes Plugin::sizes(const PluginTensorDesc* inputs) const {
         operator_.enter(found, static_cast<int>(i), inputs[i].dims.nbDims, inputs[i].dims.d);
     }
     operator_.fit(values_, found);
+    operator_.bound(values_, found);
     return found;
 }
 

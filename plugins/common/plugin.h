@@ -55,7 +55,7 @@ class Plugin final : public nvinfer1::IPluginV3,
     struct Free {
         void operator()(void* memory) const noexcept { cudaFree(memory); }
     };
-    void upload();
+    void upload();  // the lists to the device, unless that fails
     void expect(std::int32_t n_inputs, std::int32_t n_outputs) const;
     Sizes sizes(const nvinfer1::PluginTensorDesc* inputs) const;
     Sizes largest(const nvinfer1::DynamicPluginTensorDesc* inputs) const;

@@ -1,5 +1,6 @@
 #include "report.h"
 
+#include <atomic>
 #include <cstdio>
 
 #include "runtime.h"
@@ -8,17 +9,18 @@ namespace tokenrt::plugin {
 
 namespace {
 
-nvinfer1::ILoggerFinder* told = nullptr;
+std::atomic<nvinfer1::ILoggerFinder*> told{nullptr};
 
 nvinfer1::ILogger* logger() {
-    nvinfer1::ILogger* found = told != nullptr ? told->findLogger() : nullptr;
+    nvinfer1::ILoggerFinder* const finder = told.load();
+    nvinfer1::ILogger* const found = finder != nullptr ? finder->findLogger() : nullptr;
     return found != nullptr ? found : runtime_logger();
 }
 
 }  // namespace
 
 void report_to(nvinfer1::ILoggerFinder* finder) noexcept {
-    told = finder;
+    told.store(finder);
 }
 
 void report(const char* what) noexcept {

@@ -27,10 +27,10 @@ TYPES: Mapping[str, int] = MappingProxyType({"float32": 1, "float16": 10, "bfloa
 
 FAULTS: Mapping[int, str] = MappingProxyType(
     {
-        1: "a size is outside of what the kernels take (up to 16384 tokens, width 4096, batch 1024, 256 heads), or the "
-        "numbers do not fit together",
+        1: "a size is outside of what the kernels take (up to 16384 tokens, batch 1024, 256 heads; plugins/*/README.md "
+        "says what each takes), or the numbers do not fit together",
         9: "a launch with more threads or shared memory than a GPU has",
-        716: "a tensor does not start on 16 bytes",
+        716: "a tensor does not start on an element of its own",
         801: "the kernels take float32, float16 and bfloat16 only",
     }
 )
@@ -63,6 +63,13 @@ def aligned(shape: Sequence[int], kind: Any) -> Array:
     start = -whole.ctypes.data % ALIGNMENT
     result: Array = whole[start : start + count].view(kind).reshape(tuple(shape))
     return result
+
+
+def unwritten(shape: Sequence[int], kind: Any) -> Array:
+    """Return an aligned array whose bytes are all 0xFF, as nobody's memory: NaN, and -1 for integers."""
+    made = aligned(shape, kind)
+    made.reshape(-1).view(np.uint8)[...] = 0xFF
+    return made
 
 
 def ready(array: Any, kind: Any = None) -> Array:
@@ -110,14 +117,14 @@ def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) -> tupl
         )
     launch = KERNELS[name](*inputs, **attributes)
     given = [ready(array) for array in launch.inputs]
-    made = tuple(aligned(shape, kind) for shape, kind in launch.outputs)
+    made = tuple(unwritten(shape, kind) for shape, kind in launch.outputs)
     kind = TYPES.get(given[0].dtype.name, 0)
     call(launch.name, kind, *given, *made, *_workspace(launch), *launch.numbers)
     return made
 
 
 def _workspace(launch: Launch) -> list[Array]:
-    return [] if launch.space is None else [aligned((space(launch),), np.uint8)]
+    return [] if launch.space is None else [unwritten((space(launch),), np.uint8)]
 
 
 def space(launch: Launch) -> int:

@@ -126,14 +126,16 @@ __device__ __forceinline__ void write_by_position(std::int64_t* out, const Choos
 }
 
 // What is wrong with the arguments of a launcher.
-inline cudaError_t check(const ChooseShape& shape, const void* metric, const float* importance,
-                         const std::int64_t* index, const void* workspace) {
-    if (!within_limits(shape) || !within(shape.protect, 0, shape.keep - 1) ||
-        !within(shape.order, kByPosition, kByChoice) || !(shape.power >= 0 && shape.power <= kMostPower) ||
+inline cudaError_t check(int type, const ChooseShape& shape, long long most_work, const void* metric,
+                         const float* importance, const std::int64_t* index, const void* workspace) {
+    if (!within_limits(shape) || shape.width > kMostWidth ||
+        static_cast<long long>(shape.tokens) * shape.width > most_work / shape.keep ||
+        !within(shape.protect, 0, shape.keep - 1) || !within(shape.order, kByPosition, kByChoice) ||
+        !(shape.power >= 0 && shape.power <= kMostPower) ||
         !(shape.mix >= 0 && shape.mix <= kMostImportance)) {
         return cudaErrorInvalidValue;
     }
-    return check_pointers(metric, importance, index, workspace);
+    return check_pointers(rows_of(type, metric), importance, index, workspace);
 }
 
 }  // namespace choose

@@ -6,14 +6,11 @@
 // is the caller's.
 #pragma once
 
+#include "../common/limits.h"
 #include "runtime.cuh"
 
 namespace tokenrt {
 
-constexpr int kMostTokens = 16384;
-constexpr int kMostWidth = 4096;
-constexpr int kMostBatch = 1024;
-constexpr int kMostHeads = 256;
 constexpr std::size_t kAlignment = 16;
 constexpr unsigned kWarp = 32;
 constexpr unsigned kEveryLane = 0xffffffffu;
@@ -77,20 +74,61 @@ inline bool within(long long value, long long least, long long most) {
     return value >= least && value <= most;
 }
 
+// Whether so many rows of so many channels can be counted in 31 bits.
+inline bool countable(long long rows, long long width) {
+    return rows >= 1 && width >= 1 && width <= kMostElements && rows * width <= kMostElements;
+}
+
 // Whether the kernels take so many images, tokens and channels, and K of the tokens.
 template <typename Shape>
 bool within_limits(const Shape& shape) {
     return within(shape.batch, 1, kMostBatch) && within(shape.tokens, 1, kMostTokens) &&
-           within(shape.width, 1, kMostWidth) && within(shape.keep, 1, shape.tokens);
+           countable(shape.tokens, shape.width) && within(shape.keep, 1, shape.tokens);
 }
 
-// What is wrong with these pointers: each must be there and start on 16 bytes, as TensorRT and cudaMalloc
-// give them.
-template <typename... Pointers>
-cudaError_t check_pointers(const Pointers*... pointers) {
-    const bool missing = (... || (pointers == nullptr));
-    const bool askew = (... || (reinterpret_cast<std::uintptr_t>(pointers) % kAlignment != 0));
+// A tensor of the type that `type` numbers, for check_pointers.
+struct Rows {
+    const void* start;
+    std::size_t bytes;
+};
+
+inline Rows rows_of(int type, const void* start) {
+    return {start, bytes_of(type)};
+}
+
+// Whether a tensor begins on an element of its own: nothing promises that it begins on 16 bytes, since it may
+// be a part of a larger one. Memory without a type is a workspace, of which this asks 16 bytes.
+inline bool starts_on(const void* start, std::size_t bytes) {
+    return reinterpret_cast<std::uintptr_t>(start) % bytes == 0;
+}
+inline bool is_there(const void* start) {
+    return start != nullptr;
+}
+inline bool is_there(Rows rows) {
+    return rows.start != nullptr;
+}
+inline bool is_straight(const void* workspace) {
+    return starts_on(workspace, kAlignment);
+}
+inline bool is_straight(Rows rows) {
+    return starts_on(rows.start, rows.bytes);
+}
+template <typename T>
+bool is_straight(const T* elements) {
+    return starts_on(elements, alignof(T));
+}
+
+// What is wrong with these tensors: each must be there and start on an element.
+template <typename... Tensors>
+cudaError_t check_pointers(Tensors... tensors) {
+    const bool missing = !(... && is_there(tensors)), askew = !(... && is_straight(tensors));
     return missing ? cudaErrorInvalidValue : askew ? cudaErrorMisalignedAddress : cudaSuccess;
+}
+
+// Whether the rows of these tensors, of `width` elements of T each, are whole 16-byte vectors.
+template <typename T, typename... Starts>
+bool in_vectors(int width, const Starts*... starts) {
+    return width * sizeof(T) % kAlignment == 0 && (... && starts_on(starts, kAlignment));
 }
 
 template <typename... P, typename... A>

@@ -6,7 +6,7 @@
 
 namespace tokenrt {
 
-constexpr int kMostRounds = 1000;
+constexpr int kMostRounds = 100;
 constexpr float kHeaviest = 1e9f;
 
 // A position outside 0 .. tokens - 1 counts as the nearest of these.

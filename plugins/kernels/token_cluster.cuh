@@ -213,47 +213,75 @@ static __global__ void __launch_bounds__(kThreads)
     }
 }
 
+// Images whose similarities the workspace holds at once: as many as there are, up to 1 GiB. Beyond that the
+// rest take their turn, in launches of their own.
+constexpr std::size_t kMostWorkspace = std::size_t{1} << 30;
+
+inline int at_once(int batch, int tokens) {
+    const std::size_t image = sizeof(float) * words(static_cast<std::size_t>(tokens));
+    const std::size_t most = image >= kMostWorkspace ? 1 : kMostWorkspace / image;
+    return static_cast<std::size_t>(batch) < most ? batch : static_cast<int>(most);
+}
+
 template <typename T, typename Policy, bool kWhole>
-cudaError_t run_compare(const void* metric, float* workspace, ClusterShape shape, cudaStream_t stream) {
+cudaError_t run_compare(const T* metric, float* workspace, ClusterShape shape, cudaStream_t stream) {
     const unsigned tiles = static_cast<unsigned>(ceil_div(shape.tokens, Policy::kTile));
     return launch(compare<T, Policy, kWhole>, dim3(tiles, tiles, static_cast<unsigned>(shape.batch)),
-                  Policy::kThreads, stream, static_cast<const T*>(metric), workspace, shape);
+                  Policy::kThreads, stream, metric, workspace, shape);
 }
 
-}  // namespace cluster
-
-inline std::size_t token_cluster_workspace(int batch, int tokens) {
-    return sizeof(float) * static_cast<std::size_t>(batch) * cluster::words(static_cast<std::size_t>(tokens));
-}
-
-// metric [B,N,D] of element type `type` -> center [B,K], assign [B,N].
-inline cudaError_t token_cluster(int type, const void* metric, std::int64_t* center, std::int64_t* assign,
-                                 void* workspace, ClusterShape shape, cudaStream_t stream) {
-    if (!within_limits(shape) || shape.keep == shape.tokens || !within(shape.linkage, kSingle, kAverage)) {
-        return cudaErrorInvalidValue;
-    }
-    cudaError_t state = check_pointers(metric, center, assign, workspace);
-    if (state != cudaSuccess) {
-        return state;
-    }
-    float* words = static_cast<float*>(workspace);
-    state = with_type(type, [=](auto* like) {
-        using T = std::remove_pointer_t<decltype(like)>;
-        const bool whole = shape.width * sizeof(T) % 16 == 0, large = shape.tokens >= kClusterLong;
-        const auto compare = whole ? large ? cluster::run_compare<T, TilePolicy<64>, true>
-                                           : cluster::run_compare<T, TilePolicy<32>, true>
-                                   : cluster::run_compare<T, TilePolicy<32>, false>;
-        return compare(metric, words, shape, stream);
-    });
+// Both launches for images that the workspace holds at once.
+template <typename T>
+cudaError_t run(const T* metric, float* workspace, std::int64_t* center, std::int64_t* assign,
+                ClusterShape shape, cudaStream_t stream) {
+    const bool whole = in_vectors<T>(shape.width, metric), large = shape.tokens >= kClusterLong;
+    const auto compare =
+        whole ? large ? run_compare<T, TilePolicy<64>, true> : run_compare<T, TilePolicy<32>, true>
+              : run_compare<T, TilePolicy<32>, false>;
+    const cudaError_t state = compare(metric, workspace, shape, stream);
     if (state != cudaSuccess) {
         return state;
     }
     const dim3 images(static_cast<unsigned>(shape.batch));
     return shape.tokens > kClusterLong
-               ? launch(cluster::merge<ClusterPolicy<true>::kThreads>, images, ClusterPolicy<true>::kThreads,
-                        stream, words, center, assign, shape)
-               : launch(cluster::merge<ClusterPolicy<false>::kThreads>, images,
-                        ClusterPolicy<false>::kThreads, stream, words, center, assign, shape);
+               ? launch(merge<ClusterPolicy<true>::kThreads>, images, ClusterPolicy<true>::kThreads, stream,
+                        workspace, center, assign, shape)
+               : launch(merge<ClusterPolicy<false>::kThreads>, images, ClusterPolicy<false>::kThreads, stream,
+                        workspace, center, assign, shape);
+}
+
+}  // namespace cluster
+
+inline std::size_t token_cluster_workspace(int batch, int tokens) {
+    return sizeof(float) * static_cast<std::size_t>(cluster::at_once(batch, tokens)) *
+           cluster::words(static_cast<std::size_t>(tokens));
+}
+
+// metric [B,N,D] of element type `type` -> center [B,K], assign [B,N].
+inline cudaError_t token_cluster(int type, const void* metric, std::int64_t* center, std::int64_t* assign,
+                                 void* workspace, ClusterShape shape, cudaStream_t stream) {
+    if (!within_limits(shape) || shape.keep == shape.tokens ||
+        static_cast<long long>(shape.tokens - shape.keep) * shape.tokens > kTokenClusterWork ||
+        !within(shape.linkage, kSingle, kAverage)) {
+        return cudaErrorInvalidValue;
+    }
+    const cudaError_t bad = check_pointers(rows_of(type, metric), center, assign, workspace);
+    if (bad != cudaSuccess) {
+        return bad;
+    }
+    return with_type(type, [=](auto* like) {
+        using T = std::remove_pointer_t<decltype(like)>;
+        ClusterShape part = shape;
+        const int most = cluster::at_once(shape.batch, shape.tokens);
+        cudaError_t state = cudaSuccess;
+        for (std::int64_t done = 0; done < shape.batch && state == cudaSuccess; done += part.batch) {
+            part.batch = min(most, shape.batch - static_cast<int>(done));
+            const T* rows = static_cast<const T*>(metric) + done * shape.tokens * shape.width;
+            state = cluster::run(rows, static_cast<float*>(workspace), center + done * shape.keep,
+                                 assign + done * shape.tokens, part, stream);
+        }
+        return state;
+    });
 }
 
 }  // namespace tokenrt

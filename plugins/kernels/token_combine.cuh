@@ -54,16 +54,17 @@ inline cudaError_t token_combine(int type, const void* tokens, const float* size
     if (!within_limits(shape) || !within(shape.remove, 0, shape.tokens)) {
         return cudaErrorInvalidValue;
     }
-    const cudaError_t bad = shape.remove > 0
-                                ? check_pointers(tokens, size, keep, source, destination, merged, total)
-                                : check_pointers(tokens, size, keep, merged, total);
+    const cudaError_t bad =
+        shape.remove > 0 ? check_pointers(rows_of(type, tokens), size, keep, source, destination,
+                                          rows_of(type, merged), total)
+                         : check_pointers(rows_of(type, tokens), size, keep, rows_of(type, merged), total);
     if (bad != cudaSuccess) {
         return bad;
     }
     return with_type(type, [=](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
         const auto run =
-            shape.width * sizeof(T) % 16 == 0 ? combine::run<T, 16 / sizeof(T)> : combine::run<T, 1>;
+            in_vectors<T>(shape.width, tokens, merged) ? combine::run<T, 16 / sizeof(T)> : combine::run<T, 1>;
         return run(tokens, size, keep, source, destination, merged, total, shape, stream);
     });
 }

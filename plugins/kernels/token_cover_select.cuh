@@ -193,13 +193,14 @@ inline std::size_t token_cover_select_workspace(int batch, int tokens) {
 inline cudaError_t token_cover_select(int type, const void* metric, const float* importance,
                                       std::int64_t* index, void* workspace, ChooseShape shape,
                                       cudaStream_t stream) {
-    const cudaError_t bad = choose::check(shape, metric, importance, index, workspace);
+    const cudaError_t bad =
+        choose::check(type, shape, kTokenCoverSelectWork, metric, importance, index, workspace);
     if (bad != cudaSuccess) {
         return bad;
     }
     return with_type(type, [=](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
-        const bool whole = shape.width * sizeof(T) % 16 == 0;
+        const bool whole = in_vectors<T>(shape.width, metric);
         const auto run = whole ? cover::run<T, true> : cover::run<T, false>;
         return run(static_cast<const T*>(metric), importance, static_cast<float*>(workspace), index, shape,
                    stream);

@@ -68,21 +68,24 @@ inline cudaError_t token_gather(int type, const void* rows, const std::int64_t* 
                                 int from, int to, int width, cudaStream_t stream) {
     // K tokens and N dropped ones may be appended to each other before a restore.
     if (!within(batch, 1, kMostBatch) || !within(from, 1, 2 * kMostTokens) || !within(to, 1, kMostTokens) ||
-        !within(width, 1, kMostWidth)) {
+        !countable(max(from, to), width)) {
         return cudaErrorInvalidValue;
     }
     if (type != kFloat && type != kHalf && type != kBfloat16) {
         return cudaErrorNotSupported;
     }
-    const cudaError_t bad = check_pointers(rows, index, out);
+    const cudaError_t bad = check_pointers(rows_of(type, rows), index, rows_of(type, out));
     if (bad != cudaSuccess) {
         return bad;
     }
     const std::size_t bytes = static_cast<std::size_t>(width) * bytes_of(type);
-    const auto run = bytes % 16 == 0  ? gather::run<uint4>
-                     : bytes % 8 == 0 ? gather::run<uint2>
-                     : bytes % 4 == 0 ? gather::run<unsigned>
-                                      : gather::run<unsigned short>;
+    const auto in = [=](std::size_t vector) {
+        return bytes % vector == 0 && starts_on(rows, vector) && starts_on(out, vector);
+    };
+    const auto run = in(16)  ? gather::run<uint4>
+                     : in(8) ? gather::run<uint2>
+                     : in(4) ? gather::run<unsigned>
+                             : gather::run<unsigned short>;
     return run(rows, index, out, batch, from, to, bytes, stream);
 }
 

@@ -201,13 +201,14 @@ inline cudaError_t token_greedy_select(int type, const void* metric, const float
     if (!within(shape.objective, kMaxMin, kMaxSum) || !within(shape.seed, kFromNothing, kMostIsolated)) {
         return cudaErrorInvalidValue;
     }
-    const cudaError_t bad = choose::check(shape, metric, importance, index, workspace);
+    const cudaError_t bad =
+        choose::check(type, shape, kTokenGreedySelectWork, metric, importance, index, workspace);
     if (bad != cudaSuccess) {
         return bad;
     }
     return with_type(type, [=](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
-        const bool whole = shape.width * sizeof(T) % 16 == 0;
+        const bool whole = in_vectors<T>(shape.width, metric);
         const auto run = whole ? greedy::run<T, true> : greedy::run<T, false>;
         return run(static_cast<const T*>(metric), importance, static_cast<float*>(workspace), index, shape,
                    stream);

@@ -58,7 +58,7 @@ inline cudaError_t token_group_select(int type, const void* score, const int* le
         !within(shape.groups, 1, kMostGroups)) {
         return cudaErrorInvalidValue;
     }
-    const cudaError_t bad = check_pointers(score, lengths, quotas, index);
+    const cudaError_t bad = check_pointers(rows_of(type, score), lengths, quotas, index);
     if (bad != cudaSuccess) {
         return bad;
     }

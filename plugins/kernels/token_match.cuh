@@ -84,15 +84,15 @@ inline cudaError_t token_match(int type, const void* metric, const int* sources,
                                std::int64_t* destination, void* workspace, MatchShape shape,
                                cudaStream_t stream) {
     if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
-        !within(shape.width, 1, kMostWidth) || !within(shape.sources, 1, shape.tokens) ||
+        !countable(shape.tokens, shape.width) || !within(shape.sources, 1, shape.tokens) ||
         !within(shape.destinations, 1, shape.tokens) || !within(shape.others, 0, shape.tokens) ||
         shape.sources + shape.destinations + shape.others != shape.tokens ||
         !within(shape.remove, 1, shape.sources) ||
         !within(shape.order, kSourcesByPosition, kSourcesByValue)) {
         return cudaErrorInvalidValue;
     }
-    cudaError_t state =
-        check_pointers(metric, sources, destinations, value, keep, source, destination, workspace);
+    cudaError_t state = check_pointers(rows_of(type, metric), sources, destinations, value, keep, source,
+                                       destination, workspace);
     if (state == cudaSuccess && shape.others > 0) {
         state = check_pointers(others);
     }
@@ -103,7 +103,7 @@ inline cudaError_t token_match(int type, const void* metric, const int* sources,
     int* ranks = nearest + static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.sources);
     state = with_type(type, [=](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
-        const bool whole = shape.width * sizeof(T) % 16 == 0, large = shape.sources >= kMatchLarge;
+        const bool whole = in_vectors<T>(shape.width, metric), large = shape.sources >= kMatchLarge;
         const auto compare =
             whole ? large ? match::compare<T, TilePolicy<64>, true> : match::compare<T, TilePolicy<32>, true>
                   : match::compare<T, TilePolicy<32>, false>;

@@ -177,13 +177,13 @@ inline cudaError_t token_medoids(int type, const void* metric, const float* weig
         !within(shape.power, kEuclidean, kSquared)) {
         return cudaErrorInvalidValue;
     }
-    const cudaError_t bad = check_pointers(metric, weight, start, center, assign, workspace);
+    const cudaError_t bad = check_pointers(rows_of(type, metric), weight, start, center, assign, workspace);
     if (bad != cudaSuccess) {
         return bad;
     }
     return with_type(type, [=](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
-        const bool whole = shape.width * sizeof(T) % 16 == 0;
+        const bool whole = in_vectors<T>(shape.width, metric);
         const auto run = whole ? medoids::run<T, true> : medoids::run<T, false>;
         return run(static_cast<const T*>(metric), weight, start, center, assign, static_cast<int*>(workspace),
                    shape, stream);

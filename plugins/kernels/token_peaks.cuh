@@ -237,13 +237,13 @@ inline cudaError_t token_peaks(int type, const void* metric, std::int64_t* cente
     if (!within_limits(shape) || !within(shape.neighbours, 1, min(shape.tokens, kMostNeighbours))) {
         return cudaErrorInvalidValue;
     }
-    const cudaError_t bad = check_pointers(metric, center, assign, workspace);
+    const cudaError_t bad = check_pointers(rows_of(type, metric), center, assign, workspace);
     if (bad != cudaSuccess) {
         return bad;
     }
     return with_type(type, [=](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
-        const bool whole = shape.width * sizeof(T) % 16 == 0;
+        const bool whole = in_vectors<T>(shape.width, metric);
         const auto run = whole ? peaks::run<T, true> : peaks::run<T, false>;
         return run(static_cast<const T*>(metric), center, assign, static_cast<float*>(workspace), shape,
                    stream);

@@ -31,7 +31,7 @@ struct ScorePolicy {
     static constexpr int kLanes = 8;      // lanes that share a key: 128 bytes a load
     static constexpr int kStretch = 512;  // keys a block takes
 };
-constexpr int kFewRows = 4;
+constexpr int kFewRows = 4, kUsualWidth = 1024;
 
 namespace score {
 
@@ -59,11 +59,12 @@ __device__ __forceinline__ long long line(const ScoreShape& shape, long long ima
     return (image * shape.heads + head) * shape.rows() + row;
 }
 
-template <typename T, typename Policy, bool kWhole>
+// kWidth: the most channels of a head, which bounds the shared memory of a block.
+template <typename T, typename Policy, int kWidth, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     few(const T* __restrict__ queries, const T* __restrict__ keys, const float* __restrict__ bias,
         float* __restrict__ logits, float* __restrict__ parts, ScoreShape shape) {
-    alignas(16) __shared__ float query[kMostWidth];
+    alignas(16) __shared__ float query[kWidth];
     __shared__ float tops[Policy::kThreads / kWarp], sums[Policy::kThreads / kWarp];
     constexpr int kVector = kWhole ? Pack<T>::kCount : 1, kStep = Policy::kLanes * kVector;
     constexpr int kKeys = Policy::kThreads / Policy::kLanes, kHeld = Policy::kStretch / Policy::kThreads;
@@ -319,8 +320,9 @@ cudaError_t run_few(const T* queries, const T* keys, const float* bias, float* m
     float* parts = workspace + static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.heads) *
                                    static_cast<std::size_t>(shape.rows()) *
                                    static_cast<std::size_t>(shape.tokens);
-    const cudaError_t state = launch(few<T, Policy, kWhole>, grid, Policy::kThreads, stream, queries, keys,
-                                     bias, workspace, parts, shape);
+    const cudaError_t state = launch(
+        shape.width <= kUsualWidth ? few<T, Policy, kUsualWidth, kWhole> : few<T, Policy, kMostWidth, kWhole>,
+        grid, Policy::kThreads, stream, queries, keys, bias, workspace, parts, shape);
     if (state != cudaSuccess) {
         return state;
     }
@@ -366,20 +368,18 @@ inline cudaError_t token_score(int type, const void* queries, const void* keys, 
                                float* mean, void* workspace, ScoreShape shape, cudaStream_t stream) {
     if (!within(shape.batch, 1, kMostBatch) || !within(shape.heads, 1, kMostHeads) ||
         !within(shape.tokens, 1, kMostTokens) || !within(shape.width, 1, kMostWidth) ||
-        !within(shape.first_row, 0, shape.tokens - 1) ||
+        !countable(shape.tokens, shape.width) || !within(shape.first_row, 0, shape.tokens - 1) ||
         !within(shape.end_row, shape.first_row + 1, shape.tokens)) {
         return cudaErrorInvalidValue;
     }
-    const cudaError_t bad = check_pointers(queries, keys, mean, workspace);
+    const cudaError_t bad =
+        check_pointers(rows_of(type, queries), rows_of(type, keys), bias, mean, workspace);
     if (bad != cudaSuccess) {
         return bad;
     }
-    if (bias == nullptr || reinterpret_cast<std::uintptr_t>(bias) % alignof(float) != 0) {
-        return cudaErrorInvalidValue;
-    }
     return with_type(type, [=](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
-        const bool whole = shape.width * sizeof(T) % 16 == 0, is_few = shape.rows() <= kFewRows;
+        const bool whole = in_vectors<T>(shape.width, queries, keys), is_few = shape.rows() <= kFewRows;
         const auto run = is_few  ? whole ? score::run_few<T, true> : score::run_few<T, false>
                          : whole ? score::run_many<T, true>
                                  : score::run_many<T, false>;

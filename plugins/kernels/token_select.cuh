@@ -138,7 +138,8 @@ inline cudaError_t token_select(int type, const void* score, std::int64_t* index
         return cudaErrorInvalidValue;
     }
     const bool counted = order == kByScore && tokens > kSortMost;
-    const cudaError_t bad = counted ? check_pointers(score, index, workspace) : check_pointers(score, index);
+    const cudaError_t bad = counted ? check_pointers(rows_of(type, score), index, workspace)
+                                    : check_pointers(rows_of(type, score), index);
     if (bad != cudaSuccess) {
         return bad;
     }

@@ -13,9 +13,6 @@ class TokenRestore final : public Operator {
         : Operator("TokenRestore", {}, {{"tokens", "BKC", Type::kOwn}, {"source_map", "BN", Type::kInt64}},
                    {{"restored", "BNC", Type::kOwn}}) {}
 
-    // Tokens that were dropped come appended to those that were kept.
-    int most(char letter) const override { return letter == 'K' ? 2 * kMostTokens : Operator::most(letter); }
-
     cudaError_t run(const Call& call) const override {
         const Sizes& sizes = call.sizes;
         return token_gather(call.type, call.in<void>(0), call.in<std::int64_t>(1), call.out<void>(0),

@@ -59,7 +59,8 @@ def test_fields_travel_through_an_engine(name: str, kind: str, phase: int, path:
         numbers = " ".join(
             f"{item:.6f}" if isinstance(item, float) else str(item) for item in np.ravel(value)
         )
-        assert f"{key} {1 if isinstance(value, float) else 5}:{' ' * bool(numbers)}{numbers};" in node.fields
+        written = f"{key} {1 if isinstance(value, float) else 5}: {numbers};"
+        assert (written in node.fields) == bool(numbers)  # an empty list is not written at all
     told_before = node.fields
     for one in (node, copy):
         one.close()
@@ -72,8 +73,7 @@ def test_a_bad_field_is_refused_by_name(name: str, path: Path) -> None:
     good = inputs_of(name)[1]
     for field in CONTRACTS[name].fields:
         wide = [np.int64(2**31 + 5)]
-        bad: list[tuple[Any, str]] = [
-            (None, "is missing"),
+        bad: list[tuple[Any, str]] = [(None, "is missing")] * (field.kind != "list") + [
             (np.array([1.5], np.float64), "must be "),
             (np.array([1], np.int8), "must be "),
         ]
@@ -114,6 +114,30 @@ def test_unknown_and_repeated_fields_are_refused(path: Path) -> None:
     assert "field 'keep' is given twice" in told()
     assert Node.create(path, "TokenRestore", {"keep": [3]}) is None
     assert "unknown field 'keep'" in told()
+
+
+def test_an_empty_list_and_a_missing_one_are_the_same(path: Path) -> None:
+    """Models without a class token have no other positions; nothing says that an engine keeps a field without data."""
+    fields = alternate(8, 0, 3, 0)
+    assert fields["others"] == []
+    rest = {key: value for key, value in fields.items() if key != "others"}
+    given, left_out = Node.create(path, "TokenMatch", fields), Node.create(path, "TokenMatch", rest)
+    assert given is not None, told()
+    assert left_out is not None, told()
+    assert "others" not in given.fields
+    assert given.fields == left_out.fields
+    assert given.texts == left_out.texts
+    again = given.again()
+    assert again is not None, told()
+    assert again.texts == given.texts
+
+
+def test_a_list_that_must_not_be_empty_is_missed(path: Path) -> None:
+    fields = {key: value for key, value in alternate(8, 0, 3, 0).items() if key != "destinations"}
+    assert Node.create(path, "TokenMatch", {**fields, "sources": list(range(8))}) is None
+    assert "field 'destinations' is empty" in told()
+    assert Node.create(path, "TokenGroupSelect", {"keep": [4], "protect": [1], "quotas": [1, 2]}) is None
+    assert "'lengths' names 0 groups, it must be 1 to 1024" in told()
 
 
 def test_64_bit_integers_are_taken(path: Path) -> None:
@@ -235,7 +259,16 @@ MISFITS = [
     ("TokenMeans", [[2, 11, 8], [2, 11], [2, 12]], "'start' has 12 positions, but there are 11 tokens"),
     ("TokenMedoids", [[2, 11, 8], [2, 11], [2, 12]], "'start' has 12 positions, but there are 11 tokens"),
     ("TokenMatch", [[2, 18, 8]], "add up to 17, but there are 18 tokens"),
-    ("TokenMatch", [[2, 17, 4097]], "up to 4096"),
+    (
+        "TokenGreedySelect",
+        [[2, 17, 8193], [2, 17]],
+        "axis 2 of input 'metric' is 8193, the kernels take up to 8192",
+    ),
+    (
+        "TokenMatch",
+        [[2, 17, 2**27]],
+        "'metric' has 2281701376 elements an image, the kernels take up to 2147483647",
+    ),
     ("TokenScore", [[2, 300, 17, 4], [2, 300, 17, 4], [1]], "up to 256"),
     (
         "TokenScore",

@@ -8,9 +8,11 @@ import pytest
 
 from tests.plugins.helpers import built
 from tests.plugins.helpers.interface import CONTRACTS, made, needs_compiler
+from tokenrt.errors import TokenrtError
 from tokenrt.passes.forms.legalize import PLUGIN
 from tokenrt.passes.ops import DOMAIN, OPERATORS, VERSION
 from tokenrt.plugins import contracts, library
+from tokenrt.plugins.limits import Limits, header
 
 pytestmark = needs_compiler
 
@@ -54,6 +56,18 @@ def test_every_readme_is_that_of_its_contract() -> None:
             f"{contract.operator}: python -m tokenrt.plugins.contracts writes it"
         )
         assert (contract.folder.parent / "kernels" / contract.kernel).is_file()
+
+
+def test_the_header_of_limits_is_that_of_the_contracts() -> None:
+    written = (contracts.HERE / "common" / "limits.h").read_text()
+    assert written == contracts.limits_header(), "python -m tokenrt.plugins.contracts writes it"
+
+
+def test_limits_that_the_kernels_share_are_the_same_in_every_contract() -> None:
+    found = {name: contract.limits for name, contract in CONTRACTS.items()}
+    found["TokenMatch"] = Limits({"B": 1024, "N": 99})
+    with pytest.raises(TokenrtError, match=r"the contracts limit N to \[99, 16384\]"):
+        header(found)
 
 
 def test_nodes_and_plugins_name_each_other(path: Path) -> None:

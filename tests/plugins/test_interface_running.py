@@ -85,15 +85,32 @@ def test_a_misaligned_pointer_is_an_error(name: str, path: Path) -> None:
     context = made(path, name).attached()
     assert context is not None
     kinds = [KINDS.get(tensor.type, np.int64) for tensor in CONTRACTS[name].outputs]
-    assert context.run(inputs, kinds, shift=4) is None
+    assert context.run(inputs, kinds, shift=1) is None
     assert "CUDA error 716: misaligned address" in told()
+
+
+MATCHED = [np.float32, np.int64, np.int64, np.int64]
+
+
+def test_a_plugin_that_no_context_was_attached_to_gets_its_lists_from_the_change_of_shapes(
+    path: Path,
+) -> None:
+    """What a builder that times it may do: nothing says that it attaches it first."""
+    inputs, attributes = inputs_of("TokenMatch")
+    node = made(path, "TokenMatch")
+    assert node.run(inputs, MATCHED) is None  # against the contract of TensorRT
+    assert "CUDA error 600" in told()
+    assert node.shape_change([item.shape for item in inputs], types_of("TokenMatch", "float32")[0]), told()
+    for one in (node, node.clone()):
+        assert one is not None
+        found = one.run(inputs, MATCHED)
+        assert found is not None, told()
+        np.testing.assert_array_equal(found[1], expect("TokenMatch", inputs, attributes)[1])
 
 
 def test_lists_are_on_the_device_once_a_context_is_attached(path: Path) -> None:
     inputs, _ = inputs_of("TokenMatch")
-    node, kinds = made(path, "TokenMatch"), [np.float32, np.int64, np.int64, np.int64]
-    assert node.run(inputs, kinds) is None
-    assert "CUDA error 600" in told()
+    node, kinds = made(path, "TokenMatch"), MATCHED
     first, second = node.attached(), node.attached()
     assert first is not None
     assert second is not None
@@ -114,6 +131,78 @@ def test_a_workspace_is_what_the_launcher_asks_for(name: str, kind: str, path: P
         for shape, tensor in zip(shapes, CONTRACTS[name].inputs, strict=True)
     ]
     assert node.workspace(twice, types) == 2 * asked
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_no_images_are_no_work_and_no_error(name: str, path: Path) -> None:
+    """An engine whose profile begins at 0 asks for it."""
+    inputs, _ = inputs_of(name)
+    none = [
+        item if tensor.shape == "*" else item[:0]
+        for item, tensor in zip(inputs, CONTRACTS[name].inputs, strict=True)
+    ]
+    context = made(path, name).attached()
+    assert context is not None
+    types, shapes = types_of(name, "float32")[0], [item.shape for item in none]
+    assert context.configure(shapes, types), told()
+    assert context.shape_change(shapes, types), told()
+    kinds = [KINDS.get(tensor.type, np.int64) for tensor in CONTRACTS[name].outputs]
+    kinds = [
+        np.float32 if tensor.type == "own" else kind
+        for kind, tensor in zip(kinds, CONTRACTS[name].outputs, strict=True)
+    ]
+    found = context.run(none, kinds)
+    assert found is not None, told()
+    assert all(output.shape[0] == 0 for output in found)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_one_plugin_runs_every_batch_of_a_profile_in_the_workspace_of_its_largest(
+    name: str, kind: str, path: Path
+) -> None:
+    """min 0, opt 1, max 2 images; axes of -1 while it is built."""
+    inputs, attributes = inputs_of(name, kind)
+    fixed = [item.shape[0] == 1 for item in inputs]
+    sizes = [
+        [item.shape if still else (batch, *item.shape[1:]) for item, still in zip(inputs, fixed, strict=True)]
+        for batch in (-1, 0, 1, 2)
+    ]
+    node, types = made(path, name, kind), types_of(name, kind)[0]
+    assert node.profile(sizes, types), told()
+    space = node.profile_workspace(sizes, types)
+    assert space == node.workspace(sizes[3], types) >= node.workspace(sizes[2], types)
+    context = node.attached()
+    assert context is not None
+    kinds = [KINDS.get(kind if t.type == "own" else t.type, np.int64) for t in CONTRACTS[name].outputs]
+    for batch in (0, 1, 2, 1):
+        some = [item if still else item[:batch] for item, still in zip(inputs, fixed, strict=True)]
+        assert context.shape_change([item.shape for item in some], types), told()
+        found = context.run(some, kinds, space=space)
+        assert found is not None, told()
+        if batch:
+            wide = [item.astype(np.float64) if item.dtype.kind not in "iu" else item for item in some]
+            for actual, wanted in zip(found, expect(name, wide, attributes), strict=True):
+                assert actual.shape == wanted.shape
+                if wanted.dtype.kind == "i":
+                    np.testing.assert_array_equal(actual, wanted)
+
+
+def test_a_profile_whose_largest_shape_is_beyond_the_limits_is_refused(path: Path) -> None:
+    sizes = [[[batch, 17]] for batch in (-1, 1, 2, 1025)]
+    assert not made(path, "TokenSelect").profile(sizes, [FLOAT])
+    assert "axis 0 of input 'score' is 1025, the kernels take up to 1024" in told()
+
+
+def test_work_beyond_what_one_launch_should_hold_is_refused(path: Path) -> None:
+    fields = {"keep": [8192], "remove": [8192], "linkage": 0}
+    node = Node.create(path, "TokenCluster", fields)
+    assert node is not None
+    assert node.configure([[1, 16384, 64]], [FLOAT]), told()
+    node = Node.create(path, "TokenCluster", {"keep": [8191], "remove": [8193], "linkage": 0})
+    assert node is not None
+    assert not node.configure([[1, 16384, 64]], [FLOAT])
+    assert "TokenCluster: remove x N is 134234112, the kernels take up to 134217728" in told()
 
 
 def test_a_workspace_follows_from_the_fields(path: Path) -> None:

@@ -250,6 +250,29 @@ std::size_t driver_workspace(void* plugin, int n_inputs, const int* ranks, const
     return build(plugin)->getWorkspaceSize(given.data(), n_inputs, made.data(), n_outputs);
 }
 
+// A profile: the axes of the description, -1 where they are open, then those of the least, the usual and the
+// largest shapes, one list after another. `space` gets the workspace. Returns whether configuring failed.
+int driver_profile(void* plugin, int n_inputs, const int* ranks, const std::int64_t* axes, const int* types,
+                   int n_outputs, std::size_t* space) {
+    int count = 0;
+    for (int i = 0; i < n_inputs; ++i) {
+        count += ranks[i];
+    }
+    auto given = dynamic(tensors(n_inputs, ranks, axes, types));
+    const auto least = tensors(n_inputs, ranks, axes + count, types),
+               usual = tensors(n_inputs, ranks, axes + 2 * count, types),
+               most = tensors(n_inputs, ranks, axes + 3 * count, types);
+    for (std::size_t i = 0; i < given.size(); ++i) {
+        given[i].min = least[i].dims;
+        given[i].opt = usual[i].dims;
+        given[i].max = most[i].dims;
+    }
+    const std::vector<DynamicPluginTensorDesc> made(n_outputs);
+    const int failed = build(plugin)->configurePlugin(given.data(), n_inputs, made.data(), n_outputs);
+    *space = build(plugin)->getWorkspaceSize(given.data(), n_inputs, made.data(), n_outputs);
+    return failed;
+}
+
 int driver_shape_change(void* plugin, int n_inputs, const int* ranks, const std::int64_t* axes,
                         const int* types, int n_outputs) {
     const auto given = tensors(n_inputs, ranks, axes, types);

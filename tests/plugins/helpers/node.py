@@ -144,8 +144,26 @@ class Node:
     def workspace(self, shapes: Sequence[Sequence[int]], types: Sequence[int]) -> int:
         return self._asked("workspace", shapes, types)
 
-    def run(self, inputs: Sequence[Any], kinds: Sequence[Any], *, shift: int = 0) -> list[Any] | None:
-        """Enqueue on host memory with exactly the workspace asked for; `shift` misaligns the first input."""
+    def _profile(self, sizes: Sequence[Sequence[Sequence[int]]], types: Sequence[int]) -> tuple[bool, int]:
+        count, ranks, _ = _described(sizes[0])
+        axes = [size for shapes in sizes for shape in shapes for size in shape]
+        space = ctypes.c_size_t()
+        failed = calls().driver_profile(
+            self._handle, count, ranks, _ints(axes, ctypes.c_int64), _ints(types), self.outputs, ctypes.byref(space)
+        )  # fmt: skip
+        return not failed, space.value
+
+    def profile(self, sizes: Sequence[Sequence[Sequence[int]]], types: Sequence[int]) -> bool:
+        """Configure for a profile; sizes: the shapes as described (-1: open), the least, the usual, the largest."""
+        return self._profile(sizes, types)[0]
+
+    def profile_workspace(self, sizes: Sequence[Sequence[Sequence[int]]], types: Sequence[int]) -> int:
+        return self._profile(sizes, types)[1]
+
+    def run(
+        self, inputs: Sequence[Any], kinds: Sequence[Any], *, shift: int = 0, space: int | None = None
+    ) -> list[Any] | None:
+        """Enqueue on host memory with exactly the workspace asked for, or `space` bytes; `shift` misaligns the first input."""
         given = [kernels.ready(item) for item in inputs]
         if shift:
             moved = kernels.aligned((given[0].nbytes + shift,), np.uint8)[shift:].view(given[0].dtype)
@@ -154,11 +172,12 @@ class Node:
         found = self.shapes(shapes)
         if found is None:
             return None
-        made = [kernels.aligned(shape, kind) for shape, kind in zip(found, kinds, strict=True)]
-        space = kernels.aligned((self.workspace(shapes, types),), np.uint8)
+        made = [kernels.unwritten(shape, kind) for shape, kind in zip(found, kinds, strict=True)]
+        bytes_asked = self.workspace(shapes, types) if space is None else space
+        workspace = kernels.unwritten((bytes_asked,), np.uint8)
         failed = calls().driver_enqueue(
             self._handle, *_described(shapes), _ints(types), self.outputs, _pointers(given), _pointers(made),
-            ctypes.c_void_p(space.ctypes.data if space.size else None),
+            ctypes.c_void_p(workspace.ctypes.data if workspace.size else None),
         )  # fmt: skip
         return None if failed else made
 

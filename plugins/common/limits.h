@@ -1,0 +1,41 @@
+// The most that each operator takes. Made by `python -m tokenrt.plugins.contracts` from the [limits] of the
+// contracts, plugins/token_*/contract.toml.
+#pragma once
+
+namespace tokenrt {
+
+constexpr int kMostBatch = 1024;
+constexpr int kMostTokens = 16384;
+constexpr int kMostHeads = 256;
+constexpr int kMostWidth = 8192;
+constexpr long long kMostElements = 2147483647;  // rows times channels of an image
+constexpr long long kTokenClusterWork = 134217728;
+constexpr long long kTokenCoverSelectWork = 8589934592;
+constexpr long long kTokenGreedySelectWork = 8589934592;
+
+struct Limits {
+    const char* name;
+    struct {
+        char letter;
+        int most;
+    } axes[4];
+    const char* factors[3];  // letters and fields whose product is at most `work`
+    long long work;
+};
+
+constexpr Limits kLimits[] = {
+    {"TokenCluster", {{'B', 1024}, {'N', 16384}}, {"remove", "N"}, 134217728},
+    {"TokenCombine", {{'B', 1024}, {'N', 16384}}, {}, 0},
+    {"TokenCoverSelect", {{'B', 1024}, {'N', 16384}, {'D', 8192}}, {"keep", "N", "D"}, 8589934592},
+    {"TokenGreedySelect", {{'B', 1024}, {'N', 16384}, {'D', 8192}}, {"keep", "N", "D"}, 8589934592},
+    {"TokenGroupSelect", {{'B', 1024}, {'N', 16384}}, {}, 0},
+    {"TokenMatch", {{'B', 1024}, {'N', 16384}}, {}, 0},
+    {"TokenMeans", {{'B', 1024}, {'N', 16384}}, {}, 0},
+    {"TokenMedoids", {{'B', 1024}, {'N', 16384}}, {}, 0},
+    {"TokenPeaks", {{'B', 1024}, {'N', 16384}}, {}, 0},
+    {"TokenRestore", {{'B', 1024}, {'K', 32768}, {'N', 16384}}, {}, 0},
+    {"TokenScore", {{'B', 1024}, {'H', 256}, {'N', 16384}, {'D', 8192}}, {}, 0},
+    {"TokenSelect", {{'B', 1024}, {'N', 16384}}, {}, 0},
+};
+
+}  // namespace tokenrt
