@@ -114,7 +114,7 @@ def token_match(
     outputs = (counts[0], FLOAT), (keep[0], INDEX), (remove[0], INDEX), (remove[0], INDEX)
     return Launch(
         "token_match", (metric, *lists), tuple(((batch, count), kind) for count, kind in outputs),
-        (batch, tokens, width, *counts, remove[0], order), (batch, counts[0]),
+        (batch, tokens, width, *counts, remove[0], order), (batch, *counts[:2]),
     )  # fmt: skip
 
 

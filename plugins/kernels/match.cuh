@@ -16,12 +16,13 @@ constexpr int kSourcesByPosition = 0, kSourcesByValue = 1;
 
 namespace match {
 
-// The nearest destination of each source of one tile, those of one image from `first` on, found by one block.
-template <bool kWhole, typename T, typename Policy>
-__device__ __forceinline__ void nearest_of(TileShared<T, Policy>& shared, const T* rows, int first,
-                                           const int* __restrict__ sources,
-                                           const int* __restrict__ destinations, float* value, int* nearest,
-                                           const MatchShape& shape) {
+// The nearest of the destinations `begin` .. `end` - 1 of each source of one tile, those of one image from
+// `first` on, found by one block: told(source, value, destination), once a source that exists.
+template <bool kWhole, typename T, typename Policy, typename Told>
+__device__ __forceinline__ void nearest_of(TileShared<T, Policy>& shared, const T* rows, int first, int begin,
+                                           int end, const int* __restrict__ sources,
+                                           const int* __restrict__ destinations, const MatchShape& shape,
+                                           Told told) {
     constexpr int kEach = Policy::kEach;
     const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
               y = static_cast<int>(threadIdx.x) / Policy::kSide;
@@ -36,11 +37,10 @@ __device__ __forceinline__ void nearest_of(TileShared<T, Policy>& shared, const 
         best[i] = -INFINITY;
         where[i] = shape.destinations;
     }
-    for (int base = 0; base < shape.destinations; base += Policy::kTile) {
+    for (int base = begin; base < end; base += Policy::kTile) {
         const auto right = [=](int i) {
-            return base + i < shape.destinations
-                       ? rows + static_cast<std::int64_t>(destinations[base + i]) * shape.width
-                       : nullptr;
+            return base + i < end ? rows + static_cast<std::int64_t>(destinations[base + i]) * shape.width
+                                  : nullptr;
         };
         float product[kEach][kEach];
         tile_product<T, Policy, kWhole, Tile::kDotsAndSquares>(shared, left, right, shape.width, product);
@@ -53,7 +53,7 @@ __device__ __forceinline__ void nearest_of(TileShared<T, Policy>& shared, const 
                 const float left_length = length_of(shared.left_square[kEach * y + i]);
                 const float cosine = cosine_of(product[i][j], left_length, right_length);
                 // Columns come in ascending order, so that an equal one later on never wins.
-                if (column < shape.destinations && cosine > best[i]) {
+                if (column < end && cosine > best[i]) {
                     best[i] = cosine;
                     where[i] = column;
                 }
@@ -72,28 +72,29 @@ __device__ __forceinline__ void nearest_of(TileShared<T, Policy>& shared, const 
         }
         const int row = first + kEach * y + i;
         if (x == 0 && row < shape.sources) {
-            value[row] = best[i];
-            nearest[row] = where[i];
+            told(row, best[i], where[i]);
         }
     }
 }
 
 // Where a source goes that `before` others stand in front of: away with its pair, or among those that stay.
-__device__ __forceinline__ void place_source(int mine, int before, const int* nearest,
+__device__ __forceinline__ void place_source(int mine, int before, int nearest,
                                              const int* __restrict__ sources, std::int64_t* keep,
                                              std::int64_t* source, std::int64_t* destination,
                                              const MatchShape& shape) {
     if (before < shape.remove) {
         source[before] = sources[mine];
-        destination[before] = nearest[mine] + shape.keep() - shape.destinations;
+        destination[before] = nearest + shape.keep() - shape.destinations;
     } else if (shape.order == kSourcesByValue) {
         keep[shape.others + before - shape.remove] = sources[mine];
     }
 }
 
-// The survivors of one image but for the sources that place_source has placed, by one block.
-template <int kThreads>
-__device__ __forceinline__ void arrange_survivors(const int* ranks, const int* __restrict__ sources,
+// The survivors of one image but for the sources that place_source has placed, by one block. stays(i):
+// whether source i does; a thread is asked for i = threadIdx.x + turn kThreads, in order, and for nothing
+// beyond S.
+template <int kThreads, typename Stays>
+__device__ __forceinline__ void arrange_survivors(Stays stays, const int* __restrict__ sources,
                                                   const int* __restrict__ destinations,
                                                   const int* __restrict__ others, std::int64_t* out,
                                                   const MatchShape& shape) {
@@ -110,9 +111,9 @@ __device__ __forceinline__ void arrange_survivors(const int* ranks, const int* _
     Numbers running{0, 0};
     for (int base = 0; base < shape.sources; base += kThreads) {
         const int i = base + me;
-        const bool stays = i < shape.sources && ranks[i] >= shape.remove;
-        const int before = number<kThreads>(stays, false, running).first;
-        if (stays) {
+        const bool kept = i < shape.sources && stays(i);
+        const int before = number<kThreads>(kept, false, running).first;
+        if (kept) {
             out[shape.others + before] = sources[i];
         }
     }

@@ -62,8 +62,11 @@ __device__ __forceinline__ void match(MatchShared<T>& shared, const T* __restric
     constexpr int kThreads = MatchPolicy::kThreads;
     const int me = static_cast<int>(threadIdx.x);
     for (int first = 0; first < shape.sources; first += MatchPolicy::kTile) {
-        match::nearest_of<kWhole>(shared.tile, metric, first, sources, destinations, shared.value,
-                                  shared.nearest, shape);
+        match::nearest_of<kWhole>(shared.tile, metric, first, 0, shape.destinations, sources, destinations,
+                                  shape, [&](int row, float best, int where) {
+                                      shared.value[row] = best;
+                                      shared.nearest[row] = where;
+                                  });
     }
     __syncthreads();
     for (int base = 0; base < shape.sources; base += kThreads) {
@@ -73,11 +76,13 @@ __device__ __forceinline__ void match(MatchShared<T>& shared, const T* __restric
         if (mine < shape.sources) {
             value[mine] = shared.value[mine];
             shared.rank[mine] = before;
-            match::place_source(mine, before, shared.nearest, sources, keep, source, destination, shape);
+            match::place_source(mine, before, shared.nearest[mine], sources, keep, source, destination,
+                                shape);
         }
     }
     __syncthreads();
-    match::arrange_survivors<kThreads>(shared.rank, sources, destinations, others, keep, shape);
+    match::arrange_survivors<kThreads>([&](int i) { return shared.rank[i] >= shape.remove; }, sources,
+                                       destinations, others, keep, shape);
 }
 
 }  // namespace once

@@ -5,51 +5,122 @@
 //           destinations; source [B,R]: sources that leave, by falling value; destination [B,R]: their slots.
 //           Among equal values the smaller index wins, among destinations as among sources. A zero row and a
 //           NaN cosine count as 0.
-// Division  1. similarity: a block takes a tile of sources and goes over all destinations tile by tile
-//           (tile.cuh). The squared lengths are gathered while the rows are loaded, so normalising costs no
-//           pass, and only the best of each row is kept: the S x T matrix is never written. 2. rank: each
-//           source counts those in front of it. 3. arrange: one block an image numbers the unmerged sources
-//           with prefix sums.
-// Bytes     B * (D * size * (S + T * S / tile) + 12 S + 8 (K + 2 R)), the repeated destinations from cache.
+// Division  1. similarity: a block takes a tile of sources and a stretch of destinations, which it goes over
+// tile
+//           by tile (tile.cuh). The squared lengths are gathered while the rows are loaded, so normalising
+//           costs no pass, and only the best of each row is kept: the S x T matrix is never written. With
+//           kMatchFill blocks or more an image of one tile of destinations each, stretches grow instead.
+//           2. finish: one block an image takes the best of each row's stretches, in their order, sorts the
+//           rows (sort.cuh) and arranges the survivors with prefix sums. More than kSortMost sources: 2.
+//           rank: each source counts those in front of it. 3. arrange.
+// Launches  2; from more than kSortMost sources 3.
+// Bytes     B * (D size S T (1 / tile + 1 / tile) + 8 S stretches + 12 S + 8 (K + 2 R)), the repeated rows
+//           from cache.
 // Bound     arithmetic: 2 B S T D operations in fp32; at 197 tokens and batch 1, latency.
 #pragma once
 
 #include "match.cuh"
+#include "sort.cuh"
 
 namespace tokenrt {
 
 constexpr int kMatchLarge =
     512;  // from so many sources on, larger tiles save loads; below, smaller ones fill the GPU
+constexpr int kMatchFill = 512;  // blocks an image, beyond which more fill no GPU
 constexpr int kArrangeThreads = 128, kRankThreads = 128;
 
+// How the destinations are divided: tiles of a stretch, and stretches.
+struct Stretches {
+    int tiles, count;
+};
+
+constexpr int match_tile(int sources, bool whole) {
+    return whole && sources >= kMatchLarge ? 64 : 32;
+}
+
+constexpr Stretches stretches_of(int sources, int destinations, int tile) {
+    const long long all = ceil_div(destinations, tile), rows = ceil_div(sources, tile);
+    const long long most = ceil_div(kMatchFill, rows), tiles = ceil_div(all, all < most ? all : most);
+    return {static_cast<int>(tiles), static_cast<int>(ceil_div(all, tiles))};
+}
+
 namespace match {
+
+// The best destination of a source in one stretch: its own in the stretches' order, [B,stretches,S].
+struct Part {
+    float value;
+    int nearest;
+};
+
+// The best over all stretches: the earlier one among equals, whose destinations are the smaller.
+__device__ __forceinline__ Part best_of(const Part* parts, int source, int stretches, int sources) {
+    Part best = parts[source];
+    for (int i = 1; i < stretches; ++i) {
+        const Part next = parts[static_cast<std::int64_t>(i) * sources + source];
+        best = next.value > best.value ? next : best;
+    }
+    return best;
+}
 
 template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     similarity(const T* __restrict__ metric, const int* __restrict__ sources,
-               const int* __restrict__ destinations, float* __restrict__ value, int* __restrict__ nearest,
+               const int* __restrict__ destinations, Part* __restrict__ parts, int stretch,
                MatchShape shape) {
     __shared__ TileShared<T, Policy> shared;
-    const std::int64_t image = blockIdx.y;
+    const std::int64_t image = blockIdx.z;
+    const int begin = static_cast<int>(blockIdx.y) * stretch;
+    Part* own = parts + (image * gridDim.y + blockIdx.y) * shape.sources;
     nearest_of<kWhole>(shared, metric + image * shape.tokens * shape.width,
-                       static_cast<int>(blockIdx.x) * Policy::kTile, sources, destinations,
-                       value + image * shape.sources, nearest + image * shape.sources, shape);
+                       static_cast<int>(blockIdx.x) * Policy::kTile, begin,
+                       min(begin + stretch, shape.destinations), sources, destinations, shape,
+                       [=](int row, float best, int where) { own[row] = Part{best, where}; });
+}
+
+template <typename Policy>
+static __global__ void __launch_bounds__(Policy::kThreads)
+    finish(const Part* __restrict__ parts, const int* __restrict__ sources,
+           const int* __restrict__ destinations, const int* __restrict__ others, float* __restrict__ value,
+           std::int64_t* __restrict__ keep, std::int64_t* __restrict__ source,
+           std::int64_t* __restrict__ destination, int stretches, MatchShape shape) {
+    __shared__ SortKey keys[Policy::kMost];
+    const std::int64_t image = blockIdx.x;
+    const Part* own = parts + image * stretches * shape.sources;
+    float* values = value + image * shape.sources;
+    std::int64_t* out = keep + image * shape.keep();
+    SortKey held[Policy::kHeld];
+    fill<Policy>(keys, held, shape.sources, [=](int i) {
+        const Part best = best_of(own, i, stretches, shape.sources);
+        values[i] = best.value;
+        return sort_key(best.value, i, best.nearest);
+    });
+    sort<Policy>(keys, shape.sources);
+    for (int i = static_cast<int>(threadIdx.x); i < shape.sources; i += Policy::kThreads) {
+        place_source(place_in(keys[i]), i, companion_in(keys[i]), sources, out, source + image * shape.remove,
+                     destination + image * shape.remove, shape);
+    }
+    const SortKey last = keys[shape.remove - 1];
+    arrange_survivors<Policy::kThreads>([=](int i) { return !up_to(sort_key(values[i], i), last); }, sources,
+                                        destinations, others, out, shape);
 }
 
 static __global__ void __launch_bounds__(kRankThreads)
-    rank(const float* __restrict__ value, const int* __restrict__ nearest, const int* __restrict__ sources,
+    rank(const Part* __restrict__ parts, const int* __restrict__ sources, float* __restrict__ value,
          int* __restrict__ ranks, std::int64_t* __restrict__ keep, std::int64_t* __restrict__ source,
-         std::int64_t* __restrict__ destination, MatchShape shape) {
+         std::int64_t* __restrict__ destination, int stretches, MatchShape shape) {
     const std::int64_t image = blockIdx.y;
-    const float* values = value + image * shape.sources;
+    const Part* own = parts + image * stretches * shape.sources;
+    const auto best = [=](int i) { return best_of(own, i, stretches, shape.sources); };
     const int mine = static_cast<int>(blockIdx.x * kRankThreads + threadIdx.x);
     const int before =
-        rank_among<kRankThreads>(shape.sources, mine, [=](int i) { return ordered(values[i]); });
+        rank_among<kRankThreads>(shape.sources, mine, [=](int i) { return ordered(best(i).value); });
     if (mine >= shape.sources) {
         return;
     }
+    const Part found = best(mine);
+    value[image * shape.sources + mine] = found.value;
     ranks[image * shape.sources + mine] = before;
-    place_source(mine, before, nearest + image * shape.sources, sources, keep + image * shape.keep(),
+    place_source(mine, before, found.nearest, sources, keep + image * shape.keep(),
                  source + image * shape.remove, destination + image * shape.remove, shape);
 }
 
@@ -58,23 +129,30 @@ static __global__ void __launch_bounds__(kArrangeThreads)
             const int* __restrict__ destinations, const int* __restrict__ others,
             std::int64_t* __restrict__ keep, MatchShape shape) {
     const std::int64_t image = blockIdx.x;
-    arrange_survivors<kArrangeThreads>(ranks + image * shape.sources, sources, destinations, others,
-                                       keep + image * shape.keep(), shape);
+    const int* own = ranks + image * shape.sources;
+    arrange_survivors<kArrangeThreads>([=](int i) { return own[i] >= shape.remove; }, sources, destinations,
+                                       others, keep + image * shape.keep(), shape);
 }
 
 template <typename T, typename Policy, bool kWhole>
-cudaError_t compare(const void* metric, const int* sources, const int* destinations, float* value,
-                    int* nearest, MatchShape shape, cudaStream_t stream) {
+cudaError_t compare(const void* metric, const int* sources, const int* destinations, Part* parts,
+                    Stretches stretches, MatchShape shape, cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>(ceil_div(shape.sources, Policy::kTile)),
-                    static_cast<unsigned>(shape.batch));
+                    static_cast<unsigned>(stretches.count), static_cast<unsigned>(shape.batch));
     return launch(similarity<T, Policy, kWhole>, grid, Policy::kThreads, stream,
-                  static_cast<const T*>(metric), sources, destinations, value, nearest, shape);
+                  static_cast<const T*>(metric), sources, destinations, parts,
+                  stretches.tiles * Policy::kTile, shape);
 }
 
 }  // namespace match
 
-inline std::size_t token_match_workspace(int batch, int sources) {
-    return 2 * sizeof(int) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(sources);
+// Enough for either tile.
+inline std::size_t token_match_workspace(int batch, int sources, int destinations) {
+    const int small = stretches_of(sources, destinations, match_tile(sources, false)).count;
+    const int large = stretches_of(sources, destinations, match_tile(sources, true)).count;
+    const std::size_t parts = sizeof(match::Part) * static_cast<std::size_t>(max(small, large));
+    return static_cast<std::size_t>(batch) * static_cast<std::size_t>(sources) *
+           (parts + (sources > kSortMost ? sizeof(int) : 0));
 }
 
 // The lists hold each position 0 .. N-1 once and lie in device memory; `others` may be null when there are
@@ -99,28 +177,41 @@ inline cudaError_t token_match(int type, const void* metric, const int* sources,
     if (state != cudaSuccess) {
         return state;
     }
-    int* nearest = static_cast<int*>(workspace);
-    int* ranks = nearest + static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.sources);
-    state = with_type(type, [=](auto* like) {
+    int stretches = 0;
+    match::Part* parts = static_cast<match::Part*>(workspace);
+    state = with_type(type, [=, &stretches](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
-        const bool whole = in_vectors<T>(shape.width, metric), large = shape.sources >= kMatchLarge;
-        const auto compare =
-            whole ? large ? match::compare<T, TilePolicy<64>, true> : match::compare<T, TilePolicy<32>, true>
-                  : match::compare<T, TilePolicy<32>, false>;
-        return compare(metric, sources, destinations, value, nearest, shape, stream);
+        const bool whole = in_vectors<T>(shape.width, metric);
+        const int tile = match_tile(shape.sources, whole);
+        const Stretches divided = stretches_of(shape.sources, shape.destinations, tile);
+        stretches = divided.count;
+        const auto compare = !whole       ? match::compare<T, TilePolicy<32>, false>
+                             : tile == 64 ? match::compare<T, TilePolicy<64>, true>
+                                          : match::compare<T, TilePolicy<32>, true>;
+        return compare(metric, sources, destinations, parts, divided, shape, stream);
     });
     if (state != cudaSuccess) {
         return state;
     }
+    const dim3 images(static_cast<unsigned>(shape.batch));
+    if (shape.sources <= kSortMost) {
+        const bool longer = shape.sources > kSortLong;
+        return launch(longer ? match::finish<SortPolicy<true>> : match::finish<SortPolicy<false>>, images,
+                      longer ? SortPolicy<true>::kThreads : SortPolicy<false>::kThreads, stream, parts,
+                      sources, destinations, others, value, keep, source, destination, stretches, shape);
+    }
+    int* ranks = reinterpret_cast<int*>(parts + static_cast<std::size_t>(shape.batch) *
+                                                    static_cast<std::size_t>(stretches) *
+                                                    static_cast<std::size_t>(shape.sources));
     const dim3 grid(static_cast<unsigned>(ceil_div(shape.sources, kRankThreads)),
                     static_cast<unsigned>(shape.batch));
-    state = launch(match::rank, grid, kRankThreads, stream, value, nearest, sources, ranks, keep, source,
-                   destination, shape);
+    state = launch(match::rank, grid, kRankThreads, stream, parts, sources, value, ranks, keep, source,
+                   destination, stretches, shape);
     if (state != cudaSuccess) {
         return state;
     }
-    return launch(match::arrange, dim3(static_cast<unsigned>(shape.batch)), kArrangeThreads, stream, ranks,
-                  sources, destinations, others, keep, shape);
+    return launch(match::arrange, images, kArrangeThreads, stream, ranks, sources, destinations, others, keep,
+                  shape);
 }
 
 }  // namespace tokenrt

@@ -5,8 +5,8 @@ using namespace tokenrt;
 
 extern "C" {
 
-std::size_t host_token_match_workspace(int batch, int sources) {
-    return token_match_workspace(batch, sources);
+std::size_t host_token_match_workspace(int batch, int sources, int destinations) {
+    return token_match_workspace(batch, sources, destinations);
 }
 
 int host_token_match(int type, const void* metric, const int* sources, const int* destinations,

@@ -65,7 +65,7 @@ class TokenMatch final : public Operator {
     }
 
     std::size_t workspace(const Values&, const Sizes& sizes) const override {
-        return token_match_workspace(sizes.of('B'), sizes.of('S'));
+        return token_match_workspace(sizes.of('B'), sizes.of('S'), sizes.of('T'));
     }
 
     cudaError_t run(const Call& call) const override {

@@ -10,6 +10,7 @@ import itertools
 import numpy as np
 import pytest
 
+from tests.passes.ops.helpers.cases import alternate
 from tests.passes.ops.helpers.runner import expect
 from tests.plugins.helpers.running import needs_compiler, random, run, wide
 
@@ -34,3 +35,34 @@ def test_selection_of_the_most_that_are_sorted() -> None:
         attributes = {"keep": 4000, "protect": 0, "order": order}
         (found,) = run("TokenSelect", [score[:, :tokens]], attributes)
         np.testing.assert_array_equal(found, expect("TokenSelect", [score[:, :tokens]], attributes)[0])
+
+
+def tied(tokens: int, width: int, images: int = 2) -> np.ndarray:
+    """Rows of few different directions and lengths that are powers of two, so that cosines are exact and tie often."""
+    rng = np.random.default_rng(tokens)
+    directions = np.eye(width, dtype=np.float32)[rng.integers(0, 3, (images, tokens))]
+    return directions * 2.0 ** rng.integers(-3, 4, (images, tokens, 1)).astype(np.float32)
+
+
+@pytest.mark.parametrize(("tokens", "width", "removed"), [(65, 4, 32), (131, 20, 7), (1027, 8, 300)])
+def test_matching_over_a_boundary(tokens: int, width: int, removed: int) -> None:
+    """Tied rows over several tiles of sources, stretches of destinations, warps of the sort; 513 sources take large tiles."""
+    metric = tied(tokens, width, 1)
+    for kind, order in itertools.product(("float32", "float16"), (0, 1)):
+        attributes = alternate(tokens, 1, removed, order)
+        given = metric.astype(kind)
+        for found, wanted in zip(
+            run("TokenMatch", [given], attributes),
+            expect("TokenMatch", wide([given]), attributes),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_matching_of_more_sources_than_are_sorted() -> None:
+    metric = tied(8200, 4, 1)
+    attributes = alternate(8200, 2, 700, 0)
+    for found, wanted in zip(
+        run("TokenMatch", [metric], attributes), expect("TokenMatch", [metric], attributes), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
