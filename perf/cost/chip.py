@@ -44,6 +44,7 @@ CONSTANTS: Mapping[str, Constant] = MappingProxyType(
         "pass_cycles": Constant(500, f"a pass over a row by one block with its barriers; {ESTIMATE}"),
         "step_cycles": Constant(100, f"one more load of each thread in such a pass; {ESTIMATE}"),
         "row_bytes_a_cycle": Constant(64, "estimate: what one multiprocessor reads from L2"),
+        "sort_cycles": Constant(70, f"a step of a sort in shared memory with its barrier; {ESTIMATE}"),
         "merge_cycles": Constant(1500, f"the barriers of one merge of TokenCluster; {ESTIMATE}"),
         "look_cycles": Constant(350, f"its look through 256 tokens; {ESTIMATE}"),
     }

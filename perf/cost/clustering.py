@@ -10,13 +10,24 @@ from tokenrt.perf.cost.sizes import INDEX, SINGLE, Call, over, pass_cycles, tile
 CLUSTER_LONG = 1024
 """Tokens from which on tiles are 64 rows, and above which one block of 512 threads merges."""
 
+CLUSTER_WORKSPACE = 1 << 30
+"""Bytes of similarities that are held at once: images beyond take their turn, in launches of their own."""
+
 TILE, THREADS = 32, 64
 """Rows of a tile, and its threads, where distances are compared."""
 
 
 def cluster(call: Call) -> tuple[Launch, ...]:
     """TokenCluster: metric [B,N,D]."""
-    batch, tokens, width = call.shapes[0]
+    batch, tokens, _ = call.shapes[0]
+    at_once = max(CLUSTER_WORKSPACE // (SINGLE * (tokens**2 + 4 * tokens)), 1)
+    full, rest = divmod(batch, at_once)
+    return _clustered(call, at_once) * full + (_clustered(call, rest) if rest else ())
+
+
+def _clustered(call: Call, batch: int) -> tuple[Launch, ...]:
+    """The launches of images whose similarities are held at once."""
+    _, tokens, width = call.shapes[0]
     long = tokens >= CLUSTER_LONG and width * call.item % 16 == 0
     tile, threads = (64, 256) if long else (TILE, THREADS)
     like, state = batch * tokens**2 * SINGLE, 6 * batch * tokens * SINGLE
@@ -25,7 +36,7 @@ def cluster(call: Call) -> tuple[Launch, ...]:
     return (
         Launch(
             "cluster::compare", over(tokens, tile) ** 2 * batch, threads, tile_cycles(width, call.item, threads),
-            call.data + like, 2.0 * batch * tokens**2 * width,
+            batch * tokens * width * call.item + like, 2.0 * batch * tokens**2 * width,
         ),
         Launch("cluster::merge", batch, 512 if tokens > CLUSTER_LONG else 256, merges * each, like + state),
     )  # fmt: skip

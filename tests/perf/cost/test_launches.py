@@ -63,6 +63,23 @@ def test_a_few_rows_of_scores(rows: int) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize("tokens", [64, 257, 258, 4095, 4096, 4097, 9000])
+def test_selections_of_any_length(tokens: int, order: int) -> None:
+    asked = {"keep": [tokens // 2], "protect": [1], "order": order}
+    job = jobs.Job("TokenSelect", "", [(2, tokens)], asked, 4)
+    assert told(job.work.launches) == started(job)
+
+
+@needs_compiler
+def test_images_that_the_workspace_does_not_hold_take_their_turn() -> None:
+    asked = {"keep": [4000], "remove": [96], "linkage": 2}
+    job = jobs.Job("TokenCluster", "", [(20, 4096, 64)], asked)
+    assert told(job.work.launches) == started(job)
+    assert len(job.work.launches) == 4
+
+
+@needs_compiler
 @pytest.mark.parametrize("tokens", [1024, 1025])
 def test_greedy_from_the_most_isolated(tokens: int) -> None:
     asked = {"keep": [9], "protect": [1], "order": 0, "power": 1.0, "mix": 0.5, "objective": 1, "seed": 2}
