@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-import math
-
 from tokenrt.perf.cost.chip import constant
 from tokenrt.perf.cost.launch import Launch
-from tokenrt.perf.cost.sizes import INDEX, SINGLE, Call, count_cycles, over, pass_cycles, tile_cycles
+from tokenrt.perf.cost.sizes import (
+    INDEX,
+    SINGLE,
+    SORT_MOST,
+    Call,
+    count_cycles,
+    over,
+    pass_cycles,
+    sort_cycles,
+    sort_threads,
+    tile_cycles,
+)
 
-SORT_LONG, SORT_MOST, ISOLATION_LARGE = 256, 4096, 1024
-"""Tokens above which a block sorts with 512 threads instead of 128, above which it does not sort, and from which on tiles are 64
-rows instead of 32."""
+ISOLATION_LARGE = 1024
+"""Tokens from which on tiles are 64 rows instead of 32."""
 
 BY_SCORE, FROM_ISOLATED = 1, 2
 ROUNDS = 5
@@ -20,20 +28,13 @@ LOOKS = 2
 """Rows that TokenCoverSelect looks at for each token it chooses; what the bounds leave depends on the tokens."""
 
 
-def sort_cycles(tokens: int, threads: int) -> float:
-    """Cycles in which a block sorts keys in shared memory by a bitonic network."""
-    rounds = max(math.ceil(math.log2(tokens)), 6)
-    steps = rounds * (rounds + 1) / 2
-    return constant("load_cycles") + steps * constant("sort_cycles") * over(2 ** (rounds - 1), threads)
-
-
 def chosen(
     batch: int, tokens: int, keep: int, protect: int, order: int, *, item: int = SINGLE
 ) -> tuple[Launch, ...]:
     """The K best of N scores by order, as TokenSelect and TokenPeaks launch it."""
     scores, index = batch * tokens * item, batch * keep * INDEX
     if tokens <= SORT_MOST:
-        threads = 512 if tokens - protect > SORT_LONG else 128
+        threads = sort_threads(tokens - protect)
         cycles = sort_cycles(tokens - protect, threads) + pass_cycles(tokens, threads)
         return (Launch("select::sorted", batch, threads, cycles, scores + index),)
     found = Launch("select::by_position", batch, 512, ROUNDS * pass_cycles(tokens, 512), scores + index)

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from tokenrt.perf.cost.chip import constant
 from tokenrt.perf.cost.launch import Launch
-from tokenrt.perf.cost.sizes import INDEX, SINGLE, Call, count_cycles, over, pass_cycles, tile_cycles
+from tokenrt.perf.cost.sizes import (
+    INDEX,
+    SINGLE,
+    SORT_MOST,
+    Call,
+    count_cycles,
+    over,
+    pass_cycles,
+    sort_cycles,
+    sort_threads,
+    tile_cycles,
+)
 
-MATCH_LARGE = 512
-"""Sources from which on tiles are 64 rows of 256 threads instead of 32 of 64."""
+MATCH_LARGE, MATCH_FILL = 512, 512
+"""Sources from which on tiles are 64 rows of 256 threads instead of 32 of 64; blocks an image beyond which stretches of
+destinations grow instead."""
+
+PART = 8
+"""Bytes of the best of a stretch: a similarity and a place."""
 
 
 def match(call: Call) -> tuple[Launch, ...]:
@@ -15,17 +30,26 @@ def match(call: Call) -> tuple[Launch, ...]:
     (batch, _, width), sources = call.shapes[0], len(call.attributes["sources"])
     targets, kept, leave = len(call.attributes["destinations"]), call.size("keep"), call.size("remove")
     tile, threads = (64, 256) if sources >= MATCH_LARGE and width * call.item % 16 == 0 else (32, 64)
-    values, ranks = batch * sources * SINGLE, batch * sources * SINGLE
-    pairs = 2 * batch * leave * INDEX
-    return (
-        Launch(
-            "match::similarity", over(sources, tile) * batch, threads,
-            over(targets, tile) * tile_cycles(width, call.item, threads), call.data + values + ranks,
-            2 * batch * sources * targets * width,
-        ),
-        Launch("match::rank", over(sources, 128) * batch, 128, count_cycles(sources), values + 2 * ranks + pairs),
-        Launch("match::arrange", batch, 128, pass_cycles(sources, 128), ranks + batch * kept * INDEX),
+    rows, tiles = over(sources, tile), over(targets, tile)
+    stretch = over(tiles, min(tiles, over(MATCH_FILL, rows)))
+    stretches = over(tiles, stretch)
+    parts, values = batch * stretches * sources * PART, batch * sources * SINGLE
+    lists = batch * (kept + 2 * leave) * INDEX
+    joining = constant("load_cycles") + constant("step_cycles") * stretches
+    similarity = Launch(
+        "match::similarity", rows * stretches * batch, threads,
+        stretch * tile_cycles(width, call.item, threads), call.data + parts, 2.0 * batch * sources * targets * width,
     )  # fmt: skip
+    if sources <= SORT_MOST:
+        own = sort_threads(sources)
+        cycles = joining * over(sources, own) + sort_cycles(sources, own) + pass_cycles(sources, own)
+        return similarity, Launch("match::finish", batch, own, cycles, parts + values + lists)
+    counted = joining * over(sources, 128) + count_cycles(sources)
+    return (
+        similarity,
+        Launch("match::rank", over(sources, 128) * batch, 128, counted, parts + 2 * values + lists),
+        Launch("match::arrange", batch, 128, pass_cycles(sources, 128), values + batch * kept * INDEX),
+    )
 
 
 def combine(call: Call) -> tuple[Launch, ...]:

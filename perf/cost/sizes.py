@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, log2, prod
 from typing import Any
 
 from tokenrt.perf.cost.chip import constant
@@ -52,6 +52,22 @@ def tile_cycles(width: int, item: int, threads: int, *, distances: bool = False)
 def pass_cycles(tokens: int, threads: int) -> float:
     """Cycles of one pass of a block over a number for each token."""
     return constant("pass_cycles") + constant("step_cycles") * over(tokens, threads)
+
+
+SORT_LONG, SORT_MOST = 256, 4096
+"""Keys above which a block sorts with 512 threads instead of 128, and above which it does not sort (sort.cuh)."""
+
+
+def sort_threads(count: int) -> int:
+    """Threads of a block that sorts."""
+    return 512 if count > SORT_LONG else 128
+
+
+def sort_cycles(count: int, threads: int) -> float:
+    """Cycles in which a block sorts keys in shared memory by a bitonic network."""
+    rounds = max(ceil(log2(count)), 6)
+    steps = rounds * (rounds + 1) / 2
+    return constant("load_cycles") + steps * constant("sort_cycles") * over(2 ** (rounds - 1), threads)
 
 
 def count_cycles(tokens: int) -> float:

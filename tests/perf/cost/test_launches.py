@@ -72,6 +72,13 @@ def test_selections_of_any_length(tokens: int, order: int) -> None:
 
 
 @needs_compiler
+@pytest.mark.parametrize("tokens", [65, 513, 515, 1023, 2050, 8191, 8195, 16001])
+def test_matches_of_any_size(tokens: int) -> None:
+    job = next(job for job in jobs.jobs(Block(tokens, 64), 2) if job.operator == "TokenMatch")
+    assert told(job.work.launches) == started(job)
+
+
+@needs_compiler
 def test_images_that_the_workspace_does_not_hold_take_their_turn() -> None:
     asked = {"keep": [4000], "remove": [96], "linkage": 2}
     job = jobs.Job("TokenCluster", "", [(20, 4096, 64)], asked)
