@@ -212,7 +212,11 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         tokens,
         lambda kept: follow(graph, shapes, seeds, tokens=tokens, protected=kept),
     )
-    first_token = any(0 in guard.positions for guard in kept if guard.why != WANTED)
+    # What is cut off together with others, as a part that is joined to them again, is no class token.
+    first_token = any(
+        guard.first == 0 and (guard.why == LEARNED or (len(guard.positions) == 1 and guard.why != WANTED))
+        for guard in kept
+    )
     fits = asked is not None
     whole = Structure((), tokens, kept, first_token, stream, seeds, frozenset(), flow, (), fits=fits)
     in_turn = next((core for core in scene.every if folds_tokens(core, flow, shapes)), None)

@@ -11,12 +11,14 @@ from tokenrt.passes.graph.normal.builder import Builder
 from tokenrt.passes.graph.normal.chain import chain
 from tokenrt.passes.graph.normal.einsum import open_einsum
 from tokenrt.passes.graph.normal.layout import Unfit
+from tokenrt.passes.graph.normal.parts import open_concat
 from tokenrt.passes.graph.normal.softmax import open_exp, open_quotient
 from tokenrt.passes.graph.normal.straight import UNFIT, straighten
 from tokenrt.passes.graph.normal.sums import open_add, open_sub, open_sum
 from tokenrt.passes.graph.shapes import Shapes, annotate
 
 OPENERS: Mapping[str, Callable[[Builder, ir.Node], bool]] = {
+    "Concat": open_concat,
     "Div": open_quotient,
     "Einsum": open_einsum,
     "Exp": open_exp,

@@ -33,8 +33,9 @@ SAME, CLOSE = 2e-5, 1e-4
 
 BUDGETS: Mapping[str, Budget] = {"remove 3": Budget.remove(3), "remove 6 at 0": Budget.remove(6, [0])}
 
-GOOD = frozenset({"equal", "refused", "fewer", "more"})
-"""Outcomes that are right: the same outputs, a refusal by name, or of some blocks; and more than the seed itself takes."""
+GOOD = frozenset({"equal", "refused", "fewer", "guarded", "more"})
+"""Outcomes that are right: the same outputs, a refusal by name, or of some blocks; more tokens protected than in the seed, by
+name, and the same outputs as the seed with these protected; and more than the seed itself takes."""
 
 FAULTS = {
     kind: type(f"{''.join(word.title() for word in kind.split())}Error", (AssertionError,), {})
@@ -213,6 +214,21 @@ def _places(made: Reduced) -> tuple[Any, ...]:
     return counts, made.plan.sites
 
 
+def _guarded(trial: Trial, changed: Changed, found: Outputs) -> bool:
+    """Whether the changed graph protects more, says at which nodes, and gives what the seed does with these protected."""
+    with written(changed.proto) as path:
+        seen = inspect(path).transformers
+    if len(seen) != 1 or not all(_names("", str(guard), changed.proto) for guard in seen[0].guards):
+        return False
+    kept = [position for guard in seen[0].guards for position in guard.positions]
+    beside = _reduced(
+        seeds.model(trial.model), method=trial.method, budget=BUDGETS[trial.budget], protect=sorted(set(kept))
+    )
+    if isinstance(beside, TokenrtError):
+        return False
+    return apart(found, _cut(run(beside.model, seeds.feeds(trial.model)), changed.rows)) <= CLOSE
+
+
 def _fewer(found: Counts, wanted: Counts) -> bool:
     """Whether these are the transformers that are wanted without some of them, or of their blocks, and nothing else."""
     blocks, most = (
@@ -256,6 +272,8 @@ def _compared(
     if expected is None:
         return Outcome("more")
     where, outputs = expected
+    if _places(made) != where and _guarded(trial, changed, found):
+        return Outcome("guarded")
     if _places(made) != where:
         said = [
             f"{site.place()}: {site.reason}"

@@ -202,3 +202,29 @@ def test_a_softmax_that_is_written_out(kind: str) -> None:
     if opened:
         assert np.abs(found - powers / powers.sum(-1, keepdims=True)).max() < 1e-6
     assert np.abs(found - run(model, feeds)[0]).max() < 1e-6 * max(1, np.abs(found).max())
+
+
+CUT = {
+    "Split": "a, b, c = Split <axis = 1> (x, sizes)",
+    "Slice": "a = Slice (x, n0, n1, n1) b = Slice (x, n1, n3, n1) c = Slice (x, n3, n9, n1)",
+    "Slice from behind": "a = Slice (x, n0, n1, n1) b = Slice (x, n1, n3, n1) c = Slice (x, minus3, n9, n1)",
+}
+ORDER = {"a, b, c": True, "b, a, c": False, "a, b": False, "b, c": False, "a, b, b": False}
+
+
+@pytest.mark.parametrize("order", ORDER)
+@pytest.mark.parametrize("cut", CUT)
+def test_parts_joined_in_order_are_the_whole(cut: str, order: str) -> None:
+    numbers = {"n0": 0, "n1": 1, "n3": 3, "n9": 9, "minus3": -3}
+    constants = "\n".join(f"{name} = Constant <value_ints = [{n}]> ()" for name, n in numbers.items())
+    model = onnx.parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["": 17]> g (float[B,6,4] x) => (float[B,R,4] y) {{
+          {constants} sizes = Constant <value_ints = [1, 2, 3]> ()
+          {CUT[cut]} joined = Concat <axis = 1> ({order}) y = Relu (joined) }}"""
+    )
+    x = np.random.default_rng(0).standard_normal((2, 6, 4)).astype(np.float32)
+    made = Canonicalize()(ir.from_proto(model))
+    assert ("Concat" not in {node.op_type for node in made.graph}) == ORDER[order]
+    parts = {"a": x[:, :1], "b": x[:, 1:3], "c": x[:, 3:]}
+    wanted = np.concatenate([parts[part] for part in order.split(", ")], axis=1)
+    assert np.array_equal(run(made, {"x": x})[0], np.maximum(wanted, 0))
