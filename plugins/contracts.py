@@ -148,6 +148,14 @@ def _tensors(title: str, tensors: tuple[Tensor, ...]) -> str:
     return "\n".join((f"| {title} | shape | types | meaning |", "| --- | --- | --- | --- |", *rows))
 
 
+def misfit(
+    operator: str, shapes: Sequence[Sequence[int | None] | None], attributes: Mapping[str, Any]
+) -> str:
+    """Why no plugin takes a node of this operator; nothing where one does. See Contract.misfit."""
+    contract = contracts().get(operator)
+    return "there is no plugin of this operator" if contract is None else contract.misfit(shapes, attributes)
+
+
 @functools.cache
 def contracts() -> Mapping[str, Contract]:
     """The contracts by operator, in the order of their names. Raises: TokenrtError for a file that does not fit."""

@@ -37,7 +37,7 @@ MAY_IMPORT: Mapping[str, str] = {
     "export.sources": "",
     "export": "export.sources passes.checking passes.graph",
     "targets.engines": "",
-    "targets.profiles": "passes.forms",
+    "targets.profiles": "passes.forms plugins",
     "targets.rtx": "targets.engines",
     "targets.trtexec": "passes.graph targets.engines targets.profiles targets.rtx",
     "targets": "passes.checking passes.forms passes.graph targets.engines targets.profiles targets.rtx targets.trtexec",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from typing import Any
 
 import onnx_ir as ir
 
@@ -11,7 +12,7 @@ from tokenrt.passes.forms.fused import fuse
 from tokenrt.passes.forms.precision import INSERTED
 from tokenrt.passes.graph.functions import Change, inline, label, nodes_of, operator_of
 from tokenrt.passes.graph.model import opset
-from tokenrt.passes.graph.shapes import Dims, Shapes, infer
+from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes, infer
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 
 REASON = "fewer launches where comparisons and sums fuse, and sorts do not"
@@ -19,22 +20,26 @@ DEAR = "its comparisons would cost more than the launches they save, or its shap
 ALONE = "it has no other; what is in it has its name in the engine"
 
 
-def for_gpu(model: ir.Model, *, plugins: bool = False, top_k: int | None = None) -> tuple[Change, ...]:
+def for_gpu(
+    model: ir.Model, *, stay: Set[ir.Node] = frozenset(), top_k: int | None = None
+) -> tuple[Change, ...]:
     """Replace, in place, every node of ours by the body that suits it; what is put in is named after the node.
 
-    plugins: the nodes run as plugins and stay. top_k: the largest K of a sort there; what would need a larger one is counted.
+    stay: the nodes that run as plugins. top_k: the largest K of a sort there; what would need a larger one is counted.
     """
-    calls = [] if plugins else [*_calls(model)]
+    calls = [node for node in _calls(model) if node not in stay]
     if not calls and not any(str(node.name).startswith(INSERTED) for node in model.graph):
         return ()
     changes: list[Change] = []
     if calls:
-        dims = _shapes(model).dims
+        dims = shapes_of(model).dims
         changes = [_exchange(model, node, dims, top_k) for node in calls]
-        inline(model, lambda function: function.domain == DOMAIN, reason=REASON)
-        for identifier in [key for key in model.functions if key[0] == DOMAIN]:
+        given = {node.op_identifier() for node in calls}
+        inline(model, lambda function: function.identifier() in given, reason=REASON)
+        used = {node.op_identifier() for node in stay}
+        for identifier in [key for key in model.functions if key[0] == DOMAIN and key not in used]:
             del model.functions[identifier]
-    return (*changes, *fuse(model, _shapes(model)))
+    return (*changes, *fuse(model, shapes_of(model)))
 
 
 def _calls(model: ir.Model) -> Iterator[ir.Node]:
@@ -43,7 +48,32 @@ def _calls(model: ir.Model) -> Iterator[ir.Node]:
             yield node
 
 
-def _shapes(model: ir.Model) -> Shapes:
+def beyond_plugins(
+    model: ir.Model, refuses: Callable[[str, Sequence[Sequence[int | None] | None], Mapping[str, Any]], str]
+) -> dict[ir.Node, str]:
+    """The nodes of ours that no plugin takes, each with the reason.
+
+    refuses: why the plugin of an operator does not take a node, from the shapes of its inputs (None for what is not known)
+    and its attributes; nothing where it does.
+    """
+    shapes = shapes_of(model)
+    found = {}
+    for node in nodes_of(model):
+        if node.domain != DOMAIN or node.op_type not in OPERATORS:
+            continue
+        dims = [None if value is None else shapes.dims.get(str(value.name)) for value in node.inputs]
+        sizes = [
+            None if known is None else [size if size % BATCH or not size else None for size in known]
+            for known in dims
+        ]
+        attributes = {key: attribute.value for key, attribute in node.attributes.items()}
+        if reason := refuses(node.op_type, sizes, attributes):
+            found[node] = reason
+    return found
+
+
+def shapes_of(model: ir.Model) -> Shapes:
+    """The shapes of a model, as far as they can be told."""
     try:
         return infer(model, strict=False)
     except (ShapeError, ModelError):

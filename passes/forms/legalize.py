@@ -6,7 +6,7 @@ it is given: pass a copy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.forms import limits
-from tokenrt.passes.forms.bodies import for_gpu
+from tokenrt.passes.forms.bodies import beyond_plugins, for_gpu
 from tokenrt.passes.forms.decompose import FORMS, Parts, decompose, read
 from tokenrt.passes.graph.functions import (
     STANDARD,
@@ -28,8 +28,15 @@ from tokenrt.passes.graph.functions import (
 )
 from tokenrt.passes.ops import DOMAIN
 
+Shapes = Sequence[Sequence[int | None] | None]
+
 PLUGIN = {"plugin_version": "1", "plugin_namespace": DOMAIN}
 """How TensorRT finds the plugin of a node; before 10.10 it does not read the node's domain."""
+
+
+def takes_all(operator: str, shapes: Shapes, attributes: Mapping[str, Any]) -> str:
+    """A plugin library without limits."""
+    return ""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class Accepts:
     plugins: bool = True
     plugin_wins: bool = True
     """A node with a plugin and a function body runs the plugin."""
+    plugin_refuses: Callable[[str, Shapes, Mapping[str, Any]], str] = takes_all
+    """Why the plugin of an operator does not take a node, from the shapes of its inputs (None for a shape or a size that is not
+    known) and its attributes; nothing where it does. What is refused runs by its function body."""
     contrib: bool = True
     """Operators outside the ONNX standard (`com.microsoft`) are known."""
     attention: frozenset[str] = frozenset({"fp32", "fp16", "bf16"})
@@ -74,13 +84,13 @@ def legalize(
     """Change `model` in place until `accepts` covers it.
 
     all_attention: leave no Attention node. bare: the plugin library is loaded there, so the tokenrt nodes are to
-    run as plugins.
+    run as plugins, but for those that their plugin would refuse.
 
     Raises: UnsupportedError naming the node that neither the runtime takes nor this pass can replace.
     """
     changes = list(_plugins(model, accepts)) if bare else []
     changes += [
-        *(for_gpu(model, plugins=bare, top_k=accepts.top_k) if accepts.gpu else ()),
+        *(for_gpu(model, top_k=accepts.top_k) if accepts.gpu and not bare else ()),
         *_functions(model, accepts),
         *_biases(model, accepts),
     ]
@@ -128,6 +138,17 @@ def _plugins(model: ir.Model, accepts: Accepts) -> Iterator[Change]:
         raise UnsupportedError(
             "the target loads no plugin library, so the tokenrt nodes cannot run as plugins there: leave --plugin out"
         )
+    beyond = beyond_plugins(model, accepts.plugin_refuses)
+    for node, reason in beyond.items():
+        if node.op_identifier() not in model.functions:
+            raise UnsupportedError(
+                f"{describe(node)} has no function body in the model, and its plugin does not take it: {reason}; use the model "
+                "as `tokenrt reduce` wrote it, not one lowered with --plugin"
+            )
+        yield Change(label(node), operator_of(node), "left to its function", reason)
+    stay = {node for node in nodes_of(model) if node.domain == DOMAIN and node not in beyond}
+    if beyond or accepts.gpu:
+        yield from for_gpu(model, stay=stay, top_k=accepts.top_k)
     if not accepts.plugin_wins:
         yield from bare_nodes(model, "the target would take a function body rather than the plugin")
 

@@ -20,6 +20,7 @@ from typing import Any
 from tokenrt.errors import TargetError
 from tokenrt.passes.forms.decompose import FORMS
 from tokenrt.passes.forms.legalize import Accepts
+from tokenrt.plugins.contracts import misfit
 from tokenrt.targets.profiles.facts import (
     FACTS,
     GRAPH,
@@ -87,6 +88,7 @@ class Target:
             optional_values=self._unless_stated("function_optional_values"),
             empty_constants=self._unless_stated("empty_constants"),
             plugins=self.fact("plugins", False),
+            plugin_refuses=misfit,
             plugin_wins=self.fact("plugin_or_function") == "plugin",
             contrib=self.fact("contrib_operators", False),
             opset=self.fact("opset"),

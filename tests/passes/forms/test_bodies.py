@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from tests.passes.helpers.running import Variant, close, feeds, run
+from tokenrt.errors import UnsupportedError
 from tokenrt.passes.forms import bodies
 from tokenrt.passes.forms.convert import convert
+from tokenrt.passes.forms.legalize import legalize
 from tokenrt.passes.forms.lower import lower
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 from tokenrt.passes.planning.plan import Budget
@@ -112,6 +117,60 @@ def test_nodes_that_run_as_plugins_stay() -> None:
     before = Counter(node.op_type for node in reduced.graph if node.domain == DOMAIN)
     made = lower(reduced, target=load("l4"), plugin=True).model
     assert Counter(node.op_type for node in made.graph if node.domain == DOMAIN) == before
+
+
+def test_a_node_beyond_its_plugin_keeps_its_function() -> None:
+    """The other nodes are plugins; the one that is not is standard operators, in the body that suits a GPU."""
+    reduced = reduce(Variant("timm_vit").path(), method="tome", budget=METHODS["tome"]).model
+    first, second, *_ = (node for node in reduced.graph if node.op_type == "TokenMatch")
+    asked: list[tuple[str, Any]] = []
+
+    def refuses(operator: str, shapes: Any, attributes: Any) -> str:
+        asked.append((operator, shapes))
+        return "too many" if attributes.get("sources") == first.attributes["sources"].value else ""
+
+    accepts = replace(load("l4").accepts(), plugin_refuses=refuses)
+    made = reduced.clone()
+    changes = legalize(made, accepts, bare=True)
+    assert [
+        (change.node, change.reason) for change in changes if change.action == "left to its function"
+    ] == [(first.name, "too many")]
+    left = [node.name for node in made.graph if node.op_type == "TokenMatch"]
+    assert first.name not in left
+    assert second.name in left
+    assert any(str(node.name).startswith(f"{first.name}/") for node in made.graph)
+    assert all(shape[0] is None and None not in shape[1:] for _, (shape, *_) in asked)  # the batch is open
+    assert not [key for key in made.functions if key[1] == "TokenMatch" and key[2]]
+    onnx.checker.check_model(ir.to_proto(made))
+
+
+def test_a_bare_node_beyond_its_plugin_is_refused_by_name() -> None:
+    reduced = reduce(Variant("timm_vit").path(), method="tome", budget=METHODS["tome"]).model
+    bare = lower(reduced, plugin=True).model
+    accepts = replace(load("l4").accepts(), plugin_refuses=lambda *_: "no")
+    with pytest.raises(
+        UnsupportedError, match=r"has no function body in the model, and its plugin does not take it: no; use"
+    ):
+        legalize(bare, accepts, bare=True)
+
+
+@pytest.mark.parametrize(
+    ("operator", "shapes", "attributes", "told"),
+    [
+        ("TokenMatch", [(None, 197, 64)], {"order": 0}, ""),
+        ("TokenMatch", [None], {"order": 0}, ""),
+        ("TokenMatch", [(1, 20000, 64)], {"order": 0}, "N of its input 'metric' is 20000, the plugin takes up to 16384"),
+        ("TokenMeans", [(1, 197, 64), (1, 197), (1, 20)], {"rounds": 101}, "rounds is 101, the plugin takes 1 to 100"),
+        ("TokenGreedySelect", [(1, 577, 8193), (1, 577)], {"keep": [9]}, "D of its input 'metric' is 8193, the plugin takes"),
+        ("TokenGreedySelect", [(None, 16384, 1024), (None, 16384)], {"keep": [8192]}, "keep x N x D is 137438953472, the"),
+        ("TokenNew", [(1, 2)], {}, "there is no plugin of this operator"),
+    ],
+)  # fmt: skip
+def test_what_a_target_of_tensorrt_knows_of_its_plugins(
+    operator: str, shapes: Any, attributes: Any, told: str
+) -> None:
+    assert load("l4").accepts().plugin_refuses(operator, shapes, attributes).startswith(told)
+    assert bool(load("l4").accepts().plugin_refuses(operator, shapes, attributes)) == bool(told)
 
 
 def test_every_node_that_is_put_in_tells_its_block() -> None:
