@@ -10,9 +10,11 @@
 #include <cmath>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 #else
 #include <simt.h>
 
 #include <cfloat>
 #include <type_traits>
+#include <utility>
 #endif

@@ -2,10 +2,11 @@
 // whatever compares all pairs.
 //
 // Division  kTile rows by kTile rows a block; each thread holds 4 x 4 products. Rows come in slices of 64
-//           bytes, 16 bytes a thread, are widened to float once and lie in shared memory transposed, so that
-//           the inner loop reads four values at a time, and swizzled, so that no two lanes wait for a bank.
-//           Products are added in the order of the columns: any tile size gives the same bits. The two lists
-//           may differ in type.
+//           bytes, 16 bytes a thread, the next one on its way from memory while one is multiplied; where rows
+//           begin is looked up once. They are widened to float once and lie in shared memory transposed, so
+//           that the inner loop reads four values at a time, and swizzled, so that no two lanes wait for a
+//           bank. Products are added in the order of the columns: any tile size gives the same bits. The two
+//           lists may differ in type.
 // Bound     fp32 arithmetic: 2 * kTile^2 operations for each 2 * kTile values loaded.
 #pragma once
 
@@ -41,38 +42,69 @@ struct TileShared {
     float left_square[Policy::kTile], right_square[Policy::kTile];
 };
 
-// Loads one slice of `rows`, as many columns as 64 bytes of T have, and adds the squares of what this thread
-// loads. kWhole: rows are whole 16-byte vectors.
-template <typename T, typename Policy, bool kWhole, typename Row>
-__device__ __forceinline__ void load_slice(float (*to)[Policy::kTile], Row rows, int first, int width,
-                                           float* squares) {
-    constexpr int kCount = Pack<T>::kCount;
+// What a thread reads of a list of rows, slice after slice: where its rows begin, found once, and the vectors
+// it holds of one slice until they are stored. Element: of the rows.
+template <typename T, typename Element, typename Policy>
+struct TileReader {
+    static constexpr int kUnits = Policy::kTile * Policy::kVectors / Policy::kThreads;
+    static constexpr int kCount = Pack<T>::kCount;
+    using Held = Pack<Element, kCount>;
+    const Element* start[kUnits];  // null for zeros
+    Held held[kUnits];
+    float squares[kUnits];
+
+    static __device__ __forceinline__ int unit(int i) {
+        return static_cast<int>(threadIdx.x) + i * Policy::kThreads;
+    }
+    static __device__ __forceinline__ int column(int i) { return unit(i) % Policy::kVectors * kCount; }
+
+    template <typename Row>
+    __device__ __forceinline__ void point(Row rows) {
 #pragma unroll
-    for (int i = 0; i < Policy::kTile * Policy::kVectors / Policy::kThreads; ++i) {
-        const int unit = static_cast<int>(threadIdx.x) + i * Policy::kThreads;
-        const int row = unit / Policy::kVectors, column = unit % Policy::kVectors * kCount;
-        const auto* source = rows(row);
-        using Held = Pack<std::remove_cv_t<std::remove_reference_t<decltype(*source)>>, kCount>;
-        const int left = source == nullptr ? 0 : width - first - column;
-        Held held{};
-        if (kWhole) {
-            if (left > 0) {
-                held = *reinterpret_cast<const Held*>(source + first + column);
-            }
-        } else {
-            for (int j = 0; j < kCount && j < left; ++j) {
-                held.item[j] = source[first + column + j];
-            }
-        }
-#pragma unroll
-        for (int j = 0; j < kCount; ++j) {
-            const float given = widened(held.item[j]);
-            const float value = Policy::kFinite ? finite(given) : given;
-            to[column + j][swizzled<T>(column, row)] = value;
-            squares[i] += value * value;
+        for (int i = 0; i < kUnits; ++i) {
+            const Element* row = rows(unit(i) / Policy::kVectors);
+            start[i] = row == nullptr ? nullptr : row + column(i);
+            squares[i] = 0;
         }
     }
-}
+
+    // Reads as many columns from `first` on as 64 bytes of T have. kWhole: rows are whole 16-byte vectors.
+    template <bool kWhole>
+    __device__ __forceinline__ void fetch(int first, int width) {
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i) {
+            const int left = start[i] == nullptr ? 0 : width - first - column(i);
+            held[i] = Held{};
+            if (kWhole) {
+                if (left > 0) {
+                    held[i] = *reinterpret_cast<const Held*>(start[i] + first);
+                }
+            } else {
+                for (int j = 0; j < kCount && j < left; ++j) {
+                    held[i].item[j] = start[i][first + j];
+                }
+            }
+        }
+    }
+
+    // Widens what it holds into shared memory, and adds its squares.
+    __device__ __forceinline__ void store(float (*to)[Policy::kTile]) {
+#pragma unroll
+        for (int i = 0; i < kUnits; ++i) {
+            const int row = unit(i) / Policy::kVectors;
+#pragma unroll
+            for (int j = 0; j < kCount; ++j) {
+                const float given = widened(held[i].item[j]);
+                const float value = Policy::kFinite ? finite(given) : given;
+                to[column(i) + j][swizzled<T>(column(i), row)] = value;
+                squares[i] += value * value;
+            }
+        }
+    }
+};
+
+template <typename Row>
+using ElementOf = std::remove_cv_t<std::remove_reference_t<decltype(*std::declval<Row>()(0))>>;
 
 template <typename Policy>
 __device__ __forceinline__ void store_squares(float* to, const float* squares) {
@@ -96,11 +128,15 @@ enum class Tile { kDots, kDotsAndSquares, kDistances };
 template <typename T, typename Policy, bool kWhole, Tile kTile, typename Left, typename Right>
 __device__ __forceinline__ void tile_product(TileShared<T, Policy>& shared, Left left, Right right, int width,
                                              float (&product)[Policy::kEach][Policy::kEach]) {
-    constexpr int kUnits = Policy::kTile * Policy::kVectors / Policy::kThreads;
     constexpr int kEach = Policy::kEach, kDepth = TileShared<T, Policy>::kDepth;
     const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
               y = static_cast<int>(threadIdx.x) / Policy::kSide;
-    float left_squares[kUnits] = {}, right_squares[kUnits] = {};
+    TileReader<T, ElementOf<Left>, Policy> lefts;
+    TileReader<T, ElementOf<Right>, Policy> rights;
+    lefts.point(left);
+    rights.point(right);
+    lefts.template fetch<kWhole>(0, width);
+    rights.template fetch<kWhole>(0, width);
 #pragma unroll
     for (int i = 0; i < kEach; ++i) {
 #pragma unroll
@@ -110,9 +146,13 @@ __device__ __forceinline__ void tile_product(TileShared<T, Policy>& shared, Left
     }
     for (int first = 0; first < width; first += kDepth) {
         __syncthreads();
-        load_slice<T, Policy, kWhole>(shared.left, left, first, width, left_squares);
-        load_slice<T, Policy, kWhole>(shared.right, right, first, width, right_squares);
+        lefts.store(shared.left);
+        rights.store(shared.right);
         __syncthreads();
+        if (first + kDepth < width) {  // on its way while this slice is multiplied
+            lefts.template fetch<kWhole>(first + kDepth, width);
+            rights.template fetch<kWhole>(first + kDepth, width);
+        }
 #pragma unroll 8
         for (int k = 0; k < kDepth; ++k) {
             const float4 a = *reinterpret_cast<const float4*>(&shared.left[k][swizzled<T>(k, kEach * y)]);
@@ -129,8 +169,8 @@ __device__ __forceinline__ void tile_product(TileShared<T, Policy>& shared, Left
         }
     }
     if (kTile == Tile::kDotsAndSquares) {
-        store_squares<Policy>(shared.left_square, left_squares);
-        store_squares<Policy>(shared.right_square, right_squares);
+        store_squares<Policy>(shared.left_square, lefts.squares);
+        store_squares<Policy>(shared.right_square, rights.squares);
         __syncthreads();
     }
 }
