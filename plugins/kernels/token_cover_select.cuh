@@ -6,17 +6,22 @@
 //           token, at least 0. Ties, zero rows, NaN, importance and protected tokens as in TokenGreedySelect.
 // Division  Gains only fall while tokens are chosen, so an earlier gain is a bound of today's, and only the
 //           tokens whose bound leads need a new one (lazy greedy: Minoux, 1978); rounding of sums in a fixed
-//           order is monotone, so that holds in floating point too. 1. bounds: tiles of all pairs
-//           (tile.cuh), added up along the rows. 2. choose: one block an image runs the whole loop; a turn
-//           takes the leading bound, computes that token's row of cosines as TokenGreedySelect does, and
-//           ends when the leader's gain is today's. Two rows are kept, the leader's and the last one's.
-// Bytes     B * (N D size + 4 N + 8 K) from memory; N D size from cache for each gain computed anew.
-// Bound     bounds: arithmetic, 2 B N^2 D operations. choose: what one multiprocessor reads of L2. A turn
-//           costs at least one row and at most one of every token; a few are usual.
+//           order is monotone, so that holds in floating point too. A turn takes the leading bound, computes
+//           that token's gain, and ends when the leader's gain is today's. Up to gram::kMost free tokens: 1.
+//           gram::cosines: those of all pairs, by many blocks. 2. bounds_by_rows: a block a row adds up its
+//           first gain, in the order of the later ones. 3. choose_by_rows: one block an image runs the whole
+//           loop, a row of cosines for each gain. More: 1. bounds: tiles of all pairs (tile.cuh), added up
+//           along the rows. 2. choose: a gain compares all rows with the leader's (choose.cuh). Two rows are
+//           kept, the leader's and the last one's.
+// Bytes     B * (N D size + 4 N + 8 K) from memory; by rows B * 4 N^2 written, read, and a row for each gain;
+//           else N D size from cache for each gain computed anew.
+// Bound     arithmetic: 2 B N^2 D operations. The loop: latency by rows, else what one multiprocessor reads
+// of
+//           L2. A turn costs at least one row and at most one of every token; a few are usual.
 #pragma once
 
 #include "choose.cuh"
-#include "tile.cuh"
+#include "cover_rows.cuh"
 
 namespace tokenrt {
 
@@ -36,11 +41,6 @@ struct Held {
 __device__ __forceinline__ Held held_by(float* workspace, std::int64_t image, std::int64_t free) {
     float* start = workspace + 5 * image * free;
     return {start, start + free, start + 2 * free, start + 3 * free, free};
-}
-
-__device__ __forceinline__ float gain(float importance, float novelty, const ChooseShape& shape) {
-    const float a = choose::rated(importance);
-    return choose::gain(a, choose::weight_of(a, shape.power), novelty, shape.mix);
 }
 
 template <typename T, typename Policy, bool kWhole>
@@ -171,6 +171,9 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
 template <typename T, bool kWhole>
 cudaError_t run(const T* metric, const float* importance, float* workspace, std::int64_t* index,
                 ChooseShape shape, cudaStream_t stream) {
+    if (shape.free() <= gram::kMost) {
+        return run_by_rows<T, kWhole>(metric, importance, workspace, index, shape, stream);
+    }
     using Policy = TilePolicy<32>;
     const dim3 grid(static_cast<unsigned>(ceil_div(shape.free(), Policy::kTile)),
                     static_cast<unsigned>(shape.batch));
@@ -186,7 +189,9 @@ cudaError_t run(const T* metric, const float* importance, float* workspace, std:
 }  // namespace cover
 
 inline std::size_t token_cover_select_workspace(int batch, int tokens) {
-    return 5 * sizeof(float) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+    const std::size_t states =
+        5 * sizeof(float) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+    return max(states, gram::bytes_for(batch, tokens));  // a profile may bring fewer tokens
 }
 
 // metric [B,N,D] of element type `type`, importance [B,N] float32 -> index [B,K].

@@ -5,39 +5,28 @@
 //           a chosen token (max-min) or minus the sum of the cosines (max-sum). Among equal gains the smaller
 //           position wins. A zero row and a NaN cosine count as 0. The first P tokens are always kept, always
 //           first, and compared with nobody.
-// Division  choose: one block an image runs the whole loop (choose.cuh); a turn has two barriers: the row is
-//           there, the best is known. No N x N matrix.
+// Division  up to gram::kMost free tokens: 1. gram::cosines: those of all pairs, by many blocks. 2.
+//           choose_by_rows: one block an image runs the whole loop, a row of cosines a turn. More: 1.
 //           isolation, only where the first token is the farthest from its neighbours: tiles of all pairs
-//           (tile.cuh), of which each row keeps its largest cosine.
-// Bytes     B * (N D size + 4 N + 8 K) from memory; the rows come again each turn, B K N D size from cache.
-// Bound     what one multiprocessor reads of L2 (about 64 bytes a cycle), an image each; with few images
-//           latency: two barriers and one reduction a turn. isolation: arithmetic, 2 B N^2 D operations.
+//           (tile.cuh), of which each row keeps its largest cosine. 2. choose: one block an image compares
+//           all rows with the latest one each turn (choose.cuh); no N x N matrix. A similarity is the same
+//           function of two rows wherever they stand.
+// Bytes     B * (N D size + 4 N + 8 K) from memory; by rows B * 4 (N^2 + K N) written and read in cache or
+//           memory, else the rows again each turn, B K N D size from cache.
+// Bound     by rows: latency, a row from cache, a reduction and a barrier a turn; before it arithmetic, 2 B
+// N^2
+//           D operations. Else what one multiprocessor reads of L2 (about 64 bytes a cycle), an image each.
 #pragma once
 
 #include "choose.cuh"
-#include "tile.cuh"
+#include "greedy_rows.cuh"
 
 namespace tokenrt {
-
-struct GreedyShape : ChooseShape {
-    int objective, seed;
-};
-
-constexpr int kMaxMin = 0, kMaxSum = 1;
-constexpr int kFromNothing = 0, kMostImportant = 1, kMostIsolated = 2;
-constexpr int kIsolationLarge = 1024;  // from so many rows on, larger tiles save loads
 
 namespace greedy {
 
 using choose::own_of;
 using choose::products;
-
-constexpr float kBelow = -2.0f;  // below every cosine: the similarity to nothing
-
-// The state of a token that is chosen.
-__device__ __forceinline__ float taken() {
-    return INFINITY;
-}
 
 // What the image keeps for each free token, in its part of the workspace.
 struct Held {
@@ -171,15 +160,15 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
 template <typename T, bool kWhole>
 cudaError_t run(const T* metric, const float* importance, float* workspace, std::int64_t* index,
                 GreedyShape shape, cudaStream_t stream) {
+    if (shape.free() <= gram::kMost) {
+        return run_by_rows<T, kWhole>(metric, importance, workspace, index, shape, stream);
+    }
     if (shape.seed == kMostIsolated) {
-        const bool large = shape.free() >= kIsolationLarge;
-        const int tile = large ? TilePolicy<64>::kTile : TilePolicy<32>::kTile;
-        const dim3 grid(static_cast<unsigned>(ceil_div(shape.free(), tile)),
+        using Policy = TilePolicy<64>;
+        const dim3 grid(static_cast<unsigned>(ceil_div(shape.free(), Policy::kTile)),
                         static_cast<unsigned>(shape.batch));
-        const cudaError_t state = large ? launch(isolation<T, TilePolicy<64>, kWhole>, grid,
-                                                 TilePolicy<64>::kThreads, stream, metric, workspace, shape)
-                                        : launch(isolation<T, TilePolicy<32>, kWhole>, grid,
-                                                 TilePolicy<32>::kThreads, stream, metric, workspace, shape);
+        const cudaError_t state =
+            launch(isolation<T, Policy, kWhole>, grid, Policy::kThreads, stream, metric, workspace, shape);
         if (state != cudaSuccess) {
             return state;
         }
@@ -191,7 +180,9 @@ cudaError_t run(const T* metric, const float* importance, float* workspace, std:
 }  // namespace greedy
 
 inline std::size_t token_greedy_select_workspace(int batch, int tokens) {
-    return 3 * sizeof(float) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+    const std::size_t states =
+        3 * sizeof(float) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+    return max(states, gram::bytes_for(batch, tokens));  // a profile may bring fewer tokens
 }
 
 // metric [B,N,D] of element type `type`, importance [B,N] float32 -> index [B,K].

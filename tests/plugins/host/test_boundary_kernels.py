@@ -6,6 +6,8 @@ Small enough to run under ThreadSanitizer, which does; see test_sanitizers.py.
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ import pytest
 from tests.passes.ops.helpers.cases import alternate
 from tests.passes.ops.helpers.runner import expect
 from tests.plugins.helpers.running import needs_compiler, random, run, wide
+from tokenrt.plugins.host import kernels
+from tokenrt.plugins.toolchain import compiler
 
 pytestmark = needs_compiler
 
@@ -66,3 +70,49 @@ def test_matching_of_more_sources_than_are_sorted() -> None:
         run("TokenMatch", [metric], attributes), expect("TokenMatch", [metric], attributes), strict=True
     ):
         np.testing.assert_array_equal(found, wanted)
+
+
+CHOICE: dict[str, Any] = {"protect": 1, "power": 1.0, "mix": 0.0}
+
+
+def chosen(name: str, metric: Any, importance: Any, keep: int, **options: Any) -> Any:
+    return run(name, [metric, importance], CHOICE | {"keep": keep} | options)[0]
+
+
+def check_choices(tokens: int, width: int, keep: int, images: int = 1) -> None:
+    """Tied rows: cosines are 0 and 1 exactly, so that every choice is the reference's."""
+    metric, importance = tied(tokens, width, images), np.ones((images, tokens), np.float32)
+    importance[:, ::3] = 0.5
+    for order, options in itertools.product(
+        (0, 1), ({}, {"objective": 0, "seed": 2}, {"objective": 1, "seed": 1})
+    ):
+        name = "TokenGreedySelect" if options else "TokenCoverSelect"
+        found = chosen(name, metric, importance, keep, order=order, **options)
+        attributes = CHOICE | {"keep": keep, "order": order} | options
+        np.testing.assert_array_equal(found, expect(name, wide([metric, importance]), attributes)[0])
+
+
+@pytest.mark.parametrize(("tokens", "keep"), [(65, 20), (514, 9), (1030, 5)])
+def test_choices_over_a_boundary(tokens: int, keep: int) -> None:
+    """513 tokens are two of a thread; from 1,025 on a thread holds eight and tiles of cosines are larger."""
+    check_choices(tokens, 4, keep, 2 if tokens < 500 else 1)
+
+
+@pytest.mark.slow
+def test_choices_among_more_tokens_than_have_cosines_in_memory() -> None:
+    check_choices(4099, 4, 3)
+
+
+@pytest.mark.slow
+def test_images_in_turns_are_chosen_from_as_all_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for path in (compiler.HERE / "kernels").iterdir():
+        text = path.read_text()
+        if path.name == "gram.cuh":
+            held = "return static_cast<std::size_t>(batch) < most ? batch : static_cast<int>(most);"
+            assert text.count(held) == 1
+            text = text.replace(held, "return batch < 2 || most < 2 ? 1 : 2;")
+        (tmp_path / path.name).write_text(text)
+    monkeypatch.setenv(kernels.EXTRA_FLAGS, f"-I{tmp_path}")
+    check_choices(70, 8, 20, 5)

@@ -6,6 +6,7 @@ A GPU has up to 132 multiprocessors; a launch that has as many tiles of work sta
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import pytest
 
@@ -73,3 +74,48 @@ def test_stretches_of_destinations_grow_where_sources_fill_a_gpu() -> None:
     assert kernels_of(job) == ["match::similarity", "match::rank", "match::arrange"]
     assert CHIP <= job.most_blocks <= 2 * 512
     assert job.workspace < 2**21
+
+
+CHOICE: dict[str, Any] = {"protect": [1], "order": 0, "power": 1.0, "mix": 0.0}
+
+
+def greedy(tokens: int, batch: int = 1, seed: int = 0) -> Job:
+    attributes = CHOICE | {"keep": [tokens // 4], "objective": 0, "seed": seed}
+    metric = like((batch, tokens, 64), "float16")
+    return recorded("TokenGreedySelect", [metric, like((batch, tokens))], attributes)
+
+
+def cover(tokens: int, batch: int = 1) -> Job:
+    metric = like((batch, tokens, 64), "float16")
+    return recorded("TokenCoverSelect", [metric, like((batch, tokens))], CHOICE | {"keep": [tokens // 4]})
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_a_choice_one_by_one_reads_cosines_that_many_blocks_made(tokens: int) -> None:
+    """Tiles of 32 x 32 pairs, of 64 x 64 from 1,024 unprotected tokens on."""
+    tiles = ceil((tokens - 1) / (32 if tokens < 1025 else 64)) ** 2
+    for job in (greedy(tokens), greedy(tokens, seed=2)):
+        assert kernels_of(job) == ["gram::cosines", "greedy::choose_by_rows"]
+        assert filled(job, tiles)
+    job = cover(tokens)
+    assert kernels_of(job) == ["gram::cosines", "cover::bounds_by_rows", "cover::choose_by_rows"]
+    assert filled(job, tiles)
+
+
+def test_cosines_of_no_more_than_a_quarter_of_a_gibibyte_are_held_at_once() -> None:
+    job = greedy(4097, 8)
+    assert kernels_of(job) == ["gram::cosines", "greedy::choose_by_rows"] * 3
+    assert [start.grid[2] for start in job.launches[::2]] == [3, 3, 2]
+    assert job.workspace == 2**28
+    assert kernels_of(greedy(4098, seed=2)) == ["greedy::isolation", "greedy::choose"]
+    assert kernels_of(cover(4098)) == ["cover::bounds", "cover::choose"]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 40])
+def test_a_workspace_is_enough_for_fewer_tokens(batch: int) -> None:
+    """An engine asks once, for the most tokens and images of its profile."""
+    counts = (17, 64, 1000, 1025, 2000, 3333, 4096, 4097, 6000)
+    for job in (greedy, cover):
+        spaces = [job(tokens, batch).workspace for tokens in counts]
+        assert spaces == sorted(spaces)
+    assert greedy(4096, 3).workspace <= greedy(4096, 40).workspace

@@ -43,6 +43,9 @@ NARROW: Mapping[str, str] = {
     "peaks::own": "one number a centre",
     "peaks::rate": "one number a token",
     "select::by_group": "one number a token, and a group need not start on 16 bytes",
+    "cover::bounds_by_rows": "a row of cosines: neighbours read neighbouring numbers",
+    "cover::choose_by_rows": "a row of cosines: neighbours read neighbouring numbers",
+    "greedy::choose_by_rows": "a row of cosines: neighbours read neighbouring numbers",
     "match::finish": "a value and a place a source and stretch: neighbours read neighbouring ones",
     "match::rank": "a value and a place a source and stretch, staged in shared memory",
     "match::arrange": "lists of one number a token",
@@ -138,7 +141,14 @@ def test_lanes_that_share_a_bin_of_a_histogram_are_counted_at_once(arch: int) ->
 
 
 @pytest.mark.parametrize(
-    "kernel", ["match::similarity", "score::row_statistics", "score::column_sums", "greedy::isolation"]
+    "kernel",
+    [
+        "match::similarity",
+        "score::row_statistics",
+        "score::column_sums",
+        "greedy::isolation",
+        "gram::cosines",
+    ],
 )
 def test_tiles_are_multiplied_from_16_byte_reads_of_shared_memory(kernel: str) -> None:
     code = listing(USUAL)
