@@ -39,7 +39,7 @@ __device__ __forceinline__ float added(const float (&cosine)[Policy::kHeld],
 // The gains of all free tokens while none is chosen, where gram.cuh keeps a number a row: [n]. Grid: tokens,
 // images.
 template <typename Policy>
-static __global__ void __launch_bounds__(Policy::kThreads)
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     bounds_by_rows(const float* __restrict__ importance, float* __restrict__ workspace, ChooseShape shape) {
     __shared__ float sums[Policy::kThreads / kWarp];
     const int row = static_cast<int>(blockIdx.x), free = shape.free();
@@ -56,7 +56,7 @@ static __global__ void __launch_bounds__(Policy::kThreads)
 
 // One block an image; a thread holds what belongs to its tokens, and their cosines to the leader.
 template <typename Policy>
-static __global__ void __launch_bounds__(Policy::kThreads)
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     choose_by_rows(const float* __restrict__ importance, float* __restrict__ workspace,
                    std::int64_t* __restrict__ index, ChooseShape shape) {
     __shared__ Best slots[Policy::kThreads / kWarp];

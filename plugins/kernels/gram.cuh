@@ -125,6 +125,7 @@ cudaError_t run(const T* metric, float* workspace, int batch, int tokens, int wi
 template <bool kLong>
 struct Policy {
     static constexpr int kThreads = 512;
+    static constexpr int kBlocks = kLong ? 1 : 2;  // a multiprocessor must hold
     static constexpr int kHeld = kLong ? 8 : 2;
     static constexpr int kMostTokens = kThreads * kHeld;
 };

@@ -24,7 +24,7 @@ __device__ __forceinline__ float taken() {
 
 // One block an image; a thread holds the state of its tokens. A turn is one row from cache and one barrier.
 template <typename Policy>
-static __global__ void __launch_bounds__(Policy::kThreads)
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     choose_by_rows(const float* __restrict__ importance, float* __restrict__ workspace,
                    std::int64_t* __restrict__ index, int tiles, GreedyShape shape) {
     __shared__ Best slots[2][Policy::kThreads / kWarp];  // a turn's are read while the next one's are written
