@@ -116,3 +116,15 @@ def test_images_in_turns_are_chosen_from_as_all_at_once(
         (tmp_path / path.name).write_text(text)
     monkeypatch.setenv(kernels.EXTRA_FLAGS, f"-I{tmp_path}")
     check_choices(70, 8, 20, 5)
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(65, 2), (65, 65), (260, 4), (260, 260), (1030, 2)])
+def test_scores_over_a_boundary(tokens: int, rows: int) -> None:
+    """Several stretches of keys, of columns and of rows; 1,025 tokens have long stretches. The batch changes no bit."""
+    queries, keys = random((2, 2, tokens, 8)), random((2, 2, tokens, 8), seed=1)
+    attributes = {"scale": 0.5, "first_row": 0, "end_row": rows}
+    given = [queries, keys, random((2, 1, 1, tokens))]
+    (found,) = run("TokenScore", given, attributes)
+    np.testing.assert_allclose(found, expect("TokenScore", wide(given), attributes)[0], rtol=4e-6)
+    (alone,) = run("TokenScore", [item[1:] for item in given], attributes)
+    np.testing.assert_array_equal(found[1:], alone)

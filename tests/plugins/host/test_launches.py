@@ -119,3 +119,39 @@ def test_a_workspace_is_enough_for_fewer_tokens(batch: int) -> None:
         spaces = [job(tokens, batch).workspace for tokens in counts]
         assert spaces == sorted(spaces)
     assert greedy(4096, 3).workspace <= greedy(4096, 40).workspace
+
+
+def score(tokens: int, heads: int, rows: int, batch: int = 1) -> Job:
+    attributes = {"scale": 0.125, "first_row": [0], "end_row": [rows]}
+    asked = like((batch, heads, tokens, 64), "float16")
+    return recorded("TokenScore", [asked, asked, like((1, 1, 1, 1))], attributes)
+
+
+HEADS = {197: 6, 577: 16, 729: 16, 4096: 12}
+"""Of ViT-S, ViT-L, SigLIP and SAM-B."""
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_a_score_of_a_row_is_two_launches_over_stretches_of_keys(tokens: int) -> None:
+    """Stretches of 64 keys of a head, of 256 from 1,025 tokens on; then 64 tokens a block."""
+    job = score(tokens, HEADS[tokens], 1)
+    assert kernels_of(job) == ["score::few", "score::few_mean"]
+    assert filled(job, HEADS[tokens] * ceil(tokens / (64 if tokens < 1025 else 256)))
+    assert job.launches[1].blocks == ceil(tokens / 64)
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_a_score_of_all_rows_starts_a_block_a_tile_until_a_gpu_is_full(tokens: int) -> None:
+    """Tiles of 64 x 64 of a head, in both launches that multiply."""
+    job = score(tokens, HEADS[tokens], tokens)
+    assert kernels_of(job) == ["score::row_statistics", "score::column_sums", "score::many_mean"]
+    tiles = HEADS[tokens] * ceil(tokens / 64) ** 2
+    assert all(start.blocks >= min(CHIP, tiles) for start in job.launches[:2])
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 70, 577])
+def test_the_workspace_of_a_score_is_enough_for_fewer_tokens(rows: int) -> None:
+    for heads, batch in ((1, 1), (3, 2), (16, 40)):
+        counts = sorted({max(rows, n) for n in (64, 65, 577, 600, 1024, 1025, 2000, 4096, 9000)})
+        spaces = [score(tokens, heads, rows, batch).workspace for tokens in counts]
+        assert spaces == sorted(spaces)

@@ -168,7 +168,9 @@ def test_the_row_that_all_share_is_read_16_bytes_at_a_time(kernel: str) -> None:
     forms = [
         symbol for symbol, (plain, given) in named(code).items() if plain == kernel and given[-1] == "true"
     ]
-    assert len(forms) == (6 if kernel == "score::few" else 3)  # a form a type, and two widths of a score
+    assert len(forms) == (
+        12 if kernel == "score::few" else 3
+    )  # a form a type, and two widths and lengths of a score
     for symbol in forms:
         assert {line.bits for line in sass.looped(code[symbol]) if line.name.startswith("LDS")} == {128}
 
