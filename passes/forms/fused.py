@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import onnx_ir as ir
 
+from tokenrt.passes.forms import similar
 from tokenrt.passes.forms.precision import INSERTED
 from tokenrt.passes.graph.ancestry import ancestors
 from tokenrt.passes.graph.functions import Change, label
@@ -22,7 +23,7 @@ def fuse(model: ir.Model, shapes: Shapes) -> Iterator[Change]:
     annotate(graph, shapes)
     op = GraphOps(graph, None, opset(model), INSERTED)
     for node in [*graph]:
-        if not str(node.name).startswith(INSERTED):
+        if node.graph is not graph or not str(node.name).startswith(INSERTED):
             continue
         for action, rule in RULES.items():
             op.before, op.prefix = node, str(node.name)
@@ -31,6 +32,7 @@ def fuse(model: ir.Model, shapes: Shapes) -> Iterator[Change]:
                 ir.convenience.replace_all_uses_with(node.outputs, [value])
                 _remove_unread(graph, node)
                 break
+    graph.sort()  # What is known already may be made further down.
 
 
 def _mean_over_heads(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
@@ -99,6 +101,7 @@ RULES: dict[str, Rule] = {
     "mean over heads as a sum": _mean_over_heads,
     "product of one row as a sum": _product_of_a_row,
     "scatter to what was chosen as a comparison": _scatter_to_the_chosen,
+    **similar.RULES,
 }
 
 

@@ -59,6 +59,7 @@ class Canonicalize:
         _settle_defaults(proto)
         _fix_inputs(proto, self.shape, frozenset(weights))
         opened = ir.from_proto(_inline(proto))
+        _name_nodes(opened.graph)
         qoperator.open_codes(opened)
         contrib.open_fused(opened)
         # onnxslim reads the value_float of a Constant as float64.
@@ -70,6 +71,16 @@ class Canonicalize:
             raise _whose(cause, sound) from cause
         result.metadata_props.update(model.metadata_props)
         return result
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Give nodes without a name that of what they make: whatever is said of one later has to name it."""
+    taken = {node.name for node in graph.all_nodes() if node.name}
+    for node in graph.all_nodes():
+        made = next((str(value.name) for value in node.outputs if value.name), "")
+        if not node.name and made and made not in taken:
+            node.name = made
+            taken.add(made)
 
 
 class _FoldingError(Exception):

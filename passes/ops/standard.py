@@ -141,6 +141,11 @@ def _lp_normalization(data: Array, axis: int = -1, p: int = 2) -> Array:
     return np.asarray(data / np.where(length == 0, 1, length))
 
 
+def _thresholded_relu(data: Array, alpha: float = 1.0) -> Array:
+    """What is above alpha as it is, everything else and NaN as 0."""
+    return np.where(data > alpha, data, np.zeros_like(data))
+
+
 def _shape(data: Array) -> Array:
     return np.array(data.shape, dtype=np.int64)
 
@@ -206,6 +211,7 @@ STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "Squeeze": _squeeze,
         "Sub": np.subtract,
         "Tanh": np.tanh,
+        "ThresholdedRelu": _thresholded_relu,
         "TopK": _top_k,
         "Transpose": _transpose,
         "Unsqueeze": _unsqueeze,

@@ -78,23 +78,28 @@ class PiToMe(Method):
         metric = taps.metric()
         if mode == "bsm":
             return bipartite.merged(op, taps, site, bipartite.match_halves(op, metric, site))
-        energy = self._energy(op, taps, metric, site, gaussian=mode == "text")
+        unit = op("LpNormalization", metric, axis=2, p=2)
+        energy = self._energy(op, taps, unit, site, gaussian=mode == "text")
         rank = op("TokenSelect", energy, keep=site.tokens, protect=site.protect, order=1)
-        ranked = steps.gather(op, metric, rank)
-        first, end, by_value = site.protect, site.tokens, mode == "pitome_bsm"
-        if not by_value:
-            end = first + 2 * site.removed
+        first, end = site.protect, site.tokens
+        if mode == "pitome_bsm":
+            sources, destinations = [*range(first, end, 2)], [*range(first + 1, end, 2)]
+            ranked = steps.gather(op, metric, rank)
+            _, pairs = bipartite.match(
+                op, ranked, range(first), sources, destinations, site.removed, by_value=True
+            )
+            return bipartite.merged(op, taps, site, pairs.behind(op, rank))
+        middle, end = first + site.removed, first + 2 * site.removed
         sources, destinations = [*range(first, end, 2)], [*range(first + 1, end, 2)]
         if mode == "text":
-            sources, destinations = [*range(first, first + site.removed)], [*range(first + site.removed, end)]
+            sources, destinations = [*range(first, middle)], [*range(middle, end)]
         others = [*range(first), *range(end, site.tokens)]
-        _, pairs = bipartite.match(op, ranked, others, sources, destinations, site.removed, by_value=by_value)
-        return bipartite.merged(op, taps, site, pairs.behind(op, rank))
+        pairs = bipartite.every_source(op, unit, rank, others, sources, destinations)
+        return bipartite.merged(op, taps, site, pairs)
 
-    def _energy(self, op: Ops, taps: Taps, metric: Value, site: Site, *, gaussian: bool) -> Value:
+    def _energy(self, op: Ops, taps: Taps, unit: Value, site: Site, *, gaussian: bool) -> Value:
         """Energy [B,N] over the unprotected tokens that are no padding; that of protected ones is never read."""
         margin = self.margin - self.margin_drop * site.block / site.blocks
-        unit = op("LpNormalization", metric, axis=2, p=2)
         free = steps.cut(op, unit, site.protect, site.tokens)
         cosine = op("MatMul", unit, op("Transpose", free, perm=[0, 2, 1]))
         if gaussian:

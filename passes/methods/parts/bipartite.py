@@ -61,6 +61,29 @@ def match(
     return value, Pairs(keep, source, slot)
 
 
+def every_source(
+    op: Ops,
+    unit: Value,
+    order: Value,
+    others: Sequence[int],
+    sources: Sequence[int],
+    destinations: Sequence[int],
+) -> Pairs:
+    """Send every source to its most similar destination; the lists name places in `order` [B,M], positions of unit rows [B,N,D].
+
+    There is nothing to choose, so nothing is ranked. Ties go to the earlier destination; what cannot be compared (NaN)
+    resembles nothing, as in TokenMatch. Kept in this order: others, destinations.
+    """
+    keep, left, right = (
+        op("Gather", order, np.array(places), axis=1)
+        for places in ([*others, *destinations], sources, destinations)
+    )
+    turned = op("Transpose", steps.gather(op, unit, right), perm=[0, 2, 1])
+    similarity = op("MatMul", steps.gather(op, unit, left), turned)
+    nearest = op("ArgMax", op("ThresholdedRelu", similarity, alpha=-2.0), axis=2, keepdims=0)
+    return Pairs(keep, left, op("Add", nearest, len(others)))
+
+
 def match_halves(op: Ops, metric: Value, site: Site) -> Pairs:
     """ToMe's matching: even positions into odd ones, unmerged ones in position order behind protected tokens."""
     sources, destinations = sides(site.protect, site.tokens)
