@@ -8,6 +8,7 @@ from __future__ import annotations
 from math import ceil
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tests.passes.ops.helpers.cases import alternate
@@ -155,3 +156,22 @@ def test_the_workspace_of_a_score_is_enough_for_fewer_tokens(rows: int) -> None:
         counts = sorted({max(rows, n) for n in (64, 65, 577, 600, 1024, 1025, 2000, 4096, 9000)})
         spaces = [score(tokens, heads, rows, batch).workspace for tokens in counts]
         assert spaces == sorted(spaces)
+
+
+@pytest.mark.parametrize("channels", [384, 1024])
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_combining_and_restoring_are_a_launch_of_a_warp_a_row(tokens: int, channels: int) -> None:
+    """A block of TokenCombine takes 8 survivors and 512 channels of fp16; one of TokenRestore, and of gathering, 8 rows."""
+    rows, kept = like((1, tokens, channels), "float16"), tokens - 8
+    lists = [like((1, count), np.int64) for count in (kept, 8, 8)]
+    job = recorded("TokenCombine", [rows, like((1, tokens, 1)), *lists], {"type": 10})
+    assert kernels_of(job) == ["combine::merge"]
+    assert filled(job, ceil(kept / 8) * ceil(channels / 512))
+    job = recorded("TokenRestore", [like((1, kept, channels), "float16"), like((1, tokens), np.int64)], {})
+    assert kernels_of(job) == ["gather::copy_rows"]
+    assert filled(job, ceil(tokens / 8))
+
+
+def test_a_chip_that_one_block_an_image_would_leave_idle_is_noticed() -> None:
+    """The measure itself: a selection alone fills nothing, whatever its tiles."""
+    assert not filled(select(4096, 0), 64)
