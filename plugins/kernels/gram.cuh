@@ -2,9 +2,8 @@
 // reads a row a turn of.
 //
 // Division  a tile of pairs a block (tile.cuh). A row's cosines stand side by side, rows begin on 16 bytes.
-// Bytes     B * 4 N^2, of at most kMost tokens, and of as many images at once as kMostBytes hold; the others
-// take their
-//           turn in launches of their own.
+// Bytes     B * 4 N^2, of at most kMost tokens, and of as many images at once as kMostBytes hold; the
+//           others take their turn in launches of their own.
 // Bound     arithmetic: 2 B N^2 D operations in fp32, by (N / tile)^2 blocks an image.
 #pragma once
 

@@ -1,10 +1,9 @@
 // TokenScore of few rows: a pass over the keys for each, whose logits are kept.
 //
 // Division  1. few: a block takes a stretch of keys of one head and reads it once a row, eight lanes a key;
-// it
-//           writes the R logits of each and, for the stretch, their maximum and sum of exponentials. 2.
-//           few_mean: a block joins the stretches of every row once, then a thread a token adds up heads and
-//           rows in order.
+//           it writes the R logits of each and, for the stretch, their maximum and sum of exponentials.
+//           2. few_mean: a block joins the stretches of every row once, then a thread a token adds up heads
+//           and rows in order.
 // Bytes     B H (N + R) D size, the keys of all rows but the first from cache, + 8 B H R N for the logits
 //           (written, read).
 // Bound     memory bandwidth, one pass over the keys; at 197 tokens and batch 1, latency.

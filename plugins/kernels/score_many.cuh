@@ -1,13 +1,12 @@
 // TokenScore of many rows: maxima and sums of the rows of q . k, then sums of the columns, in tiles; no N x N
 // matrix is written.
 //
-// Division  1. row_statistics: a block takes a tile of rows and a stretch of columns, tile by tile
-// (tile.cuh), and keeps of
-//           each row the maximum and the sum of exponentials. 2. column_sums: a block takes a tile of columns
-//           and a stretch of rows, joins what the stretches kept of them, in order, and adds the tiles again
-//           down the columns. 3. many_mean: a thread a token adds up heads and stretches, in order. Stretches
-//           are as short as it takes for kScoreFill blocks an image, a tile at the least; the batch does not
-//           count, so that it does not change a result.
+// Division  1. row_statistics: a block takes a tile of rows and a stretch of columns, by tiles (tile.cuh),
+//           and keeps of each row the maximum and the sum of exponentials. 2. column_sums: a block takes a
+//           tile of columns and a stretch of rows, joins what the stretches kept of them, in order, and adds
+//           the tiles again down the columns. 3. many_mean: a thread a token adds up heads and stretches, in
+//           order. Stretches are as short as it takes for kScoreFill blocks an image, a tile at the least;
+//           the batch does not count, so that it does not change a result.
 // Bytes     2 B H N D size (1 + N / tile), the repeats from cache; + 8 B H R stretches + 4 B H N stretches,
 //           written and read.
 // Bound     arithmetic, 4 B H R N D operations in fp32.
