@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ import numpy as np
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops.contract import Array
+from tokenrt.plugins.host import symbols
 from tokenrt.plugins.host.launches import KERNELS, Launch
 from tokenrt.plugins.toolchain.compiler import cache, compiler, launchers, linked, recorder
 
@@ -46,13 +48,27 @@ def built(extra: Sequence[str] = ()) -> Path:
 
 
 def library() -> ctypes.CDLL:
-    """Return the host build, compiled on first use with what EXTRA_FLAGS adds. Raises: as `built`."""
+    """Return the host build, compiled on first use with what EXTRA_FLAGS adds. Raises: as `built`.
+
+    Shared memory is full of 0xFF at the beginning of every block, as nobody's memory.
+    """
     return _library(tuple(os.environ.get(EXTRA_FLAGS, "").split()), compiler(), cache())
 
 
 @functools.cache
 def _library(extra: tuple[str, ...], *_: object) -> ctypes.CDLL:
-    return ctypes.CDLL(str(built(extra)))
+    path = built(extra)
+    loaded = ctypes.CDLL(str(path))
+    if not any(
+        "address" in flag for flag in extra
+    ):  # it has fences between variables, which must stay as they are
+        found = symbols.shared(path)
+        places, sizes = (
+            (ctypes.c_ulonglong * max(1, len(found)))(*numbers)
+            for numbers in ([place for place, _ in found], [size for _, size in found])
+        )
+        loaded.host_shared(len(found), places, sizes)
+    return loaded
 
 
 def aligned(shape: Sequence[int], kind: Any) -> Array:
@@ -80,6 +96,16 @@ def ready(array: Any, kind: Any = None) -> Array:
     copy = aligned(given.shape, given.dtype)
     copy[...] = given
     return copy
+
+
+@contextmanager
+def backwards() -> Iterator[None]:
+    """Run the blocks of every launch from the last to the first: a GPU runs them in any order."""
+    library().host_backwards(1)
+    try:
+        yield
+    finally:
+        library().host_backwards(0)
 
 
 def call(name: str, *arguments: Any) -> None:

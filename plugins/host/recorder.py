@@ -6,14 +6,10 @@ No memory is read or written, so sizes may be as large as the kernels take.
 from __future__ import annotations
 
 import ctypes
-import functools
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -21,11 +17,8 @@ import numpy as np
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.passes.ops.contract import Array
-from tokenrt.plugins.host import kernels
+from tokenrt.plugins.host import kernels, symbols
 from tokenrt.plugins.host.launches import KERNELS
-
-READERS = ("nm", "llvm-nm")
-"""Programs that list the symbols of a library, one of which comes with each compiler."""
 
 PLACE = 1 << 20
 """The address that stands for every tensor: it starts on 16 bytes and is never followed."""
@@ -104,34 +97,4 @@ def _start(library: ctypes.CDLL, number: int) -> Start:
     if not known:
         raise UnsupportedError("the host build cannot say which kernel it launched: dladdr does not know it")
     x, y, z, wide, high, deep = sizes
-    return Start(_names(Path(library._name))[place], (x, y, z), (wide, high, deep), shared)
-
-
-@functools.cache
-def _names(library: Path) -> Mapping[int, str]:
-    """Where each function of the library lies -> its name, without its parameters."""
-    reader = next(filter(None, map(shutil.which, READERS)), None)
-    if reader is None:
-        raise UnsupportedError(
-            f"naming the kernels of the host build needs one of {', '.join(READERS)} on PATH; install binutils"
-        )
-    done = subprocess.run(
-        [reader, "-C", "--defined-only", library], capture_output=True, text=True, check=True
-    )
-    names: dict[int, str] = {}
-    for line in done.stdout.splitlines():
-        place, kind, name = line.split(" ", 2)
-        if kind in "tTwW":
-            names[int(place, 16)] = _bare(name)
-    return MappingProxyType(names)
-
-
-def _bare(name: str) -> str:
-    """`void tokenrt::match::arrange<1>(int const*)` -> `match::arrange<1>`."""
-    depth = 0
-    for at, letter in enumerate(name):
-        depth += (letter == "<") - (letter == ">")
-        if letter == "(" and depth == 0 and not name.startswith("(anonymous", at):
-            name = name[:at]
-            break
-    return name.removeprefix("void ").replace("tokenrt::", "")
+    return Start(symbols.functions(Path(library._name))[place], (x, y, z), (wide, high, deep), shared)

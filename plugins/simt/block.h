@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <memory>
+#include <vector>
 
 #include "types.h"
 
@@ -20,7 +21,24 @@ struct Thread {
     unsigned warp() const { return flat / kWarp; }
 };
 
-// Dynamic shared memory starts as NaN in every block: nothing may lean on what an earlier block left there.
+// The static variables that stand for shared memory, as whoever loaded the library found them (host_shared).
+struct Variable {
+    unsigned char* start;
+    std::size_t bytes;
+};
+inline std::vector<Variable>& shared_variables() {
+    static std::vector<Variable> all;
+    return all;
+}
+
+// Whether blocks run from the last to the first. On a GPU they run in any order, and no launch may lean on
+// one.
+inline bool& backwards() {
+    static bool chosen = false;
+    return chosen;
+}
+
+// Shared memory starts as NaN in every block: nothing may lean on what an earlier block left there.
 struct Grid {
     dim3 grid, block;
     uint3 index{};
@@ -29,6 +47,9 @@ struct Grid {
 
     unsigned threads() const { return block.x * block.y * block.z; }
     void poison() {
+        for (const Variable& one : shared_variables()) {
+            std::memset(one.start, 0xff, one.bytes);
+        }
         if (shared_bytes != 0) {
             std::memset(shared.get(), 0xff, shared_bytes);
         }
@@ -38,12 +59,12 @@ struct Grid {
     }
     template <typename Run>
     void every_block(Run run) {
-        for (index.z = 0; index.z < grid.z; ++index.z) {
-            for (index.y = 0; index.y < grid.y; ++index.y) {
-                for (index.x = 0; index.x < grid.x; ++index.x) {
-                    run();
-                }
-            }
+        const std::uint64_t count = std::uint64_t{grid.x} * grid.y * grid.z;
+        for (std::uint64_t done = 0; done < count; ++done) {
+            const std::uint64_t flat = backwards() ? count - 1 - done : done, row = flat / grid.x;
+            index = {static_cast<unsigned>(flat % grid.x), static_cast<unsigned>(row % grid.y),
+                     static_cast<unsigned>(row / grid.y)};
+            run();
         }
     }
 };

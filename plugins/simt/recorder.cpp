@@ -1,6 +1,8 @@
-// The record of launches as plugins/host/recorder.py asks for it.
+// What tests ask of the host build: the record of launches, as plugins/host/recorder.py reads it, and blocks
+// in another order.
 #include <dlfcn.h>
 
+#include "block.h"
 #include "record.h"
 
 extern "C" {
@@ -8,6 +10,25 @@ extern "C" {
 // From here on this thread's launches are noted and not run.
 void host_record_begin() {
     simt::record() = {true, {}};
+}
+
+// Where shared memory lies in this library: `count` places and bytes, which every block then finds full of
+// 0xff.
+void host_shared(int count, const unsigned long long* places, const unsigned long long* bytes) {
+    Dl_info found{};
+    if (dladdr(reinterpret_cast<const void*>(&host_shared), &found) == 0) {
+        return;
+    }
+    simt::shared_variables().clear();
+    for (int i = 0; i < count; ++i) {
+        simt::shared_variables().push_back(
+            {static_cast<unsigned char*>(found.dli_fbase) + places[i], static_cast<std::size_t>(bytes[i])});
+    }
+}
+
+// Whether the blocks of every launch run from the last to the first.
+void host_backwards(int chosen) {
+    simt::backwards() = chosen != 0;
 }
 
 // Ends the record. Returns how many launches it holds.

@@ -31,6 +31,22 @@ __global__ void reverse(const float* in, float* out, int* votes) {
     out[blockIdx.x * kThreads + threadIdx.x] = sum;
 }
 
+// Reads shared memory that no thread of the block wrote: what an earlier block left there, or zeros.
+float kept[kThreads];
+__global__ void unwritten(const float* in, float* out) {
+    if (blockIdx.x == 0) {
+        kept[threadIdx.x] = in[threadIdx.x];
+    }
+    __syncthreads();
+    out[blockIdx.x * kThreads + threadIdx.x] = kept[threadIdx.x];
+}
+
+// Leans on the block before: each adds to what it left in global memory.
+__global__ void chained(const float*, float* out) {
+    out[threadIdx.x] =
+        blockIdx.x == 0 ? 1.0f : out[threadIdx.x] + static_cast<float>(blockIdx.x) * out[threadIdx.x];
+}
+
 // The same through dynamic shared memory.
 template <int kBeyond>
 __global__ void dynamic_reverse(const float* in, float* out) {
@@ -110,6 +126,12 @@ int main(int count, char** given) {
         status = launch(1, 0, neighbour<false>, in.data(), out.data());
     } else if (what == "misaligned") {
         status = launch(1, 0, misaligned, in.data(), out.data());
+    } else if (what == "unwritten") {
+        simt::shared_variables() = {{reinterpret_cast<unsigned char*>(kept), sizeof kept}};
+        status = launch(2, 0, unwritten, in.data(), out.data());
+    } else if (what == "chained" || what == "chained-backwards") {
+        simt::backwards() = what == "chained-backwards";
+        status = launch(3, 0, chained, in.data(), out.data());
     } else if (what == "too-many-threads") {
         const cudaLaunchConfig_t how{dim3(1), dim3(2048), 0, nullptr, nullptr, 0};
         status = cudaLaunchKernelEx(&how, divergent, in.data(), out.data());

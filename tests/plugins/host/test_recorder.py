@@ -9,7 +9,7 @@ import pytest
 
 from tests.plugins.helpers.running import needs_compiler, random
 from tokenrt.errors import UnsupportedError
-from tokenrt.plugins.host import kernels, recorder
+from tokenrt.plugins.host import kernels, symbols
 from tokenrt.plugins.host.recorder import like, recorded
 
 pytestmark = needs_compiler
@@ -70,4 +70,4 @@ def test_what_a_kernel_refuses_is_refused_and_leaves_nothing_recorded() -> None:
     ],
 )
 def test_names_lose_their_parameters(given: str, bare: str) -> None:
-    assert recorder._bare(given) == bare
+    assert symbols.bare(given) == bare

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -21,7 +22,15 @@ INTERFACE = sorted(OWN.parent.glob("test_interface_*.py"))
 QUICK = [OWN.parent / "test_quick.py"]
 MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
 RACES = ("-O1", "-DSIMT_THREADS", "-fsanitize=thread")
-RUNTIMES = {MEMORY: ("libasan.so", "libubsan.so"), RACES: ("libtsan.so",)}
+PLAIN = ("-O2",)
+CONTRACTED = ("-O2", "-ffp-contract=fast", "-mfma")
+"""Products and sums in one rounding, as nvcc makes them for GPUs."""
+RUNTIMES: dict[tuple[str, ...], tuple[str, ...]] = {
+    MEMORY: ("libasan.so", "libubsan.so"),
+    RACES: ("libtsan.so",),
+    PLAIN: (),
+    CONTRACTED: (),
+}
 FIXED = ("setarch", "-R") if shutil.which("setarch") else ()
 """Addresses are not drawn: where they fall outside of what ThreadSanitizer divides memory into, it gives up now and then."""
 OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:exitcode=67", "TSAN_OPTIONS": "exitcode=66"}
@@ -101,6 +110,21 @@ def test_no_kernel_has_a_race() -> None:
 
 
 @pytest.mark.slow
+def test_no_kernel_has_a_race_past_a_boundary() -> None:
+    """Larger blocks, stages, tiles and forms than those of the small cases: minutes, a thread of a GPU is one of this machine."""
+    check(run(RACES, "past_a_boundary"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    platform.machine() != "x86_64", reason="fused multiply-add is asked for by the name it has on x86-64"
+)
+def test_kernels_hold_with_products_and_sums_in_one_rounding() -> None:
+    """GPUs run them so, and the other tests do not: two roundings there, one here."""
+    check(run(CONTRACTED, "test"))
+
+
+@pytest.mark.slow
 def test_no_plugin_reads_or_writes_beside_its_memory() -> None:
     """The plugin classes too: every field, shape, copy and run of test_interface_*.py."""
     libraries = " ".join(_runtime(name) for name in RUNTIMES[MEMORY])
@@ -174,6 +198,22 @@ BREAKS = {
         "return width * sizeof(T) % kAlignment == 0 &&",
         "return width * sizeof(T) % 4 == 0 &&",
         "misaligned address",
+    ),
+    "a histogram that nobody cleared": (
+        PLAIN,
+        "TokenGroupSelect and every_type",
+        "select.cuh",
+        "            histogram[bin] = 0;",
+        "            (void)bin;",
+        "Arrays are not equal",
+    ),
+    "a block that leans on another": (
+        PLAIN,
+        "another_order and restore",
+        "token_gather.cuh",
+        "    Vector* target = out + row * length;",
+        "    Vector* target = out + row * length;\n    source = blockIdx.x > 0 ? out : source;",
+        "AssertionError",
     ),
     "16 bytes at once from a part of a larger tensor": (
         MEMORY,

@@ -77,6 +77,21 @@ def test_barriers_that_some_threads_miss_stop_the_program(mode: str, kernel: str
     assert told in done.stderr
 
 
+@pytest.mark.parametrize("mode", ["fibers", "threads", "race", "undefined"])
+def test_shared_memory_begins_as_nan_in_every_block(mode: str) -> None:
+    """Block 0 gives 0 and 32 for its first and 32nd number; block 1 finds nothing of it."""
+    *first, second = run(mode, "unwritten").stdout.split()
+    assert first == ["0", "0", "0", "32"]
+    assert "nan" in second
+
+
+@pytest.mark.parametrize("mode", ["fibers", "threads"])
+def test_blocks_run_in_another_order_too(mode: str) -> None:
+    """1, then 1 + 1, then 2 + 4 one after another; from the last on, the first leaves its 1."""
+    assert run(mode, "chained").stdout.split()[2] == "6"
+    assert run(mode, "chained-backwards").stdout.split()[2] == "1"
+
+
 def test_a_launch_beyond_the_limits_is_refused_and_writes_nothing() -> None:
     assert run("fibers", "too-many-threads").stdout == "9 0 -1 -1 -1\n"
 
