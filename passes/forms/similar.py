@@ -138,7 +138,7 @@ def _work(node: ir.Node, shapes: Shapes) -> float:
 
 def _square(node: ir.Node) -> ir.Value | None:
     """The rows whose squares a node sums, [B,N,C] -> [B,N]."""
-    if node.op_type != "ReduceSum" or node.attributes.get_int("keepdims", 1):
+    if node.op_type != "ReduceSum" or node.attributes.get_int("keepdims", 1) != 0:
         return None
     axes = (
         ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
