@@ -81,15 +81,16 @@ def nearest(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
     """[B,S]: the first of the largest of each row, found by comparing: a maximum fuses, and an arg-maximum is a sort."""
     similarity = node.inputs[0] if node.op_type == "ArgMax" else None
     maker = similarity.producer() if similarity is not None else None
-    if maker is None or maker.op_type != "ThresholdedRelu" or not shapes.known(similarity):
-        return None  # What is behind it has no NaN.
-    assert similarity is not None
-    dims = shapes.of(similarity)
+    # What is behind a ThresholdedRelu has no NaN.
     if (
-        len(dims) != 3
-        or node.attributes.get_int("axis", 0) % 3 != 2
-        or node.attributes.get_int("keepdims", 1)
+        similarity is None
+        or maker is None
+        or maker.op_type != "ThresholdedRelu"
+        or not shapes.known(similarity)
     ):
+        return None
+    dims = shapes.of(similarity)
+    if len(dims) != 3 or node.attributes.get_int("axis", 0) % 3 != 2 or _keeps(node):
         return None
     is_best = op("Equal", similarity, op("GlobalMaxPool", similarity))
     falling = op("Where", is_best, -np.arange(dims[2], dtype=np.float32), FAR)
@@ -138,7 +139,7 @@ def _work(node: ir.Node, shapes: Shapes) -> float:
 
 def _square(node: ir.Node) -> ir.Value | None:
     """The rows whose squares a node sums, [B,N,C] -> [B,N]."""
-    if node.op_type != "ReduceSum" or node.attributes.get_int("keepdims", 1) != 0:
+    if node.op_type != "ReduceSum" or _keeps(node):
         return None
     axes = (
         ir.convenience.get_const_tensor(node.inputs[1]) if len(node.inputs) > 1 and node.inputs[1] else None
@@ -147,6 +148,10 @@ def _square(node: ir.Node) -> ir.Value | None:
     if axes is None or axes.numpy().reshape(-1).tolist() not in ([-1], [2]) or maker is None:
         return None
     return maker.inputs[0] if maker.op_type == "Mul" and maker.inputs[0] is maker.inputs[1] else None
+
+
+def _keeps(node: ir.Node) -> bool:
+    return node.attributes.get_int("keepdims", 1) != 0
 
 
 def _made(rows: ir.Value) -> ir.Value | None:
