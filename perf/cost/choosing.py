@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tokenrt.perf.cost.chip import constant
 from tokenrt.perf.cost.launch import Launch
 from tokenrt.perf.cost.sizes import (
@@ -17,8 +19,9 @@ from tokenrt.perf.cost.sizes import (
     tile_cycles,
 )
 
-ISOLATION_LARGE = 1024
-"""Tokens from which on tiles are 64 rows instead of 32."""
+GRAM_MOST, GRAM_LARGE, GRAM_WORKSPACE = 4096, 1024, 1 << 28
+"""Free tokens up to which the cosines of all pairs are held, from which on their tiles are 64 rows instead of 32, and bytes of
+the images that are held at once."""
 
 BY_SCORE, FROM_ISOLATED = 1, 2
 ROUNDS = 5
@@ -57,45 +60,83 @@ def group_select(call: Call) -> tuple[Launch, ...]:
     return (Launch("select::by_group", len(lengths) * batch, 128, ROUNDS * pass_cycles(longest, 128), moved),)
 
 
-def _turns(call: Call, tokens: int, rows: int) -> float:
-    """Cycles of one block that chooses token by token and reads `rows` times all rows for each."""
-    width = call.shapes[0][2]
-    each = rows * tokens * width * call.item / constant("row_bytes_a_cycle") + pass_cycles(tokens, 512)
+def _cosines(call: Call, batch: int) -> Launch:
+    """Those of all pairs of free tokens, which a turn then reads a row of: gram.cuh."""
+    _, tokens, width = call.shapes[0]
+    free = tokens - call.size("protect")
+    large = free >= GRAM_LARGE and width * call.item % 16 == 0
+    tile, threads = (64, 256) if large else (32, 64)
+    moved = batch * (free * width * call.item + free**2 * SINGLE)
+    return Launch(
+        "gram::cosines", over(free, tile) ** 2 * batch, threads, tile_cycles(width, call.item, threads), moved,
+        2.0 * batch * free**2 * width,
+    )  # fmt: skip
+
+
+def _choice(call: Call, kernel: str, batch: int, looks: int) -> Launch:
+    """One block an image that chooses token by token, over rows of cosines."""
+    _, tokens, _ = call.shapes[0]
+    free, turns = tokens - call.size("protect"), call.size("keep") - call.size("protect")
+    each = 2 * constant("load_cycles") + 2 * pass_cycles(free, 512)
+    moved = batch * (looks * turns * free * SINGLE + call.size("keep") * INDEX)
+    return Launch(kernel, batch, 512, looks * turns * each, moved, 2.0 * batch * looks * turns * free)
+
+
+def _by_rows(call: Call, images: Callable[[int], tuple[Launch, ...]]) -> tuple[Launch, ...]:
+    """The launches of as many images at once as the workspace holds the cosines of, and of the rest."""
+    batch, tokens, _ = call.shapes[0]
+    free = tokens - call.size("protect")
+    at_once = GRAM_WORKSPACE // (SINGLE * 4 * over(free, 4) * (free + over(free, 32)))
+    full, rest = divmod(batch, at_once)
+    return images(at_once) * full + (images(rest) if rest else ())
+
+
+def _turns(call: Call, looks: int) -> float:
+    """Cycles of one block that reads all rows again for each token it chooses, as images too large for cosines do."""
+    _, tokens, width = call.shapes[0]
+    free = tokens - call.size("protect")
+    each = looks * free * width * call.item / constant("row_bytes_a_cycle") + pass_cycles(free, 512)
     return (call.size("keep") - call.size("protect")) * each
+
+
+def _long(call: Call, kernel: str, looks: int, numbers: int) -> Launch:
+    batch, tokens, width = call.shapes[0]
+    turns = call.size("keep") - call.size("protect")
+    return Launch(
+        kernel, batch, 512, _turns(call, looks), call.data + numbers * batch * tokens * SINGLE,
+        2.0 * looks * batch * turns * tokens * width,
+    )  # fmt: skip
+
+
+def _compared(call: Call, kernel: str, large: bool) -> Launch:
+    """A tile of tokens a block, against all others."""
+    batch, tokens, width = call.shapes[0]
+    free = tokens - call.size("protect")
+    tile, threads = (64, 256) if large else (32, 64)
+    cycles = over(free, tile) * tile_cycles(width, call.item, threads)
+    moved = call.data + 4 * batch * tokens * SINGLE
+    return Launch(kernel, over(free, tile) * batch, threads, cycles, moved, 2.0 * batch * free**2 * width)
 
 
 def greedy(call: Call) -> tuple[Launch, ...]:
     """TokenGreedySelect: metric [B,N,D], importance [B,N]."""
-    batch, tokens, width = call.shapes[0]
-    free, numbers = tokens - call.size("protect"), batch * tokens * SINGLE
-    turns = call.size("keep") - call.size("protect")
-    choose = Launch(
-        "greedy::choose", batch, 512, _turns(call, free, 1), call.data + 4 * numbers,
-        2.0 * batch * turns * free * width,
-    )  # fmt: skip
-    if call.size("seed") != FROM_ISOLATED:
-        return (choose,)
-    tile, threads = (64, 256) if free >= ISOLATION_LARGE else (32, 64)
-    cycles = over(free, tile) * tile_cycles(width, call.item, threads)
-    pairs = 2.0 * batch * free**2 * width
-    return Launch(
-        "greedy::isolation", over(free, tile) * batch, threads, cycles, call.data + numbers, pairs
-    ), choose
+    if call.shapes[0][1] - call.size("protect") <= GRAM_MOST:
+        return _by_rows(call, lambda n: (_cosines(call, n), _choice(call, "greedy::choose_by_rows", n, 1)))
+    choose = _long(call, "greedy::choose", 1, 4)
+    isolated = call.size("seed") == FROM_ISOLATED
+    return (_compared(call, "greedy::isolation", True), choose) if isolated else (choose,)
 
 
 def cover(call: Call) -> tuple[Launch, ...]:
     """TokenCoverSelect: metric [B,N,D], importance [B,N]."""
-    batch, tokens, width = call.shapes[0]
-    free, numbers = tokens - call.size("protect"), batch * tokens * SINGLE
-    turns = call.size("keep") - call.size("protect")
-    cycles = over(free, 32) * tile_cycles(width, call.item, 64)
-    return (
-        Launch(
-            "cover::bounds", over(free, 32) * batch, 64, cycles, call.data + 4 * numbers,
-            2.0 * batch * free**2 * width,
-        ),
-        Launch(
-            "cover::choose", batch, 512, _turns(call, free, LOOKS), call.data + 8 * numbers,
-            2.0 * LOOKS * batch * turns * free * width,
-        ),
-    )  # fmt: skip
+    free = call.shapes[0][1] - call.size("protect")
+
+    def images(count: int) -> tuple[Launch, ...]:
+        cycles = 2 * constant("load_cycles") + pass_cycles(free, 512)
+        moved = count * free**2 * SINGLE
+        bounds = Launch("cover::bounds_by_rows", free * count, 512, cycles, moved, 2.0 * count * free**2)
+        return _cosines(call, count), bounds, _choice(call, "cover::choose_by_rows", count, LOOKS)
+
+    if free <= GRAM_MOST:
+        return _by_rows(call, images)
+    return _compared(call, "cover::bounds", False), _long(call, "cover::choose", LOOKS, 8)

@@ -1,4 +1,4 @@
-"""Launches of TokenScore: a few rows of attention, or all of them."""
+"""Launches of TokenScore: a few rows of attention, or all of them (plugins/kernels/score_few.cuh and score_many.cuh)."""
 
 from __future__ import annotations
 
@@ -6,40 +6,67 @@ from tokenrt.perf.cost.chip import constant
 from tokenrt.perf.cost.launch import Launch
 from tokenrt.perf.cost.sizes import SINGLE, Call, over, tile_cycles
 
-FEW = 4
-"""Rows up to which each is a pass over the keys."""
+FEW, FEW_LONG = 4, 1024
+"""Rows up to which each is a pass over the keys, and tokens above which a block takes 256 keys instead of 64."""
 
-STRETCH, TILE, THREADS = 512, 64, 256
+TILE, THREADS, MEAN_THREADS = 64, 256, 64
+FILL = 264
+"""Blocks an image that divide the tiles into shorter stretches, where all rows are scored."""
 
 
 def score(call: Call) -> tuple[Launch, ...]:
     """TokenScore: queries and keys [B,H,N,D], rows first_row to end_row."""
+    rows = call.size("end_row") - call.size("first_row")
+    return _few(call, rows) if rows <= FEW else _many(call, rows)
+
+
+def _few(call: Call, rows: int) -> tuple[Launch, ...]:
     batch, heads, tokens, width = call.shapes[0]
-    rows, images = call.size("end_row") - call.size("first_row"), batch * heads
+    images, stretch = batch * heads, 256 if tokens > FEW_LONG else 64
     logits, mean = images * rows * tokens * SINGLE, batch * tokens * SINGLE
     queries = images * rows * width * call.item
-    blocks, adding = over(tokens, 256) * batch, 2 * constant("load_cycles") + 30.0 * heads
-    if rows <= FEW:
-        stretches = over(tokens, STRETCH)
-        cycles = 800 + 200.0 * rows * over(min(tokens, STRETCH), 32)
-        return (
-            Launch(
-                "score::few", stretches * images, THREADS, cycles, call.data + queries + logits,
-                2.0 * images * rows * tokens * width,
-            ),
-            Launch("score::few_mean", blocks, THREADS, rows * adding, logits + mean),
-        )  # fmt: skip
-    products = 2.0 * images * rows * tokens * width
-    states, sums = 2 * images * rows * SINGLE, images * tokens * SINGLE
-    tile = tile_cycles(width, call.item, THREADS) + 400
+    cycles = 800 + 200.0 * rows * over(stretch, 32)
+    adding = rows * _adding(heads) + 30.0 * rows * over(tokens, stretch)
     return (
         Launch(
-            "score::row_statistics", over(rows, TILE) * images, THREADS, over(tokens, TILE) * tile,
+            "score::few", over(tokens, stretch) * images, THREADS, cycles, call.data + queries + logits,
+            2.0 * images * rows * tokens * width,
+        ),
+        Launch("score::few_mean", over(tokens, MEAN_THREADS) * batch, MEAN_THREADS, adding, logits + mean),
+    )  # fmt: skip
+
+
+def _many(call: Call, rows: int) -> tuple[Launch, ...]:
+    batch, heads, tokens, width = call.shapes[0]
+    images, queries = batch * heads, batch * heads * rows * width * call.item
+    row_tiles, column_tiles = over(rows, TILE), over(tokens, TILE)
+    across, columns = _divided(column_tiles, row_tiles * heads)
+    along, stretches = _divided(row_tiles, column_tiles * heads)
+    states = 2 * images * rows * columns * SINGLE
+    sums = images * tokens * stretches * SINGLE
+    tile, products = tile_cycles(width, call.item, THREADS) + 400, 2.0 * images * rows * tokens * width
+    return (
+        Launch(
+            "score::row_statistics", row_tiles * columns * images, THREADS, across * tile,
             call.data + queries + states, products,
         ),
         Launch(
-            "score::column_sums", over(tokens, TILE) * images, THREADS, over(rows, TILE) * tile,
+            "score::column_sums", column_tiles * stretches * images, THREADS, along * tile,
             call.data + queries + states + sums, products,
         ),
-        Launch("score::many_mean", blocks, THREADS, adding, sums + mean),
+        Launch(
+            "score::many_mean", over(tokens, MEAN_THREADS) * batch, MEAN_THREADS, _adding(heads * stretches),
+            sums + batch * tokens * SINGLE,
+        ),
     )  # fmt: skip
+
+
+def _divided(tiles: int, blocks: int) -> tuple[int, int]:
+    """How one side of the tiles is divided: tiles of a stretch, and stretches."""
+    stretch = over(tiles, min(tiles, over(FILL, blocks)))
+    return stretch, over(tiles, stretch)
+
+
+def _adding(count: int) -> float:
+    """Cycles in which a thread adds up so many numbers, a load each."""
+    return 2 * constant("load_cycles") + 30.0 * count

@@ -44,9 +44,15 @@ def over(count: int, each: int) -> int:
 
 
 def tile_cycles(width: int, item: int, threads: int, *, distances: bool = False) -> float:
-    """Cycles of one tile of products, or of distances, of rows of `width` elements."""
+    """Cycles of one tile of products, or of distances, of rows of `width` elements.
+
+    A slice of the rows is on its way while the one before is multiplied.
+    """
     step = constant("distance_cycles" if distances else "dot_cycles") * over(threads, 128)
-    return over(width * item, SLICE) * (constant("slice_cycles") + SLICE / item * step)
+    slices, computing = over(width * item, SLICE), SLICE / item * step
+    return constant("slice_cycles") + slices * (
+        max(constant("slice_cycles"), computing) + constant("barrier_cycles")
+    )
 
 
 def pass_cycles(tokens: int, threads: int) -> float:

@@ -78,7 +78,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
 }
 
 template <typename Policy>
-static __global__ void __launch_bounds__(Policy::kThreads)
+static __global__ void __launch_bounds__(Policy::kThreads, 512 / Policy::kThreads)
     finish(const Part* __restrict__ parts, const int* __restrict__ sources,
            const int* __restrict__ destinations, const int* __restrict__ others, float* __restrict__ value,
            std::int64_t* __restrict__ keep, std::int64_t* __restrict__ source,

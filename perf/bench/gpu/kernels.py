@@ -90,11 +90,12 @@ class Code:
 
     def page(self) -> list[str]:
         told = (
-            f"The CUDA kernels of `plugins/kernels`, compiled by nvcc {self.told} and not run. No kernel spills a "
-            "register or uses the stack, for any architecture; `tests/plugins/toolchain/test_device.py` checks that, and "
-            "that rows are read 16 bytes at a time. Threads of a block, bytes of shared memory of a block, then for each "
-            "architecture registers of a thread and theoretical occupancy in percent (warps a multiprocessor holds at "
-            "once, of those it could). A kernel that tiles in registers is meant to run at low occupancy."
+            "The CUDA kernels of `plugins/kernels`, not run, as they were when they were compiled by nvcc "
+            f"{self.told}: one written later is not in the table. No kernel spills a register or uses the stack, for any "
+            "architecture; `tests/plugins/toolchain/test_device.py` checks that, and that rows are read 16 bytes at a time. "
+            "Threads of a block, bytes of shared memory of a block, then for each architecture registers of a thread and "
+            "theoretical occupancy in percent (warps a multiprocessor holds at once, of those it could). A kernel that "
+            "tiles in registers is meant to run at low occupancy."
         )
         head = ["kernel", "threads:", "shared:", *(f"sm_{arch}:" for arch in self.architectures)]
         return ["## Machine code", told, results.table(head, [row.cells() for row in self.rows])]

@@ -87,11 +87,16 @@ def test_images_that_the_workspace_does_not_hold_take_their_turn() -> None:
 
 
 @needs_compiler
-@pytest.mark.parametrize("tokens", [1024, 1025])
-def test_greedy_from_the_most_isolated(tokens: int) -> None:
-    asked = {"keep": [9], "protect": [1], "order": 0, "power": 1.0, "mix": 0.5, "objective": 1, "seed": 2}
-    job = jobs.Job("TokenGreedySelect", "", [(2, tokens, 64), (2, tokens)], asked)
-    assert told(job.work.launches) == started(job)
+@pytest.mark.parametrize("seed", [0, 2])
+@pytest.mark.parametrize("tokens", [40, 513, 1025, 4097, 4098])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_choices_one_after_the_other(tokens: int, seed: int, batch: int) -> None:
+    """Cosines of all pairs up to 4,096 free tokens, of as many images at once as fit; above, all rows again."""
+    asked = {"keep": [9], "protect": [1], "order": 0, "power": 1.0, "mix": 0.5}
+    shapes = [(batch, tokens, 64), (batch, tokens)]
+    greedy = jobs.Job("TokenGreedySelect", "", shapes, {**asked, "objective": 1, "seed": seed})
+    for job in (greedy, jobs.Job("TokenCoverSelect", "", shapes, asked)):
+        assert told(job.work.launches) == started(job), job.operator
 
 
 @needs_compiler
