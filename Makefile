@@ -9,7 +9,7 @@ CXX_FILES = $(shell git ls-files '*.cu' '*.cuh' '*.cpp' '*.h')
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all golden-check bench docs check lint types format clean
+.PHONY: help demo test test-all golden-check bench gpu docs check lint types format clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ format: $(VENV)/.dev ## Format everything
 
 bench: $(VENV)/.dev ## Measure: paired timings against the floor, rewrite time and memory
 	$(BIN)/python -m tokenrt.perf.bench
+
+gpu: $(VENV)/.dev ## Test and measure on the GPU of this machine: out/gpu/gpu-CARD.json (never run so far: no GPU was there)
+	$(BIN)/python -m tokenrt.perf.bench.gpu
 
 docs: $(VENV)/.dev ## Write the pages made from code and results: docs/methods, docs/cli.md, the README's table
 	$(BIN)/python -m tokenrt.passes.methods.catalog docs/methods

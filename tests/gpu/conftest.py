@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.gpu.helpers import memory, needs
+from tests.gpu.helpers import needs
+from tokenrt.perf.bench.gpu import memory
 from tokenrt.plugins.host import kernels
 from tokenrt.plugins.toolchain import device
 
@@ -37,4 +38,4 @@ def launchers_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         kernels._check(name, status, arguments)
 
     monkeypatch.setattr(kernels, "library", lambda: library)
-    monkeypatch.setattr(kernels, "_call", call)
+    monkeypatch.setattr(kernels, "call", call)

@@ -43,7 +43,7 @@ def test_plugins_give_what_functions_give(tmp_path: Path, method: str, batch: in
 QUICK = """
 import sys, numpy as np, tensorrt
 from pathlib import Path
-from tests.gpu import engines
+from tests.gpu.helpers import engines
 from tests.gpu.test_engines import pictures
 from tokenrt.plugins import quick
 quick.register(arch=int(sys.argv[3]))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tests.gpu.helpers import memory, needs
+from tests.gpu.helpers import needs
 from tests.passes.ops.helpers.cases import alternate
+from tokenrt.perf.bench.gpu import memory
 from tokenrt.plugins.host import kernels
 from tokenrt.plugins.toolchain import device
 
@@ -18,12 +20,12 @@ pytestmark = needs.gpu
 def launch(name: str, arguments: list[Any]) -> tuple[Any, Callable[[], object]]:
     """A context that holds the arrays on the GPU, and what launches on them."""
     assert needs.CAPABILITY is not None
-    library = memory.ctypes.CDLL(str(device.library((needs.CAPABILITY,))))
+    library = ctypes.CDLL(str(device.library((needs.CAPABILITY,))))
     arrays = [item for item in arguments if isinstance(item, np.ndarray)]
     held = memory.on_device(arrays)
     pointers = iter(held.__enter__())
     passed = [
-        memory.ctypes.c_void_p(next(pointers)) if isinstance(item, np.ndarray) else kernels._passed(item)
+        ctypes.c_void_p(next(pointers)) if isinstance(item, np.ndarray) else kernels._passed(item)
         for item in arguments
     ]
     return held, lambda: memory.check(getattr(library, f"host_{name}")(*passed), name)

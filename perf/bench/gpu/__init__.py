@@ -1,1 +1,1 @@
-"""What is known of the kernels without a GPU: resources, occupancy, the work of an operator."""
+"""What is known of the kernels and engines without a GPU, and `make gpu`, which measures where there is one."""

@@ -47,4 +47,4 @@ def library() -> Path:
     from tokenrt.plugins.library import build
 
     assert needs.CAPABILITY is not None
-    return build(architectures=(needs.CAPABILITY,)).path
+    return build(arch=(needs.CAPABILITY,)).path

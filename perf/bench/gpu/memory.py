@@ -1,4 +1,4 @@
-"""Arrays on the GPU and back, and times measured on its own clock, by the CUDA runtime inside a built library."""
+"""Arrays on the GPU and back, and times measured on its own clock, by the CUDA runtime of the toolkit."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from tokenrt.errors import DeviceError
 from tokenrt.plugins.toolchain import nvcc
 
 TO_DEVICE, TO_HOST = 1, 2
@@ -26,12 +27,17 @@ def runtime() -> ctypes.CDLL:
 
 
 def check(status: int, what: str) -> None:
-    assert status == 0, f"{what}: CUDA error {status}"
+    """Raises: DeviceError where a call of CUDA returned an error."""
+    if status:
+        raise DeviceError(f"{what}: CUDA error {status}")
 
 
 @contextmanager
 def on_device(arrays: Sequence[Any], fence: int = 256) -> Iterator[list[int]]:
-    """Copies of the arrays on the GPU, copied back at the end; what lies just behind each must stay as it was."""
+    """Copies of the arrays on the GPU, copied back at the end; what lies just behind each must stay as it was.
+
+    Raises: DeviceError where CUDA refuses, or something was written behind a tensor.
+    """
     cuda, pointers = runtime(), []
     guard = np.full(fence, 0xA5, np.uint8)
     try:
@@ -40,17 +46,18 @@ def on_device(arrays: Sequence[Any], fence: int = 256) -> Iterator[list[int]]:
             check(cuda.cudaMalloc(ctypes.byref(place), array.nbytes + fence), "cudaMalloc")
             pointers.append(place.value or 0)
             check(cuda.cudaMemcpy(pointers[-1], array.ctypes.data, array.nbytes, TO_DEVICE), "cudaMemcpy")
-            check(
-                cuda.cudaMemcpy(pointers[-1] + array.nbytes, guard.ctypes.data, fence, TO_DEVICE),
-                "cudaMemcpy",
-            )
+            behind = pointers[-1] + array.nbytes
+            check(cuda.cudaMemcpy(behind, guard.ctypes.data, fence, TO_DEVICE), "cudaMemcpy")
         yield pointers
         check(cuda.cudaDeviceSynchronize(), "the kernel")
-        behind = np.zeros(fence, np.uint8)
+        found = np.zeros(fence, np.uint8)
         for array, pointer in zip(arrays, pointers, strict=True):
             check(cuda.cudaMemcpy(array.ctypes.data, pointer, array.nbytes, TO_HOST), "cudaMemcpy")
-            check(cuda.cudaMemcpy(behind.ctypes.data, pointer + array.nbytes, fence, TO_HOST), "cudaMemcpy")
-            assert (behind == guard).all(), "something was written behind a tensor"
+            check(cuda.cudaMemcpy(found.ctypes.data, pointer + array.nbytes, fence, TO_HOST), "cudaMemcpy")
+            if not (found == guard).all():
+                raise DeviceError(
+                    f"something was written behind a tensor of shape {list(array.shape)}: a kernel is at fault"
+                )
     finally:
         for pointer in pointers:
             cuda.cudaFree(pointer)
