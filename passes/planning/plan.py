@@ -236,7 +236,7 @@ class Plan:
             grid=first.grid,
             others=tuple(transformers[1:]),
             wanted=_entry(file, data, "protect", str, ""),
-            multiple_of=max(_entry(file, data, "multiple_of", int, 1), 1),
+            multiple_of=_multiple(file, data),
         )
 
     def __rich__(self) -> Any:
@@ -284,6 +284,13 @@ def _entry(file: Path, data: Mapping[str, Any], key: str, kind: type, default: A
     if value is None or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise PlanError(f"plan {file}: {key!r} must be {kind.__name__}, found {value!r}")
     return value
+
+
+def _multiple(file: Path, data: Mapping[str, Any]) -> int:
+    found: int = _entry(file, data, "multiple_of", int, 1)
+    if found < 1:
+        raise PlanError(f"plan {file}: 'multiple_of' must be 1 or more, found {found}")
+    return found
 
 
 def _transformers(file: Path, data: Mapping[str, Any]) -> list[Transformer]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from tokenrt.errors import TargetError, TokenrtError
 from tokenrt.passes.analysis.prepare import ShapeOption, prepare
-from tokenrt.passes.forms.bodies import for_gpu
+from tokenrt.passes.forms.bodies import beyond_plugins, for_gpu
 from tokenrt.passes.graph.model import ModelLike
 from tokenrt.passes.graph.shapes import BATCH, Dims, infer
 from tokenrt.passes.ops import DOMAIN
@@ -49,12 +49,15 @@ def cost_of(
     try:
         known = groups.groups_of(prepare(model, shape, plan.wanted or None))
         reduced = reduce(model, plan=plan, shape=shape).model
-        plugins = _plugins(reduced, known, batch) if accepts.plugins else {}
+        refused = beyond_plugins(reduced, accepts.plugin_refuses) if accepts.plugins else {}
+        plugins = _plugins(reduced, known, batch, refused) if accepts.plugins else {}
         functions = _functions(reduced, known, accepts.top_k)
     except TokenrtError as error:
         return found.told(f"launches were not counted: {error}")
     if not accepts.plugins:
         found = found.told(f"{target.name} takes no plugins")
+    for node, reason in refused.items():
+        found = found.told(f"{node.op_type} {node.name!r} stays a function: {reason}")
     blocks = sum(plan.transformers[number].blocks for number in plan.reduced())
     sites = tuple(_sites(plan, functions, plugins if accepts.plugins else None, chip))
     whole = int(constant("layers_a_block") * blocks + constant("layers_around"))
@@ -67,7 +70,7 @@ def _sites(
     for site, before in zip(plan.sites, plan.arriving(), strict=True):
         group = groups.reduction_of(site.transformer, site.block)
         launched = functions.get(group, 0)
-        calls = None if plugins is None else plugins.get(group, Calls())
+        calls = None if plugins is None else plugins.get(group)
         yield SiteCost(
             site, before, launched, None if calls is None else calls.launches,
             None if chip is None else launched * chip.launch,
@@ -90,12 +93,16 @@ class Calls:
         return self.around * chip.launch + sum(work.seconds(chip) for work in self.works)
 
 
-def _plugins(model: ir.Model, known: Mapping[str, str], batch: int) -> dict[str, Calls]:
-    """The plugins by group. Raises: TokenrtError where shapes are not known."""
+def _plugins(
+    model: ir.Model, known: Mapping[str, str], batch: int, refused: Container[ir.Node]
+) -> dict[str, Calls]:
+    """The plugins by group, but for groups of which one is refused. Raises: TokenrtError where shapes are not known."""
     dims, told = infer(model, strict=False).dims, fusion.computed(model.graph)
     found = {}
     for group, nodes in _grouped(model, known).items():
         ours = [node for node in nodes if node.domain == DOMAIN and node.op_type in OPERATORS]
+        if any(node in refused for node in ours):
+            continue
         works = tuple(_work(node, dims, batch) for node in ours)
         found[group] = Calls(works, fusion.levels(nodes, told))
     return found
@@ -145,5 +152,5 @@ def _times(
 
     functions = sum(site.functions_seconds or 0 for site in sites)
     plugins = [site.plugins_seconds for site in sites if site.plugins_seconds is not None]
-    after = spent(plan.macs_after)
-    return Times(spent(plan.macs_before), after + functions, after + sum(plugins) if plugins else None)
+    after, every = spent(plan.macs_after), len(plugins) == len(sites)
+    return Times(spent(plan.macs_before), after + functions, after + sum(plugins) if every else None)

@@ -130,6 +130,11 @@ def test_plans_say_it_and_hold_to_it(model: Path, tmp_path: Path) -> None:
     assert reduced.model.metadata_props["tokenrt.plan"].count("multiple_of = 2") == 1
     plan.save(tmp_path / "p.toml")
     assert Plan.load(tmp_path / "p.toml").multiple_of == plan.as_dict()["multiple_of"] == 2
+    (tmp_path / "q.toml").write_text(
+        (tmp_path / "p.toml").read_text().replace("multiple_of = 2", "multiple_of = 0")
+    )
+    with pytest.raises(PlanError, match="'multiple_of' must be 1 or more, found 0"):
+        Plan.load(tmp_path / "q.toml")
     (tmp_path / "p.toml").write_text((tmp_path / "p.toml").read_text().replace("tokens = 4", "tokens = 3"))
     with pytest.raises(PlanError, match=r"site 0: 3 tokens are no multiple of 2, .* 4 is the nearest"):
         tokenrt.reduce(model, plan=tmp_path / "p.toml")

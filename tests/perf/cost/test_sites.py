@@ -73,6 +73,17 @@ def test_what_a_target_does_not_say_is_said(model: Path) -> None:
         cost(model, "topk", "h100", 0)
 
 
+def test_a_plugin_that_refuses_a_node_is_not_counted(model: Path) -> None:
+    plan = tokenrt.plan(
+        model, method="token_pooling", budget=tokenrt.Budget.keep(0.7, [1]), options={"iterations": 500}
+    )
+    found = cost_of(model, plan, load("h100"))
+    assert found.plugins is None
+    assert "stays a function: rounds is 500, the plugin takes" in found.notes[0]
+    assert found.times is not None
+    assert found.times.plugins is None
+
+
 def test_a_count_that_fails_refuses_no_plan(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tokenrt.perf.cost import sites
 
