@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tokenrt.perf.cost.chip import constant
-from tokenrt.perf.cost.choosing import BY_SCORE, chosen
+from tokenrt.perf.cost.choosing import BY_SCORE, GRAM_LARGE, GRAM_MOST, GRAM_WORKSPACE, chosen
 from tokenrt.perf.cost.launch import Launch
 from tokenrt.perf.cost.sizes import INDEX, SINGLE, Call, over, pass_cycles, tile_cycles
 
@@ -53,6 +53,10 @@ def _compared(kernel: str, call: Call, against: int, bytes_more: float = 0) -> L
 def peaks(call: Call) -> tuple[Launch, ...]:
     """TokenPeaks: metric [B,N,D]."""
     batch, tokens, _ = call.shapes[0]
+    if tokens <= GRAM_MOST:
+        at_once = GRAM_WORKSPACE // (SINGLE * 4 * over(tokens, 4) * (tokens + over(tokens, 32)))
+        full, rest = divmod(batch, at_once)
+        return _peaks_by_rows(call, at_once) * full + (_peaks_by_rows(call, rest) if rest else ())
     keep, each = call.size("keep"), batch * tokens * SINGLE
     center, assign = batch * keep * INDEX, batch * tokens * INDEX
     return (
@@ -63,6 +67,31 @@ def peaks(call: Call) -> tuple[Launch, ...]:
         _compared("nearest::center", call, keep, center + assign),
         Launch("peaks::own", over(keep, 256) * batch, 256, 2 * constant("load_cycles"), 2 * center),
     )
+
+
+def _peaks_by_rows(call: Call, batch: int) -> tuple[Launch, ...]:
+    """The launches of images whose distances are held at once, of which each step reads rows, a warp a row."""
+    _, tokens, width = call.shapes[0]
+    keep, each, pairs = call.size("keep"), batch * tokens * SINGLE, batch * tokens**2 * SINGLE
+    large = tokens >= GRAM_LARGE and width * call.item % 16 == 0
+    tile, threads = (64, 256) if large else (TILE, THREADS)
+
+    def rows(kernel: str, looks: int, moved: float) -> Launch:
+        cycles = 2 * constant("load_cycles") + pass_cycles(looks, 32)
+        return Launch(kernel, over(tokens, 4) * batch, 128, cycles, moved)
+
+    return (
+        Launch(
+            "distances::between", over(tokens, tile) ** 2 * batch, threads,
+            tile_cycles(width, call.item, threads, distances=True),
+            batch * tokens * width * call.item + pairs, 3.0 * batch * tokens**2 * width,
+        ),
+        rows("peaks::density_by_rows", 2 * tokens, pairs + each),
+        rows("peaks::gaps_by_rows", tokens, pairs + 3 * each),
+        Launch("peaks::rate", batch, 256, 2 * pass_cycles(tokens, 256), 4 * each),
+        *chosen(batch, tokens, keep, 0, BY_SCORE),
+        rows("peaks::assign_by_rows", keep, batch * (keep * tokens * SINGLE + (keep + tokens) * INDEX)),
+    )  # fmt: skip
 
 
 def _arranged(batch: int, tokens: int) -> Launch:

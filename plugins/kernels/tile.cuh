@@ -21,7 +21,7 @@ struct TilePolicy {
     static constexpr int kSide = kTile / kEach;  // threads along a side
     static constexpr int kThreads = kSide * kSide;
     static constexpr int kBlocks =
-        512 / kThreads;                     // blocks a multiprocessor must hold: 128 registers a thread
+        kTileRows == 32 ? 6 : 2;            // a multiprocessor must hold: 160, 128 registers a thread
     static constexpr int kVectors = 4;      // 16-byte vectors of a row in a slice
     static constexpr bool kFinite = false;  // whether what is not finite counts as 0
 };

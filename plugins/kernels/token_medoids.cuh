@@ -31,8 +31,6 @@ constexpr int kMedoidThreads = 256;
 namespace medoids {
 
 using Policy = TilePolicy<32>;
-constexpr int kCostBlocks =
-    7;  // a multiprocessor must hold: clusters and sums lie beside the tile's registers
 
 // What is kept for each place in the order of clusters: token, its cluster, its cost, [B,N] each.
 struct Held {
@@ -53,7 +51,7 @@ static __global__ void __launch_bounds__(kMedoidThreads)
 }
 
 template <typename T, bool kWhole>
-static __global__ void __launch_bounds__(Policy::kThreads, kCostBlocks)
+static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     costs(const T* __restrict__ metric, const float* __restrict__ weight, Held all, MedoidsShape shape) {
     __shared__ TileShared<T, Policy> shared;
     constexpr int kEach = Policy::kEach, kTile = Policy::kTile;

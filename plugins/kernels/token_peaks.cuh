@@ -5,52 +5,30 @@
 //           logarithm of the squared distance to the nearest denser token, minus m. Of equally dense tokens
 //           the first is the denser; the densest gets the largest distance there is. A distance that is
 //           infinite or NaN counts as 1e15. No N x N matrix is written.
-// Division  1. density: tiles of all pairs (tile.cuh); two threads a row keep the k least distances of every
-//           other column in a sorted list in shared memory, so k has a limit. 2. gaps: the tiles again, of
-//           which each row keeps the least distance to a denser token and the largest of all. 3. rate: one
-//           block an image. 4. the K best scores, by TokenSelect's kernels. 5. nearest::center: tiles of
-//           tokens and centres. 6. own: a centre belongs to itself.
-// Bytes     B * (2 N D size (1 + N / tile) + 24 N + 16 K), the repeats from cache.
-// Bound     arithmetic: 2 * 3 B N^2 D operations (differences, not products: equal tokens are at 0), and 3 B
-//           N K D for the last tiles.
+// Division  up to gram::kMost tokens: 1. distances::between: those of all pairs, by many blocks. 2.
+//           density_by_rows, 3. gaps_by_rows: a warp a row of them, for the k least and for the nearest
+//           denser token. 4. rate: one block an image. 5. the K best scores, by TokenSelect's kernel. 6.
+//           assign_by_rows: a warp a token. More tokens, without an N x N matrix: 1. density: tiles of all
+//           pairs (tile.cuh); two threads a row keep the k least distances of every other column in a sorted
+//           list in shared memory, so k has a limit. 2. gaps: the tiles again. 3. rate. 4. the K best
+//           scores. 5. nearest::center: tiles of tokens and centres. 6. own: a centre belongs to itself.
+// Bytes     B * (N D size (1 + N / tile) + 4 N^2 written and 3 times read + 24 N + 16 K), the repeats from
+//           cache; without the matrix twice the repeats.
+// Bound     arithmetic: 3 B N^2 D operations (differences, not products: equal tokens are at 0); without the
+//           matrix twice that, and 3 B N K D for the last tiles.
 #pragma once
 
 #include "nearest.cuh"
+#include "peaks_rows.cuh"
 #include "token_select.cuh"
 
 namespace tokenrt {
 
-struct PeaksShape {
-    int batch, tokens, width, keep, neighbours;
-};
-
-constexpr int kFewNeighbours = 8, kMostNeighbours = 64;
 constexpr int kRateThreads = 256;
 
 namespace peaks {
 
 using Policy = TilePolicy<32>;
-
-struct Held {
-    float *sparse, *gap, *far;
-};
-
-__device__ __forceinline__ Held held_by(float* workspace, std::int64_t image, std::int64_t tokens) {
-    float* start = workspace + 3 * image * tokens;
-    return {start, start + tokens, start + 2 * tokens};
-}
-
-// Puts `value` into a sorted list of `count` entries, `step` apart, whose last one falls out.
-__device__ __forceinline__ void insert(float* list, int count, int step, float value) {
-    int at = count - 1;
-    if (!(value < list[at * step])) {
-        return;
-    }
-    for (; at > 0 && value < list[(at - 1) * step]; --at) {
-        list[at * step] = list[(at - 1) * step];
-    }
-    list[at * step] = value;
-}
 
 // Where a row of a tile of distances keeps a column: neither the 32 lanes that store what they hold of 4 rows
 // and 8 fours of columns, nor the 32 that read one column, then wait for the same bank.
@@ -194,9 +172,54 @@ static __global__ void __launch_bounds__(kRateThreads)
     }
 }
 
+// Images by as many as their distances fit into the workspace.
+template <typename T, bool kWhole>
+cudaError_t run_by_rows(const T* metric, std::int64_t* center, std::int64_t* assign, float* pairs,
+                        float* workspace, PeaksShape shape, cudaStream_t stream) {
+    const int batch = shape.batch, step = gram::at_once(batch, shape.tokens);
+    const auto densities = shape.neighbours <= kFewNeighbours ? density_by_rows<kFewNeighbours>
+                                                              : density_by_rows<kMostNeighbours>;
+    for (std::int64_t first = 0; first < batch; first += step) {
+        shape.batch = min(step, batch - static_cast<int>(first));
+        const unsigned images = static_cast<unsigned>(shape.batch);
+        const dim3 rows(static_cast<unsigned>(ceil_div(shape.tokens, kRowsOfABlock)), images);
+        const std::int64_t all = static_cast<std::int64_t>(shape.batch) * shape.tokens;
+        float* score = workspace + 3 * all;
+        int* kept = reinterpret_cast<int*>(score + all);
+        std::int64_t* centers = center + first * shape.keep;
+        cudaError_t state = distances::run<T, kWhole>(metric + first * shape.tokens * shape.width, pairs,
+                                                      shape.batch, shape.tokens, shape.width, stream);
+        if (state == cudaSuccess) {
+            state = launch(densities, rows, kRowThreads, stream, pairs, workspace, shape);
+        }
+        if (state == cudaSuccess) {
+            state = launch(gaps_by_rows, rows, kRowThreads, stream, pairs, workspace, shape);
+        }
+        if (state == cudaSuccess) {
+            state = launch(rate, dim3(images), kRateThreads, stream, workspace, score, shape);
+        }
+        if (state == cudaSuccess) {
+            state =
+                select::run(score, centers, kept, shape.batch, shape.tokens, shape.keep, 0, kByScore, stream);
+        }
+        if (state == cudaSuccess) {
+            state = launch(assign_by_rows, rows, kRowThreads, stream, pairs, centers,
+                           assign + first * shape.tokens, shape);
+        }
+        if (state != cudaSuccess) {
+            return state;
+        }
+    }
+    return cudaSuccess;
+}
+
 template <typename T, bool kWhole>
 cudaError_t run(const T* metric, std::int64_t* center, std::int64_t* assign, float* workspace,
                 PeaksShape shape, cudaStream_t stream) {
+    if (shape.tokens <= gram::kMost) {
+        const std::size_t pairs = gram::bytes_for(shape.batch, shape.tokens) / sizeof(float);
+        return run_by_rows<T, kWhole>(metric, center, assign, workspace, workspace + pairs, shape, stream);
+    }
     const unsigned batch = static_cast<unsigned>(shape.batch);
     const dim3 tiles(static_cast<unsigned>(ceil_div(shape.tokens, Policy::kTile)), batch);
     const std::size_t images = static_cast<std::size_t>(shape.batch) * static_cast<std::size_t>(shape.tokens);
@@ -228,7 +251,8 @@ cudaError_t run(const T* metric, std::int64_t* center, std::int64_t* assign, flo
 }  // namespace peaks
 
 inline std::size_t token_peaks_workspace(int batch, int tokens) {
-    return 5 * sizeof(float) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+    const std::size_t each = static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+    return gram::bytes_for(batch, tokens) + 5 * sizeof(float) * each;
 }
 
 // metric [B,N,D] of element type `type` -> center [B,K], assign [B,N].

@@ -103,6 +103,21 @@ def test_choices_among_more_tokens_than_have_cosines_in_memory() -> None:
     check_choices(4099, 4, 3)
 
 
+def check_peaks(tokens: int, neighbours: int, images: int = 1) -> None:
+    """Whole numbers, so that distances are exact and tie often."""
+    metric = np.random.default_rng(tokens).integers(-2, 3, (images, tokens, 4)).astype(np.float32)
+    attributes = {"keep": tokens // 3, "neighbours": neighbours}
+    found = run("TokenPeaks", [metric], attributes)
+    for actual, wanted in zip(found, expect("TokenPeaks", wide([metric]), attributes), strict=True):
+        np.testing.assert_array_equal(actual, wanted)
+
+
+@pytest.mark.parametrize(("tokens", "neighbours"), [(65, 8), (65, 9), (130, 64), (1029, 3)])
+def test_peaks_over_a_boundary(tokens: int, neighbours: int) -> None:
+    """Nine neighbours take the longer lists; from 1,024 tokens on tiles of distances are larger."""
+    check_peaks(tokens, neighbours)
+
+
 @pytest.mark.slow
 def test_images_in_turns_are_chosen_from_as_all_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -116,6 +131,7 @@ def test_images_in_turns_are_chosen_from_as_all_at_once(
         (tmp_path / path.name).write_text(text)
     monkeypatch.setenv(kernels.EXTRA_FLAGS, f"-I{tmp_path}")
     check_choices(70, 8, 20, 5)
+    check_peaks(70, 5, 5)
 
 
 @pytest.mark.parametrize(("tokens", "rows"), [(65, 2), (65, 65), (260, 4), (260, 260), (1030, 2)])

@@ -116,7 +116,7 @@ def test_cosines_of_no_more_than_a_quarter_of_a_gibibyte_are_held_at_once() -> N
 def test_a_workspace_is_enough_for_fewer_tokens(batch: int) -> None:
     """An engine asks once, for the most tokens and images of its profile."""
     counts = (17, 64, 1000, 1025, 2000, 3333, 4096, 4097, 6000)
-    for job in (greedy, cover):
+    for job in (greedy, cover, peaks):
         spaces = [job(tokens, batch).workspace for tokens in counts]
         assert spaces == sorted(spaces)
     assert greedy(4096, 3).workspace <= greedy(4096, 40).workspace
@@ -156,6 +156,24 @@ def test_the_workspace_of_a_score_is_enough_for_fewer_tokens(rows: int) -> None:
         counts = sorted({max(rows, n) for n in (64, 65, 577, 600, 1024, 1025, 2000, 4096, 9000)})
         spaces = [score(tokens, heads, rows, batch).workspace for tokens in counts]
         assert spaces == sorted(spaces)
+
+
+def peaks(tokens: int, batch: int = 1) -> Job:
+    return recorded("TokenPeaks", [like((batch, tokens, 384))], {"keep": [tokens // 2], "neighbours": [5]})
+
+
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_peaks_are_found_in_rows_of_distances_that_many_blocks_made(tokens: int) -> None:
+    """Tiles of 32 x 32 pairs, of 64 x 64 from 1,024 tokens on; then four rows a block."""
+    job = peaks(tokens)
+    assert kernels_of(job) == [
+        "distances::between", "peaks::density_by_rows", "peaks::gaps_by_rows", "peaks::rate", "select::sorted",
+        "peaks::assign_by_rows",
+    ]  # fmt: skip
+    assert job.launches[0].blocks == ceil(tokens / (32 if tokens < 1024 else 64)) ** 2
+    assert {job.launches[place].blocks for place in (1, 2, 5)} == {ceil(tokens / 4)}
+    assert len(peaks(4096, 4).launches) == 12
+    assert "peaks::density" in kernels_of(peaks(4097))
 
 
 @pytest.mark.parametrize("channels", [384, 1024])
