@@ -2,12 +2,15 @@
 
 `register()` makes them known to this process before a network is made or an ONNX file with bare `tokenrt` nodes is
 parsed (`tokenrt lower --plugin`); the engine that is built runs without this package. Needs TensorRT 10.9 and nvcc where
-the engine is built, and the network flag PREFER_AOT_PYTHON_PLUGINS. Unverified: no GPU has run them yet; their kernels
-are verified on the host.
+the engine is built, and the network flag PREFER_AOT_PYTHON_PLUGINS. TensorRT takes no machine code here, so the driver
+compiles the PTX at each load of an engine, or takes it from its cache. Nothing of the host runs with an engine: a tensor that
+does not begin on 16 bytes, and a batch of 0, are served by the plugin library alone. Unverified: no GPU has run them yet; their
+kernels are verified on the host.
 """
 
 from __future__ import annotations
 
+import ctypes
 import inspect
 import types
 from collections.abc import Callable, Mapping, Sequence
@@ -20,12 +23,16 @@ from tokenrt.errors import DependencyError, UnsupportedError
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 from tokenrt.passes.ops.contract import Operator
 from tokenrt.plugins import quick_kernels
+from tokenrt.plugins.toolchain import nvcc
 
 OLDEST = (10, 9)
 """The first TensorRT whose plugins written in Python may hold a kernel."""
 
 ARCHITECTURE = 75
-"""Whose PTX every GPU from Turing on can run: the driver compiles it for its own."""
+"""Whose PTX every GPU from Turing on can run; for an engine that is built without a GPU to ask."""
+
+MAJOR, MINOR = 75, 76
+"""Numbers of the two halves of a capability among the attributes of a device, in cuda.h."""
 
 ANNOTATIONS: Mapping[str, Any] = {"int": int, "ints": np.typing.NDArray[np.int32]}
 """Kinds of attributes -> the type TensorRT wants to see on a parameter."""
@@ -48,17 +55,36 @@ SHAPES: Mapping[str, Sizes] = {
 """Operator -> the shapes of its outputs, from those of its inputs and its attributes."""
 
 
-def register(arch: int = ARCHITECTURE) -> tuple[str, ...]:
+def register(arch: int | None = None) -> tuple[str, ...]:
     """Make the plugins known to TensorRT in this process; returns their names.
 
+    arch: whose PTX goes into the engines, as 89; that of this machine's GPU where it is left out, for which TensorRT builds.
     Not together with the plugin library: TensorRT takes one plugin of a name.
 
     Raises: DependencyError without TensorRT; UnsupportedError where it is too old.
     """
-    tensorrt = _tensorrt()
+    tensorrt, own = _tensorrt(), here() if arch is None else arch
     for name in quick_kernels.KERNELS:
-        _register(tensorrt, OPERATORS[name], arch)
+        _register(tensorrt, OPERATORS[name], own)
     return tuple(quick_kernels.KERNELS)
+
+
+def here() -> int:
+    """The newest architecture that nvcc compiles for and the first GPU of this machine runs; ARCHITECTURE where there is none."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return ARCHITECTURE
+    device, major, minor = ctypes.c_int(), ctypes.c_int(), ctypes.c_int()
+    failed = (
+        driver.cuInit(0)
+        or driver.cuDeviceGet(ctypes.byref(device), 0)
+        or driver.cuDeviceGetAttribute(ctypes.byref(major), MAJOR, device)
+        or driver.cuDeviceGetAttribute(ctypes.byref(minor), MINOR, device)
+    )
+    capability = 0 if failed else 10 * major.value + minor.value
+    known = nvcc.toolkit().architectures if capability else ()
+    return max((arch for arch in known if arch <= capability), default=ARCHITECTURE)
 
 
 def _tensorrt() -> Any:

@@ -18,7 +18,7 @@ TYPES: Mapping[str, tuple[str, int]] = MappingProxyType(
 )
 """Element types -> their name in CUDA C++ and their bytes."""
 
-MOST_TOKENS, MOST_WIDTH, MOST_SELECTED, MOST_SOURCES = 16384, 4096, 8192, 1024
+MOST_TOKENS, MOST_WIDTH, MOST_SELECTED, MOST_SOURCES = 16384, 8192, 8192, 1024
 """The limits of once.cuh and common.cuh."""
 
 BATCH = 0

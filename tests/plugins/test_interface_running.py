@@ -18,7 +18,7 @@ from tests.plugins.helpers.interface import (
     needs_compiler,
     types_of,
 )
-from tests.plugins.helpers.node import FLOAT, Node, told
+from tests.plugins.helpers.node import FLOAT, Node, together, told
 from tokenrt.plugins.host import kernels
 from tokenrt.plugins.host.launches import KERNELS
 
@@ -131,6 +131,22 @@ def test_a_workspace_is_what_the_launcher_asks_for(name: str, kind: str, path: P
         for shape, tensor in zip(shapes, CONTRACTS[name].inputs, strict=True)
     ]
     assert node.workspace(twice, types) == 2 * asked
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_two_contexts_run_on_two_threads_at_once(name: str, path: Path) -> None:
+    """Beside them the library is asked for its creators, copies are made and destroyed."""
+    inputs, attributes = inputs_of(name)
+    node = made(path, name)
+    first, second = node.attached(), node.attached()
+    assert first is not None
+    assert second is not None
+    outputs = CONTRACTS[name].outputs
+    kinds = [np.int64 if tensor.type == "int64" else np.float32 for tensor in outputs]
+    for found in together(first, second, inputs, kinds, 3):
+        wide = [item.astype(np.float64) if item.dtype.kind not in "iu" else item for item in inputs]
+        for actual, wanted in zip(found, expect(name, wide, attributes), strict=True):
+            np.testing.assert_allclose(actual, wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", CONTRACTS)

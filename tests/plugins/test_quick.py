@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -219,7 +220,7 @@ def test_plugins_are_those_of_the_operators() -> None:
             alternate(4097, 1, 16, 0),
             "number of sources, up to 1024, not 2048",
         ),
-        ("TokenCombine", 0, [4, 197, 5000], {}, "takes C up to 4096"),
+        ("TokenCombine", 0, [4, 197, 9000], {}, "takes C up to 8192"),
     ],
 )
 def test_what_they_cannot_serve_is_refused(
@@ -237,6 +238,31 @@ def test_other_types_are_refused() -> None:
         fake_tensorrt.engine(
             "tokenrt::TokenSelect", [([1, 197], "INT32")], settled("TokenSelect", NODES["TokenSelect"][1])
         )
+
+
+@pytest.mark.parametrize(
+    ("capability", "found"),
+    [(89, 89), (88, 87), (130, 121), (None, quick.ARCHITECTURE), (70, quick.ARCHITECTURE)],
+)
+def test_the_ptx_is_that_of_this_machines_gpu(
+    capability: int | None, found: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU newer than nvcc runs the PTX of the newest that nvcc knows."""
+
+    def ask(to: Any, what: int, device: Any) -> int:
+        assert capability is not None
+        to._obj.value = {75: capability // 10, 76: capability % 10}[what]
+        return 0
+
+    driver = SimpleNamespace(
+        cuInit=lambda flags: 100 if capability is None else 0,
+        cuDeviceGet=lambda to, number: number,
+        cuDeviceGetAttribute=ask,
+    )
+    monkeypatch.setattr(quick.ctypes, "CDLL", lambda name: driver)
+    toolkit = SimpleNamespace(architectures=nvcc.ARCHITECTURES)
+    monkeypatch.setattr(quick.nvcc, "toolkit", lambda: toolkit)
+    assert quick.here() == found
 
 
 def test_without_tensorrt_the_error_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <string>
+#include <thread>
 #include <vector>
 
 namespace {
@@ -285,6 +286,35 @@ int driver_enqueue(void* plugin, int n_inputs, const int* ranks, const std::int6
     const auto given = tensors(n_inputs, ranks, axes, types);
     const std::vector<PluginTensorDesc> made(n_outputs);
     return runtime(plugin)->enqueue(given.data(), made.data(), inputs, outputs, workspace, nullptr);
+}
+
+// Two contexts at once, each on a thread of its own with outputs and workspace of its own, `rounds` times;
+// beside it what a process may ask of the library at any time. Returns how many calls failed.
+int driver_threads(void* library, void* const* contexts, int n_inputs, const int* ranks,
+                   const std::int64_t* axes, const int* types, int n_outputs, const void** inputs,
+                   void** const* outputs, void* const* workspaces, int rounds) {
+    int failed[2] = {0, 0};
+    const auto run = [&](int i) {
+        const auto ask = reinterpret_cast<IPluginCreatorInterface* const* (*)(std::int32_t&)>(
+            dlsym(library, "getCreators"));
+        const auto finder = reinterpret_cast<void (*)(ILoggerFinder*)>(dlsym(library, "setLoggerFinder"));
+        const auto text = reinterpret_cast<const char* (*)()>(dlsym(library, "tokenrt_plugin_library"));
+        for (int round = 0; round < rounds; ++round) {
+            std::int32_t count = 0;
+            finder(&logger);
+            failed[i] += ask(count) == nullptr || text()[0] == '\0';
+            failed[i] += driver_shape_change(contexts[i], n_inputs, ranks, axes, types, n_outputs);
+            failed[i] += driver_enqueue(contexts[i], n_inputs, ranks, axes, types, n_outputs, inputs,
+                                        outputs[i], workspaces[i]);
+            IPluginV3* const copy = static_cast<IPluginV3*>(contexts[i])->clone();
+            failed[i] += copy == nullptr || runtime(copy)->getFieldsToSerialize() == nullptr;
+            delete copy;
+        }
+    };
+    std::thread other(run, 1);
+    run(0);
+    other.join();
+    return failed[0] + failed[1];
 }
 
 }  // extern "C"

@@ -182,6 +182,27 @@ class Node:
         return None if failed else made
 
 
+def together(
+    first: Node, second: Node, inputs: Sequence[Any], kinds: Sequence[Any], rounds: int
+) -> list[list[Any]]:
+    """What two contexts of one operator give that run at once, each on a thread of its own."""
+    given = [kernels.ready(item) for item in inputs]
+    types, shapes = [TYPES[item.dtype.name] for item in given], [item.shape for item in given]
+    found = first.shapes(shapes)
+    assert found is not None, told()
+    made = [
+        [kernels.unwritten(shape, kind) for shape, kind in zip(found, kinds, strict=True)] for _ in range(2)
+    ]
+    spaces = [kernels.unwritten((first.workspace(shapes, types) + 16,), np.uint8) for _ in range(2)]
+    pointers = [_pointers(outputs) for outputs in made]
+    failed = calls().driver_threads(
+        first._library, (ctypes.c_void_p * 2)(first._handle, second._handle), *_described(shapes), _ints(types),
+        first.outputs, _pointers(given), (ctypes.c_void_p * 2)(*map(ctypes.addressof, pointers)), _pointers(spaces), rounds,
+    )  # fmt: skip
+    assert not failed, told()
+    return made
+
+
 def _kind(value: Any) -> Any:
     return np.float32 if isinstance(value, float) else np.int32
 

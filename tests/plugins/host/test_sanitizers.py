@@ -136,6 +136,15 @@ def test_no_plugin_reads_or_writes_beside_its_memory() -> None:
 
 
 @pytest.mark.slow
+def test_two_contexts_on_two_threads_have_no_race() -> None:
+    libraries = " ".join(_runtime(name) for name in RUNTIMES[RACES])
+    with pytest.MonkeyPatch.context() as patch:  # built here, where no runtime slows the compiler down
+        patch.setenv(built.EXTRA, " ".join(RACES))
+        built.host_library(), built.driver()
+    check(_pytest(INTERFACE, "two_threads", {built.EXTRA: " ".join(RACES), "LD_PRELOAD": libraries}))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [MEMORY, RACES], ids=["memory", "races"])
 def test_the_kernels_of_quick_plugins_are_clean(flags: tuple[str, ...]) -> None:
     """Their own sources, in one launch each; `in_one_launch` and `merging` are the tests that run them."""
