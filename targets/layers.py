@@ -1,4 +1,4 @@
-"""How many layers an engine has behind fusion, about one launch each, as TensorRT-RTX tells it without a GPU."""
+"""The layers of an engine behind fusion, about one launch each, as TensorRT-RTX tells them without a GPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import onnx_ir as ir
 from tokenrt.targets.rtx.builder import compile_engine
 
 
-def layers(model: ir.Model, *, capability: str, batch: int) -> int:
-    """The layers of the engine of a model for this many images, as it is: no form is chosen for it.
+def layers(model: ir.Model, *, capability: str, batch: int) -> tuple[tuple[str, ...], ...]:
+    """The layers of the engine of a model for this many images, each as the names of the nodes that went into it.
+
+    The model is built as it is: no form is chosen for it.
 
     Raises: BuildError in the builder's words, DependencyError where it is missing, TargetError for another capability.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import onnx_ir as ir
 
 from tokenrt.passes.forms import similar
@@ -97,7 +98,27 @@ def _stays(index: ir.Value | None) -> ir.Value | None:
     return next((value for value in ancestors((index,)) if value.name == f"{call}/stays"), None)
 
 
+def _without_nothing(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
+    """Lists joined without the empty ones, and the length of an empty one: TensorRT-RTX takes no constant of no entries."""
+    empty = [value for value in node.inputs if value is not None and _is_empty(value)]
+    if not empty or node.op_type not in ("Concat", "Shape"):
+        return None
+    if node.op_type == "Shape":
+        return op.constant(np.zeros(1, np.int64))
+    parts = [value for value in node.inputs if value not in empty]
+    if not parts:
+        return None
+    made: ir.Value = op("Concat", *parts, axis=node.attributes["axis"].value) if len(parts) > 1 else parts[0]
+    return made
+
+
+def _is_empty(value: ir.Value) -> bool:
+    constant = ir.convenience.get_const_tensor(value)
+    return constant is not None and constant.shape.rank() == 1 and constant.size == 0
+
+
 RULES: dict[str, Rule] = {
+    "lists without the empty ones": _without_nothing,
     "mean over heads as a sum": _mean_over_heads,
     "product of one row as a sum": _product_of_a_row,
     "scatter to what was chosen as a comparison": _scatter_to_the_chosen,

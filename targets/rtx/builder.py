@@ -65,8 +65,8 @@ class Engine:
     outputs: tuple[Port, ...]
     warnings: tuple[str, ...]
     options: Mapping[str, Any]
-    layers: int | None = None
-    """Its layers behind fusion, where they were asked for."""
+    layers: tuple[tuple[str, ...], ...] | None = None
+    """The names of the nodes in each of its layers behind fusion, where they were asked for."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def compile_engine(
     """Build `model` for compute capabilities, for example ["8.9"], and write the engine to `output`.
 
     batch: the range of the leading dimension of every input where that is dynamic. workspace: MiB.
-    nodes: the model's nodes by the names the builder gives them, and those of the graph as "#INDEX" too. layers: count them.
+    nodes: the model's nodes by the names the builder gives them, and those of the graph as "#INDEX" too. layers: ask for them.
 
     Raises: BuildError naming the node; DependencyError; TargetError for a capability RTX does not know.
     """
@@ -125,7 +125,8 @@ def compile_engine(
     if "engine" in answer:
         found = answer["engine"]
         inputs, outputs = (tuple(map(_port, found[side])) for side in ("inputs", "outputs"))
-        return Engine(inputs, outputs, tuple(found["warnings"]), found["options"], found["layers"])
+        made = None if found["layers"] is None else tuple(map(tuple, found["layers"]))
+        return Engine(inputs, outputs, tuple(found["warnings"]), found["options"], made)
     if "parse" in answer:
         raise BuildError(f"{told} does not take {_parse_refusal(answer['parse'], nodes)}")
     if "build" in answer:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -20,13 +21,14 @@ SECOND_CALL = "the output tensors of this new instance will not be queryable"
 """Said of every node of a function that is called twice; it means nothing for the engine."""
 
 LAYERS, LAYER = "Layers:\n", ", LayerType: "
+NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 """How a verbose builder tells what an engine is made of at the end, a line a layer."""
 
 
 def run(job: Mapping[str, Any]) -> dict[str, Any]:
     """Parse and build. The job: module, plugins, model, output, capabilities, batch (three or null), workspace, verbose, layers.
 
-    layers: the engine keeps what its layers are made of, and the answer counts them.
+    layers: the engine keeps what its layers are made of, and the answer has the nodes of each.
     """
     trt = importlib.import_module(job["module"])
     log = _log(trt, job["verbose"])
@@ -87,11 +89,11 @@ def _log(trt: Any, verbose: bool) -> Any:
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.heard: list[tuple[str, str]] = []
-            self.layers = 0
+            self.layers: list[list[str]] = []
 
         def log(self, severity: Any, message: str) -> None:
             if message.startswith(LAYERS):
-                self.layers = message.count(LAYER)
+                self.layers = [NODE.findall(layer) for layer in message.splitlines() if LAYER in layer]
             if severity.name not in ("INFO", "VERBOSE"):
                 self.heard.append((severity.name, message))
             if verbose:

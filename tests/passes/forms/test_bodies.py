@@ -57,6 +57,15 @@ def test_a_sort_is_gone_on_a_target_that_fuses_and_stays_on_others() -> None:
         assert "TopK" in body(lower(reduced, target=load(target)).model, "TokenMatch")
 
 
+def test_no_list_is_empty_there() -> None:
+    """TensorRT-RTX takes no constant of no entries: without a class token no position is beside sources and destinations."""
+    reduced = reduce(Variant("hf_siglip_pooled").path(), method="tome", budget=METHODS["tome"]).model
+    lowered = lower(reduced, target=load("rtx-sm89")).model
+    read = {value for node in lowered.graph for value in node.inputs if value is not None}
+    constants = [ir.convenience.get_const_tensor(value) for value in read]
+    assert not [constant.name for constant in constants if constant is not None and constant.size == 0]
+
+
 def test_a_mean_over_heads_is_no_product_there_in_half_precision_too() -> None:
     reduced = reduce(Variant("timm_vit").path(), method="tome", budget=METHODS["tome"]).model
     half = convert(reduced, precision="fp16", keep_io=True, rules="standard", check=False).model

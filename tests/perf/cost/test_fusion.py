@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 import tokenrt
-from tokenrt.perf.bench.gpu.engine_layers import BUDGETS, FORMS
+from tokenrt.perf.bench.gpu.engine_layers import BUDGETS, CAPABILITIES, FORMS
 from tokenrt.perf.bench.plain_vit import PlainViT
 from tokenrt.perf.cost import fusion, sites
 from tokenrt.targets import load
@@ -31,7 +31,8 @@ def test_launches_of_a_site_are_about_the_layers_of_an_engine(method: str, model
     (counted,) = (
         row["layers_a_site"]
         for row in COUNTED["rows"]
-        if (row["method"], row["form"], row["batch"]) == (method, FORMS[1], 1)
+        if (row["method"], row["form"], row["batch"], row["capability"])
+        == (method, FORMS[1], 1, CAPABILITIES[0])
     )
     each = found.functions / len(plan.sites)
     assert abs(each - counted) <= max(1.5, 0.4 * counted), (each, counted)
