@@ -8,9 +8,14 @@ operators, those on one level started together. TensorRT-RTX's builder counts th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
 
 import onnx_ir as ir
+
+from tokenrt.passes.graph.shapes import BATCH, Dims
+from tokenrt.perf.cost.chip import Chip
 
 ENDS = frozenset(
     {
@@ -36,16 +41,74 @@ def computed(graph: ir.Graph) -> set[ir.Value]:
     return found
 
 
-def levels(nodes: Iterable[ir.Node], told: set[ir.Value], single: Callable[[ir.Node], bool] = ends) -> int:
+@dataclass(frozen=True)
+class Level:
+    """Launches that wait for the same ones before, and start together. Units: float32 operations, bytes."""
+
+    operations: float = 0
+    bytes: float = 0
+
+    def seconds(self, chip: Chip) -> float:
+        return chip.launch + max(self.operations / chip.vector, self.bytes / chip.bandwidth)
+
+
+def levels(
+    nodes: Iterable[ir.Node], told: Container[ir.Value], single: Callable[[ir.Node], bool] = ends
+) -> int:
     """Levels of the nodes that end a launch, among these, which come in order; told: what is computed in the graph."""
+    return len({level for level, _ in _reached(nodes, told, single)})
+
+
+def launched(
+    nodes: Iterable[ir.Node], told: Container[ir.Value], dims: Mapping[str, Dims], batch: int
+) -> list[Level]:
+    """The levels with what is computed on each.
+
+    dims: shapes by name, with BATCH for the images; what has none counts for nothing.
+    """
+    found = dict[int, Level]()
+    for level, node in _reached(nodes, told, ends):
+        before, (operations, moved) = found.get(level, Level()), _work(node, dims, batch)
+        found[level] = Level(before.operations + operations, before.bytes + moved)
+    return [found[level] for level in sorted(found)]
+
+
+def _reached(
+    nodes: Iterable[ir.Node], told: Container[ir.Value], single: Callable[[ir.Node], bool]
+) -> Iterator[tuple[int, ir.Node]]:
+    """The nodes that end a launch, each with its level."""
     reached: dict[ir.Value, int] = {}
-    found = set()
     for node in nodes:
         if not any(value in told for value in node.outputs):
             continue
         level = max((reached.get(value, 0) for value in node.inputs if value is not None), default=0)
         if single(node):
             level += 1
-            found.add(level)
+            yield level, node
         reached.update(dict.fromkeys(node.outputs, level))
-    return len(found)
+
+
+FUSED = 4
+"""Operations for each element that a reduction reads, with the comparisons and products that are fused in front of it."""
+
+SINGLE = 4
+"""Bytes of an element: scores and sums are float32."""
+
+
+def _work(node: ir.Node, dims: Mapping[str, Dims], batch: int) -> tuple[float, float]:
+    """Operations of a node, and bytes that it writes or that a product reads."""
+    read = [_elements(value, dims, batch) for value in node.inputs if value is not None]
+    written = sum(_elements(value, dims, batch) for value in node.outputs)
+    if node.op_type != "MatMul":
+        return FUSED * max(read, default=0), SINGLE * written
+    shape = dims.get(str(node.inputs[0].name), ()) if node.inputs[0] is not None else ()
+    return 2 * written * (shape[-1] if shape else 0), SINGLE * (written + sum(read))
+
+
+def _elements(value: ir.Value, dims: Mapping[str, Dims], batch: int) -> float:
+    return float(prod(images(dims[str(value.name)], batch))) if str(value.name) in dims else 0.0
+
+
+def images(shape: Dims, batch: int) -> list[int]:
+    """The shape for so many images."""
+    return [size // BATCH * batch if size and size % BATCH == 0 else size for size in shape]

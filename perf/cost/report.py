@@ -13,10 +13,7 @@ UNMEASURED = "model, unmeasured"
 
 @dataclass(frozen=True)
 class SiteCost:
-    """Launches that a site adds, in the form of functions and by plugin (None: the target takes none), and seconds.
-
-    functions_seconds: of the launches alone, without what they compute.
-    """
+    """Launches that a site adds, in the form of functions and by plugin (None: the target takes none), and seconds."""
 
     site: PlannedSite
     arriving: int
@@ -129,7 +126,7 @@ class PlanCost:
             plugins = "" if self.plugins is None else f", {self.plugins} by plugin"
             yield (
                 f"launches: the model has about {self.launches}, the reductions add {self.functions} as functions{plugins} "
-                f"({UNMEASURED}; times as functions are those of the launches alone)"
+                f"({UNMEASURED})"
             )
         if self.times is not None:
             yield f"{self.times.verdict(self.batch)} ({UNMEASURED})"

@@ -11,7 +11,7 @@ from tokenrt.errors import TargetError, TokenrtError
 from tokenrt.passes.analysis.prepare import ShapeOption, prepare
 from tokenrt.passes.forms.bodies import beyond_plugins, for_gpu
 from tokenrt.passes.graph.model import ModelLike
-from tokenrt.passes.graph.shapes import BATCH, Dims, infer
+from tokenrt.passes.graph.shapes import Dims, infer
 from tokenrt.passes.ops import DOMAIN
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.reduce import reduce
@@ -51,7 +51,7 @@ def cost_of(
         reduced = reduce(model, plan=plan, shape=shape).model
         refused = beyond_plugins(reduced, accepts.plugin_refuses) if accepts.plugins else {}
         plugins = _plugins(reduced, known, batch, refused) if accepts.plugins else {}
-        functions = _functions(reduced, known, accepts.top_k)
+        functions = _functions(reduced, known, accepts.top_k, batch)
     except TokenrtError as error:
         return found.told(f"launches were not counted: {error}")
     if not accepts.plugins:
@@ -65,15 +65,18 @@ def cost_of(
 
 
 def _sites(
-    plan: Plan, functions: Mapping[str, int], plugins: Mapping[str, Calls] | None, chip: Chip | None
+    plan: Plan,
+    functions: Mapping[str, list[fusion.Level]],
+    plugins: Mapping[str, Calls] | None,
+    chip: Chip | None,
 ) -> Iterator[SiteCost]:
     for site, before in zip(plan.sites, plan.arriving(), strict=True):
         group = groups.reduction_of(site.transformer, site.block)
-        launched = functions.get(group, 0)
+        launched = functions.get(group, [])
         calls = None if plugins is None else plugins.get(group)
         yield SiteCost(
-            site, before, launched, None if calls is None else calls.launches,
-            None if chip is None else launched * chip.launch,
+            site, before, len(launched), None if calls is None else calls.launches,
+            None if chip is None else sum(level.seconds(chip) for level in launched),
             None if chip is None or calls is None else calls.seconds(chip),
         )  # fmt: skip
 
@@ -83,14 +86,15 @@ class Calls:
     """The plugins of a site, and launches of other operators around them."""
 
     works: tuple[Work, ...] = ()
-    around: int = 0
+    around: tuple[fusion.Level, ...] = ()
 
     @property
     def launches(self) -> int:
-        return self.around + sum(len(work.launches) for work in self.works)
+        return len(self.around) + sum(len(work.launches) for work in self.works)
 
     def seconds(self, chip: Chip) -> float:
-        return self.around * chip.launch + sum(work.seconds(chip) for work in self.works)
+        own = sum(work.seconds(chip) for work in self.works)
+        return own + sum(level.seconds(chip) for level in self.around)
 
 
 def _plugins(
@@ -104,18 +108,13 @@ def _plugins(
         if any(node in refused for node in ours):
             continue
         works = tuple(_work(node, dims, batch) for node in ours)
-        found[group] = Calls(works, fusion.levels(nodes, told))
+        found[group] = Calls(works, tuple(fusion.launched(nodes, told, dims, batch)))
     return found
 
 
 def _work(node: ir.Node, dims: Mapping[str, Dims], batch: int) -> Work:
     shapes = [
-        [
-            size // BATCH * batch if size and size % BATCH == 0 else size
-            for size in dims.get(str(value.name), ())
-        ]
-        for value in node.inputs
-        if value is not None
+        fusion.images(dims.get(str(value.name), ()), batch) for value in node.inputs if value is not None
     ]
     if not shapes[0]:
         raise TargetError(f"the shape of {node.inputs[0]} is not known")
@@ -123,12 +122,16 @@ def _work(node: ir.Node, dims: Mapping[str, Dims], batch: int) -> Work:
     return work(node.op_type, shapes, own, HALF)
 
 
-def _functions(model: ir.Model, known: Mapping[str, str], top_k: int | None) -> dict[str, int]:
+def _functions(
+    model: ir.Model, known: Mapping[str, str], top_k: int | None, batch: int
+) -> dict[str, list[fusion.Level]]:
     """Launches by group, as lowered for GPUs; `model` is changed."""
     for_gpu(model, top_k=top_k)
     groups.inlined(model, known)
-    told = fusion.computed(model.graph)
-    return {group: fusion.levels(nodes, told) for group, nodes in _grouped(model, known).items()}
+    told, dims = fusion.computed(model.graph), infer(model, strict=False).dims
+    return {
+        group: fusion.launched(nodes, told, dims, batch) for group, nodes in _grouped(model, known).items()
+    }
 
 
 def _grouped(model: ir.Model, known: Mapping[str, str]) -> dict[str, list[ir.Node]]:

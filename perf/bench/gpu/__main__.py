@@ -26,7 +26,7 @@ MINUTES = 8.0
 MEASURED, DRY = "measured on this card", "dry run on a CPU: no figure here is of a GPU"
 
 Step = Callable[[Card | None, Deadline], dict[str, Any]]
-STEPS: Mapping[str, Step] = {"operators": operators.run, "models": models.run, "tests": suite.run}
+STEPS: Mapping[str, Step] = {"operators": operators.run, "tests": suite.run, "models": models.run}
 
 
 def run(found: Card | None, minutes: float, names: Sequence[str]) -> dict[str, Any]:

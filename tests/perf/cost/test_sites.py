@@ -49,8 +49,11 @@ def test_a_site_by_plugin_is_its_operators_and_what_stands_around_them(model: Pa
     first = found.sites[0]
     assert first.plugins == 1 + sum(len(call.launches) for call in calls)
     chip = Chip.of(load("h100"))
-    assert first.plugins_seconds == pytest.approx(chip.launch + sum(call.seconds(chip) for call in calls))
-    assert first.functions_seconds == pytest.approx(first.functions * chip.launch)
+    alone = chip.launch + sum(call.seconds(chip) for call in calls)
+    assert alone <= (first.plugins_seconds or 0) < alone + 1e-6, (
+        "the mean of 197 x 3 x 64 keys is a launch and little more"
+    )
+    assert first.functions * chip.launch <= (first.functions_seconds or 0) < 2 * first.functions * chip.launch
     assert found.functions == sum(site.functions for site in found.sites)
 
 
