@@ -92,6 +92,7 @@ class Contract:
             "fields": [vars(field) for field in self.fields],
             "inputs": [vars(tensor) for tensor in self.inputs],
             "outputs": [vars(tensor) for tensor in self.outputs],
+            "limits": self.limits.as_dict(),
             "status": dict(self.status),
         }
 

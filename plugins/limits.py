@@ -45,6 +45,9 @@ class Limits:
         """The largest size of an axis; one that counts tokens under another letter has the limit of N."""
         return self.axes.get(letter, MOST_ELEMENTS if letter in "CD" else self.axes["N"])
 
+    def as_dict(self) -> dict[str, Any]:
+        return {"axes": dict(self.axes), "work": {"of": list(self.factors), "most": self.work}}
+
     def text(self) -> str:
         """A sentence for the README."""
         listed = ", ".join(f"{letter} to {most}" for letter, most in self.axes.items())
