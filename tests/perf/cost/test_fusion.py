@@ -31,7 +31,7 @@ def test_launches_of_a_site_are_about_the_layers_of_an_engine(method: str, model
     (counted,) = (
         row["layers_a_site"]
         for row in COUNTED["rows"]
-        if (row["method"], row["form"], row["batch"], row["capability"])
+        if (row["method"], row["form"], row["batch"], row.get("capability", CAPABILITIES[0]))
         == (method, FORMS[1], 1, CAPABILITIES[0])
     )
     each = found.functions / len(plan.sites)
