@@ -233,6 +233,7 @@ def _parts(job: _Job, source: Path, model: ir.Model) -> dict[str, Any]:
     facts = {name: fact.value for name, fact in job.target.facts.items()}
     return {
         "model": engine_cache.sha256(source, *_beside(source, model)),
+        "code": engine_cache.code(),
         "target": job.target.name,
         "facts": facts,
         "batch": job.batch,

@@ -25,6 +25,14 @@ def sha256(*paths: Path) -> str:
     return digest.hexdigest()
 
 
+def code() -> str:
+    """Of the code that gives a model the form a target wants: the bodies of the operators, and what chooses and rewrites them."""
+    from tokenrt.passes import forms, ops
+
+    folders = (Path(str(package.__file__)).parent for package in (forms, ops))
+    return sha256(*(file for folder in folders for file in sorted(folder.glob("*.py"))))
+
+
 def manifest(engine: Path) -> Path:
     """Where the manifest of an engine is."""
     return engine.with_name(engine.name + ".json")

@@ -75,6 +75,12 @@ def test_another_option_is_built(tmp_path: Path, other: dict[str, Any]) -> None:
     assert not build(tmp_path, **other).reused
 
 
+def test_other_bodies_of_operators_are_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    build(tmp_path)
+    monkeypatch.setattr("tokenrt.targets.engines.cache.code", lambda: "other")
+    assert not build(tmp_path).reused
+
+
 def test_another_version_of_a_tool_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(tmp_path)
     monkeypatch.setattr("tokenrt.targets.build.__version__", "9.9.9")
