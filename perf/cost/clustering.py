@@ -5,6 +5,7 @@ from __future__ import annotations
 from tokenrt.perf.cost.chip import constant
 from tokenrt.perf.cost.choosing import BY_SCORE, GRAM_LARGE, GRAM_MOST, GRAM_WORKSPACE, chosen
 from tokenrt.perf.cost.launch import Launch
+from tokenrt.perf.cost.merging import MATCH_FILL, PART
 from tokenrt.perf.cost.sizes import INDEX, SINGLE, Call, over, pass_cycles, tile_cycles
 
 CLUSTER_LONG = 1024
@@ -42,12 +43,26 @@ def _clustered(call: Call, batch: int) -> tuple[Launch, ...]:
     )  # fmt: skip
 
 
-def _compared(kernel: str, call: Call, against: int, bytes_more: float = 0) -> Launch:
-    """A tile of tokens a block, against all of `against` rows by distance."""
+def _compared(kernel: str, call: Call, against: int, bytes_more: float = 0, stretches: int = 1) -> Launch:
+    """A tile of tokens and a stretch of `against` rows a block, by distance."""
     batch, tokens, width = call.shapes[0]
-    cycles = over(against, TILE) * tile_cycles(width, call.item, THREADS, distances=True)
+    cycles = over(over(against, TILE), stretches) * tile_cycles(width, call.item, THREADS, distances=True)
     operations = 3.0 * batch * tokens * against * width
-    return Launch(kernel, over(tokens, TILE) * batch, THREADS, cycles, call.data + bytes_more, operations)
+    moved = call.data + bytes_more + stretches * batch * tokens * PART
+    return Launch(kernel, over(tokens, TILE) * stretches * batch, THREADS, cycles, moved, operations)
+
+
+def _joined(kernel: str, call: Call, keep: int, bytes_more: float) -> Launch:
+    """Tokens and the nearest of K centres, these in as many stretches as fill a GPU: parts.cuh."""
+    rows, tiles = over(call.shapes[0][1], TILE), over(keep, TILE)
+    stretch = over(tiles, min(tiles, over(MATCH_FILL, rows)))
+    return _compared(kernel, call, keep, bytes_more, over(tiles, stretch))
+
+
+def _settled(batch: int, tokens: int) -> Launch:
+    """The nearest over the stretches."""
+    cycles = 2 * constant("load_cycles")
+    return Launch("nearest::settle", over(tokens, 128) * batch, 128, cycles, batch * tokens * (PART + INDEX))
 
 
 def peaks(call: Call) -> tuple[Launch, ...]:
@@ -58,13 +73,14 @@ def peaks(call: Call) -> tuple[Launch, ...]:
         full, rest = divmod(batch, at_once)
         return _peaks_by_rows(call, at_once) * full + (_peaks_by_rows(call, rest) if rest else ())
     keep, each = call.size("keep"), batch * tokens * SINGLE
-    center, assign = batch * keep * INDEX, batch * tokens * INDEX
+    center = batch * keep * INDEX
     return (
         _compared("peaks::density", call, tokens, each),
         _compared("peaks::gaps", call, tokens, 3 * each),
         Launch("peaks::rate", batch, 256, 2 * pass_cycles(tokens, 256), 4 * each),
         *chosen(batch, tokens, keep, 0, BY_SCORE),
-        _compared("nearest::center", call, keep, center + assign),
+        _compared("nearest::center", call, keep, center),
+        _settled(batch, tokens),
         Launch("peaks::own", over(keep, 256) * batch, 256, 2 * constant("load_cycles"), 2 * center),
     )
 
@@ -110,7 +126,7 @@ def means(call: Call) -> tuple[Launch, ...]:
     stretches = over(width, 32 * (16 // call.item))
     begin = Launch("means::begin", over(keep, 4) * batch, 128, 2 * constant("load_cycles"), 2 * centers)
     around = (
-        _compared("means::join", call, keep, centers + assign),
+        _joined("means::join", call, keep, centers),
         _arranged(batch, tokens),
         Launch(
             "means::move", keep * stretches * batch, 128, (4 + members) * constant("load_cycles"),
@@ -123,9 +139,9 @@ def means(call: Call) -> tuple[Launch, ...]:
 def medoids(call: Call) -> tuple[Launch, ...]:
     """TokenMedoids: metric [B,N,D], weight [B,N], start [B,K]."""
     (batch, tokens, width), keep = call.shapes[0], call.shapes[2][1]
-    start, assign, numbers = batch * keep * INDEX, batch * tokens * INDEX, batch * tokens * SINGLE
+    start, numbers = batch * keep * INDEX, batch * tokens * SINGLE
     begin = Launch("medoids::begin", over(keep, 256) * batch, 256, 2 * constant("load_cycles"), 2 * start)
-    join = _compared("nearest::center", call, keep, start + assign)
+    join = _joined("nearest::center", call, keep, start)
     costs = Launch(
         "medoids::costs", over(tokens, TILE) * batch, THREADS,
         2 * tile_cycles(width, call.item, THREADS, distances=True), call.data + 4 * numbers,
@@ -134,4 +150,9 @@ def medoids(call: Call) -> tuple[Launch, ...]:
     move = Launch(
         "medoids::move", over(keep, 8) * batch, 256, 4 * constant("load_cycles"), 3 * numbers + start
     )
-    return begin, *(join, _arranged(batch, tokens), costs, move) * call.size("rounds"), join
+    return (
+        begin,
+        *(join, _arranged(batch, tokens), costs, move) * call.size("rounds"),
+        join,
+        _settled(batch, tokens),
+    )

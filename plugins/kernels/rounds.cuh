@@ -3,6 +3,7 @@
 #pragma once
 
 #include "order.cuh"
+#include "parts.cuh"
 
 namespace tokenrt {
 
@@ -16,21 +17,25 @@ __device__ __forceinline__ std::int64_t place_of(std::int64_t given, int tokens)
 
 namespace rounds {
 
-// The tokens in the order of their clusters, members by ascending position, and the cluster of each: [B,N].
-// Grid: kOrderThreads tokens a block, images.
+// The nearest centre of each token, assign [B,N], from what the stretches of centres say; the tokens in the
+// order of their clusters, members by ascending position, and the cluster of each: [B,N]. Grid: kOrderThreads
+// tokens a block, images.
 constexpr int kOrderThreads = 256;
 
 static __global__ void __launch_bounds__(kOrderThreads)
-    arrange(const std::int64_t* __restrict__ assign, int* __restrict__ token, int* __restrict__ cluster,
-            int tokens) {
+    arrange(const Part* __restrict__ parts, std::int64_t* __restrict__ assign, int* __restrict__ token,
+            int* __restrict__ cluster, int stretches, int tokens) {
     const std::int64_t before_image = static_cast<std::int64_t>(blockIdx.y) * tokens;
-    const std::int64_t* own = assign + before_image;
+    const Part* own = parts + before_image * stretches;
     const int mine = static_cast<int>(blockIdx.x) * kOrderThreads + static_cast<int>(threadIdx.x);
-    const auto key = [=](int i) { return ~static_cast<unsigned>(own[i]); };  // the smaller cluster first
+    const auto nearest = [=](int i) { return best_of(own, i, stretches, tokens).nearest; };
+    const auto key = [=](int i) { return ~static_cast<unsigned>(nearest(i)); };  // the smaller cluster first
     const int before = rank_among<kOrderThreads>(tokens, mine, key);
     if (mine < tokens) {
+        const int joined = nearest(mine);
+        assign[before_image + mine] = joined;
         token[before_image + before] = mine;
-        cluster[before_image + before] = static_cast<int>(own[mine]);
+        cluster[before_image + before] = joined;
     }
 }
 

@@ -9,7 +9,7 @@
 // tile
 //           by tile (tile.cuh). The squared lengths are gathered while the rows are loaded, so normalising
 //           costs no pass, and only the best of each row is kept: the S x T matrix is never written. With
-//           kMatchFill blocks or more an image of one tile of destinations each, stretches grow instead.
+//           kFill blocks or more an image of one tile of destinations each, stretches grow instead.
 //           2. finish: one block an image takes the best of each row's stretches, in their order, sorts the
 //           rows (sort.cuh) and arranges the survivors with prefix sums. More than kSortMost sources: 2.
 //           rank: each source counts those in front of it. 3. arrange.
@@ -20,47 +20,20 @@
 #pragma once
 
 #include "match.cuh"
+#include "parts.cuh"
 #include "sort.cuh"
 
 namespace tokenrt {
 
 constexpr int kMatchLarge =
     512;  // from so many sources on, larger tiles save loads; below, smaller ones fill the GPU
-constexpr int kMatchFill = 512;  // blocks an image, beyond which more fill no GPU
 constexpr int kArrangeThreads = 128, kRankThreads = 128;
-
-// How the destinations are divided: tiles of a stretch, and stretches.
-struct Stretches {
-    int tiles, count;
-};
 
 constexpr int match_tile(int sources, bool whole) {
     return whole && sources >= kMatchLarge ? 64 : 32;
 }
 
-constexpr Stretches stretches_of(int sources, int destinations, int tile) {
-    const long long all = ceil_div(destinations, tile), rows = ceil_div(sources, tile);
-    const long long most = ceil_div(kMatchFill, rows), tiles = ceil_div(all, all < most ? all : most);
-    return {static_cast<int>(tiles), static_cast<int>(ceil_div(all, tiles))};
-}
-
 namespace match {
-
-// The best destination of a source in one stretch: its own in the stretches' order, [B,stretches,S].
-struct Part {
-    float value;
-    int nearest;
-};
-
-// The best over all stretches: the earlier one among equals, whose destinations are the smaller.
-__device__ __forceinline__ Part best_of(const Part* parts, int source, int stretches, int sources) {
-    Part best = parts[source];
-    for (int i = 1; i < stretches; ++i) {
-        const Part next = parts[static_cast<std::int64_t>(i) * sources + source];
-        best = next.value > best.value ? next : best;
-    }
-    return best;
-}
 
 template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
@@ -150,7 +123,7 @@ cudaError_t compare(const void* metric, const int* sources, const int* destinati
 inline std::size_t token_match_workspace(int batch, int sources, int destinations) {
     const int small = stretches_of(sources, destinations, match_tile(sources, false)).count;
     const int large = stretches_of(sources, destinations, match_tile(sources, true)).count;
-    const std::size_t parts = sizeof(match::Part) * static_cast<std::size_t>(max(small, large));
+    const std::size_t parts = sizeof(Part) * static_cast<std::size_t>(max(small, large));
     return static_cast<std::size_t>(batch) * static_cast<std::size_t>(sources) *
            (parts + (sources > kSortMost ? sizeof(int) : 0));
 }
@@ -178,7 +151,7 @@ inline cudaError_t token_match(int type, const void* metric, const int* sources,
         return state;
     }
     int stretches = 0;
-    match::Part* parts = static_cast<match::Part*>(workspace);
+    Part* parts = static_cast<Part*>(workspace);
     state = with_type(type, [=, &stretches](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
         const bool whole = in_vectors<T>(shape.width, metric);

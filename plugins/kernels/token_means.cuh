@@ -6,10 +6,11 @@
 //           its centre, and so does one whose members all lie on it, to the bit. What is NaN, infinite or of
 //           magnitude 1e15 and more counts as 0. Weights count up to 1e9, and as 0 up to 1e-30 or as NaN. No
 //           N x N matrix.
-// Division  begin: a warp a centre copies its token. A round is 1. join: tiles of tokens and centres; 2.
-//           rounds::arrange: the tokens in the order of their clusters, by counting those in front; 3. move:
-//           a block a centre and a stretch of 16 bytes a lane; its warps take the members in turns, and their
-//           sums are added in the order of the warps, so that the bits depend on the sizes only.
+// Division  begin: a warp a centre copies its token. A round is 1. join: a block takes a tile of tokens and a
+//           stretch of centres (parts.cuh). 2. rounds::arrange: the nearest over the stretches, and the
+//           tokens in the order of their clusters, by counting those in front. 3. move: a block a centre and
+//           a stretch of 16 bytes a lane; its warps take the members in turns, and their sums are added in
+//           the order of the warps, so that the bits depend on the sizes only.
 // Bytes     a round: B * (2 N D size + 3 K D 4 + 36 N); the repeats of a tile come from cache.
 // Bound     arithmetic: a round 3 B N K D operations for join, and 3 B N D, bound by memory, for move.
 #pragma once
@@ -93,14 +94,14 @@ static __global__ void __launch_bounds__(kMeansThreads)
 
 template <typename T, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
-    join(const T* __restrict__ metric, const float* __restrict__ center, std::int64_t* __restrict__ assign,
-         MeansShape shape) {
+    join(const T* __restrict__ metric, const float* __restrict__ center, Part* __restrict__ parts,
+         int stretch, MeansShape shape) {
     __shared__ TileShared<T, Policy> shared;
     const std::int64_t width = shape.width;
-    const float* own = center + static_cast<std::int64_t>(blockIdx.y) * shape.keep * width;
-    nearest::join<T, Policy, kWhole>(
-        shared, metric, [=](int slot) { return own + slot * width; }, assign, shape.tokens, shape.width,
-        shape.keep);
+    const float* own = center + static_cast<std::int64_t>(blockIdx.z) * shape.keep * width;
+    nearest::join_stretch<T, Policy, kWhole>(
+        shared, metric, [=](int slot) { return own + slot * width; }, parts, stretch, shape.tokens,
+        shape.width, shape.keep);
 }
 
 template <typename T, bool kWhole>
@@ -164,21 +165,24 @@ static __global__ void __launch_bounds__(kMeansThreads)
 
 template <typename T, bool kWhole>
 cudaError_t run(const T* metric, const float* weight, const std::int64_t* start, float* center,
-                std::int64_t* assign, int* workspace, MeansShape shape, cudaStream_t stream) {
+                std::int64_t* assign, void* workspace, MeansShape shape, cudaStream_t stream) {
     const auto grid = [=](long long count, int each) {
         return dim3(static_cast<unsigned>(ceil_div(count, each)), static_cast<unsigned>(shape.batch));
     };
     const long long stretches = ceil_div(shape.width, static_cast<int>(kWarp) * Pack<T>::kCount);
-    int* token = workspace;
-    int* cluster = workspace + static_cast<std::int64_t>(shape.batch) * shape.tokens;
+    Part* parts = static_cast<Part*>(workspace);
+    int* token =
+        reinterpret_cast<int*>(parts + static_cast<std::size_t>(shape.batch) * most_parts(shape.tokens));
+    int* cluster = token + static_cast<std::int64_t>(shape.batch) * shape.tokens;
+    const Stretches divided = stretches_of(shape.tokens, shape.keep, Policy::kTile);
     cudaError_t state = launch(begin<T, kWhole>, grid(shape.keep, kWarps), kMeansThreads, stream, metric,
                                start, center, shape);
     for (int round = 0; round < shape.rounds && state == cudaSuccess; ++round) {
-        state = launch(join<T, kWhole>, grid(shape.tokens, Policy::kTile), Policy::kThreads, stream, metric,
-                       center, assign, shape);
+        state = launch(join<T, kWhole>, nearest::grid_of(shape.batch, shape.tokens, Policy::kTile, divided),
+                       Policy::kThreads, stream, metric, center, parts, divided.tiles * Policy::kTile, shape);
         if (state == cudaSuccess) {
             state = launch(rounds::arrange, grid(shape.tokens, rounds::kOrderThreads), rounds::kOrderThreads,
-                           stream, assign, token, cluster, shape.tokens);
+                           stream, parts, assign, token, cluster, divided.count, shape.tokens);
         }
         if (state == cudaSuccess) {
             state = launch(move<T, kWhole>, grid(shape.keep * stretches, 1), kMeansThreads, stream, metric,
@@ -191,7 +195,8 @@ cudaError_t run(const T* metric, const float* weight, const std::int64_t* start,
 }  // namespace means
 
 inline std::size_t token_means_workspace(int batch, int tokens) {
-    return 2 * sizeof(int) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+    return static_cast<std::size_t>(batch) *
+           (sizeof(Part) * most_parts(tokens) + 2 * sizeof(int) * static_cast<std::size_t>(tokens));
 }
 
 // metric [B,N,D] of element type `type`, weight [B,N], start [B,K] -> center [B,K,D], assign [B,N].
@@ -209,8 +214,7 @@ inline cudaError_t token_means(int type, const void* metric, const float* weight
         using T = std::remove_pointer_t<decltype(like)>;
         const bool whole = in_vectors<T>(shape.width, metric, center);
         const auto run = whole ? means::run<T, true> : means::run<T, false>;
-        return run(static_cast<const T*>(metric), weight, start, center, assign, static_cast<int*>(workspace),
-                   shape, stream);
+        return run(static_cast<const T*>(metric), weight, start, center, assign, workspace, shape, stream);
     });
 }
 

@@ -7,10 +7,12 @@
 //           squared. One that is infinite or NaN counts as 1e15 when a token joins and adds nothing to a
 //           cost; a token that is not finite costs 1e30. Weights count from 0 to 1e9, NaN as 0. No N x N
 //           matrix.
-// Division  begin: the centres. A round is 1. nearest::center: tiles of tokens and centres; 2. the tokens in
-//           the order of their clusters, by rounds::arrange; 3. costs: tiles of pairs in that order, only
-//           those in which rows and columns share a cluster; 4. move: a warp a cluster. Sums run over the
-//           members by ascending position, so that equal members cost the same to the bit.
+// Division  begin: the centres. A round is 1. nearest::center: a block takes a tile of tokens and a stretch
+// of
+//           centres (parts.cuh). 2. rounds::arrange: the nearest over the stretches, and the tokens in the
+//           order of their clusters. 3. costs: tiles of pairs in that order, only those in which rows and
+//           columns share a cluster; 4. move: a warp a cluster. Last nearest::center and nearest::settle.
+//           Sums run over the members by ascending position, so that equal members cost the same to the bit.
 // Bytes     a round: B * (N D size (2 + members / tile) + 52 N + 16 K), the repeats from cache.
 // Bound     arithmetic: a round 3 B N (K + M) D operations, M the mean over the tokens of the members of the
 //           cluster each is in, rounded up to tiles, and B N^2 comparisons; one more N K D for `assign`.
@@ -133,16 +135,22 @@ static __global__ void __launch_bounds__(kMedoidThreads)
 
 template <typename T, bool kWhole>
 cudaError_t run(const T* metric, const float* weight, const std::int64_t* start, std::int64_t* center,
-                std::int64_t* assign, int* workspace, MedoidsShape shape, cudaStream_t stream) {
+                std::int64_t* assign, void* workspace, MedoidsShape shape, cudaStream_t stream) {
     const std::int64_t all = static_cast<std::int64_t>(shape.batch) * shape.tokens;
-    const Held held{workspace, workspace + all, reinterpret_cast<float*>(workspace + 2 * all)};
+    Part* parts = static_cast<Part*>(workspace);
+    int* numbers =
+        reinterpret_cast<int*>(parts + static_cast<std::size_t>(shape.batch) * most_parts(shape.tokens));
+    const Held held{numbers, numbers + all, reinterpret_cast<float*>(numbers + 2 * all)};
     const auto grid = [=](int count, int each) {
         return dim3(static_cast<unsigned>(ceil_div(count, each)), static_cast<unsigned>(shape.batch));
     };
     const dim3 tiles = grid(shape.tokens, Policy::kTile);
+    const Stretches divided = stretches_of(shape.tokens, shape.keep, Policy::kTile);
     const auto join = [=] {
-        return launch(nearest::center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, center,
-                      assign, shape.tokens, shape.width, shape.keep);
+        return launch(nearest::center<T, Policy, kWhole>,
+                      nearest::grid_of(shape.batch, shape.tokens, Policy::kTile, divided), Policy::kThreads,
+                      stream, metric, center, parts, divided.tiles * Policy::kTile, shape.tokens, shape.width,
+                      shape.keep);
     };
     cudaError_t state =
         launch(begin, grid(shape.keep, kMedoidThreads), kMedoidThreads, stream, start, center, shape);
@@ -150,7 +158,7 @@ cudaError_t run(const T* metric, const float* weight, const std::int64_t* start,
         state = join();
         if (state == cudaSuccess) {
             state = launch(rounds::arrange, grid(shape.tokens, rounds::kOrderThreads), rounds::kOrderThreads,
-                           stream, assign, held.token, held.cluster, shape.tokens);
+                           stream, parts, assign, held.token, held.cluster, divided.count, shape.tokens);
         }
         if (state == cudaSuccess) {
             state = launch(costs<T, kWhole>, tiles, Policy::kThreads, stream, metric, weight, held, shape);
@@ -160,13 +168,19 @@ cudaError_t run(const T* metric, const float* weight, const std::int64_t* start,
                            stream, held, center, shape);
         }
     }
-    return state == cudaSuccess ? join() : state;
+    if (state == cudaSuccess) {
+        state = join();
+    }
+    return state == cudaSuccess
+               ? nearest::settled(parts, assign, divided.count, shape.batch, shape.tokens, stream)
+               : state;
 }
 
 }  // namespace medoids
 
 inline std::size_t token_medoids_workspace(int batch, int tokens) {
-    return 3 * sizeof(int) * static_cast<std::size_t>(batch) * static_cast<std::size_t>(tokens);
+    return static_cast<std::size_t>(batch) *
+           (sizeof(Part) * most_parts(tokens) + 3 * sizeof(int) * static_cast<std::size_t>(tokens));
 }
 
 // metric [B,N,D] of element type `type`, weight [B,N], start [B,K] -> center [B,K], assign [B,N].
@@ -185,8 +199,7 @@ inline cudaError_t token_medoids(int type, const void* metric, const float* weig
         using T = std::remove_pointer_t<decltype(like)>;
         const bool whole = in_vectors<T>(shape.width, metric);
         const auto run = whole ? medoids::run<T, true> : medoids::run<T, false>;
-        return run(static_cast<const T*>(metric), weight, start, center, assign, static_cast<int*>(workspace),
-                   shape, stream);
+        return run(static_cast<const T*>(metric), weight, start, center, assign, workspace, shape, stream);
     });
 }
 

@@ -11,7 +11,8 @@
 //           assign_by_rows: a warp a token. More tokens, without an N x N matrix: 1. density: tiles of all
 //           pairs (tile.cuh); two threads a row keep the k least distances of every other column in a sorted
 //           list in shared memory, so k has a limit. 2. gaps: the tiles again. 3. rate. 4. the K best
-//           scores. 5. nearest::center: tiles of tokens and centres. 6. own: a centre belongs to itself.
+//           scores. 5. nearest::center and nearest::settle: tiles of tokens and centres. 6. own: a centre
+//           belongs to itself.
 // Bytes     B * (N D size (1 + N / tile) + 4 N^2 written and 3 times read + 24 N + 16 K), the repeats from
 //           cache; without the matrix twice the repeats.
 // Bound     arithmetic: 3 B N^2 D operations (differences, not products: equal tokens are at 0); without the
@@ -238,8 +239,15 @@ cudaError_t run(const T* metric, std::int64_t* center, std::int64_t* assign, flo
         state = select::run(score, center, kept, shape.batch, shape.tokens, shape.keep, 0, kByScore, stream);
     }
     if (state == cudaSuccess) {
-        state = launch(nearest::center<T, Policy, kWhole>, tiles, Policy::kThreads, stream, metric, center,
-                       assign, shape.tokens, shape.width, shape.keep);
+        // In the place of what is no longer read: a part a token, where three numbers were.
+        Part* parts = reinterpret_cast<Part*>(workspace);
+        const Stretches whole{static_cast<int>(ceil_div(shape.keep, Policy::kTile)), 1};
+        state = launch(nearest::center<T, Policy, kWhole>,
+                       nearest::grid_of(shape.batch, shape.tokens, Policy::kTile, whole), Policy::kThreads,
+                       stream, metric, center, parts, shape.keep, shape.tokens, shape.width, shape.keep);
+        if (state == cudaSuccess) {
+            state = nearest::settled(parts, assign, whole.count, shape.batch, shape.tokens, stream);
+        }
     }
     if (state == cudaSuccess) {
         const dim3 slots(static_cast<unsigned>(ceil_div(shape.keep, kRateThreads)), batch);

@@ -118,6 +118,21 @@ def test_peaks_over_a_boundary(tokens: int, neighbours: int) -> None:
     check_peaks(tokens, neighbours)
 
 
+@pytest.mark.parametrize("name", ["TokenMeans", "TokenMedoids"])
+@pytest.mark.parametrize(("tokens", "keep"), [(65, 33), (130, 130), (1100, 1025)])
+def test_joining_over_a_boundary(name: str, tokens: int, keep: int) -> None:
+    """Equally near centres in several stretches: the first one takes the token. 1,025 centres are 11 stretches."""
+    rng = np.random.default_rng(tokens)
+    metric = rng.integers(-1, 2, (1, tokens, 4)).astype(np.float32)
+    start = rng.permutation(tokens)[None, :keep]
+    given = [metric, np.ones((1, tokens), np.float32), start]
+    attributes = {"rounds": 1} if name == "TokenMeans" else {"rounds": 1, "power": 1}
+    center, assign = run(name, given, attributes)
+    right, joined = expect(name, wide(given), attributes)
+    np.testing.assert_array_equal(assign, joined)
+    np.testing.assert_allclose(center, right, atol=1e-6)
+
+
 @pytest.mark.slow
 def test_images_in_turns_are_chosen_from_as_all_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -176,6 +176,38 @@ def test_peaks_are_found_in_rows_of_distances_that_many_blocks_made(tokens: int)
     assert "peaks::density" in kernels_of(peaks(4097))
 
 
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_tokens_join_centres_by_tiles_of_both(tokens: int) -> None:
+    """Tiles of 32 x 32, in stretches from 512 blocks an image on."""
+    keep = tokens // 2
+    tiles = ceil(tokens / 32) * ceil(keep / 32)
+    inputs = [like((1, tokens, 384)), like((1, tokens)), like((1, keep), np.int64)]
+    job = recorded("TokenMeans", inputs, {"rounds": 2})
+    assert kernels_of(job) == ["means::begin", *["means::join", "rounds::arrange", "means::move"] * 2]
+    assert job.launches[1].blocks >= min(CHIP, tiles)
+    job = recorded("TokenMedoids", inputs, {"rounds": 1, "power": 2})
+    assert kernels_of(job) == [
+        "medoids::begin", "nearest::center", "rounds::arrange", "medoids::costs", "medoids::move", "nearest::center",
+        "nearest::settle",
+    ]  # fmt: skip
+    assert job.launches[1].blocks >= min(CHIP, tiles)
+
+
+@pytest.mark.parametrize("name", ["TokenMeans", "TokenMedoids"])
+def test_parts_of_stretches_fit_into_the_workspace(name: str) -> None:
+    """Whatever K is, and for fewer tokens and images than an engine was asked for."""
+    attributes = {"rounds": 1} if name == "TokenMeans" else {"rounds": 1, "power": 2}
+    spaces = []
+    for tokens in (1, 31, 32, 33, 129, 577, 1500, 2000, 4096, 16384):
+        for keep in {1, (tokens + 1) // 2, tokens}:
+            inputs = [like((3, tokens, 8)), like((3, tokens)), like((3, keep), np.int64)]
+            job = recorded(name, inputs, attributes)
+            stretches = job.launches[1].grid[1]
+            assert job.workspace >= 3 * tokens * (8 * stretches + 8)
+        spaces.append(job.workspace)
+    assert spaces == sorted(spaces)
+
+
 @pytest.mark.parametrize("channels", [384, 1024])
 @pytest.mark.parametrize("tokens", TOKENS)
 def test_combining_and_restoring_are_a_launch_of_a_warp_a_row(tokens: int, channels: int) -> None:
