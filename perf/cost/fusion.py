@@ -2,19 +2,21 @@
 
 A product, a reduction over an axis, a softmax, a sort or a scatter ends a launch: what follows waits for all of it. What works
 element by element, gathers or moves data goes with the launch before or after it. So launches are counted as the levels of such
-operators, those on one level started together. TensorRT-RTX's builder counts the same for ToMe (8 engine layers a site) and top-k
-(5), as lowered for GPUs; `tests/perf/cost/test_fusion.py` holds the model to docs/results/engine_layers.json.
+operators, those on one level started together, and a Loop launches anew at every turn, which a count of an engine's layers does
+not see. For methods without loops `tests/perf/cost/test_fusion.py` holds the model to the layers that TensorRT-RTX's builder
+counts, docs/results/engine_layers.json: ToMe 8 a site, top-k 4 or 5, as lowered for GPUs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
 import onnx_ir as ir
 
 from tokenrt.passes.graph.shapes import BATCH, Dims
+from tokenrt.perf.cost import loops
 from tokenrt.perf.cost.chip import Chip
 
 ENDS = frozenset(
@@ -32,9 +34,9 @@ def ends(node: ir.Node) -> bool:
     return node.op_type in ENDS or node.op_type.startswith("Reduce")
 
 
-def computed(graph: ir.Graph) -> set[ir.Value]:
-    """The values that depend on what the model is given, not only on its shape."""
-    found = set(graph.inputs)
+def computed(graph: ir.Graph, told: Iterable[ir.Value] = ()) -> set[ir.Value]:
+    """The values that depend on what the model is given, or on what is told, not only on its shape."""
+    found = {*graph.inputs, *told}
     for node in graph:
         if node.op_type not in ("Shape", "Size") and any(value in found for value in node.inputs):
             found.update(node.outputs)
@@ -53,14 +55,14 @@ class Level:
 
 
 def levels(
-    nodes: Iterable[ir.Node], told: Container[ir.Value], single: Callable[[ir.Node], bool] = ends
+    nodes: Iterable[ir.Node], told: Collection[ir.Value], single: Callable[[ir.Node], bool] = ends
 ) -> int:
     """Levels of the nodes that end a launch, among these, which come in order; told: what is computed in the graph."""
     return len({level for level, _ in _reached(nodes, told, single)})
 
 
 def launched(
-    nodes: Iterable[ir.Node], told: Container[ir.Value], dims: Mapping[str, Dims], batch: int
+    nodes: Iterable[ir.Node], told: Collection[ir.Value], dims: Mapping[str, Dims], batch: int
 ) -> list[Level]:
     """The levels with what is computed on each.
 
@@ -74,7 +76,7 @@ def launched(
 
 
 def _reached(
-    nodes: Iterable[ir.Node], told: Container[ir.Value], single: Callable[[ir.Node], bool]
+    nodes: Iterable[ir.Node], told: Collection[ir.Value], single: Callable[[ir.Node], bool]
 ) -> Iterator[tuple[int, ir.Node]]:
     """The nodes that end a launch, each with its level."""
     reached: dict[ir.Value, int] = {}
@@ -82,10 +84,19 @@ def _reached(
         if not any(value in told for value in node.outputs):
             continue
         level = max((reached.get(value, 0) for value in node.inputs if value is not None), default=0)
-        if single(node):
+        for _ in range(_launches(node, told, single)):
             level += 1
             yield level, node
         reached.update(dict.fromkeys(node.outputs, level))
+
+
+def _launches(node: ir.Node, told: Iterable[ir.Value], single: Callable[[ir.Node], bool]) -> int:
+    """Launches of a node one after the other: a Loop's are those of all turns, of which each is one at the least."""
+    inner = loops.body(node)
+    if inner is None:
+        return int(single(node))
+    turns = loops.turns(node)
+    return (1 if turns is None else turns) * max(levels(inner, computed(inner, told), single), 1)
 
 
 FUSED = 4
@@ -97,6 +108,7 @@ SINGLE = 4
 
 def _work(node: ir.Node, dims: Mapping[str, Dims], batch: int) -> tuple[float, float]:
     """Operations of a node, and bytes that it writes or that a product reads."""
+    # Of a Loop, what it carries from turn to turn; shapes inside are not known.
     read = [_elements(value, dims, batch) for value in node.inputs if value is not None]
     written = sum(_elements(value, dims, batch) for value in node.outputs)
     if node.op_type != "MatMul":
