@@ -105,7 +105,7 @@ def _without_nothing(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | 
         return None
     if node.op_type == "Shape":
         return op.constant(np.zeros(1, np.int64))
-    parts = [value for value in node.inputs if value not in empty]
+    parts = [value for value in node.inputs if value is not None and value not in empty]
     if not parts:
         return None
     made: ir.Value = op("Concat", *parts, axis=node.attributes["axis"].value) if len(parts) > 1 else parts[0]
