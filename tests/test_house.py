@@ -36,7 +36,7 @@ MAY_IMPORT: Mapping[str, str] = {
     "plugins": "passes.ops plugins.toolchain",
     "export.sources": "",
     "export": "export.sources passes.checking passes.graph",
-    "targets.engines": "",
+    "targets.engines": "passes.forms passes.ops",
     "targets.profiles": "passes.forms plugins",
     "targets.rtx": "targets.engines",
     "targets.trtexec": "passes.graph targets.engines targets.profiles targets.rtx",
