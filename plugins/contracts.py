@@ -30,13 +30,17 @@ STATUS = ("verified on host", "compiled", "unverified")
 
 @dataclass(frozen=True)
 class Field:
-    """An attribute of a node: one number, or a list of them where `kind` is list. Bounds hold for each number."""
+    """An attribute of a node: one number, or a list of them where `kind` is list. Bounds hold for each number.
+
+    longest: how many a list may hold; 0 where nothing but the tokens bounds it.
+    """
 
     name: str
     kind: str
     meaning: str
     least: int = 0
     most: int = 0
+    longest: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ class Contract:
         Sizes and whole shapes that are not known count as fitting.
         """
         for field in self.fields:
+            held = np.size(fields.get(field.name, ()))
+            if field.longest and held > field.longest:
+                return f"{field.name} holds {held} numbers, the plugin takes up to {field.longest}"
             for number in np.ravel(fields.get(field.name, ())):
                 if field.least < field.most and not field.least <= number <= field.most:
                     return f"{field.name} is {number}, the plugin takes {field.least} to {field.most}"
@@ -137,7 +144,9 @@ class Contract:
 def _range(field: Field) -> str:
     if field.kind == "float" and field.least == field.most:
         return "finite"
-    many = "any number of " if field.kind == "list" else ""
+    many = (
+        (f"up to {field.longest} of " if field.longest else "any number of ") if field.kind == "list" else ""
+    )
     return f"{many}{field.least} to {field.most}"
 
 

@@ -177,6 +177,7 @@ def test_a_bare_node_beyond_its_plugin_is_refused_by_name() -> None:
         ("TokenMeans", [(1, 197, 64), (1, 197), (1, 20)], {"rounds": 101}, "rounds is 101, the plugin takes 1 to 100"),
         ("TokenGreedySelect", [(1, 577, 8193), (1, 577)], {"keep": [9]}, "D of its input 'metric' is 8193, the plugin takes"),
         ("TokenGreedySelect", [(None, 16384, 1024), (None, 16384)], {"keep": [8192]}, "keep x N x D is 137438953472, the"),
+        ("TokenGroupSelect", [(1, 2050)], {"lengths": [2] * 1025}, "lengths holds 1025 numbers, the plugin takes up to 1024"),
         ("TokenNew", [(1, 2)], {}, "there is no plugin of this operator"),
     ],
 )  # fmt: skip
