@@ -23,8 +23,10 @@ from tokenrt.perf.cost.report import PlanCost, SiteCost, Times
 from tokenrt.perf.profile import groups
 from tokenrt.targets.profiles.profile import Target
 
-HALF = 2
-"""Bytes of an element: times are those of a model in float16."""
+HALF, SINGLE = 2, 4
+"""Bytes of an element: times are those of a model in float16, in which scores and the points of clusterings stay float32."""
+
+IN_SINGLE = frozenset({"TokenSelect", "TokenGroupSelect", "TokenPeaks", "TokenMeans", "TokenMedoids"})
 
 
 def cost_of(
@@ -119,7 +121,7 @@ def _work(node: ir.Node, dims: Mapping[str, Dims], batch: int) -> Work:
     if not shapes[0]:
         raise TargetError(f"the shape of {node.inputs[0]} is not known")
     own = {key: attribute.value for key, attribute in node.attributes.items()}
-    return work(node.op_type, shapes, own, HALF)
+    return work(node.op_type, shapes, own, SINGLE if node.op_type in IN_SINGLE else HALF)
 
 
 def _functions(
