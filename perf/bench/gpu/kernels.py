@@ -91,9 +91,9 @@ class Code:
     def page(self) -> list[str]:
         told = (
             "The CUDA kernels of `plugins/kernels`, not run, as they were when they were compiled by nvcc "
-            f"{self.told}: one written later is not in the table. No kernel spills a register or uses the stack, for any "
-            "architecture; `tests/plugins/toolchain/test_device.py` checks that, and that rows are read 16 bytes at a time. "
-            "Threads of a block, bytes of shared memory of a block, then for each architecture registers of a thread and "
+            f"{self.told}: one written later is not in the table. None of them spills a register or uses the stack, for "
+            "these architectures; `tests/plugins/toolchain/test_device.py` checks that, and that rows are read 16 bytes at a "
+            "time. Threads of a block, bytes of shared memory of a block, then for each architecture registers of a thread and "
             "theoretical occupancy in percent (warps a multiprocessor holds at once, of those it could). A kernel that "
             "tiles in registers is meant to run at low occupancy."
         )
