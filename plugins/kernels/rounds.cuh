@@ -20,9 +20,9 @@ namespace rounds {
 // The nearest centre of each token, assign [B,N], from what the stretches of centres say; the tokens in the
 // order of their clusters, members by ascending position, and the cluster of each: [B,N]. Grid: kOrderThreads
 // tokens a block, images.
-constexpr int kOrderThreads = 256;
+constexpr int kOrderThreads = 256, kOrderBlocks = 4;  // a multiprocessor must hold: 64 registers a thread
 
-static __global__ void __launch_bounds__(kOrderThreads)
+static __global__ void __launch_bounds__(kOrderThreads, kOrderBlocks)
     arrange(const Part* __restrict__ parts, std::int64_t* __restrict__ assign, int* __restrict__ token,
             int* __restrict__ cluster, int stretches, int tokens) {
     const std::int64_t before_image = static_cast<std::int64_t>(blockIdx.y) * tokens;
