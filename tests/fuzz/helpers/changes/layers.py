@@ -132,10 +132,12 @@ def _parts(result: ir.Value, width: int) -> Iterator[tuple[ir.Node, ir.Value, sl
     """(node, part, its columns, its heads or 0) of a joined projection: by Split or Slice, or turned to [3,B,H,N,D] first."""
     if not single(result):
         for node, _ in list(result.uses()):
-            axes = constant(node.inputs[3]) if node.op_type == "Slice" and len(node.inputs) > 3 else None
-            if axes is not None and axes.tolist() in ([-1], [2]) and constant(node.inputs[1]) is not None:
-                start, end = int(constant(node.inputs[1])[0]), int(constant(node.inputs[2])[0])
-                yield node, node.outputs[0], slice(start, min(end, width)), 0
+            if node.op_type != "Slice" or len(node.inputs) < 4:
+                continue
+            first, last, axes = (constant(value) for value in node.inputs[1:4])
+            if first is None or last is None or axes is None or axes.tolist() not in ([-1], [2]):
+                continue
+            yield node, node.outputs[0], slice(int(first[0]), min(int(last[0]), width)), 0
         return
     node = reader(result)
     if node.op_type == "Split" and attribute(node, "axis", 0) in (-1, 2):
