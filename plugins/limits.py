@@ -26,11 +26,15 @@ MOST_AXES, MOST_FACTORS = 4, 3
 
 @dataclass(frozen=True)
 class Limits:
-    """axes: letter -> most. factors: the fields and axes whose product is at most `work`; none where nothing bounds it."""
+    """axes: letter -> most. factors: the fields and axes whose product is at most `work`; none where nothing bounds it.
+
+    beyond: up to so many tokens the work is divided otherwise, and not bounded.
+    """
 
     axes: Mapping[str, int]
     factors: tuple[str, ...] = ()
     work: int = 0
+    beyond: int = 0
 
     @classmethod
     def read(cls, held: Mapping[str, Any]) -> Limits:
@@ -39,14 +43,17 @@ class Limits:
         work = held.get("work", {"of": (), "most": 0})
         if len(axes) > MOST_AXES or len(work["of"]) > MOST_FACTORS:
             raise ValueError(f"[limits] holds up to {MOST_AXES} axes and {MOST_FACTORS} factors")
-        return cls(axes, tuple(work["of"]), int(work["most"]))
+        return cls(axes, tuple(work["of"]), int(work["most"]), int(work.get("beyond", 0)))
 
     def most(self, letter: str) -> int:
         """The largest size of an axis; one that counts tokens under another letter has the limit of N."""
         return self.axes.get(letter, MOST_ELEMENTS if letter in "CD" else self.axes["N"])
 
     def as_dict(self) -> dict[str, Any]:
-        return {"axes": dict(self.axes), "work": {"of": list(self.factors), "most": self.work}}
+        return {
+            "axes": dict(self.axes),
+            "work": {"of": list(self.factors), "most": self.work, "beyond": self.beyond},
+        }
 
     def text(self) -> str:
         """A sentence for the README."""
@@ -54,6 +61,7 @@ class Limits:
         told = f"{listed}; rows times channels of an image to 2^31 - 1"
         if self.factors:
             told += f"; {' x '.join(f'`{name}`' if len(name) > 1 else name for name in self.factors)} to {self.work}"
+            told += f" beyond {self.beyond} tokens" if self.beyond else ""
         return told + "."
 
     def against(
@@ -81,6 +89,8 @@ class Limits:
                 return f"its input {name!r} has {prod(last)} elements an image, the plugin takes up to {MOST_ELEMENTS}"
         found = [sizes.get(name) if len(name) == 1 else _number(fields.get(name)) for name in self.factors]
         factors = [item for item in found if item is not None]
+        if sizes.get("N", self.beyond + 1) <= self.beyond:
+            return ""
         if len(factors) == len(found) and found and prod(factors) > self.work:
             return (
                 f"{' x '.join(self.factors)} is {prod(factors)}, the plugin takes up to {self.work}: one launch of it would "
@@ -109,6 +119,7 @@ def header(limits: Mapping[str, Limits]) -> str:
     lines += [f"constexpr int kMost{name} = {_shared(limits, letter)};" for letter, name in NAMES.items()]
     lines += [f"constexpr long long kMostElements = {MOST_ELEMENTS};  // rows times channels of an image"]
     lines += [f"constexpr long long k{name}Work = {of.work};" for name, of in limits.items() if of.factors]
+    lines += [f"constexpr int k{name}Beyond = {of.beyond};" for name, of in limits.items() if of.beyond]
     lines += [
         "",
         "struct Limits {",
@@ -119,6 +130,7 @@ def header(limits: Mapping[str, Limits]) -> str:
         f"    }} axes[{MOST_AXES}];",
         f"    const char* factors[{MOST_FACTORS}];  // letters and fields whose product is at most `work`",
         "    long long work;",
+        "    int beyond;  // up to so many tokens the work is not bounded",
         "};",
         "",
         "constexpr Limits kLimits[] = {",
@@ -126,7 +138,7 @@ def header(limits: Mapping[str, Limits]) -> str:
     for name, of in limits.items():
         axes = ", ".join(f"{{'{letter}', {most}}}" for letter, most in of.axes.items())
         factors = ", ".join(f'"{factor}"' for factor in of.factors)
-        lines.append(f'    {{"{name}", {{{axes}}}, {{{factors}}}, {of.work}}},')
+        lines.append(f'    {{"{name}", {{{axes}}}, {{{factors}}}, {of.work}, {of.beyond}}},')
     return "\n".join((*lines, "};", "", "}  // namespace tokenrt")) + "\n"
 
 

@@ -12,6 +12,8 @@ constexpr long long kMostElements = 2147483647;  // rows times channels of an im
 constexpr long long kTokenClusterWork = 134217728;
 constexpr long long kTokenCoverSelectWork = 8589934592;
 constexpr long long kTokenGreedySelectWork = 8589934592;
+constexpr int kTokenCoverSelectBeyond = 4096;
+constexpr int kTokenGreedySelectBeyond = 4096;
 
 struct Limits {
     const char* name;
@@ -21,21 +23,22 @@ struct Limits {
     } axes[4];
     const char* factors[3];  // letters and fields whose product is at most `work`
     long long work;
+    int beyond;  // up to so many tokens the work is not bounded
 };
 
 constexpr Limits kLimits[] = {
-    {"TokenCluster", {{'B', 1024}, {'N', 16384}}, {"remove", "N"}, 134217728},
-    {"TokenCombine", {{'B', 1024}, {'N', 16384}}, {}, 0},
-    {"TokenCoverSelect", {{'B', 1024}, {'N', 16384}, {'D', 8192}}, {"keep", "N", "D"}, 8589934592},
-    {"TokenGreedySelect", {{'B', 1024}, {'N', 16384}, {'D', 8192}}, {"keep", "N", "D"}, 8589934592},
-    {"TokenGroupSelect", {{'B', 1024}, {'N', 16384}}, {}, 0},
-    {"TokenMatch", {{'B', 1024}, {'N', 16384}}, {}, 0},
-    {"TokenMeans", {{'B', 1024}, {'N', 16384}}, {}, 0},
-    {"TokenMedoids", {{'B', 1024}, {'N', 16384}}, {}, 0},
-    {"TokenPeaks", {{'B', 1024}, {'N', 16384}}, {}, 0},
-    {"TokenRestore", {{'B', 1024}, {'K', 32768}, {'N', 16384}}, {}, 0},
-    {"TokenScore", {{'B', 1024}, {'H', 256}, {'N', 16384}, {'D', 8192}}, {}, 0},
-    {"TokenSelect", {{'B', 1024}, {'N', 16384}}, {}, 0},
+    {"TokenCluster", {{'B', 1024}, {'N', 16384}}, {"remove", "N"}, 134217728, 0},
+    {"TokenCombine", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},
+    {"TokenCoverSelect", {{'B', 1024}, {'N', 16384}, {'D', 8192}}, {"keep", "N", "D"}, 8589934592, 4096},
+    {"TokenGreedySelect", {{'B', 1024}, {'N', 16384}, {'D', 8192}}, {"keep", "N", "D"}, 8589934592, 4096},
+    {"TokenGroupSelect", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},
+    {"TokenMatch", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},
+    {"TokenMeans", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},
+    {"TokenMedoids", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},
+    {"TokenPeaks", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},
+    {"TokenRestore", {{'B', 1024}, {'K', 32768}, {'N', 16384}}, {}, 0, 0},
+    {"TokenScore", {{'B', 1024}, {'H', 256}, {'N', 16384}, {'D', 8192}}, {}, 0, 0},
+    {"TokenSelect", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},
 };
 
 }  // namespace tokenrt

@@ -33,7 +33,7 @@ std::int64_t Operator::most(char letter) const {
 
 void Operator::bound(const Values& values, const Sizes& sizes) const {
     const Limits& limits = limits_of(name);
-    if (limits.work == 0) {
+    if (limits.work == 0 || (sizes['N'] != kUnknown && sizes['N'] <= limits.beyond)) {
         return;
     }
     std::int64_t work = 1;  // three factors below 2^21 each

@@ -25,6 +25,7 @@ struct ChooseShape {
 };
 
 constexpr int kByChoice = 1;
+constexpr long long kNoLimit = 1LL << 62;  // of work: what is chosen from a row of cosines a turn is short
 constexpr float kMostImportance = 1e9f, kMostPower = 4.0f;
 
 namespace choose {

@@ -199,7 +199,8 @@ inline cudaError_t token_cover_select(int type, const void* metric, const float*
                                       std::int64_t* index, void* workspace, ChooseShape shape,
                                       cudaStream_t stream) {
     const cudaError_t bad =
-        choose::check(type, shape, kTokenCoverSelectWork, metric, importance, index, workspace);
+        choose::check(type, shape, shape.tokens > kTokenCoverSelectBeyond ? kTokenCoverSelectWork : kNoLimit,
+                      metric, importance, index, workspace);
     if (bad != cudaSuccess) {
         return bad;
     }

@@ -23,6 +23,8 @@
 
 namespace tokenrt {
 
+static_assert(kTokenGreedySelectBeyond <= gram::kMost, "what is not bounded is chosen by rows");
+
 namespace greedy {
 
 using choose::own_of;
@@ -192,8 +194,9 @@ inline cudaError_t token_greedy_select(int type, const void* metric, const float
     if (!within(shape.objective, kMaxMin, kMaxSum) || !within(shape.seed, kFromNothing, kMostIsolated)) {
         return cudaErrorInvalidValue;
     }
-    const cudaError_t bad =
-        choose::check(type, shape, kTokenGreedySelectWork, metric, importance, index, workspace);
+    const cudaError_t bad = choose::check(
+        type, shape, shape.tokens > kTokenGreedySelectBeyond ? kTokenGreedySelectWork : kNoLimit, metric,
+        importance, index, workspace);
     if (bad != cudaSuccess) {
         return bad;
     }

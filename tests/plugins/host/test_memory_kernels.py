@@ -133,6 +133,9 @@ GREEDY = {**CHOICE, "objective": 0, "seed": 0}
     [
         ("TokenGreedySelect", [(1, 16384, 64), (1, 16384)], GREEDY, True),
         ("TokenGreedySelect", [(1, 16384, 65), (1, 16384)], GREEDY, False),
+        ("TokenGreedySelect", [(1, 4096, 8192), (1, 4096)], {**GREEDY, "keep": [4000]}, True),
+        ("TokenGreedySelect", [(1, 4097, 8192), (1, 4097)], {**GREEDY, "keep": [4000]}, False),
+        ("TokenCoverSelect", [(1, 4096, 8192), (1, 4096)], {**CHOICE, "keep": [4000]}, True),
         ("TokenCoverSelect", [(1, 16384, 64), (1, 16384)], CHOICE, True),
         ("TokenCoverSelect", [(1, 16384, 65), (1, 16384)], CHOICE, False),
         ("TokenCluster", [(1, 16384, 64)], {"keep": [8192], "remove": [8192], "linkage": 0}, True),
