@@ -192,6 +192,14 @@ BREAKS = {
         "const int next = 1;",
         "ThreadSanitizer: data race",
     ),
+    "one place for the bests of two turns": (
+        RACES,
+        "choices_over_a_boundary and 65",
+        "greedy_rows.cuh",
+        "slots[turn % 2]",
+        "slots[0]",
+        "ThreadSanitizer: data race",
+    ),
     "one row too many": (
         MEMORY,
         "TokenRestore and every_type",
