@@ -96,7 +96,10 @@ class EngineLayers:
         head += "Made by `python -m tokenrt.perf.bench engine_layers`."
         parts = ["# Engine layers", head, self._deployed(), f"Unreduced: {self._bases()}."]
         if others := [row for row in self.rows if row.method not in BUDGETS]:
-            told = f"The other methods that need no training, {OTHERS} at blocks {', '.join(map(str, BLOCKS))}, with the bodies "
+            told = (
+                f"The other methods that need no training, {OTHERS.amount:.0%} of the tokens kept at blocks "
+            )
+            told += f"{', '.join(map(str, BLOCKS))} each, with the bodies "
             told += f"for GPUs, capability {CAPABILITIES[0]}. A layer counts once that stands in a loop: methods that choose "
             told += "tokens one after the other start its layers once a turn."
             parts += [told, self._others(others)]
