@@ -49,9 +49,10 @@ __host__ __device__ inline Held held_by(float* workspace, std::int64_t image, in
     return {start, start + static_cast<std::int64_t>(free) * pitch_of(free)};
 }
 
-// rows [n,n]: cosine (i, j) of free tokens i and j, divided by j's length first. nearest [tiles,n], where
-// kNearest: the largest cosine of each row to another token in one tile of columns. Grid: tiles of columns,
-// of rows, images.
+// rows [n,n]: cosine (i, j) of free tokens i and j, divided by the larger length first, so that (j, i) is the
+// same to the bit: two tokens that are each other's nearest tie. nearest [tiles,n], where kNearest: the
+// largest cosine of each row to another token in one tile of columns. Grid: tiles of columns, of rows,
+// images.
 template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     cosines(const T* __restrict__ metric, float* __restrict__ workspace, int tokens, int width, int protect,
@@ -85,7 +86,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         float highest = kBelow;
 #pragma unroll
         for (int j = 0; j < kEach; ++j) {
-            product[i][j] = cosine_of(product[i][j], lengths[j], length);
+            product[i][j] = cosine_of(product[i][j], fmaxf(lengths[j], length), fminf(lengths[j], length));
             const bool other = first + j < free && first + j != own;
             highest = other ? fmaxf(highest, product[i][j]) : highest;
         }

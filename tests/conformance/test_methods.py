@@ -42,11 +42,11 @@ BACKENDS = ["numpy", "onnxruntime", pytest.param("plugin-host", marks=needs_comp
 GPU_BODIES = "onnxruntime, bodies for GPUs"
 
 BY_KERNEL = (2, 33, 197)
-"""Sizes at which the kernels run, on the CPU, outside the full matrix too."""
+"""Sizes at which the kernels, on the CPU, and the bodies for GPUs run outside the full matrix too."""
 
 
 def settings() -> Iterator[Any]:
-    """Backend, method, tokens, kept, protected, batch: all of it for small sizes, one of each large one in the quick run."""
+    """Backend, method, tokens, kept, protected, batch; quick: one batch of small sizes, one case of large ones."""
     for name, tokens, protect, batch in itertools.product(methods.names(), SMALL + LARGE, (0, 1, 5), (1, 3)):
         method = methods.get(name)()
         if protect >= tokens:
@@ -54,19 +54,28 @@ def settings() -> Iterator[Any]:
         fewest = method.fewest(tokens, protect)
         counts = {fewest, tokens - 1} if tokens in SMALL else {max(fewest, tokens // 2)}
         one = batch == (1 if tokens % 2 else 3)
-        usual = tokens in SMALL or (one and protect == tokens % 2)
+        even = protect == tokens % 2
+        usual = (tokens in SMALL and (one or tokens in BY_KERNEL)) or (one and even)
         for keep in sorted(count for count in counts if fewest <= count < tokens):
             marks = [] if usual and name not in SLOW.get(tokens, ()) else [pytest.mark.slow]
             label = f"{name}-{tokens}-{keep}-{protect}-{batch}"
             yield pytest.param("onnxruntime", name, tokens, keep, protect, batch, id=label, marks=marks)
             if not (usual and one):
                 continue
+            marks = [] if tokens in BY_KERNEL and even else [pytest.mark.slow]
             if tokens in BY_KERNEL:
-                yield pytest.param(GPU_BODIES, name, tokens, keep, protect, batch, id=f"gpu-bodies-{label}")
-            often = tokens in BY_KERNEL and protect == tokens % 2
-            marks = [needs_compiler] if often else [needs_compiler, pytest.mark.slow]
+                yield pytest.param(
+                    GPU_BODIES, name, tokens, keep, protect, batch, id=f"gpu-bodies-{label}", marks=marks
+                )
             yield pytest.param(
-                "plugin-host", name, tokens, keep, protect, batch, id=f"kernels-{label}", marks=marks
+                "plugin-host",
+                name,
+                tokens,
+                keep,
+                protect,
+                batch,
+                id=f"kernels-{label}",
+                marks=[needs_compiler, *marks],
             )
 
 

@@ -66,6 +66,7 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("Softmax", [X], {"axis": -1}),
     ("Squeeze", [X[:, :, :1], ints(-1)], {}),
     ("Squeeze", [X[:1, :, :1]], {}),
+    ("ThresholdedRelu", [X], {"alpha": 0.2}),
     ("TopK", [np.round(X), ints(3)], {"axis": 1}),
     ("TopK", [np.round(X), ints(2)], {"axis": -1, "largest": 0}),
     ("Transpose", [X], {"perm": [0, 2, 1]}),
