@@ -37,7 +37,8 @@ __device__ __forceinline__ float bias_at(const float* bias, const ScoreShape& sh
 }
 
 // Where the numbers of (image, head, row) start, in units of rows.
-__device__ __forceinline__ long long line(const ScoreShape& shape, long long image, int head, int row) {
+__host__ __device__ __forceinline__ long long line(const ScoreShape& shape, long long image, int head,
+                                                   int row) {
     return (image * shape.heads + head) * shape.rows() + row;
 }
 

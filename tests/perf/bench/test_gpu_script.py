@@ -22,7 +22,7 @@ from tokenrt.perf.cost.jobs import jobs
 from tokenrt.plugins.host import kernels
 from tokenrt.plugins.host.launches import KERNELS
 
-FAST = Deadline(300)
+SECONDS = 300
 
 
 def _only(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
@@ -78,7 +78,7 @@ def test_the_form_of_plugins_has_bare_nodes(tmp_path: Path, monkeypatch: pytest.
 
 @pytest.mark.slow
 def test_the_tests_of_the_gpu_are_collected_and_skipped_here() -> None:
-    found = suite.run(None, FAST)
+    found = suite.run(None, Deadline(SECONDS))
     assert (found["failed"], found["complete"]) == (0, True)
     assert found["passed"] + found["skipped"] > 100
     if card() is None:
@@ -87,7 +87,7 @@ def test_the_tests_of_the_gpu_are_collected_and_skipped_here() -> None:
 
 def test_tests_run_in_a_process_of_their_own(tmp_path: Path) -> None:
     (tmp_path / "test_two.py").write_text("def test_right():\n    pass\n\ndef test_wrong():\n    assert 0\n")
-    found = suite.run(None, FAST, tmp_path)
+    found = suite.run(None, Deadline(SECONDS), tmp_path)
     assert (found["passed"], found["failed"], found["complete"]) == (1, 1, True)
     assert found["names"][0].endswith("::test_wrong")
     (tmp_path / "test_two.py").write_text("import time\n\ndef test_long():\n    time.sleep(60)\n")
@@ -164,7 +164,7 @@ def test_counts_of_a_report() -> None:
       <testcase classname="a" name="x"/><testcase classname="a" name="y"><failure/></testcase>
       <testcase classname="a" name="z"><skipped/></testcase></testsuite></testsuites>"""
     assert suite.counted(xml) == {"failed": 1, "complete": True, "passed": 1, "skipped": 1, "names": ["a::y"]}
-    assert suite.run(None, FAST, Path("nowhere"))["left_out"].startswith("there is no nowhere")
+    assert suite.run(None, Deadline(SECONDS), Path("nowhere"))["left_out"].startswith("there is no nowhere")
 
 
 class Fake:
