@@ -38,16 +38,16 @@ def _wider(build: Builder, one: ir.Value, two: ir.Value) -> tuple[int, ...] | No
 
 
 def open_sub(build: Builder, node: ir.Node) -> bool:
-    """Write x - f(x), of one shape, as x + (-f(x)): a residual addition like any other, with the same bits."""
+    """Write x - f(x), of one shape, as x + (-f(x)), and f(x) - (-x) as f(x) + x: residual additions, with the same bits."""
     stream, branch = node.inputs
     if stream is None or branch is None or stream.const_value is not None or branch.const_value is not None:
         return False
     if not (build.known(stream) and build.known(branch)) or build.dims(stream) != build.dims(branch):
         return False
-    if len(build.dims(stream)) < 2 or stream not in ancestors((branch,)):
-        return False
     maker = branch.producer()
     plain = maker.inputs[0] if maker is not None and maker.op_type == "Neg" else None
+    if len(build.dims(stream)) < 2 or (plain is None and stream not in ancestors((branch,))):
+        return False
     plain = plain if plain is not None else build.make(build.dims(branch), "Neg", branch)
     total = build.make(build.dims(stream), "Add", stream, plain)
     added = total.producer()
