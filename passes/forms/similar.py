@@ -11,9 +11,7 @@ import onnx_ir as ir
 from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.ops.contract import MOST_WORK
 from tokenrt.passes.ops.graph_backend import GraphOps
-
-LEAST_SQUARE = 1e-38
-"""Floor of the squared length, so that a zero row stays zero: 0/0 -> 0."""
+from tokenrt.passes.ops.token_match import LEAST_SQUARE
 
 FAR = -1e9
 PICKS = frozenset({"Gather", "GatherND", "Slice"})

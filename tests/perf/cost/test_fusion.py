@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import onnx_ir as ir
 import pytest
 
 import tokenrt
 from tokenrt.perf.bench.gpu.engine_layers import BUDGETS, CAPABILITIES, FORMS
 from tokenrt.perf.bench.plain_vit import PlainViT
-from tokenrt.perf.cost import fusion, sites
+from tokenrt.perf.cost import sites
 from tokenrt.targets import load
 
 COUNTED = json.loads((Path(__file__).parents[3] / "docs" / "results" / "engine_layers.json").read_text())
@@ -31,30 +30,8 @@ def test_launches_of_a_site_are_about_the_layers_of_an_engine(method: str, model
     (counted,) = (
         row["layers_a_site"]
         for row in COUNTED["rows"]
-        if (row["method"], row["form"], row["batch"], row.get("capability", CAPABILITIES[0]))
+        if (row["method"], row["form"], row["batch"], row["capability"])
         == (method, FORMS[1], 1, CAPABILITIES[0])
     )
     each = found.functions / len(plan.sites)
     assert abs(each - counted) <= max(1.5, 0.4 * counted), (each, counted)
-
-
-def test_levels_by_hand() -> None:
-    """x - mean(x) over its own maximum, and a product beside it: two levels, of which the first starts twice."""
-    text = """
-    <ir_version: 10, opset_import: ["" : 18]>
-    g (float[B,4] x, float[4,2] w) => (float[B,4] y, float[B,2] z) {
-      axes = Constant <value_ints = [1]> ()
-      shape = Shape (x)
-      mean = ReduceMean (x, axes)
-      away = Sub (x, mean)
-      top = ReduceMax (away, axes)
-      y = Div (away, top)
-      z = MatMul (x, w)
-      still = ReduceSum (shape)
-    }
-    """
-    graph = ir.from_onnx_text(text).graph
-    told = fusion.computed(graph)
-    assert fusion.levels(graph, told) == 2
-    assert fusion.levels(graph, told, lambda node: node.op_type == "MatMul") == 1
-    assert fusion.levels([], told) == 0

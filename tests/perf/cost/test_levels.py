@@ -15,23 +15,32 @@ from tokenrt.perf.cost import fusion, loops, sites
 from tokenrt.perf.cost.chip import Chip
 from tokenrt.targets import load
 
+LEVELS = """
+<ir_version: 10, opset_import: ["" : 18]>
+g (float[B,4] x, float[4,2] w) => (float[B,4] y, float[B,2] z) {
+  axes = Constant <value_ints = [1]> ()
+  shape = Shape (x)
+  mean = ReduceMean (x, axes)
+  away = Sub (x, mean)
+  top = ReduceMax (away, axes)
+  y = Div (away, top)
+  z = MatMul (x, w)
+  still = ReduceSum (shape)
+}
+"""
+"""x - mean(x) over its own maximum, and a product beside it: two levels, of which the first starts twice."""
+
+
+def test_levels_by_hand() -> None:
+    graph = ir.from_onnx_text(LEVELS).graph
+    told = fusion.computed(graph)
+    assert fusion.levels(graph, told) == 2
+    assert fusion.levels(graph, told, lambda node: node.op_type == "MatMul") == 1
+    assert fusion.levels([], told) == 0
+
 
 def test_launches_by_hand() -> None:
-    """x - mean(x) over its own maximum, and a product beside it: two levels, of which the first starts twice."""
-    text = """
-    <ir_version: 10, opset_import: ["" : 18]>
-    g (float[B,4] x, float[4,2] w) => (float[B,4] y, float[B,2] z) {
-      axes = Constant <value_ints = [1]> ()
-      shape = Shape (x)
-      mean = ReduceMean (x, axes)
-      away = Sub (x, mean)
-      top = ReduceMax (away, axes)
-      y = Div (away, top)
-      z = MatMul (x, w)
-      still = ReduceSum (shape)
-    }
-    """
-    graph = ir.from_onnx_text(text).graph
+    graph = ir.from_onnx_text(LEVELS).graph
     told = fusion.computed(graph)
     dims = {
         "x": (BATCH, 4),
