@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,22 +13,9 @@ from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Value
 from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.methods.tensors import TensorTaps, checked, layout
 from tokenrt.passes.ops import numpy_backend
 from tokenrt.passes.ops.contract import Array
-
-SHAPES: Mapping[str, tuple[str, ...]] = {
-    "x": ("B", "N", "C"),
-    "normed": ("B", "N", "C"),
-    "keys": ("B", "H", "N", "D"),
-    "queries": ("B", "H", "N", "D"),
-    "values": ("B", "H", "N", "D"),
-    "attn": ("B", "H", "N", "N"),
-    "cls_attn": ("B", "H", "N"),
-    "size": ("B", "N", "1"),
-    "text": ("B", "T", "C"),
-    "stream": ("B", "N", "E"),
-}
-"""The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn may also be [B,N]; stream is x unless given."""
 
 BACKENDS = ("numpy", "onnxruntime")
 OPSET = 18
@@ -57,9 +43,9 @@ def apply_method(
     method = methods.get(name).from_options(params)
     if isinstance(backend, str) and backend not in BACKENDS:
         raise unknown_backend(backend, BACKENDS)
-    arrays, dims = _checked(tensors)
+    arrays, dims = checked(tensors, method.layers)
     site = _in_multiples(method, _site(method, dims, keep, protect, class_token), multiple_of)
-    site = replace(site, block=block, blocks=blocks, grid=_grid(tensors, site))
+    site = replace(site, block=block, blocks=blocks, grid=layout(tensors, site))
     if site.keep == site.tokens:
         return _unchanged(arrays, restore)
     carried = {name: np.asarray(value) for name, value in (state or {}).items()}
@@ -97,118 +83,6 @@ def unknown_backend(name: str, known: Sequence[str]) -> MethodError:
     return MethodError(f"no backend is called {name!r}; backends: {', '.join(known)}")
 
 
-def _grid(tensors: Mapping[str, Any], site: Site) -> tuple[int, ...] | None:
-    if "grid" not in tensors:
-        return None
-    grid = tuple(int(length) for length in np.ravel(tensors["grid"]))
-    if len(grid) not in (2, 3) or math.prod(grid) != site.tokens - site.protect:
-        raise MethodError(
-            f"grid {grid} must be (h, w) or (frames, h, w) with as many cells as there are unprotected tokens, "
-            f"{site.tokens - site.protect}"
-        )
-    return grid
-
-
-@dataclass(frozen=True)
-class TensorTaps:
-    """The taps of a method, computed by `op` from tensors that are given by name."""
-
-    op: Ops
-    tensors: Mapping[str, Value]
-    site: Site
-    given: Mapping[str, Value] = field(default_factory=dict)
-
-    @property
-    def tokens(self) -> Value:
-        return self.tensors["x"]
-
-    @property
-    def size(self) -> Value | None:
-        return self.tensors.get("size")
-
-    @property
-    def padded(self) -> bool:
-        return self.size is not None
-
-    @property
-    def state(self) -> Mapping[str, Value]:
-        return self.given
-
-    def stream(self) -> Value:
-        return self.op("Cast", self.tensors.get("stream", self.tokens), to=steps.FLOAT)
-
-    def normed(self) -> Value:
-        return self._tensor("normed")
-
-    def queries(self) -> Value:
-        return self._tensor("queries")
-
-    def keys(self) -> Value:
-        return self._tensor("keys")
-
-    def values(self) -> Value:
-        return self._tensor("values")
-
-    def attention(self) -> Value:
-        if "attn" in self.tensors:
-            return self.tensors["attn"]
-        if not {"queries", "keys"} <= self.tensors.keys():
-            raise _missing("the attention", "attn, or queries and keys", self.tensors)
-        scaled = self.op("Mul", self.queries(), self.site.width**-0.5)
-        logits = self.op("MatMul", scaled, self.op("Transpose", self.keys(), perm=[0, 1, 3, 2]))
-        if self.size is not None:
-            row = self.op("Transpose", self.op("Log", self.size), perm=[0, 2, 1])
-            logits = self.op("Add", logits, self.op("Unsqueeze", row, np.array([1])))
-        return self.op("Softmax", logits, axis=-1)
-
-    def _tensor(self, name: str) -> Value:
-        if name not in self.tensors:
-            raise _missing("the method", name, self.tensors)
-        return self.tensors[name]
-
-    def metric(self) -> Value:
-        if "keys" not in self.tensors:
-            raise _missing("the metric", "keys", self.tensors)
-        return steps.head_mean(self.op, self.tensors["keys"], self.site.heads, self.site.width)
-
-    def class_attention(self) -> Value:
-        if "cls_attn" in self.tensors:
-            return self._mean(self.tensors["cls_attn"], [1], self.site.heads)
-        if "attn" in self.tensors:
-            row = self.op("Slice", self.tensors["attn"], np.array([0]), np.array([1]), np.array([2]))
-            return self._mean(row, [1, 2], self.site.heads)
-        return self._score("class attention", "cls_attn, attn, or queries and keys", 1)
-
-    def received_attention(self) -> Value:
-        if "attn" in self.tensors:
-            return self._mean(self.tensors["attn"], [1, 2], self.site.heads * self.site.tokens)
-        return self._score("attention received", "attn, or queries and keys", self.site.tokens)
-
-    def _score(self, what: str, tensors: str, rows: int) -> Value:
-        if not {"queries", "keys"} <= self.tensors.keys():
-            raise _missing(what, tensors, self.tensors)
-        bias = self.op.constant(np.zeros((1, 1, 1, 1), np.float32))
-        if self.size is not None:
-            row = self.op("Transpose", self.op("Log", self.size), perm=[0, 2, 1])
-            bias = self.op("Unsqueeze", row, np.array([1]))
-        scale = self.site.width**-0.5
-        queries, keys = self.tensors["queries"], self.tensors["keys"]
-        return self.op("TokenScore", queries, keys, bias, scale=scale, first_row=0, end_row=rows)
-
-    def _mean(self, data: Value, axes: list[int], count: int) -> Value:
-        total = self.op("ReduceSum", data, np.array(axes), keepdims=0)
-        return total if count == 1 else self.op("Mul", total, 1.0 / count)
-
-
-def _missing(what: str, names: str, given: Mapping[str, Any]) -> MethodError:
-    named = ", ".join(
-        f"{name} [{','.join(dims)}]"
-        for name, dims in SHAPES.items()
-        if name in names.replace(",", "").split()
-    )
-    return MethodError(f"{what} needs the tensor {names}, with shapes {named}; given: {', '.join(given)}")
-
-
 def restored(op: Ops, tokens: Value, reduction: Reduction, site: Site) -> Value:
     """Return all N tokens: a position gets the token it is part of, a dropped one its own of `tokens`."""
     if reduction.affinity is not None:
@@ -219,41 +93,6 @@ def restored(op: Ops, tokens: Value, reduction: Reduction, site: Site) -> Value:
     source = op("Where", lost, own, reduction.assign)
     every = op("Expand", source, steps.batch_shape(op, tokens, site.tokens))
     return op("TokenRestore", op("Concat", reduction.tokens, tokens, axis=1), every)
-
-
-def _checked(tensors: Mapping[str, Any]) -> tuple[dict[str, Array], dict[str, int]]:
-    """Return the tensors as arrays and the size of every axis letter. Raises: MethodError."""
-    known = ", ".join([*SHAPES, "grid"])
-    arrays: dict[str, Array] = {}
-    dims: dict[str, int] = {}
-    origin: dict[str, str] = {}
-    for name, item in tensors.items():
-        if name == "grid":
-            continue
-        if name not in SHAPES:
-            raise MethodError(f"no tensor is called {name!r}; names: {known}")
-        array = np.asarray(item)
-        letters = ("B", "N") if name == "cls_attn" and array.ndim == 2 else SHAPES[name]
-        shape = f"{name} [{','.join(letters)}]"
-        if array.dtype.kind != "f":
-            raise MethodError(f"tensor {shape} must hold floating-point numbers, got {array.dtype}")
-        if array.ndim != len(letters):
-            raise MethodError(f"tensor {shape} needs {len(letters)} axes, got shape {list(array.shape)}")
-        for letter, size in zip(letters, array.shape, strict=True):
-            if size == 0 or (letter == "1" and size != 1):
-                raise MethodError(f"tensor {shape}: got shape {list(array.shape)}")
-            if letter in dims and dims[letter] != size:
-                raise MethodError(
-                    f"tensor {shape} has {letter}={size} in its shape {list(array.shape)}, "
-                    f"but {origin[letter]} has {letter}={dims[letter]}"
-                )
-            if letter != "1":
-                origin.setdefault(letter, name)
-                dims.setdefault(letter, size)
-        arrays[name] = array[:, None] if array.ndim != len(SHAPES[name]) else array
-    if "x" not in arrays:
-        raise MethodError(f"the tokens are missing: tensor x [B,N,C]; given: {', '.join(tensors) or 'none'}")
-    return arrays, dims
 
 
 def _site(method: Method, dims: Mapping[str, int], keep: int, protect: int, class_token: bool | None) -> Site:

@@ -41,7 +41,11 @@ TENSORS: Mapping[str, str] = {
     "class_attention": "cls_attn [B,H,N], or attn, or queries and keys",
     "received_attention": "attn [B,H,N,N], or queries and keys",
     "grid": "grid (h, w)",
-    "text": "text [B,T,C]",
+    "text": "text [B,T,E]",
+    "text_mask": "text_mask [B,T], where some words are padding",
+    "quotas": "quotas [B,G]",
+    "importance": "importance [B,N]",
+    "pixels": "pixels [B,3,h,w]",
 }
 """What `apply_method` takes for each tap; x always, size [B,N,1] where tokens have sizes."""
 

@@ -3,7 +3,7 @@
 A method receives `op`, which runs an operator by name. With the NumPy backend the call computes in float64;
 with the graph backend the call appends a node. So the same few lines are the reference and the rewrite.
 
-Shape letters: B batch, N tokens in, K tokens out, H heads, D head width, C channels, P protected.
+Shape letters: B batch, N tokens in, K tokens out, H heads, D head width, C channels, P protected, T words, G groups.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from tokenrt.errors import MethodError
 
 Evidence = Literal["vectors", "independent implementation", "mathematics"]
 Returns = Literal["never", "after-attention", "before-next-site", "before-last-block"]
+Home = Literal["block", "features", "output"]
 
 Value = Any
 """A NumPy array, or a value of the graph being built; a method never looks inside."""
@@ -106,6 +107,27 @@ class Taps(Protocol):
     def received_attention(self) -> Value:
         """[B,N] attention each token receives, averaged over heads and queries."""
 
+    def layer(self, role: str, block: int) -> Taps:
+        """The taps of these same tokens at another block, which the method reads in this role; negative counts from the end."""
+
+    def text(self) -> Value:
+        """[B,T,E] embeddings of the text that comes with the image, an input of the model."""
+
+    def text_mask(self) -> Value | None:
+        """[B,T] float32, 1 for words and 0 for padding, an input of the model; None where all are words."""
+
+    def quotas(self) -> Value:
+        """[B,G] int64: how many tokens of each of G groups (crops, frames) stay, an input of the model."""
+
+    def importance(self) -> Value:
+        """[B,N] a score that is computed elsewhere, an input of the model."""
+
+    def pixels(self) -> Value:
+        """[B,3,h,w] the picture the tokens were made of, as the model takes it."""
+
+    def projected(self, tokens: Value) -> Value:
+        """[B,N,E]: other tokens [B,N,C] in place of these, carried to the output that the tokens are on their way to."""
+
 
 @dataclass(frozen=True)
 class Reduction:
@@ -150,6 +172,18 @@ class Method:
     """Trained tensors: name -> shape in letters, e.g. {"queries": "M,C"}; see `tokenrt.passes.methods.parts.weights`."""
     returns: ClassVar[Returns] = "never"
     """When the tokens that left come back."""
+    home: ClassVar[Home] = "block"
+    """Where it is meant to sit: behind a block, at the features that go into a projector, or at an output."""
+    layers: ClassVar[tuple[str, ...]] = ()
+    """The roles in which it reads other blocks than the site's, see `Taps.layer`."""
+    takes: ClassVar[tuple[str, ...]] = ()
+    """Inputs that the model gains: text, text_mask, quotas, importance; those it can do without end in "?"."""
+    ascending: ClassVar[bool] = False
+    """With its default options the tokens that stay keep their order, so that a causal mask stays one."""
+    engines: ClassVar[Mapping[str, str]] = {}
+    """Serving engines that ship it -> the words their users type for it."""
+    systems: ClassVar[tuple[str, ...]] = ()
+    """Published systems it covers, by the names they go by; "NAME: part" where it covers one of their steps."""
     deviations: ClassVar[str] = ""
     """In a line, where the release departs from its paper (what variant=reference and variant=paper do), or where this
     form departs from both."""

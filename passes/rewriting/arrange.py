@@ -156,6 +156,27 @@ class Arranged:
     def received_attention(self) -> Value:
         return self._along(self.taps.received_attention(), 1)
 
+    def layer(self, role: str, block: int) -> Taps:
+        return replace(self, taps=self.taps.layer(role, block))
+
+    def text(self) -> Value:
+        return self.taps.text()
+
+    def text_mask(self) -> Value | None:
+        return self.taps.text_mask()
+
+    def quotas(self) -> Value:
+        return self.taps.quotas()
+
+    def importance(self) -> Value:
+        return self._along(self.taps.importance(), 1)
+
+    def pixels(self) -> Value:
+        return self.taps.pixels()
+
+    def projected(self, tokens: Value) -> Value:
+        return self.taps.projected(tokens)
+
 
 @dataclass(frozen=True)
 class Shown(Arranged):

@@ -60,6 +60,36 @@ class GraphTaps:
     entry: ir.Value | None = None
     entered: ir.Value | None = None
 
+    def layer(self, role: str, block: int) -> GraphTaps:
+        raise UnsupportedError(
+            f"the method reads another block as {role!r}, which a site behind a block does not offer"
+        )
+
+    def text(self) -> ir.Value:
+        return self._input("text")
+
+    def text_mask(self) -> ir.Value | None:
+        return None
+
+    def quotas(self) -> ir.Value:
+        return self._input("quotas")
+
+    def importance(self) -> ir.Value:
+        return self._input("importance")
+
+    def pixels(self) -> ir.Value:
+        return self._input("pixels")
+
+    def projected(self, tokens: Value) -> ir.Value:
+        raise UnsupportedError(
+            "the method carries tokens to an output, which a site behind a block does not offer"
+        )
+
+    def _input(self, name: str) -> NoReturn:
+        raise UnsupportedError(
+            f"the method takes the input {name!r}, which a site behind a block does not offer"
+        )
+
     def stream(self) -> ir.Value:
         assert self.entry is not None
         return self._rows(self.entry, self.entered)

@@ -19,8 +19,9 @@ import numpy as np
 from tokenrt.errors import TokenrtError
 from tokenrt.files import atomic
 from tokenrt.passes import methods
-from tokenrt.passes.methods.apply import TensorTaps, restored
+from tokenrt.passes.methods.apply import restored
 from tokenrt.passes.methods.contract import Method, Reduction, Site
+from tokenrt.passes.methods.tensors import TensorTaps
 from tokenrt.perf.bench.journal import digest
 from tokenrt.perf.bench.method_models import length
 from tokenrt.perf.bench.models import cache as kept

@@ -16,7 +16,7 @@ from tests.conformance.test_methods import fitting
 from tokenrt import apply_method
 from tokenrt.passes import methods
 from tokenrt.passes.methods import catalog
-from tokenrt.passes.methods.apply import TensorTaps
+from tokenrt.passes.methods.tensors import TensorTaps
 
 DOCS = Path(__file__).parents[3] / "docs" / "methods"
 

@@ -11,8 +11,8 @@ import pytest
 from tests.conformance.helpers import given
 from tokenrt.errors import PlanError, UnsupportedError
 from tokenrt.passes import methods
-from tokenrt.passes.methods.apply import TensorTaps
 from tokenrt.passes.methods.contract import Site
+from tokenrt.passes.methods.tensors import TensorTaps
 from tokenrt.passes.ops.numpy_backend import NumpyOps
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.perf.bench.quality import digits, quality, trained

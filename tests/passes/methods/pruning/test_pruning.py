@@ -98,8 +98,8 @@ def test_evit_fused_token_stands_for_everything_dropped() -> None:
 
 
 def test_evit_takes_the_place_of_the_best_dropped_token() -> None:
-    from tokenrt.passes.methods.apply import TensorTaps
     from tokenrt.passes.methods.contract import Site
+    from tokenrt.passes.methods.tensors import TensorTaps
     from tokenrt.passes.ops.numpy_backend import NumpyOps
 
     op, site = NumpyOps(), Site(tokens=N, keep=6, protect=1, heads=H, width=5)
