@@ -202,6 +202,7 @@ STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "ReduceProd": _reduce(np.prod),
         "ReduceSum": _reduce_sum,
         "Reshape": _reshape,
+        "Round": np.round,
         "ScatterElements": _scatter_elements,
         "Shape": _shape,
         "Sigmoid": _sigmoid,

@@ -20,9 +20,9 @@ import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError
 from tokenrt.export import export
+from tokenrt.passes import methods
 from tokenrt.passes.forms.bodies import for_gpu
 from tokenrt.passes.forms.convert import convert
-from tokenrt.passes.methods.catalog import catalog
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
@@ -168,10 +168,11 @@ def run(
 
 
 def untrained() -> Iterator[str]:
-    """The methods for pictures that need no trained weights, beside those that people deploy."""
-    for method in catalog().methods:
-        if not method.needs and method.family != "video" and method.name not in BUDGETS:
-            yield method.name
+    """The methods for pictures at a block that need no trained weights, beside those that people deploy."""
+    for name in methods.names():
+        method = methods.get(name)
+        if method.home == "block" and not method.needs and method.family != "video" and name not in BUDGETS:
+            yield name
 
 
 class _Counter:
