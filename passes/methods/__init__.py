@@ -67,6 +67,11 @@ def names() -> tuple[str, ...]:
     return tuple(_registry())
 
 
+def at_blocks() -> tuple[str, ...]:
+    """Return the names of the methods that are meant to sit behind a block of the model, sorted."""
+    return tuple(name for name, method in _registry().items() if method.home == "block")
+
+
 def get(name: str) -> type[Method]:
     """Return the method called `name`. Raises: MethodError with the closest names."""
     registry = {**_registry(), **_MORE.get()}

@@ -61,6 +61,12 @@ RETURNS: Mapping[str, str] = {
     "before-last-block": "tokens come back before the last block",
 }
 
+HOMES: Mapping[str, str] = {
+    "block": "behind a block",
+    "features": "at the features that go into a projector",
+    "output": "at an output of the model",
+}
+
 
 @dataclass(frozen=True)
 class MethodInfo:
@@ -84,6 +90,12 @@ class MethodInfo:
     merges: bool
     drops: bool
     returns: str
+    home: str
+    layers: tuple[str, ...]
+    takes: tuple[str, ...]
+    ascending: bool
+    engines: Mapping[str, str]
+    systems: tuple[str, ...]
     deviations: str
     options: Mapping[str, Any]
     text: str
@@ -105,6 +117,12 @@ class MethodInfo:
             merges=method.merges,
             drops=method.drops,
             returns=method.returns,
+            home=method.home,
+            layers=method.layers,
+            takes=method.takes,
+            ascending=method.ascending,
+            engines=dict(method.engines),
+            systems=method.systems,
             deviations=method.deviations,
             options={field.name: field.default for field in fields(method)},
             text=inspect.getdoc(method) or "",
@@ -119,6 +137,11 @@ class MethodInfo:
         needs = [f"{name} [{shape}]" for name, shape in self.needs.items()]
         said = [
             ("family", methods.families()[self.family].lower()),
+            ("sits", HOMES[self.home]),
+            ("systems", "; ".join(self.systems)),
+            ("shipped by", "; ".join(f"{engine} ({words})" for engine, words in self.engines.items())),
+            ("inputs gained", ", ".join(self._inputs())),
+            ("other layers", ", ".join(self.layers)),
             ("reads", ", ".join(self.reads) or "nothing: the same tokens for every input"),
             ("arrays", "; ".join(dict.fromkeys([TENSORS["tokens"], *(TENSORS[tap] for tap in self.reads)]))),
             ("trained weights", "--set weights=FILE with " + ", ".join(needs) if needs else "none"),
@@ -135,6 +158,13 @@ class MethodInfo:
             ("paper", self.paper),
         ]
         return [(key, value) for key, value in said if value]
+
+    def _inputs(self) -> list[str]:
+        """The inputs that a model gains, with their shapes; those that some options alone ask for say so."""
+        named = {name: TENSORS[name.removesuffix("?")] for name in self.takes}
+        return [
+            f"{shape} where an option asks" if name.endswith("?") else shape for name, shape in named.items()
+        ]
 
     def __rich__(self) -> RenderableType:
         from rich.console import Group
@@ -169,8 +199,17 @@ class MethodCatalog:
             if members:
                 yield title, members
 
+    def engines(self) -> Mapping[str, Mapping[str, str]]:
+        """Serving engines that ship methods, each with the words for them by method."""
+        shipped: dict[str, dict[str, str]] = {}
+        for info in self.methods:
+            for engine, words in info.engines.items():
+                shipped.setdefault(engine, {})[info.name] = words
+        return dict(sorted(shipped.items()))
+
     def __rich__(self) -> RenderableType:
         from rich.box import SIMPLE_HEAD
+        from rich.console import Group
         from rich.table import Table
 
         told = "tokenrt methods NAME describes one"
@@ -183,7 +222,13 @@ class MethodCatalog:
             for info in members:
                 *properties, evidence, paper = _line(info)
                 table.add_row(*properties, evidence.split()[0], _venue(paper))
-        return table
+        shipped = Table(title="Shipped by serving engines", box=SIMPLE_HEAD, show_edge=False, padding=0)
+        for column in SHIPPED:
+            shipped.add_column(column, no_wrap=column != SHIPPED[-1])
+        for engine, own in self.engines().items():
+            for method, words in own.items():
+                shipped.add_row(engine, method, words)
+        return Group(table, "", shipped)
 
     def page(self) -> str:
         """The index of the pages in Markdown."""
@@ -195,9 +240,17 @@ class MethodCatalog:
                 name, *rest = _line(info)
                 lines.append(f"| [{name}]({name}.md) | {' | '.join(map(_cell, rest))} |")
             parts += [f"## {title}", "\n".join([head, *lines])]
+        rows = [
+            f"| {engine} | [{method}]({method}.md) | {_cell(words)} |"
+            for engine, own in self.engines().items()
+            for method, words in own.items()
+        ]
+        head = f"| {' | '.join(SHIPPED)} |\n|{'---|' * len(SHIPPED)}"
+        parts += ["## Shipped by serving engines", "\n".join([head, *rows])]
         return "\n\n".join(parts) + "\n"
 
 
+SHIPPED = ("engine", "method", "its words")
 HEADS = ("name", "reads", "weights", "count", "fused attention", "evidence", "paper")
 
 

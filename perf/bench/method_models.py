@@ -141,9 +141,9 @@ def _through(model: str, path: Path) -> Passages:
 
 
 def ordered() -> list[str]:
-    """Names of all methods by family."""
+    """Names of the methods that sit behind blocks, by family."""
     order = list(methods.families())
-    return sorted(methods.names(), key=lambda name: (order.index(methods.get(name).family), name))
+    return sorted(methods.at_blocks(), key=lambda name: (order.index(methods.get(name).family), name))
 
 
 def passage(model: str, path: Path, name: str, targets: Sequence[str]) -> Passage:

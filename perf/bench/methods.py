@@ -140,7 +140,7 @@ def run(names: Sequence[str] | None = None) -> MethodCosts:
     source, threads, costs = exported(DEIT_S), timing.default_threads(), list[Cost]()
     with tempfile.TemporaryDirectory(prefix="tokenrt-bench-") as name:
         folder = Path(name)
-        for method in names or methods.names():
+        for method in names or methods.at_blocks():
             family = methods.get(method).family
             if family not in BUDGETS or methods.get(method).needs:
                 continue

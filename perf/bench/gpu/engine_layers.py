@@ -169,9 +169,9 @@ def run(
 
 def untrained() -> Iterator[str]:
     """The methods for pictures at a block that need no trained weights, beside those that people deploy."""
-    for name in methods.names():
+    for name in methods.at_blocks():
         method = methods.get(name)
-        if method.home == "block" and not method.needs and method.family != "video" and name not in BUDGETS:
+        if not method.needs and method.family != "video" and name not in BUDGETS:
             yield name
 
 

@@ -163,7 +163,7 @@ class Quality:
 
     def _weights(self, exam: str) -> list[str]:
         """Where the weights of methods that need some come from."""
-        needing = [name for name in methods.names() if methods.get(name).needs]
+        needing = [name for name in methods.at_blocks() if methods.get(name).needs]
         named = ", ".join(f"`{name}`" for name in needing)
         if any(r.exam == exam and r.method in needing for r in self.results):
             return [f"Weights of {named}: {trained.TOLD}."]

@@ -1,4 +1,4 @@
-"""What every method can be given: seeded tensors of any size, a grid, random weights of the shapes it wants."""
+"""What every method can be given: seeded tensors of any size, a grid, random weights, and what else it takes."""
 
 from __future__ import annotations
 
@@ -12,12 +12,56 @@ from tokenrt.passes.methods.contract import Method
 from tokenrt.perf.bench.method_models import length
 
 C, D, H = 12, 8, 2
+WORDS, PATCH = 5, 4
+FRAMES = (4, 3, 2)
+"""How many frames a clip has: the first that its tokens can be split into, else one."""
 
 
 def grid(cells: int) -> tuple[int, int]:
     """The most square layout of this many cells."""
     height = next(size for size in range(math.isqrt(cells), 0, -1) if cells % size == 0)
     return height, cells // height
+
+
+def clip(cells: int) -> tuple[int, int, int]:
+    """The layout of this many cells as frames of the most square layout."""
+    count = next((frames for frames in FRAMES if cells % frames == 0), 1)
+    return count, *grid(cells // count)
+
+
+def taken(
+    method: type[Method], tokens: int, keep: int, protect: int, batch: int, seed: int = 0
+) -> dict[str, Any]:
+    """What only some methods read: inputs that the model gains, the picture, frames, tensors of other layers."""
+    rng = np.random.default_rng([seed, tokens, 1])
+    names = {name.removesuffix("?") for name in (*method.takes, *method.reads)}
+    found: dict[str, Any] = {}
+    frames, height, width = clip(tokens - protect)
+    if method.family == "video" and method.home != "block":
+        found["grid"] = (frames, height, width)
+    if "text" in names:
+        found["text"] = rng.standard_normal((batch, WORDS, C)).astype(np.float32)
+    if "text_mask" in names:
+        found["text_mask"] = (np.arange(WORDS) < WORDS - 1).astype(np.float32)[None].repeat(batch, 0)
+    if "importance" in names:
+        found["importance"] = rng.random((batch, tokens)).astype(np.float32)
+    if "quotas" in names:
+        found["quotas"] = np.stack(
+            [shared(rng, keep - protect, frames, height * width) for _ in range(batch)]
+        )
+    if "pixels" in names:
+        height, width = grid(tokens - protect)
+        found["pixels"] = rng.random((batch, 3, PATCH * height, PATCH * width)).astype(np.float32)
+    for role in method.layers:
+        own = arrays(tokens, batch, protect, seed + 1 + method.layers.index(role))
+        found |= {f"{role}_{name}": own[name] for name in ("normed", "keys", "queries", "values")}
+    return found
+
+
+def shared(rng: np.random.Generator, total: int, groups: int, most: int) -> Any:
+    """`total` tokens shared at random among groups of at most `most`."""
+    places = rng.permutation(groups * most)[:total]
+    return np.bincount(places // most, minlength=groups)
 
 
 def arrays(tokens: int, batch: int, protect: int, seed: int = 0) -> dict[str, Any]:
@@ -52,7 +96,7 @@ def call(
 ) -> dict[str, Any]:
     """Keyword arguments of apply_method for this method, its tensors included."""
     options: dict[str, Any] = {
-        "tensors": arrays(tokens, batch, protect, seed),
+        "tensors": arrays(tokens, batch, protect, seed) | taken(method, tokens, keep, protect, batch, seed),
         "keep": keep,
         "protect": protect,
     }
@@ -62,7 +106,8 @@ def call(
 
 
 def wide(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors in float64."""
+    """The tensors in float64; grids and counts as they are."""
     return {
-        name: value if name == "grid" else np.asarray(value, np.float64) for name, value in tensors.items()
+        name: np.asarray(value, np.float64) if np.asarray(value).dtype.kind == "f" else value
+        for name, value in tensors.items()
     }

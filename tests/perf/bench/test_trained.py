@@ -22,7 +22,7 @@ from tokenrt.perf.bench.quality.trained import Subject
 torch = pytest.importorskip("torch")
 pytest.importorskip("timm")
 
-NEEDING = [name for name in methods.names() if methods.get(name).needs]
+NEEDING = [name for name in methods.at_blocks() if methods.get(name).needs]
 TOKENS, KEEP, BATCH = 17, 11, 4
 SITE = Site(TOKENS, KEEP, 1, given.H, given.D, initial=TOKENS, grid=(4, 4), channels=given.C)
 
