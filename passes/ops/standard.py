@@ -180,6 +180,7 @@ STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "Gather": _gather,
         "GatherElements": lambda data, index, axis=0: np.take_along_axis(data, index, axis=axis),
         "GatherND": _gather_nd,
+        "Floor": np.floor,
         "Greater": np.greater,
         "GreaterOrEqual": np.greater_equal,
         "Identity": np.asarray,
