@@ -90,7 +90,7 @@ class HiPrune(Method):
         place = np.arange(site.tokens - site.protect)[:, None]
         near = place + np.array([0, -1, 1, -width, width])
         if self.variant == scores.REFERENCE:
-            return np.clip(near, 0, len(place) - 1)
+            return np.asarray(np.clip(near, 0, len(place) - 1))
         row, column = place // width % height, place % width
         there = np.concatenate([row >= 0, column > 0, column < width - 1, row > 0, row < height - 1], axis=1)
-        return np.where(there, near, place)
+        return np.asarray(np.where(there, near, place))

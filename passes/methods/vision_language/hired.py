@@ -110,7 +110,7 @@ class HiRED(Method):
             row, column = np.indices(site.grid[1:]).reshape(2, -1)
             down = row * rows // site.grid[1]
             number = down * (tiles // rows) + column * (tiles // rows) // site.grid[2]
-        return (number[:, None] == np.arange(tiles)).astype(np.float32)
+        return np.equal(number[:, None], np.arange(tiles)).astype(np.float32)
 
     def _rows(self, tiles: int) -> int:
         """Rows of tiles, the most square layout unless told. Raises: PlanError where they do not fit."""

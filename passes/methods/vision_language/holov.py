@@ -61,7 +61,7 @@ class HoloV(Method):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         tokens, kept = site.tokens - site.protect, site.keep - site.protect
-        parts = self.parts or max(1, 1024 * tokens // (576 * kept))
+        parts = self.parts or min(max(1, 1024 * tokens // (576 * kept)), tokens)
         if parts > tokens:
             raise PlanError(f"option parts={parts} of method {self.name!r}: there are {tokens} tokens")
         groups = Groups.of(tokens, parts)

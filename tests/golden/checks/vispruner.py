@@ -17,7 +17,7 @@ def check_vispruner(arrays: Arrays, params: Mapping[str, Any], backend: str) -> 
 
 
 def check_angelslim(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
-    """The class row from queries and keys, over patches alone; whether the class token is a key changes no order inside a head."""
+    """The class row from queries and keys, over the patches alone."""
     q, k = arrays["q"].astype(np.float64), arrays["k"].astype(np.float64)
     weight = np.exp(q @ k.swapaxes(2, 3) * q.shape[-1] ** -0.5)
     attn = (weight / weight.sum(axis=-1, keepdims=True))[:, :, 0, 1:]
