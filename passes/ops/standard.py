@@ -107,6 +107,13 @@ def _arg_min(data: Array, axis: int = 0, keepdims: int = 1) -> Array:
     return np.asarray(np.argmin(data, axis=axis, keepdims=bool(keepdims)))
 
 
+def _div(left: Array, right: Array) -> Array:
+    """Whole numbers are divided towards zero."""
+    if left.dtype.kind == right.dtype.kind == "i":
+        return np.abs(left) // np.abs(right) * np.sign(left) * np.sign(right)
+    return np.divide(left, right)
+
+
 def _elu(data: Array, alpha: float = 1.0) -> Array:
     return np.where(data > 0, data, alpha * np.expm1(np.minimum(data, 0)))
 
@@ -171,7 +178,7 @@ STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "CastLike": _cast_like,
         "Concat": _concat,
         "CumSum": _cum_sum,
-        "Div": np.divide,
+        "Div": _div,
         "Elu": _elu,
         "Equal": np.equal,
         "Erf": _erf,

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-
 from tokenrt.errors import MethodError
-from tokenrt.passes.methods.contract import Evidence, Method, Ops, Reduction, Site, Taps, Value
+from tokenrt.passes.methods.contract import Evidence, Method, Ops, Reduction, Site, Taps
 from tokenrt.passes.methods.parts import bipartite, scores, steps, windows
 
 
@@ -67,7 +65,13 @@ class ALGM(Method):
             table = windows.windows(self, site, self.height, self.width)
             merge, rest = divmod(site.removed, self.cells - 1)
             if rest == 0 and merge <= len(table):
-                chosen = op("TokenSelect", self._likeness(op, taps, table), keep=merge, protect=0, order=1)
+                chosen = op(
+                    "TokenSelect",
+                    windows.likeness(op, steps.float_tokens(op, taps), table),
+                    keep=merge,
+                    protect=0,
+                    order=1,
+                )
                 pairs = windows.shared(
                     op, taps.tokens, table, chosen, merge, site, place=-1, behind=site.protect
                 )
@@ -80,14 +84,3 @@ class ALGM(Method):
     def fewest(self, tokens: int, protect: int) -> int:
         free = tokens - protect
         return tokens - (free // self.cells * (self.cells - 1) if self.stage == "local" else free // 2)
-
-    def _likeness(self, op: Ops, taps: Taps, table: windows.Positions) -> Value:
-        """Mean cosine [B,W] of the pairs within each window: (|sum of units|^2 - sum of |unit|^2) / pairs."""
-        count, cells = table.shape
-        unit = op("LpNormalization", steps.float_tokens(op, taps), axis=2, p=2)
-        members = op("Gather", unit, table.ravel(), axis=1)
-        split = op("Reshape", members, np.array([0, count, cells, -1]))
-        total = op("ReduceSum", split, np.array([2]), keepdims=0)
-        whole = op("ReduceSum", op("Mul", total, total), steps.LAST, keepdims=0)
-        own = op("ReduceSum", op("Mul", split, split), np.array([2, 3]), keepdims=0)
-        return op("Mul", op("Sub", whole, own), 1 / (cells * (cells - 1)))

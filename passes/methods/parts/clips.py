@@ -105,14 +105,14 @@ def halve(method: str, site: Site, before: int, after: int, what: str) -> None:
         )
 
 
-def start(op: Ops, taps: Taps, site: Site, metric: Value) -> Clip:
-    """Return the unprotected tokens of a site; metric [B,N,D]."""
+def start(op: Ops, taps: Taps, site: Site, metric: Value | None = None) -> Clip:
+    """Return the unprotected tokens of a site; metric [B,N,D], None for the tokens themselves."""
     size = steps.sizes(op, taps, site)
     count = site.tokens - site.protect
     every = steps.numbered(op, taps.tokens, count)
     wide = op("Cast", taps.tokens, to=steps.FLOAT)
-    tokens, size, metric = (steps.free(op, value, site) for value in (wide, size, metric))
-    return Clip(tokens, size, metric, every, every, count)
+    tokens, size = (steps.free(op, value, site) for value in (wide, size))
+    return Clip(tokens, size, tokens if metric is None else steps.free(op, metric, site), every, every, count)
 
 
 def finish(op: Ops, taps: Taps, site: Site, clip: Clip, left: int) -> Reduction:
@@ -142,15 +142,17 @@ def combine(op: Ops, clip: Clip, keep: Value, source: Value, destination: Value,
     """Merge inside every group: keep, source and destination [B*G,.] count from the group's first token."""
     tokens, size, metric = (fold.groups(op, value) for value in (clip.tokens, clip.size, clip.metric))
     merged, total = op("TokenCombine", tokens, size, keep, source, destination)
-    mean, _ = op("TokenCombine", metric, size, keep, source, destination)
+    own = clip.metric is clip.tokens
+    mean = merged if own else op("TokenCombine", metric, size, keep, source, destination)[0]
     inner = Site(fold.before, fold.after, 0, 1, 1)
     local = steps.merged_map(op, tokens, keep, source, destination, inner)
     index = fold.places(op, keep, fold.after, fold.table(fold.before))
     assign = fold.places(op, local, fold.before, fold.table(fold.after))
+    tokens = fold.joined(op, merged)
     return Clip(
-        fold.joined(op, merged),
+        tokens,
         fold.joined(op, total),
-        fold.joined(op, mean),
+        tokens if own else fold.joined(op, mean),
         op("GatherElements", clip.position, fold.by_output(op, index), axis=1),
         op("GatherElements", fold.by_input(op, assign), clip.assign, axis=1),
         fold.count * fold.after,

@@ -29,6 +29,18 @@ def windows(method: Method, site: Site, height: int, width: int) -> Positions:
     return np.asarray(split.transpose(0, 1, 3, 2, 4).reshape(frames * down * right, height * width))
 
 
+def likeness(op: Ops, rows: Value, table: Positions) -> Value:
+    """Mean cosine [B,W] of the pairs within each window of rows [B,N,C]: (|sum of units|^2 - sum of |unit|^2) / pairs."""
+    count, cells = table.shape
+    unit = op("LpNormalization", rows, axis=2, p=2)
+    members = op("Gather", unit, table.ravel(), axis=1)
+    split = op("Reshape", members, np.array([0, count, cells, -1]))
+    total = op("ReduceSum", split, np.array([2]), keepdims=0)
+    whole = op("ReduceSum", op("Mul", total, total), steps.LAST, keepdims=0)
+    own = op("ReduceSum", op("Mul", split, split), np.array([2, 3]), keepdims=0)
+    return op("Mul", op("Sub", whole, own), 1 / (cells * (cells - 1)))
+
+
 def misfit(method: Method, table: Positions, site: Site) -> PlanError:
     """The error for a number of tokens to remove that is not a whole number of windows there are."""
     saved = table.shape[1] - 1
