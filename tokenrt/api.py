@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from tokenrt.passes.forms.lower import Lowered, Wishes
     from tokenrt.passes.graph.model import ModelLike
     from tokenrt.passes.methods.contract import Ops
+    from tokenrt.passes.methods.tensors import Projector
     from tokenrt.passes.ops.contract import Array
 
 HOST = "plugin-host"
@@ -29,6 +30,7 @@ def apply_method(
     blocks: int = 12,
     state: Mapping[str, Any] | None = None,
     multiple_of: int = 1,
+    projector: Projector | None = None,
     **params: Any,
 ) -> dict[str, Array]:
     """Reduce the tokens of one layer, given as arrays.
@@ -38,6 +40,8 @@ def apply_method(
     token 0 is one (default: protect > 0), which decides what `score=auto` means. `block` of `blocks` is where the
     layer stands, for methods that act by depth; `state` is what the method handed on at its last site. With
     `multiple_of`, K becomes the nearest multiple of it that the method can leave, of two as near the larger.
+    `projector` carries tokens on to an output, by operators, where a method asks for that: it is called with an object that
+    runs them (`Ops`) and tokens [B,N,C], and returns [B,N,E].
     `params` are the method's own options.
 
     Shapes: tensors as named in SHAPES, of which a method needs `x` and what it reads -> "tokens" [B,K,C] in
@@ -72,6 +76,7 @@ def apply_method(
         blocks=blocks,
         state=state,
         multiple_of=multiple_of,
+        projector=projector,
         **params,
     )
 

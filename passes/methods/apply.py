@@ -13,7 +13,7 @@ from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Value
 from tokenrt.passes.methods.parts import steps
-from tokenrt.passes.methods.tensors import TensorTaps, checked, layout
+from tokenrt.passes.methods.tensors import Projector, TensorTaps, checked, layout
 from tokenrt.passes.ops import numpy_backend
 from tokenrt.passes.ops.contract import Array
 
@@ -34,6 +34,7 @@ def apply_method(
     blocks: int = 12,
     state: Mapping[str, Any] | None = None,
     multiple_of: int = 1,
+    projector: Projector | None = None,
     **params: Any,
 ) -> dict[str, Array]:
     """Reduce the tokens of one layer, given as arrays; `tokenrt.apply_method` says what each argument is.
@@ -50,7 +51,7 @@ def apply_method(
         return _unchanged(arrays, restore)
     carried = {name: np.asarray(value) for name, value in (state or {}).items()}
     if backend == "onnxruntime":
-        result = _on_onnxruntime(method, arrays, carried, site, restore)
+        result = _on_onnxruntime(method, arrays, carried, site, restore, projector)
     else:
         result = _on_arrays(
             numpy_backend.NumpyOps() if isinstance(backend, str) else backend,
@@ -59,6 +60,7 @@ def apply_method(
             carried,
             site,
             restore,
+            projector,
         )
     return _named(method, arrays, result, site)
 
@@ -145,9 +147,10 @@ def _on_arrays(
     state: Mapping[str, Array],
     site: Site,
     restore: bool,
+    projector: Projector | None,
 ) -> dict[str, Array | None]:
     own, carried = ({name: op.constant(array) for name, array in given.items()} for given in (arrays, state))
-    return _outputs(op, method, TensorTaps(op, own, site, carried), site, restore)
+    return _outputs(op, method, TensorTaps(op, own, site, carried, projector=projector), site, restore)
 
 
 def _outputs(op: Ops, method: Method, taps: TensorTaps, site: Site, restore: bool) -> dict[str, Value | None]:
@@ -164,7 +167,12 @@ def _outputs(op: Ops, method: Method, taps: TensorTaps, site: Site, restore: boo
 
 
 def _on_onnxruntime(
-    method: Method, arrays: Mapping[str, Array], state: Mapping[str, Array], site: Site, restore: bool
+    method: Method,
+    arrays: Mapping[str, Array],
+    state: Mapping[str, Array],
+    site: Site,
+    restore: bool,
+    projector: Projector | None,
 ) -> dict[str, Array | None]:
     import onnx_ir as ir
     import onnxruntime
@@ -187,7 +195,8 @@ def _on_onnxruntime(
     op = GraphOps(graph, None, OPSET, prefix=f"tokenrt_{method.name}")
     values = {value.name or "": value for value in inputs}
     carried = {name: values[f"state_{name}"] for name in state}
-    results = _outputs(op, method, TensorTaps(op, values, site, carried), site, restore)
+    taps = TensorTaps(op, values, site, carried, projector=projector)
+    results = _outputs(op, method, taps, site, restore)
     wanted = {key: value for key, value in results.items() if value is not None}
     for value in wanted.values():
         graph.outputs.append(op("Identity", value))

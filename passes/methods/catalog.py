@@ -45,6 +45,7 @@ TENSORS: Mapping[str, str] = {
     "text_mask": "text_mask [B,T], where some words are padding",
     "quotas": "quotas [B,G]",
     "importance": "importance [B,N]",
+    "projected": "projector, a function of op and tokens",
     "pixels": "pixels [B,3,h,w]",
 }
 """What `apply_method` takes for each tap; x always, size [B,N,1] where tokens have sizes."""

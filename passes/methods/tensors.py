@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -37,6 +37,9 @@ Those of another layer have its role in front, as in early_attn.
 COUNTED = ("quotas",)
 """Those that hold whole numbers."""
 
+Projector = Callable[[Ops, Value], Value]
+"""Carries tokens [B,N,C] to an output [B,N,E], by operators."""
+
 
 @dataclass(frozen=True)
 class TensorTaps:
@@ -47,6 +50,7 @@ class TensorTaps:
     site: Site
     given: Mapping[str, Value] = field(default_factory=dict)
     role: str = ""
+    projector: Projector | None = None
 
     @property
     def tokens(self) -> Value:
@@ -89,7 +93,12 @@ class TensorTaps:
         return self._tensor("pixels")
 
     def projected(self, tokens: Value) -> Value:
-        raise MethodError("bare arrays have no projector that tokens could be carried through")
+        if self.projector is None:
+            raise MethodError(
+                "the method carries tokens through the projector: pass it as projector, a function of an object that runs "
+                "operators (op) and of tokens [B,N,C] that returns [B,N,E]"
+            )
+        return self.projector(self.op, tokens)
 
     def stream(self) -> Value:
         return self.op("Cast", self.tensors.get("stream", self.tokens), to=steps.FLOAT)

@@ -8,13 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.methods.contract import Method, Ops
 from tokenrt.perf.bench.method_models import length
 
 C, D, H = 12, 8, 2
 WORDS, PATCH = 5, 4
 FRAMES = (4, 3, 2)
 """How many frames a clip has: the first that its tokens can be split into, else one."""
+
+CROPPED = ("hired", "globalcom2")
+"""Methods whose tokens are of several crops, laid out like frames."""
 
 
 def grid(cells: int) -> tuple[int, int]:
@@ -37,7 +40,7 @@ def taken(
     names = {name.removesuffix("?") for name in (*method.takes, *method.reads)}
     found: dict[str, Any] = {}
     frames, height, width = clip(tokens - protect)
-    if method.family == "video" and method.home != "block":
+    if method.name in CROPPED or (method.family == "video" and method.home != "block"):
         found["grid"] = (frames, height, width)
     if "text" in names:
         found["text"] = rng.standard_normal((batch, WORDS, C)).astype(np.float32)
@@ -102,7 +105,15 @@ def call(
     }
     if method.needs:
         options["weights"] = weights(method, tokens, keep, protect)
+    if "projected" in method.reads:
+        options["projector"] = projector
     return options
+
+
+def projector(op: Ops, tokens: Any) -> Any:
+    """A product with a matrix, and a bend: [B,N,C] -> [B,N,D]."""
+    matrix = np.random.default_rng(11).standard_normal((C, D)).astype(np.float32)
+    return op("Tanh", op("MatMul", tokens, matrix))
 
 
 def wide(tensors: Mapping[str, Any]) -> dict[str, Any]:
