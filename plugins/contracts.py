@@ -19,8 +19,11 @@ from tokenrt.plugins.limits import Limits, header
 from tokenrt.plugins.toolchain.compiler import HERE
 
 FILE = "contract.toml"
-OWN = ("float32", "float16", "bfloat16")
-"""What the type `own` stands for: the same one for every tensor of a node that has it."""
+FLOATS = ("float32", "float16", "bfloat16")
+"""What the types `own` and `free` stand for."""
+
+OWN, FREE = "own", "free"
+"""The type that every tensor of a node with this word shares, and one that such a tensor has for itself."""
 
 KINDS = {"int": "int", "float": "float", "size": "ints", "list": "ints"}
 """Kind of a field -> kind of the ONNX attribute it comes from."""
@@ -58,7 +61,7 @@ class Tensor:
 
     @property
     def types(self) -> tuple[str, ...]:
-        return OWN if self.type == "own" else (self.type,)
+        return FLOATS if self.type in (OWN, FREE) else (self.type,)
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class Contract:
             "### Structure",
             _tensors("input", self.inputs),
             _tensors("output", self.outputs),
-            "Formats are linear. Types of the model's own are the same for every tensor of a node.",
+            f"Formats are linear. Types of the model's own are the same for every tensor of a node{self._free()}.",
             "## Parameters",
             "\n".join(("| attribute | ONNX type | numbers | meaning |", "| --- | --- | --- | --- |", *fields))
             if fields
@@ -139,6 +142,10 @@ class Contract:
             "Apache-2.0, as the whole project.",
         ]
         return "\n\n".join(parts) + "\n"
+
+    def _free(self) -> str:
+        free = [f"`{tensor.name}`" for tensor in self.inputs if tensor.type == FREE]
+        return f", but for {', '.join(free)}, which may have another" if free else ""
 
 
 def _range(field: Field) -> str:

@@ -14,6 +14,7 @@ from tokenrt.passes.ops import (
     token_match,
     token_means,
     token_medoids,
+    token_merge,
     token_peaks,
     token_restore,
     token_score,
@@ -36,6 +37,7 @@ OPERATORS: Mapping[str, Operator] = MappingProxyType(
             token_greedy_select.OPERATOR,
             token_cover_select.OPERATOR,
             token_combine.OPERATOR,
+            token_merge.OPERATOR,
             token_restore.OPERATOR,
         )
     }

@@ -75,10 +75,13 @@ def _merging(block: Block, batch: int) -> Iterator[Job]:
         "remove": [REMOVE],
         "order": 0,
     }
-    yield Job("TokenMatch", "16 leave, mean keys", [(b, n, d)], match)
-    yield Job("TokenMatch", "16 leave, all channels", [(b, n, c)], match)
+    metrics = ((d, "mean keys"), (c, "all channels"))
+    for width, told in metrics:
+        yield Job("TokenMatch", f"16 leave, {told}", [(b, n, width)], match)
     lists = [(b, n, c), (b, n, 1), (b, kept), (b, REMOVE), (b, REMOVE)]
     yield Job("TokenCombine", "16 leave", lists, {"type": 10})
+    for width, told in metrics:
+        yield Job("TokenMerge", f"16 leave, {told}", [*lists[:2], (b, n, width)], {**match, "type": 10})
     yield Job("TokenRestore", "16 come back", [(b, kept, c), (b, n)], {})
 
 

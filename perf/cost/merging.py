@@ -1,6 +1,8 @@
-"""Launches of the operators that merge: TokenMatch, TokenCombine and TokenRestore (plugins/kernels/token_*.cuh)."""
+"""Launches of the operators that merge: TokenMatch, TokenCombine, TokenMerge and TokenRestore (plugins/kernels/token_*.cuh)."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from tokenrt.perf.cost.chip import constant
 from tokenrt.perf.cost.launch import Launch
@@ -21,30 +23,50 @@ MATCH_LARGE, MATCH_FILL = 512, 512
 """Sources from which on tiles are 64 rows of 256 threads instead of 32 of 64; blocks an image beyond which stretches of
 destinations grow instead."""
 
+MERGE_THREADS, MERGE_MIDDLE = 512 * 256, 1024
+"""Threads of TokenMerge, all images together, beyond which each block takes several turns of survivors; sources above which a
+block has 1,024 threads instead of 256."""
+
 PART = 8
 """Bytes of the best of a stretch: a similarity and a place."""
 
 
-def match(call: Call) -> tuple[Launch, ...]:
-    """TokenMatch: metric [B,N,D]."""
+def _similarity(call: Call) -> tuple[Launch, int]:
+    """The launch that compares sources with destinations by a metric [B,N,D], and the stretches it divides these into."""
     (batch, _, width), sources = call.shapes[0], len(call.attributes["sources"])
-    targets, kept, leave = len(call.attributes["destinations"]), call.size("keep"), call.size("remove")
+    targets = len(call.attributes["destinations"])
     tile, threads = (64, 256) if sources >= MATCH_LARGE and width * call.item % 16 == 0 else (32, 64)
     rows, tiles = over(sources, tile), over(targets, tile)
     stretch = over(tiles, min(tiles, over(MATCH_FILL, rows)))
     stretches = over(tiles, stretch)
+    launch = Launch(
+        "match::similarity", rows * stretches * batch, threads, stretch * tile_cycles(width, call.item, threads),
+        call.data + batch * stretches * sources * PART, 2.0 * batch * sources * targets * width,
+    )  # fmt: skip
+    return launch, stretches
+
+
+def _rank_cycles(sources: int, stretches: int, threads: int) -> float:
+    """Cycles in which a block sorts the sources by the best of their stretches and numbers those that stay (pairs.cuh)."""
+    joining = _joining_cycles(sources, stretches, threads)
+    return joining + sort_cycles(sources, threads) + pass_cycles(sources, threads)
+
+
+def _joining_cycles(sources: int, stretches: int, threads: int) -> float:
+    return (constant("load_cycles") + constant("step_cycles") * stretches) * over(sources, threads)
+
+
+def match(call: Call) -> tuple[Launch, ...]:
+    """TokenMatch: metric [B,N,D]."""
+    (similarity, stretches), batch = _similarity(call), call.shapes[0][0]
+    sources, kept, leave = len(call.attributes["sources"]), call.size("keep"), call.size("remove")
     parts, values = batch * stretches * sources * PART, batch * sources * SINGLE
     lists = batch * (kept + 2 * leave) * INDEX
-    joining = constant("load_cycles") + constant("step_cycles") * stretches
-    similarity = Launch(
-        "match::similarity", rows * stretches * batch, threads,
-        stretch * tile_cycles(width, call.item, threads), call.data + parts, 2.0 * batch * sources * targets * width,
-    )  # fmt: skip
     if sources <= SORT_MOST:
         own = sort_threads(sources)
-        cycles = joining * over(sources, own) + sort_cycles(sources, own) + pass_cycles(sources, own)
+        cycles = _rank_cycles(sources, stretches, own)
         return similarity, Launch("match::finish", batch, own, cycles, parts + values + lists)
-    counted = joining * over(sources, 128) + count_cycles(sources)
+    counted = _joining_cycles(sources, stretches, 128) + count_cycles(sources)
     return (
         similarity,
         Launch("match::rank", over(sources, 128) * batch, 128, counted, parts + 2 * values + lists),
@@ -60,6 +82,28 @@ def combine(call: Call) -> tuple[Launch, ...]:
     moved = batch * ((tokens + kept) * (width * call.item + SINGLE) + (kept + 2 * leave) * INDEX)
     cycles = 5 * constant("load_cycles") + 20 * over(leave, 32)
     return (Launch("combine::merge", blocks, 256, cycles, moved, 2 * batch * tokens * width),)
+
+
+def merge(call: Call) -> tuple[Launch, ...]:
+    """TokenMerge: tokens [B,N,C], size [B,N,1], metric [B,N,D]."""
+    batch, kept, leave = call.shapes[0][0], call.size("keep"), call.size("remove")
+    paired = replace(call, shapes=call.shapes[2:])
+    matched = match(paired)
+    lists = [(batch, kept), (batch, leave), (batch, leave)]
+    (joined,) = combine(replace(call, shapes=[*call.shapes[:2], *lists]))
+    sources = len(call.attributes["sources"])
+    if sources > SORT_MOST:
+        return *matched, joined
+    (similarity, stretches), across = _similarity(paired), joined.blocks // over(kept, 8)
+    threads = 1024 if sources > MERGE_MIDDLE else 256
+    tiles = over(kept, threads // 32)
+    turns = over(tiles, max(MERGE_THREADS // threads // across, 1))
+    last = Launch(
+        "combine::merge_pairs", across * over(tiles, turns), threads,
+        _rank_cycles(sources, stretches, threads) + turns * joined.cycles,
+        matched[1].bytes + joined.bytes, joined.operations,
+    )  # fmt: skip
+    return similarity, last
 
 
 def restore(call: Call) -> tuple[Launch, ...]:

@@ -27,6 +27,7 @@ OPERATORS: Mapping[str, Callable[[Call], tuple[Launch, ...]]] = MappingProxyType
         "TokenMeans": clustering.means,
         "TokenMedoids": clustering.medoids,
         "TokenCombine": merging.combine,
+        "TokenMerge": merging.merge,
         "TokenRestore": merging.restore,
         "TokenScore": scoring.score,
     }

@@ -22,6 +22,17 @@ const Limits& limits_of(const char* name) {
 
 }  // namespace
 
+void Operator::check_type(const Values& values) {
+    const int type = values.number("type");
+    for (const auto known :
+         {nvinfer1::DataType::kFLOAT, nvinfer1::DataType::kHALF, nvinfer1::DataType::kBF16}) {
+        if (type == number_of(known)) {
+            return;
+        }
+    }
+    refuse("field 'type' must be 1 (float32), 10 (float16) or 16 (bfloat16), got ", type);
+}
+
 std::int64_t Operator::most(char letter) const {
     for (const auto& axis : limits_of(name).axes) {
         if (axis.letter == letter) {
@@ -111,7 +122,7 @@ void Operator::enter(Sizes& sizes, int i, int rank, const std::int64_t* axes) co
 
 std::string Operator::described() const {
     constexpr const char* kKinds[] = {"int", "float", "size", "list"};
-    constexpr const char* kTypes[] = {"own", "float32", "int64"};
+    constexpr const char* kTypes[] = {"own", "free", "float32", "int64"};
     std::ostringstream text;
     text << "operator " << name << "\n";
     for (const Field& field : fields) {

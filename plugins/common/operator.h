@@ -15,7 +15,8 @@
 namespace tokenrt::plugin {
 
 enum class Type {
-    kOwn,  // float32, float16 or bfloat16: the model's own, the same for every tensor marked so
+    kOwn,   // float32, float16 or bfloat16: the model's own, the same for every tensor marked so
+    kFree,  // one of these, whatever the others are
     kFloat32,
     kInt64,
 };
@@ -29,6 +30,14 @@ struct Tensor {
 };
 
 constexpr std::int64_t kUnknown = -1;
+
+// ONNX numbers of the types that the kernels take as a model's own; 0 for any other.
+constexpr int number_of(nvinfer1::DataType type) {
+    return type == nvinfer1::DataType::kFLOAT  ? 1
+           : type == nvinfer1::DataType::kHALF ? 10
+           : type == nvinfer1::DataType::kBF16 ? 16
+                                               : 0;
+}
 
 // Sizes by letter.
 class Sizes {
@@ -54,6 +63,8 @@ struct Call {
     void* workspace;
     cudaStream_t stream;
 
+    // The ONNX number of the type of input `i`.
+    int type_of(int i) const { return number_of(described[i].type); }
     template <typename T>
     const T* in(int i) const {
         return static_cast<const T*>(inputs[i]);
@@ -96,6 +107,9 @@ class Operator {
     std::string described() const;
 
   protected:
+    // Refuses a field `type` that is no number of number_of.
+    static void check_type(const Values& values);
+
     Operator(const char* name, std::vector<Field> fields, std::vector<Tensor> inputs,
              std::vector<Tensor> outputs, std::vector<std::pair<char, const char*>> set_by = {},
              std::vector<const char*> lists = {})

@@ -16,11 +16,13 @@ const Operator& token_means();
 const Operator& token_medoids();
 const Operator& token_score();
 const Operator& token_combine();
+const Operator& token_merge();
 const Operator& token_restore();
 
 constexpr const Operator& (*kOperators[])() = {
-    token_select, token_group_select, token_greedy_select, token_cover_select, token_match,   token_cluster,
-    token_peaks,  token_means,        token_medoids,       token_score,        token_combine, token_restore,
+    token_select,  token_group_select, token_greedy_select, token_cover_select, token_match,
+    token_cluster, token_peaks,        token_means,         token_medoids,      token_score,
+    token_combine, token_merge,        token_restore,
 };
 
 }  // namespace tokenrt::plugin

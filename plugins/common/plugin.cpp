@@ -18,11 +18,6 @@ namespace {
 constexpr std::int32_t kFailed = 1;
 constexpr std::size_t kAlignment = 16;
 
-// ONNX numbers of the types that the kernels take as a model's own; 0 for any other.
-int number_of(DataType type) {
-    return type == DataType::kFLOAT ? 1 : type == DataType::kHALF ? 10 : type == DataType::kBF16 ? 16 : 0;
-}
-
 // The first tensor of the model's own type, -1 without one.
 int first_own(const std::vector<Tensor>& tensors) {
     const auto found =
@@ -137,6 +132,9 @@ bool Plugin::supportsFormatCombination(std::int32_t place, const DynamicPluginTe
         const PluginTensorDesc& asked = both[place].desc;
         if (asked.format != nvinfer1::TensorFormat::kLINEAR) {
             return false;
+        }
+        if (tensor.type == Type::kFree) {
+            return number_of(asked.type) != 0;
         }
         if (tensor.type != Type::kOwn) {
             return asked.type == (tensor.type == Type::kInt64 ? DataType::kINT64 : DataType::kFLOAT);

@@ -10,6 +10,7 @@ from tokenrt.passes.ops import OPERATORS
 from tokenrt.passes.ops.contract import Array
 from tokenrt.passes.ops.standard import STANDARD
 from tokenrt.plugins.host import kernels
+from tokenrt.plugins.host.launches import TYPES
 
 
 class HostOps:
@@ -30,7 +31,7 @@ class HostOps:
             operator = OPERATORS[name]
             if "type" in operator.attributes:
                 tokens = arrays[operator.inputs.index("tokens")]
-                attributes = {"type": kernels.TYPES[tokens.dtype.name], **attributes}
+                attributes = {"type": TYPES[tokens.dtype.name], **attributes}
             outputs = kernels.run(name, arrays, operator.settle(attributes))
             return outputs if len(outputs) > 1 else outputs[0]
 

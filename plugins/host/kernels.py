@@ -16,7 +16,7 @@ import numpy as np
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops.contract import Array
 from tokenrt.plugins.host import symbols
-from tokenrt.plugins.host.launches import KERNELS, Launch
+from tokenrt.plugins.host.launches import KERNELS, TYPES, Launch
 from tokenrt.plugins.toolchain.compiler import cache, compiler, launchers, linked, recorder
 
 FLAGS = ("-O2", "-g1", "-pthread")
@@ -24,9 +24,6 @@ EXTRA_FLAGS = "TOKENRT_HOST_FLAGS"
 """Environment variable with further compiler flags, such as -fsanitize=address or -DSIMT_THREADS."""
 
 ALIGNMENT = 16
-TYPES: Mapping[str, int] = MappingProxyType({"float32": 1, "float16": 10, "bfloat16": 16})
-"""Element types the kernels take -> their ONNX numbers."""
-
 FAULTS: Mapping[int, str] = MappingProxyType(
     {
         1: "a size is outside of what the kernels take (up to 16384 tokens, batch 1024, 256 heads; plugins/*/README.md "

@@ -12,6 +12,9 @@ import numpy as np
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops.contract import Array
 
+TYPES: Mapping[str, int] = MappingProxyType({"float32": 1, "float16": 10, "bfloat16": 16})
+"""Element types the kernels take -> their ONNX numbers."""
+
 FLOAT, PLACE, INDEX = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int64)
 Numbers = Sequence[int]
 Tensor = tuple[tuple[int, ...], np.dtype[Any]]
@@ -118,6 +121,17 @@ def token_match(
     )  # fmt: skip
 
 
+def token_merge(tokens: Array, size: Array, metric: Array, *, type: int = 1, **pairing: Any) -> Launch:
+    """In the type of `tokens`, by a metric in its own. Shapes: as in the operator."""
+    match, (batch, _, channels) = token_match(metric, **pairing), tokens.shape
+    kept, metric_type = pairing["keep"][0], TYPES.get(metric.dtype.name, 0)
+    merged = ((batch, kept, channels), tokens.dtype), ((batch, kept, 1), FLOAT)
+    return Launch(
+        "token_merge", (tokens, _floats(size), *match.inputs), (*merged, *match.outputs),
+        (*match.numbers, channels, metric_type), match.space,
+    )  # fmt: skip
+
+
 def token_cluster(metric: Array, keep: Numbers, remove: Numbers, linkage: int) -> Launch:
     """Shapes: metric [B,N,D] -> center [B,K], assign [B,N]; N = K + R."""
     return _clustered("token_cluster", metric, keep[0], linkage)
@@ -206,6 +220,7 @@ KERNELS: Mapping[str, Callable[..., Launch]] = MappingProxyType(
         "TokenMeans": token_means,
         "TokenMedoids": token_medoids,
         "TokenCombine": token_combine,
+        "TokenMerge": token_merge,
         "TokenRestore": token_restore,
         "TokenScore": token_score,
     }

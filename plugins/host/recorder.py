@@ -18,7 +18,7 @@ from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.passes.ops.contract import Array
 from tokenrt.plugins.host import kernels, symbols
-from tokenrt.plugins.host.launches import KERNELS
+from tokenrt.plugins.host.launches import KERNELS, TYPES
 
 PLACE = 1 << 20
 """The address that stands for every tensor: it starts on 16 bytes and is never followed."""
@@ -83,7 +83,7 @@ def recorded(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) ->
     library = kernels.library()
     library.host_record_begin()
     try:
-        kind = kernels.TYPES.get(launch.inputs[0].dtype.name, 0)
+        kind = TYPES.get(launch.inputs[0].dtype.name, 0)
         kernels.call(launch.name, kind, *places, *launch.numbers)
     finally:
         count = library.host_record_end()

@@ -13,7 +13,7 @@ from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 from tokenrt.passes.ops.contract import Array, Operator
 from tokenrt.plugins.host import kernels as host
-from tokenrt.plugins.host.launches import KERNELS
+from tokenrt.plugins.host.launches import KERNELS, TYPES
 
 PYTHON_DOMAIN = "ai.onnx.contrib"
 """Where onnxruntime-extensions looks for operators that are Python functions."""
@@ -144,7 +144,7 @@ class HostSession:
             except Exception as error:
                 self._fault = self._fault or error
                 found = tuple(np.zeros((1, 1, 1), np.int64 if kind == INT64 else np.float32) for kind in made)
-            wide = [array.astype(np.float32) if array.dtype.name in host.TYPES else array for array in found]
+            wide = [array.astype(np.float32) if array.dtype.name in TYPES else array for array in found]
             return tuple(wide) if len(wide) > 1 else wide[0]
 
         return kernel

@@ -19,9 +19,7 @@
 // Bound     arithmetic: 2 B S T D operations in fp32; at 197 tokens and batch 1, latency.
 #pragma once
 
-#include "match.cuh"
-#include "parts.cuh"
-#include "sort.cuh"
+#include "pairs.cuh"
 
 namespace tokenrt {
 
@@ -56,25 +54,13 @@ static __global__ void __launch_bounds__(Policy::kThreads, 512 / Policy::kThread
            const int* __restrict__ destinations, const int* __restrict__ others, float* __restrict__ value,
            std::int64_t* __restrict__ keep, std::int64_t* __restrict__ source,
            std::int64_t* __restrict__ destination, int stretches, MatchShape shape) {
-    __shared__ SortKey keys[Policy::kMost];
+    __shared__ Pairs<Policy> pairs;
     const std::int64_t image = blockIdx.x;
-    const Part* own = parts + image * stretches * shape.sources;
     float* values = value + image * shape.sources;
-    std::int64_t* out = keep + image * shape.keep();
-    SortKey held[Policy::kHeld];
-    fill<Policy>(keys, held, shape.sources, [=](int i) {
-        const Part best = best_of(own, i, stretches, shape.sources);
-        values[i] = best.value;
-        return sort_key(best.value, i, best.nearest);
-    });
-    sort<Policy>(keys, shape.sources);
-    for (int i = static_cast<int>(threadIdx.x); i < shape.sources; i += Policy::kThreads) {
-        place_source(place_in(keys[i]), i, companion_in(keys[i]), sources, out, source + image * shape.remove,
-                     destination + image * shape.remove, shape);
-    }
-    const SortKey last = keys[shape.remove - 1];
-    arrange_survivors<Policy::kThreads>([=](int i) { return !up_to(sort_key(values[i], i), last); }, sources,
-                                        destinations, others, out, shape);
+    pairs.rank(parts + image * stretches * shape.sources, stretches, shape,
+               [=](int i, float best) { values[i] = best; });
+    pairs.write(sources, destinations, others, keep + image * shape.keep(), source + image * shape.remove,
+                destination + image * shape.remove, shape);
 }
 
 static __global__ void __launch_bounds__(kRankThreads)
@@ -117,6 +103,31 @@ cudaError_t compare(const void* metric, const int* sources, const int* destinati
                   stretches.tiles * Policy::kTile, shape);
 }
 
+// Whether the kernels take lists of these lengths; the lists hold each position 0 .. N-1 once.
+inline bool takes(const MatchShape& shape) {
+    return within(shape.batch, 1, kMostBatch) && within(shape.tokens, 1, kMostTokens) &&
+           countable(shape.tokens, shape.width) && within(shape.sources, 1, shape.tokens) &&
+           within(shape.destinations, 1, shape.tokens) && within(shape.others, 0, shape.tokens) &&
+           shape.sources + shape.destinations + shape.others == shape.tokens &&
+           within(shape.remove, 1, shape.sources) && within(shape.order, kSourcesByPosition, kSourcesByValue);
+}
+
+// The first launch: the bests of every stretch to `parts`, and the number of stretches.
+inline cudaError_t compare_all(int type, const void* metric, const int* sources, const int* destinations,
+                               Part* parts, int& stretches, MatchShape shape, cudaStream_t stream) {
+    return with_type(type, [=, &stretches](auto* like) {
+        using T = std::remove_pointer_t<decltype(like)>;
+        const bool whole = in_vectors<T>(shape.width, metric);
+        const int tile = match_tile(shape.sources, whole);
+        const Stretches divided = stretches_of(shape.sources, shape.destinations, tile);
+        stretches = divided.count;
+        const auto run = !whole       ? compare<T, TilePolicy<32>, false>
+                         : tile == 64 ? compare<T, TilePolicy<64>, true>
+                                      : compare<T, TilePolicy<32>, true>;
+        return run(metric, sources, destinations, parts, divided, shape, stream);
+    });
+}
+
 }  // namespace match
 
 // Enough for either tile.
@@ -134,12 +145,7 @@ inline cudaError_t token_match(int type, const void* metric, const int* sources,
                                const int* others, float* value, std::int64_t* keep, std::int64_t* source,
                                std::int64_t* destination, void* workspace, MatchShape shape,
                                cudaStream_t stream) {
-    if (!within(shape.batch, 1, kMostBatch) || !within(shape.tokens, 1, kMostTokens) ||
-        !countable(shape.tokens, shape.width) || !within(shape.sources, 1, shape.tokens) ||
-        !within(shape.destinations, 1, shape.tokens) || !within(shape.others, 0, shape.tokens) ||
-        shape.sources + shape.destinations + shape.others != shape.tokens ||
-        !within(shape.remove, 1, shape.sources) ||
-        !within(shape.order, kSourcesByPosition, kSourcesByValue)) {
+    if (!match::takes(shape)) {
         return cudaErrorInvalidValue;
     }
     cudaError_t state = check_pointers(rows_of(type, metric), sources, destinations, value, keep, source,
@@ -152,17 +158,7 @@ inline cudaError_t token_match(int type, const void* metric, const int* sources,
     }
     int stretches = 0;
     Part* parts = static_cast<Part*>(workspace);
-    state = with_type(type, [=, &stretches](auto* like) {
-        using T = std::remove_pointer_t<decltype(like)>;
-        const bool whole = in_vectors<T>(shape.width, metric);
-        const int tile = match_tile(shape.sources, whole);
-        const Stretches divided = stretches_of(shape.sources, shape.destinations, tile);
-        stretches = divided.count;
-        const auto compare = !whole       ? match::compare<T, TilePolicy<32>, false>
-                             : tile == 64 ? match::compare<T, TilePolicy<64>, true>
-                                          : match::compare<T, TilePolicy<32>, true>;
-        return compare(metric, sources, destinations, parts, divided, shape, stream);
-    });
+    state = match::compare_all(type, metric, sources, destinations, parts, stretches, shape, stream);
     if (state != cudaSuccess) {
         return state;
     }

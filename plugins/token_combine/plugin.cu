@@ -2,7 +2,6 @@
 #include <token_combine.cuh>
 
 #include "../common/operators.h"
-#include "../common/report.h"
 
 namespace tokenrt::plugin {
 
@@ -19,13 +18,7 @@ class TokenCombine final : public Operator {
                     {"destination", "BR", Type::kInt64}},
                    {{"merged", "BKC", Type::kOwn}, {"total", "BK1", Type::kFloat32}}) {}
 
-    void check(const Values& values) const override {
-        const int type = values.number("type");
-        if (type != kFloat && type != kHalf && type != kBfloat16) {
-            refuse("field 'type' must be ", kFloat, " (float32), ", kHalf, " (float16) or ", kBfloat16,
-                   " (bfloat16), got ", type);
-        }
-    }
+    void check(const Values& values) const override { check_type(values); }
 
     int own_type(const Values& values) const override { return values.number("type"); }
 

@@ -12,6 +12,7 @@ from tests.gpu.helpers import needs
 from tests.passes.ops.helpers.cases import alternate
 from tokenrt.perf.bench.gpu import memory
 from tokenrt.plugins.host import kernels
+from tokenrt.plugins.host.launches import TYPES
 from tokenrt.plugins.toolchain import device
 
 pytestmark = needs.gpu
@@ -34,7 +35,7 @@ def launch(name: str, arguments: list[Any]) -> tuple[Any, Callable[[], object]]:
 def gather(width: int) -> list[Any]:
     rows, index = np.zeros((32, 197, width), np.float16), np.zeros((32, 577), np.int64)
     return [
-        kernels.TYPES["float16"],
+        TYPES["float16"],
         rows,
         index,
         np.zeros((32, 577, width), np.float16),
@@ -62,7 +63,7 @@ def matching(batch: int, tokens: int) -> list[Any]:
     value, space = np.zeros((batch, counts[0]), np.float32), np.zeros(8 * batch * counts[0], np.uint8)
     outputs = [np.zeros((batch, count), np.int64) for count in (tokens - 16, 16, 16)]
     sizes = (batch, tokens, 64, *counts, 16, 0)
-    return [kernels.TYPES["float16"], metric, *lists, value, *outputs, space, *sizes]
+    return [TYPES["float16"], metric, *lists, value, *outputs, space, *sizes]
 
 
 def test_a_full_gpu_matches_an_image_in_less_time_than_an_empty_one() -> None:

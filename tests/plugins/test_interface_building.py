@@ -160,6 +160,8 @@ TOGETHER = [
     ("TokenGroupSelect", {**GROUPS, "keep": [5]}, "'protect' and 'quotas' add up to 4, but 'keep' is 5"),
     ("TokenScore", {"scale": 1.0, "first_row": [4], "end_row": [4]}, "'first_row' is 4, it must be below"),
     ("TokenCombine", {"type": 2}, "'type' must be 1"),
+    ("TokenMerge", {**MATCH, "type": 2}, "'type' must be 1"),
+    ("TokenMerge", {**MATCH, "type": 1, "keep": [6]}, "but 'keep' and 'remove' add up to 9"),
     (
         "TokenMatch",
         {**MATCH, "keep": [6], "remove": [3]},
@@ -235,17 +237,18 @@ def test_types_and_formats(name: str, kind: str, path: Path) -> None:
                 "own"
             ) == 1
             floating = other in (FLOAT, HALF, BFLOAT16) and every[place] in (FLOAT, HALF, BFLOAT16)
-            first = place == 0 and floating and alone
-            assert node.supports(changed) == first
+            free = [tensor.type for tensor in CONTRACTS[name].inputs][place : place + 1] == ["free"]
+            assert node.supports(changed) == (floating and (free or (place == 0 and alone)))
         layout = [0] * len(every)
         layout[place] = CHW4
         assert not node.supports(every, layout)
 
 
-def test_combine_takes_the_type_it_was_told_alone(path: Path) -> None:
-    node = made(path, "TokenCombine", "float16")
+@pytest.mark.parametrize("name", ["TokenCombine", "TokenMerge"])
+def test_merging_takes_the_type_it_was_told_alone(name: str, path: Path) -> None:
+    node = made(path, name, "float16")
     for kind in KINDS:
-        given, wanted = types_of("TokenCombine", kind)
+        given, wanted = types_of(name, kind)
         assert node.supports([*given, *wanted]) == (kind == "float16")
 
 
@@ -278,6 +281,12 @@ MISFITS = [
     ("TokenScore", [[2, 2, 17, 4], [2, 2, 17, 4], [1, 1, 1, 1, 1]], "'bias' has 5 axes, at most 4"),
     ("TokenCombine", [[2, 17, 8], [2, 17, 2], [2, 12], [2, 5], [2, 5]], "axis 2 of input 'size' is 2, not 1"),
     ("TokenCombine", [[2, 17, 8], [2, 17, 1], [2, 12], [2, 5], [2, 4]], "but R is 5 elsewhere"),
+    ("TokenMerge", [[2, 18, 8], [2, 18, 1], [2, 18, 8]], "add up to 17, but there are 18 tokens"),
+    (
+        "TokenMerge",
+        [[2, 17, 8], [2, 17, 1], [2, 16, 8]],
+        "axis 1 of input 'metric' is 16, but N is 17 elsewhere",
+    ),
     ("TokenRestore", [[2, 32769, 8], [2, 17]], "up to 32768"),
     ("TokenRestore", [[2, 17, 8], [3, 17]], "but B is 2 elsewhere"),
 ]

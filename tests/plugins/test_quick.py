@@ -21,6 +21,7 @@ from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import OPERATORS
 from tokenrt.plugins import quick, quick_kernels
 from tokenrt.plugins.host import kernels
+from tokenrt.plugins.host.launches import TYPES
 from tokenrt.plugins.toolchain import nvcc
 from tokenrt.plugins.toolchain.compiler import COMPILERS, compiled
 
@@ -125,7 +126,7 @@ def test_merging_is_that_of_the_kernel(width: int, kind: str) -> None:
     ]  # fmt: skip
     inputs = [kernels.ready(array) for array in inputs]
     outputs = [kernels.aligned((2, 21, width), KINDS[kind]), kernels.aligned((2, 21, 1), np.float32)]
-    attributes = {"type": kernels.TYPES[kind]}
+    attributes = {"type": TYPES[kind]}
     run("TokenCombine", inputs, attributes, outputs)
     same(outputs, kernels.run("TokenCombine", inputs, attributes))
 

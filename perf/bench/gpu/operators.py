@@ -21,7 +21,7 @@ from tokenrt.perf.cost.chip import Chip
 from tokenrt.perf.cost.jobs import Job, jobs
 from tokenrt.perf.cost.model import MODELS, Block
 from tokenrt.plugins.host import kernels
-from tokenrt.plugins.host.launches import KERNELS
+from tokenrt.plugins.host.launches import KERNELS, TYPES
 from tokenrt.plugins.toolchain import device
 
 SMALL, TINY = Block(67, 64), {"tiny": Block(35, 32, 16)}
@@ -69,7 +69,7 @@ def bound(job: Job, library: ctypes.CDLL, *, gpu: bool) -> Iterator[tuple[Callab
     given = [kernels.ready(array) for array in launch.inputs]
     made = [kernels.aligned(shape, kind) for shape, kind in launch.outputs]
     space = [] if launch.space is None else [kernels.aligned((kernels.space(launch),), np.uint8)]
-    tensors, kind = [*given, *made, *space], kernels.TYPES.get(given[0].dtype.name, 0)
+    tensors, kind = [*given, *made, *space], TYPES.get(given[0].dtype.name, 0)
     function = getattr(library, f"host_{launch.name}")
 
     def starter(pointers: Sequence[int]) -> Callable[[], object]:

@@ -23,6 +23,7 @@ needs_compiler = pytest.mark.skipif(
 KINDS = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 NUMBERS = {"float32": 1, "float16": 10, "bfloat16": 16}
 UNITS = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+HELD = (contracts.OWN, contracts.FREE)
 CONTRACTS = contracts.contracts()
 
 
@@ -31,7 +32,7 @@ def inputs_of(name: str, kind: str = "float32") -> tuple[list[Any], dict[str, An
     inputs, attributes = cases()[name]
     contract = CONTRACTS[name]
     own = [
-        np.asarray(item).astype(KINDS[kind]) if tensor.type == "own" else np.asarray(item)
+        np.asarray(item).astype(KINDS[kind]) if tensor.type in HELD else np.asarray(item)
         for item, tensor in zip(inputs, contract.inputs, strict=True)
     ]
     settled = OPERATORS[name].settle(attributes)
@@ -48,6 +49,6 @@ def types_of(name: str, kind: str) -> tuple[list[int], list[int]]:
     """Types of inputs and outputs."""
     contract = CONTRACTS[name]
     return (
-        [TYPES[kind if tensor.type == "own" else tensor.type] for tensor in contract.inputs],
-        [TYPES[kind if tensor.type == "own" else tensor.type] for tensor in contract.outputs],
+        [TYPES[kind if tensor.type in HELD else tensor.type] for tensor in contract.inputs],
+        [TYPES[kind if tensor.type in HELD else tensor.type] for tensor in contract.outputs],
     )

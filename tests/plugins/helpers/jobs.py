@@ -63,6 +63,12 @@ def combine(tokens: int, removed: int, width: int) -> Job:
     return Job("TokenCombine", (random((1, tokens, width)), sizes, *lists), {"type": 1})
 
 
+def merge(tokens: int, removed: int, width: int) -> Job:
+    sizes = np.random.default_rng(tokens).integers(1, 4, (1, tokens, 1)).astype(np.float32)
+    pairs = alternate(tokens, 1, removed, tokens % 2)
+    return Job("TokenMerge", (random((1, tokens, width)), sizes, spaced(1, tokens, 20)), {**pairs, "type": 1})
+
+
 def restore(tokens: int, places: int, width: int) -> Job:
     source_map = np.random.default_rng(0).integers(0, tokens, (2, places))
     return Job("TokenRestore", (random((2, tokens, width)), source_map), {})
@@ -112,6 +118,8 @@ JOBS: Mapping[str, Callable[[], Job]] = {
     "merging past 8 survivors, a block's": lambda: combine(20, 9, 24),
     "merging past 1,024 sources, a stage's": lambda: combine(1040, 1030, 4),
     "merging past 256 channels, a block's": lambda: combine(12, 5, 260),
+    "a match and merging past 64 sources, 8 survivors, 256 channels": lambda: merge(140, 30, 260),
+    "a match and merging past 256 sources": lambda: merge(521, 200, 4),
     "a restore past 128 channels": lambda: restore(5, 19, 1032),
     "a greedy choice past 256 tokens": lambda: greedy(262, 0),
     "a greedy choice that compares all first": lambda: greedy(70, 2),

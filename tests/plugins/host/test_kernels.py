@@ -19,7 +19,7 @@ from tests.passes.ops.helpers.runner import expect
 from tests.plugins.helpers.running import KINDS, SIZES, UNITS, needs_compiler, random, run, wide
 from tokenrt.errors import UnsupportedError
 from tokenrt.plugins.host import kernels
-from tokenrt.plugins.host.launches import KERNELS
+from tokenrt.plugins.host.launches import KERNELS, TYPES
 
 pytestmark = needs_compiler
 
@@ -28,6 +28,7 @@ TIE = 2.0**-20
 
 STAYS_FLOAT = {
     "TokenCombine": 1,
+    "TokenMerge": 1,
     "TokenScore": 2,
     "TokenGreedySelect": 1,
     "TokenCoverSelect": 1,
@@ -50,7 +51,7 @@ def test_every_kernel_takes_every_type(name: str, kind: str) -> None:
         if wanted.dtype.kind == "i":
             np.testing.assert_array_equal(actual, wanted)
         else:
-            unit = UNITS[kind] if name == "TokenCombine" else 2.0**-22
+            unit = UNITS[kind] if name in ("TokenCombine", "TokenMerge") else 2.0**-22
             np.testing.assert_allclose(actual.astype(np.float64), wanted, atol=4 * unit, rtol=4 * unit)
 
 
@@ -208,7 +209,7 @@ def one_at_a_time(tokens: Any, size: Any, keep: Any, source: Any, destination: A
 def test_combine_is_as_exact_as_the_plain_mean(tokens: int, kind: str) -> None:
     for removed, width in ((1, 24), (tokens // 2, 33), (tokens - 1, 8)):
         inputs = merging(2, tokens, removed, width, kind)
-        attributes = {"type": kernels.TYPES[kind]}
+        attributes = {"type": TYPES[kind]}
         merged, total = run("TokenCombine", inputs, attributes)
         wanted, wanted_total = expect("TokenCombine", wide(inputs), attributes)
         within_twice(merged, wanted, one_at_a_time(*inputs), unit=UNITS[kind])

@@ -77,6 +77,34 @@ def test_stretches_of_destinations_grow_where_sources_fill_a_gpu() -> None:
     assert job.workspace < 2**21
 
 
+WIDTHS = {197: 384, 577: 1024, 729: 1152, 4096: 768}
+"""Channels of ViT-S, ViT-L, SigLIP and SAM-B."""
+
+
+def merge(tokens: int, width: int, batch: int = 1) -> Job:
+    shapes = (batch, tokens, WIDTHS[tokens]), (batch, tokens, 1), (batch, tokens, width)
+    inputs = [
+        like(shape, kind) for shape, kind in zip(shapes, ("float16", "float32", "float16"), strict=True)
+    ]
+    return recorded("TokenMerge", inputs, {**alternate(tokens, 1, 8, 0), "type": 10})
+
+
+@pytest.mark.parametrize("width", [64, 384])
+@pytest.mark.parametrize("tokens", TOKENS)
+def test_a_merge_is_two_launches_of_which_the_second_ranks_and_combines(tokens: int, width: int) -> None:
+    """A block takes 8 survivors and 512 channels of fp16, 32 survivors from 1,025 sources on, and more by turns."""
+    job = merge(tokens, width)
+    assert kernels_of(job) == ["match::similarity", "combine::merge_pairs"]
+    assert job.launches[0] == match(tokens, width).launches[0]
+    threads = 256 if tokens < 2049 else 1024
+    tiles = ceil((tokens - 8) / (threads // 32)) * ceil(WIDTHS[tokens] / 512)
+    assert job.launches[1].threads == threads
+    most = 512 * 256 // threads
+    for batch in (1, 8, 32):
+        many = merge(tokens, width, batch).launches[1]
+        assert min(CHIP, most // 2, batch * tiles) <= many.blocks <= most
+
+
 CHOICE: dict[str, Any] = {"protect": [1], "order": 0, "power": 1.0, "mix": 0.0}
 
 

@@ -16,7 +16,7 @@ from tests.passes.ops.helpers.cases import alternate
 from tests.plugins.helpers.running import KINDS, needs_compiler
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops import OPERATORS
-from tokenrt.plugins.contracts import contracts
+from tokenrt.plugins.contracts import FREE, OWN, contracts
 from tokenrt.plugins.host.recorder import Job, like, recorded
 from tokenrt.plugins.limits import MOST_ELEMENTS
 
@@ -38,6 +38,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
     "TokenMedoids": {"rounds": 100, "power": 2},
     "TokenScore": {"scale": 1.0, "first_row": [0], "end_row": [MOST]},
     "TokenCombine": {"type": 1},
+    "TokenMerge": {**alternate(MOST, 1, 4096, 0), "type": 1},
     "TokenRestore": {},
 }
 """Attributes with which each operator does the most at once."""
@@ -57,7 +58,7 @@ def shapes(name: str, changed: Mapping[str, int]) -> list[tuple[int, ...]]:
 
 def job(name: str, kind: str, changed: Mapping[str, int]) -> Job:
     given = [
-        like(shape, kind if tensor.type == "own" else tensor.type)
+        like(shape, kind if tensor.type in (OWN, FREE) else tensor.type)
         for shape, tensor in zip(shapes(name, changed), contracts()[name].inputs, strict=True)
     ]
     return recorded(name, given, ATTRIBUTES[name])

@@ -12,7 +12,7 @@ from tests.passes.ops.helpers.runner import expect
 from tests.plugins.helpers.running import KINDS, needs_compiler, random, run, wide
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops import OPERATORS
-from tokenrt.plugins.contracts import contracts
+from tokenrt.plugins.contracts import FREE, OWN, contracts
 from tokenrt.plugins.host import kernels
 from tokenrt.plugins.host.recorder import like, recorded
 
@@ -34,7 +34,7 @@ def test_a_tensor_may_begin_on_any_element_of_a_larger_one(
 ) -> None:
     inputs, attributes = cases()[name]
     own = [
-        np.asarray(item).astype(KINDS[kind]) if tensor.type == "own" else np.asarray(item)
+        np.asarray(item).astype(KINDS[kind]) if tensor.type in (OWN, FREE) else np.asarray(item)
         for item, tensor in zip(inputs, contracts()[name].inputs, strict=True)
     ]
     wanted = run(name, own, attributes)
@@ -89,7 +89,8 @@ def test_a_score_takes_wide_heads(width: int, rows: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["TokenCluster", "TokenCombine", "TokenMatch", "TokenMeans", "TokenMedoids", "TokenPeaks"]
+    "name",
+    ["TokenCluster", "TokenCombine", "TokenMatch", "TokenMeans", "TokenMedoids", "TokenMerge", "TokenPeaks"],
 )
 def test_rows_that_no_block_holds_have_no_limit(name: str) -> None:
     inputs, attributes = cases()[name]

@@ -31,6 +31,7 @@ def needs_nvcc() -> None:
 
 VECTORS: Mapping[str, Callable[[list[str]], bool]] = {
     "combine::merge": lambda arguments: arguments[1] != "1",
+    "combine::merge_pairs": lambda arguments: arguments[1] != "1",
     "gather::copy_rows": lambda arguments: arguments[0] == "uint4",
 }
 """Kernels that read rows -> which of their forms, by template arguments, read them 16 bytes at a time. Where the last

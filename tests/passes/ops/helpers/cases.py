@@ -72,6 +72,7 @@ def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
             [floats(B, N, C), sizes, order[:, :K], order[:, K:], rng.integers(0, K, (B, R))],
             {"type": 1},
         ),
+        "TokenMerge": ([floats(B, N, C), sizes, floats(B, N, D)], {**halves, "order": 0, "type": 1}),
         "TokenRestore": ([floats(B, K, C), rng.integers(0, K, (B, N))], {}),
     }
 
@@ -88,6 +89,7 @@ SHAPES = {
     "TokenMeans": [[K, D], [N]],
     "TokenMedoids": [[K], [N]],
     "TokenCombine": [[K, C], [K, 1]],
+    "TokenMerge": [[K, C], [K, 1], [(N - 1) // 2], [K], [R], [R]],
     "TokenRestore": [[N, C]],
 }
 """What shape inference must find behind the batch axis."""
