@@ -69,7 +69,11 @@ def peaks(op: Ops, taps: Taps, site: Site, neighbours: int) -> tuple[Value, Valu
 
 def scaled(op: Ops, taps: Taps, site: Site) -> Value:
     """Return the unprotected tokens around their mean, divided by sqrt(C): [B,T,C]."""
-    tokens = clusters.plain(op, taps, site)
-    points, _ = clusters.points(op, tokens, site.tokens - site.protect)
+    return scaled_rows(op, clusters.plain(op, taps, site), site.tokens - site.protect)
+
+
+def scaled_rows(op: Ops, rows: Value, count: int) -> Value:
+    """Return `count` rows [B,T,C] around their mean, divided by sqrt(C)."""
+    points, _ = clusters.points(op, rows, count)
     width = op("Cast", op("Slice", op("Shape", points), np.array([2]), np.array([3])), to=steps.FLOAT)
     return op("Div", points, op("Sqrt", width))

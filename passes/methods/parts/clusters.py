@@ -134,6 +134,18 @@ def merged(
     return Reduction(tokens, total, keep, assign)
 
 
+def carried(op: Ops, stays: Value, goes: Value, site: Site) -> tuple[Value, Value]:
+    """Centres [B,M], ascending, and the cluster of each unprotected token [B,T], of tokens that go where another one stays.
+
+    stays [B,T] is 1 for the M tokens that stay and 0 for others; goes [B,T] is the token at which each ends up, among the
+    unprotected, itself where it stays.
+    """
+    center = op("TokenSelect", stays, keep=outputs(site), protect=0, order=steps.ORDERS[steps.BY_POSITION])
+    numbers = steps.numbered(op, stays, outputs(site))
+    slot = op("ScatterElements", op("Mul", goes, 0), center, numbers, axis=1)
+    return center, op("GatherElements", slot, goes, axis=1)
+
+
 def collected(op: Ops, size: Value, assign: Value, count: int) -> Value:
     """Add up sizes [B,N,1] by cluster: [B,count,1]."""
     return op("MatMul", op("Cast", members(op, assign, count), to=steps.FLOAT), size)

@@ -138,22 +138,13 @@ class VFlowOpt(Method):
         rated = op("Where", among, op("Unsqueeze", score, np.array([1])), steps.LOWEST)
         carrier = op("ArgMax", rated, axis=2, keepdims=0)
         stays = op("ScatterElements", op("Sub", 1.0, left), carrier, _all(op, score, 1.0, count), axis=1)
-        center = op("TokenSelect", stays, keep=kept, protect=0, order=0)
-        goes = op(
-            "Where", op("Greater", left, 0.5), op("Gather", carrier, cell, axis=1), np.arange(tokens)[None]
-        )
-        slot = op("ScatterElements", op("Mul", goes, 0), center, steps.numbered(op, score, kept), axis=1)
+        every = np.arange(tokens)[None]
+        goes = op("Where", op("Greater", left, 0.5), op("Gather", carrier, cell, axis=1), every)
+        center, assign = clusters.carried(op, stays, goes, site)
         weight = op("Max", plain, scores.EPSILON)
         if there is not None:
             weight = op("Mul", weight, there)
-        return clusters.merged(
-            op,
-            taps,
-            site,
-            center,
-            op("GatherElements", slot, goes, axis=1),
-            op("Unsqueeze", weight, steps.LAST),
-        )
+        return clusters.merged(op, taps, site, center, assign, op("Unsqueeze", weight, steps.LAST))
 
     def _sides(self) -> list[list[str]]:
         return [part.split("x") for part in self.grids.split("+")] if self.grids else []

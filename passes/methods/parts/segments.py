@@ -1,0 +1,90 @@
+"""Steps of methods that cut a clip into segments of frames, in which places of the grid stand still or move.
+
+Which frames belong together depends on the video where these methods were published, and with it every count. Here both are
+given before the graph is written: the frames of each segment, and how many of its places are still.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from tokenrt.errors import MethodError, PlanError
+from tokenrt.passes.methods.contract import Ops, Site, Value
+from tokenrt.passes.methods.parts import centers, clusters, steps
+
+NEIGHBOURS = 7
+"""Of density peaks, in HoliTom and PruneVid."""
+
+FRAMES_EACH = 4
+"""Frames of a segment where nothing else is said."""
+
+
+def numbers(method: str, option: str, text: str) -> list[int]:
+    """Read an option as in 3+5. Raises: MethodError."""
+    if text and not all(part.isdigit() for part in text.split("+")):
+        raise MethodError(f"option {option}={text} of method {method!r}: expected numbers, as in 3+5")
+    return [int(part) for part in text.split("+")] if text else []
+
+
+def lengths(method: str, option: str, count: int, parts: int) -> list[int]:
+    """Frames of each segment: as `option` says, else `parts` segments as even as can be. Raises: PlanError."""
+    asked = numbers(method, "segments", option)
+    if asked and (sum(asked) != count or 0 in asked):
+        raise PlanError(f"{method}: segments={option} are {sum(asked)} frames, and the clip has {count}")
+    parts = max(1, min(parts, count))
+    return asked or [len(part) for part in np.array_split(np.arange(count), parts)]
+
+
+def still(method: str, option: str, share: float, segments: Sequence[int], each: int) -> list[int]:
+    """Still places of each segment: as `option` says, else that share of the n; none in a single frame. Raises: PlanError."""
+    asked = numbers(method, "still", option)
+    if asked and (len(asked) != len(segments) or max(asked) > each):
+        raise PlanError(
+            f"{method}: still={option} must name a number of places up to {each} for each of {len(segments)} segments"
+        )
+    found = asked or [int(share * each)] * len(segments)
+    return [places if frames > 1 else 0 for places, frames in zip(found, segments, strict=True)]
+
+
+def fitted(method: str, site: Site, count: Callable[[float], int]) -> float:
+    """The ratio at which the counts, which grow with it, add up to the K - P outputs there are. Raises: PlanError."""
+    wanted, low, high = site.keep - site.protect, 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if count(middle) >= wanted else (middle, high)
+    if count(high) != wanted:
+        near = sorted({site.protect + count(ratio) for ratio in (low, high)} - {site.tokens, site.protect})
+        raise PlanError(
+            f"block {site.block}: {method} cannot leave {site.keep} of {site.tokens} tokens, as it rounds in every frame and "
+            f"segment; {' or '.join(map(str, near)) or 'no count near it'} can"
+        )
+    return high
+
+
+def places(op: Ops, score: Value, count: int, each: int) -> tuple[Value, Value]:
+    """The `count` places of the highest score and the others, both ascending: score [B,n] -> [B,S] and [B,n-S]; 0 < S < n."""
+    best = op("TokenSelect", score, keep=count, protect=0, order=0)
+    left = op("ScatterElements", fill(op, score, 1.0, each), best, fill(op, score, 0.0, count), axis=1)
+    return best, op("TokenSelect", left, keep=each - count, protect=0, order=0)
+
+
+def fill(op: Ops, like: Value, number: float, count: int) -> Value:
+    """[B,count] float32, all one number, B that of `like`."""
+    value = op.constant(np.full((1, 1), number, np.float32))
+    return op("Expand", value, steps.batch_shape(op, like, count))
+
+
+def peaks(op: Ops, rows: Value, count: int, keep: int, neighbours: int) -> tuple[Value, Value]:
+    """Density peaks [B,M] of rows [B,m,C] by descending score, and the nearest of each row [B,m]."""
+    return tuple(
+        op("TokenPeaks", centers.scaled_rows(op, rows, count), keep=keep, neighbours=min(neighbours, count))
+    )
+
+
+def ascending_peaks(op: Ops, rows: Value, count: int, keep: int, neighbours: int) -> tuple[Value, Value]:
+    """The same by ascending place."""
+    center, assign = peaks(op, rows, count, keep, neighbours)
+    _, center, assign = clusters.by_position(op, center, assign, keep)
+    return center, assign
