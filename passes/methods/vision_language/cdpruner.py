@@ -1,0 +1,133 @@
+"""CDPruner: tokens unlike each other and relevant to the question, by a determinantal point process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tokenrt.errors import MethodError
+from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
+from tokenrt.passes.methods.parts import bipartite, clusters, determinant, rows, scores, steps, words
+
+AUTHORS, BLEND, EXP = "authors", "blend", "exp"
+PATCH = "patch"
+LEAST = 1e-6
+
+
+@dataclass(frozen=True)
+class CDPruner(Method):
+    """Choose tokens one by one, each time the one that adds most to the determinant of the chosen tokens' kernel L.
+
+    L_ij = r_i cos(i,j) r_j with the relevance r to the text, from 0 to 1. Form authors: r is minus the mean cosine of the
+    tower's patch features, which are another block's stream, to the text embeddings (both in CLIP's common space, where they
+    match inversely). Forms blend and exp, OpenVINO's: r is the cosine of a token to the mean of the text embeddings, of
+    the language model, and L = (1 - w) cos + w r cos r, or exp(a r_i) cos exp(a r_j) with a = w / (2 (1 - w)). With split the
+    two halves of the tokens are scaled and chosen from apart, K // 2 tokens of the first. Once the rank of L, at most C, is
+    used up the first tokens follow. Padding adds nothing.
+    Options: form; weight w, 0 to 1; split (only blend and exp have it); patch: the block of the patch features (form
+    authors); order of the kept tokens: position, or score (as chosen); variant (see deviations).
+    """
+
+    name: ClassVar[str] = "cdpruner"
+    summary: ClassVar[str] = "choose tokens one by one that are relevant to the text and unlike each other"
+    paper: ClassVar[str] = (
+        "Zhang et al., Beyond Attention or Similarity: Maximizing Conditional Diversity for Token Pruning in MLLMs, NeurIPS 2025"
+    )
+    reads: ClassVar[tuple[str, ...]] = ("tokens", "text", "stream")
+    evidence: ClassVar[Evidence] = "vectors"
+    drops: ClassVar[bool] = True
+    home: ClassVar[Home] = "output"
+    layers: ClassVar[tuple[str, ...]] = (PATCH,)
+    takes: ClassVar[tuple[str, ...]] = ("text", "text_mask?")
+    ascending: ClassVar[bool] = True
+    engines: ClassVar[Mapping[str, str]] = {"OpenVINO GenAI": "pruning_ratio, relevance_weight"}
+    systems: ClassVar[tuple[str, ...]] = ("CDPruner",)
+    deviations: ClassVar[str] = (
+        "form authors, variant=reference: relevance is scaled over the whole batch, so that images decide together; "
+        "variant=paper: inside each image"
+    )
+
+    form: str = BLEND
+    weight: float = 0.5
+    split: bool = True
+    patch: int = -1
+    order: str = steps.BY_POSITION
+    variant: str = scores.PAPER
+
+    def __post_init__(self) -> None:
+        steps.choice(self.name, "form", self.form, (AUTHORS, BLEND, EXP))
+        steps.choice(self.name, "order", self.order, tuple(steps.ORDERS))
+        steps.choice(self.name, "variant", self.variant, scores.VARIANTS)
+        if not 0 <= self.weight <= 1:
+            raise MethodError(f"option weight={self.weight} of method {self.name!r}: expected 0 to 1")
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        tokens, kept = site.tokens - site.protect, site.keep - site.protect
+        features = rows.sound(op, taps, site, steps.float_tokens(op, taps))
+        if self.form == AUTHORS:
+            unit = op("LpNormalization", features, axis=2, p=2)
+            relevance = self._inverse(op, taps, site)
+        else:
+            unit = _floored(op, features)
+            relevance = _cosine(op, unit, _floored(op, words.mean(op, taps)))
+        chosen = []
+        for start, end, count in self._parts(tokens, kept):
+            part, own = (steps.cut(op, value, start, end) for value in (unit, relevance))
+            cosine = op("MatMul", part, op("Transpose", part, perm=[0, 2, 1]))
+            kernel = self._kernel(op, cosine, own)
+            corner = np.eye(end - start, dtype=np.float32)[None]
+            diagonal = op("ReduceSum", op("Mul", kernel, corner), steps.LAST, keepdims=0)
+            epsilon = 0.0 if self.form == AUTHORS else LEAST
+            found = determinant.choose(op, kernel, diagonal, end - start, count, epsilon)
+            chosen.append(op("Add", found, np.array(start)) if start else found)
+        index = bipartite.joined(op, chosen)
+        if self.order == steps.BY_POSITION:
+            index = bipartite.ascending(op, index, kept)
+        return steps.pruned(op, taps, site, clusters.whole(op, taps, site, index))
+
+    def _parts(self, tokens: int, kept: int) -> list[tuple[int, int, int]]:
+        """Stretches of the tokens that are chosen from apart, and how many of each."""
+        half, first = tokens // 2, kept // 2
+        if self.form == AUTHORS or not self.split or not first:
+            return [(0, tokens, kept)]
+        return [(0, half, first), (half, tokens, kept - first)]
+
+    def _inverse(self, op: Ops, taps: Taps, site: Site) -> Value:
+        """Minus the mean cosine of the patch features to the words: [B,T]."""
+        patches = rows.unit(op, taps, site, taps.layer(PATCH, self.patch).stream())
+        asked = words.mean(op, taps, unit=True)
+        return op("Neg", _cosine(op, patches, asked))
+
+    def _kernel(self, op: Ops, cosine: Value, relevance: Value) -> Value:
+        """L [B,T,T] of cosines and the relevance [B,T], which is scaled first."""
+        axes = [0, 1] if self.form == AUTHORS and self.variant == scores.REFERENCE else [1]
+        low, high = (op(name, relevance, axes=axes, keepdims=1) for name in ("ReduceMin", "ReduceMax"))
+        above, span = op("Sub", relevance, low), op("Sub", high, low)
+        if self.form == AUTHORS:
+            rated = op("Div", op("Add", above, LEAST), op("Max", span, LEAST))
+        elif self.form == BLEND:
+            rated = op("Div", above, op("Add", span, LEAST))
+        else:
+            rated = op("Div", above, op("Where", op("Less", span, LEAST), 1.0, span))
+            if self.weight == 0:
+                return cosine
+            if self.weight < 1:
+                rated = op("Exp", op("Mul", rated, self.weight / (2 * (1 - self.weight))))
+        pairs = op("Mul", op("Unsqueeze", rated, np.array([2])), op("Unsqueeze", rated, np.array([1])))
+        if self.form == BLEND:
+            pairs = op("Add", op("Mul", pairs, self.weight), 1 - self.weight)
+        return op("Mul", cosine, pairs)
+
+
+def _floored(op: Ops, data: Value) -> Value:
+    """Rows divided by sqrt(|row|^2 + 1e-6)."""
+    square = op("ReduceSum", op("Mul", data, data), steps.LAST, keepdims=1)
+    return op("Div", data, op("Sqrt", op("Add", square, LEAST)))
+
+
+def _cosine(op: Ops, unit: Value, asked: Value) -> Value:
+    """Products of rows [B,T,E] with one row [B,1,E]: [B,T]."""
+    return op("ReduceSum", op("Mul", unit, asked), steps.LAST, keepdims=0)
