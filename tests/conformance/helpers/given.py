@@ -12,7 +12,7 @@ from tokenrt.passes.methods.contract import Method, Ops
 from tokenrt.perf.bench.method_models import length
 
 C, D, H = 12, 8, 2
-WORDS, PATCH = 5, 4
+WORDS, PATCH, LEARNED = 5, 4, 36
 FRAMES = (4, 3, 2)
 """How many frames a clip has: the first that its tokens can be split into, else one."""
 
@@ -86,6 +86,7 @@ def weights(method: type[Method], tokens: int, keep: int, protect: int) -> Mappi
     rng = np.random.default_rng(7)
     letters = {
         "C": C, "D": D, "H": H, "N": tokens, "K": keep - protect, "T": tokens - protect, "M": 4, "Q": 3,
+        "E": C, "L": LEARNED,
     }  # fmt: skip
     return {
         name: 0.3
