@@ -70,11 +70,11 @@ def pooled(op: Ops, taps: Taps, site: Site, down: Floats, across: Floats) -> Red
 def blocks(length: int, side: int) -> Floats:
     """Windows of `side` cells that do not overlap: [length // side, length]; cells beyond the last are in none."""
     place = np.arange(length) // side
-    return (np.arange(length // side)[:, None] == place[None]).astype(np.float32)
+    return np.asarray(np.arange(length // side)[:, None] == place[None], np.float32)
 
 
 def adaptive(length: int, count: int) -> Floats:
     """`count` windows from floor(i length / count) to ceil((i + 1) length / count), which may overlap: [count, length]."""
     place, number = np.arange(length)[None], np.arange(count)[:, None]
     inside = (place >= number * length // count) & (place < -(-(number + 1) * length // count))
-    return inside.astype(np.float32)
+    return np.asarray(inside, np.float32)

@@ -67,10 +67,9 @@ class MQT(Trained):
         heads, _, tokens = attention.shape
         width = self.tensor("query", site).shape[1]
         inner, bias = (self.tensor(f"attn.in_proj_{kind}", site)[2 * width :] for kind in ("weight", "bias"))
-        norm = (self.tensor(f"ln_v.{kind}", site) for kind in ("weight", "bias"))
-        values = layers.linear(
-            op, layers.layer_norm(op, clusters.plain(op, taps, site), *norm, 1e-6), inner, bias
-        )
+        scale, shift = (self.tensor(f"ln_v.{kind}", site) for kind in ("weight", "bias"))
+        normed = layers.layer_norm(op, clusters.plain(op, taps, site), scale, shift, 1e-6)
+        values = layers.linear(op, normed, inner, bias)
         split = op("Reshape", values, np.array([0, tokens, heads, width // heads]))
         read = op("MatMul", attention.astype(np.float32), op("Transpose", split, perm=[0, 2, 1, 3]))
         joined = op("Reshape", op("Transpose", read, perm=[0, 2, 1, 3]), np.array([0, kept, width]))
