@@ -63,19 +63,17 @@ def check_angelslim(arrays: Arrays, params: Mapping[str, Any], backend: str) -> 
 
 
 def check_edgellm(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
-    """Each span of image tokens with the same text; in the order of selection, then all that stays."""
+    """Each span of image tokens with the same text, none of too few; in the order of selection, then all that stays."""
     x, image = arrays["x"], arrays["is_image"]
     text = x[~image][None]
-    retained = list[Any]()
+    retained, whole = list[Any](), image.sum() < params["min_visual_tokens"]
     for begin, end, target in arrays["spans"]:
         options: dict[str, Any] = {
             "pivots": params["pivot_image_tokens"],
             "text_pivots": min(params["pivot_text_tokens"], text.shape[1]),
         }
-        given = {"x": x[begin:end][None], "text": text}
-        found = apply_method(
-            "dart", given, keep=int(target), protect=0, order="score", backend=backend, **options
-        )
+        given, keep = {"x": x[begin:end][None], "text": text}, int(end - begin if whole else target)
+        found = apply_method("dart", given, keep=keep, protect=0, order="score", backend=backend, **options)
         retained.append(found["index"][0] + begin)
     equal("order of choosing", np.concatenate(retained), arrays["retained"])
     stays = ~image | np.isin(np.arange(len(x)), np.concatenate(retained))
