@@ -131,7 +131,7 @@ class Contract:
             else "Namespace `tokenrt`, version `1`. An attribute is an error that names it.",
             "## Limits",
             self.limits.text()
-            + " A node beyond them keeps its function: `tokenrt lower --target` and `tokenrt build` see to it.",
+            + " A node beyond them becomes standard operators: `tokenrt lower` and `tokenrt build` see to it.",
             "## Status",
             "\n".join(f"- {what}: {word}" for what, word in self.status.items()),
             "## Additional resources",

@@ -1,4 +1,4 @@
-"""TokenSelect, TokenMatch and TokenCombine as TensorRT's quick deployable plugins: PTX in the engine, no library to ship.
+"""Selecting, matching and merging as TensorRT's quick deployable plugins: PTX in the engine, no library to ship.
 
 `register()` makes them known to this process before a network is made or an ONNX file with bare `tokenrt` nodes is
 parsed (`tokenrt lower --plugin`); the engine that is built runs without this package. Needs TensorRT 10.9 and nvcc where
@@ -39,18 +39,21 @@ ANNOTATIONS: Mapping[str, Any] = {"int": int, "ints": np.typing.NDArray[np.int32
 
 Sizes = Callable[[Sequence[Any], Mapping[str, Any]], tuple[tuple[Any, ...], ...]]
 
+
+def _pairs(shapes: Sequence[Any], given: Mapping[str, Any]) -> tuple[tuple[Any, ...], ...]:
+    counts = len(given["sources"]), given["keep"][0], given["remove"][0], given["remove"][0]
+    return tuple((shapes[0][0], count) for count in counts)
+
+
+def _merged(shapes: Sequence[Any], keep: Any) -> tuple[tuple[Any, ...], ...]:
+    return (shapes[0][0], keep, shapes[0][2]), (shapes[0][0], keep, 1)
+
+
 SHAPES: Mapping[str, Sizes] = {
     "TokenSelect": lambda shapes, given: ((shapes[0][0], given["keep"][0]),),
-    "TokenMatch": lambda shapes, given: (
-        (shapes[0][0], len(given["sources"])),
-        (shapes[0][0], given["keep"][0]),
-        (shapes[0][0], given["remove"][0]),
-        (shapes[0][0], given["remove"][0]),
-    ),
-    "TokenCombine": lambda shapes, given: (
-        (shapes[0][0], shapes[2][1], shapes[0][2]),
-        (shapes[0][0], shapes[2][1], 1),
-    ),
+    "TokenMatch": _pairs,
+    "TokenCombine": lambda shapes, given: _merged(shapes, shapes[2][1]),
+    "TokenMerge": lambda shapes, given: (*_merged(shapes, given["keep"][0]), *_pairs(shapes, given)),
 }
 """Operator -> the shapes of its outputs, from those of its inputs and its attributes."""
 
@@ -120,11 +123,10 @@ def _register(tensorrt: Any, operator: Operator, arch: int) -> None:
     def build(*given: Any) -> tuple[str, str, Any, Any]:
         tensors, values = given[:inputs], given[inputs:-2]
         attributes = _plain(dict(zip(operator.attributes, values, strict=True)))
-        kind = {
-            tensorrt.float32: "float32", tensorrt.float16: "float16", tensorrt.bfloat16: "bfloat16"
-        }.get(tensors[0].dtype, str(tensors[0].dtype))  # fmt: skip
+        known = {tensorrt.float32: "float32", tensorrt.float16: "float16", tensorrt.bfloat16: "bfloat16"}
+        kinds = [known.get(tensor.dtype, str(tensor.dtype)) for tensor in tensors]
         made = quick_kernels.kernel(
-            operator.name, kind, [list(tensor.shape) for tensor in tensors], attributes
+            operator.name, kinds, [list(tensor.shape) for tensor in tensors], attributes
         )
         launch = plugin.KernelLaunchParams()
         batch = tensors[0].shape_expr[0]

@@ -41,7 +41,7 @@ class Kernel:
 Shape = Sequence[int]
 
 
-def token_select(kind: str, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kernel:
+def token_select(kinds: Sequence[str], shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kernel:
     """TokenSelect. Shapes: score [B,N]."""
     tokens, keep, protect, order = (
         shapes[0][1],
@@ -49,6 +49,7 @@ def token_select(kind: str, shapes: Sequence[Shape], attributes: Mapping[str, An
         attributes["protect"][0],
         attributes["order"],
     )
+    cuda, _ = _typed("TokenSelect", kinds[0])
     _within("TokenSelect", "N", tokens, MOST_TOKENS)
     if not 0 <= protect < keep <= tokens:
         raise UnsupportedError(f"TokenSelect: protect {protect} and keep {keep} do not fit {tokens} tokens")
@@ -59,29 +60,34 @@ def token_select(kind: str, shapes: Sequence[Shape], attributes: Mapping[str, An
     const std::int64_t image = blockIdx.x;
     {kept}
     once::select<{order}>(score + image * {tokens}, index + image * {keep}, kept, {tokens}, {keep}, {protect});"""
-    pointers = (f"const {TYPES[kind][0]}* __restrict__ score", "std::int64_t* __restrict__ index")
+    pointers = (f"const {cuda}* __restrict__ score", "std::int64_t* __restrict__ index")
     return Kernel("tokenrt_select", _source("tokenrt_select", 256, pointers, body), (BATCH, 1, 1), 256)
 
 
-def token_match(kind: str, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kernel:
+def token_match(kinds: Sequence[str], shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kernel:
     """TokenMatch. Shapes: metric [B,N,D]."""
-    (_, tokens, width), lists = (
-        shapes[0],
-        [attributes[name] for name in ("sources", "destinations", "others")],
-    )
+    body, pointers, listed = _pairing("TokenMatch", kinds[0], shapes[0], attributes)
+    return Kernel("tokenrt_match", _source("tokenrt_match", 256, pointers, body, listed), (BATCH, 1, 1), 256)
+
+
+def _pairing(
+    name: str, kind: str, metric: Shape, attributes: Mapping[str, Any]
+) -> tuple[str, tuple[str, ...], str]:
+    """The body that matches an image by its metric [B,N,D], its pointers, and the lists as constants of the kernel."""
+    (_, tokens, width), lists = metric, [attributes[name] for name in ("sources", "destinations", "others")]
     sizes, remove, order = [len(listed) for listed in lists], attributes["remove"][0], attributes["order"]
-    _within("TokenMatch", "N", tokens, MOST_TOKENS)
-    _within("TokenMatch", "D", width, MOST_WIDTH)
-    _within("TokenMatch", "S, the number of sources,", sizes[0], MOST_SOURCES)
+    cuda, size = _typed(name, kind)
+    _within(name, "N", tokens, MOST_TOKENS)
+    _within(name, "D", width, MOST_WIDTH)
+    _within(name, "S, the number of sources,", sizes[0], MOST_SOURCES)
     if sorted(place for listed in lists for place in listed) != list(range(tokens)) or not sizes[1]:
         raise UnsupportedError(
-            f"TokenMatch: sources, destinations and others must name each of the {tokens} positions once"
+            f"{name}: sources, destinations and others must name each of the {tokens} positions once"
         )
     if not 1 <= remove <= sizes[0] or attributes["keep"][0] != tokens - remove:
         raise UnsupportedError(
-            f"TokenMatch: keep {attributes['keep'][0]} and remove {remove} do not fit {tokens} tokens"
+            f"{name}: keep {attributes['keep'][0]} and remove {remove} do not fit {tokens} tokens"
         )
-    cuda, size = TYPES[kind]
     listed = "".join(
         f"static __device__ const int {name}[] = {{{', '.join(map(str, places)) or '0'}}};\n"
         for name, places in zip(("sources", "destinations", "others"), lists, strict=True)
@@ -92,24 +98,43 @@ def token_match(kind: str, shapes: Sequence[Shape], attributes: Mapping[str, Any
     __shared__ once::MatchShared<{cuda}> shared;
     const std::int64_t image = blockIdx.x;
     const MatchShape shape{{{numbers}}};
-    once::match<{whole}>(shared, metric + image * {tokens * width}, sources, destinations, others,
-                         value + image * {sizes[0]}, keep + image * {tokens - remove}, source + image * {remove},
-                         destination + image * {remove}, shape);"""
+    value += image * {sizes[0]};
+    keep += image * {tokens - remove};
+    source += image * {remove};
+    destination += image * {remove};
+    once::match<{whole}>(shared, metric + image * {tokens * width}, sources, destinations, others, value, keep,
+                         source, destination, shape);"""
     pointers = (
         f"const {cuda}* __restrict__ metric", "float* __restrict__ value", "std::int64_t* __restrict__ keep",
         "std::int64_t* __restrict__ source", "std::int64_t* __restrict__ destination",
     )  # fmt: skip
-    return Kernel("tokenrt_match", _source("tokenrt_match", 256, pointers, body, listed), (BATCH, 1, 1), 256)
+    return body, pointers, listed
 
 
-def token_combine(kind: str, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kernel:
+def token_merge(kinds: Sequence[str], shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kernel:
+    """TokenMerge. Shapes: tokens [B,N,C], size [B,N,1], metric [B,N,D]."""
+    (_, tokens, channels), keep = shapes[0], attributes["keep"][0]
+    body, (metric, *outputs), listed = _pairing("TokenMerge", kinds[2], shapes[2], attributes)
+    _within("TokenMerge", "C", channels, MOST_WIDTH)
+    cuda, size = _typed("TokenMerge", kinds[0])
+    body += f"""
+    once::merge<{_vector(channels, size)}>(tokens + image * {tokens * channels}, size + image * {tokens}, keep, source,
+                   destination, merged + image * {keep * channels}, total + image * {keep}, {channels}, shape);"""
+    pointers = (
+        f"const {cuda}* __restrict__ tokens", "const float* __restrict__ size", metric, f"{cuda}* __restrict__ merged",
+        "float* __restrict__ total", *outputs,
+    )  # fmt: skip
+    return Kernel("tokenrt_merge", _source("tokenrt_merge", 256, pointers, body, listed), (BATCH, 1, 1), 256)
+
+
+def token_combine(kinds: Sequence[str], shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kernel:
     """TokenCombine. Shapes: tokens [B,N,C], size [B,N,1], keep [B,K], source [B,R], destination [B,R]."""
     (_, tokens, width), keep, remove = shapes[0], shapes[2][1], shapes[3][1]
     _within("TokenCombine", "N", tokens, MOST_TOKENS)
     _within("TokenCombine", "C", width, MOST_WIDTH)
     _within("TokenCombine", "K", keep, tokens)
-    cuda, size = TYPES[kind]
-    vector = 16 // size if width * size % 16 == 0 else 1
+    cuda, size = _typed("TokenCombine", kinds[0])
+    vector = _vector(width, size)
     body = f"""\
     const CombineShape shape{{1, {tokens}, {width}, {keep}, {remove}}};
     combine::merge_block<{vector}, CombinePolicy>(tokens, size, keep, source, destination, merged, total, shape);"""
@@ -122,26 +147,43 @@ def token_combine(kind: str, shapes: Sequence[Shape], attributes: Mapping[str, A
     return Kernel("tokenrt_combine", _source("tokenrt_combine", 256, pointers, body), grid, 256)
 
 
-KERNELS: Mapping[str, Callable[[str, Sequence[Shape], Mapping[str, Any]], Kernel]] = MappingProxyType(
-    {"TokenSelect": token_select, "TokenMatch": token_match, "TokenCombine": token_combine}
+def _typed(name: str, kind: str) -> tuple[str, int]:
+    """What TYPES says of an element type. Raises: UnsupportedError for another one."""
+    if kind not in TYPES:
+        raise UnsupportedError(f"{name} takes {', '.join(TYPES)}, not {kind}")
+    return TYPES[kind]
+
+
+def _vector(width: int, size: int) -> int:
+    """Elements of so many bytes that a lane loads at a time."""
+    return 16 // size if width * size % 16 == 0 else 1
+
+
+KERNELS: Mapping[str, Callable[[Sequence[str], Sequence[Shape], Mapping[str, Any]], Kernel]] = (
+    MappingProxyType(
+        {
+            "TokenSelect": token_select,
+            "TokenMatch": token_match,
+            "TokenCombine": token_combine,
+            "TokenMerge": token_merge,
+        }
+    )
 )
-"""Operators that have a quick deployable plugin -> the kernel for an element type, shapes and attributes."""
+"""Operators that have a quick deployable plugin -> the kernel for types and shapes of inputs, and attributes."""
 
 
-def kernel(name: str, kind: str, shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kernel:
-    """Return the kernel for a node. Shapes: those of the operator's inputs; the batch may be anything.
+def kernel(name: str, kinds: Sequence[str], shapes: Sequence[Shape], attributes: Mapping[str, Any]) -> Kernel:
+    """Return the kernel for a node. kinds, shapes: those of the operator's inputs; the batch may be anything.
 
     Raises: UnsupportedError for a type, an open size or a number that it cannot serve.
     """
-    if kind not in TYPES:
-        raise UnsupportedError(f"{name} takes {', '.join(TYPES)}, not {kind}")
     for shape in shapes:
         if any(size < 1 for size in shape[1:]):
             raise UnsupportedError(
                 f"{name} needs every size but the batch when the engine is built, and got {list(shape)}; give the model "
                 "static sizes, or use the plugin library: tokenrt plugins build"
             )
-    return KERNELS[name](kind, shapes, attributes)
+    return KERNELS[name](kinds, shapes, attributes)
 
 
 def written(made: Kernel) -> Path:

@@ -92,14 +92,16 @@ def lower(
     """Lower a copy of `model`, and write it where `output` says.
 
     inline: only standard operators are left. plugin: the nodes of domain tokenrt lose their bodies, so only
-    runtimes with the plugin library take the model. target: what that target, by name or loaded, does not take is replaced; with
-    `plugin`, the nodes take the form in which the target runs them as plugins.
+    runtimes with the plugin library take the model; what is beyond the library's limits becomes standard operators. target: what
+    that target, by name or loaded, does not take is replaced; with `plugin`, the nodes take the form in which the target runs
+    them as plugins.
 
     Raises: TokenrtError unless one of the three is given, or plugin with target; UnsupportedError naming what cannot be
     lowered.
     """
     from tokenrt.passes.forms.lower import lower
+    from tokenrt.plugins.contracts import misfit
     from tokenrt.targets import load
 
     wishes = load(target) if isinstance(target, str) else target
-    return lower(model, inline=inline, plugin=plugin, target=wishes, output=output)
+    return lower(model, inline=inline, plugin=plugin, target=wishes, refuses=misfit, output=output)

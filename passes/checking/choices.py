@@ -15,7 +15,8 @@ from tokenrt.passes.ops import DOMAIN, OPERATORS
 PREFIX = "tokenrt_choice_"
 """Begins the names of the outputs that tell scores and choices."""
 
-TELL = {"TokenSelect": ("score", "index"), "TokenMatch": ("value", "source", "destination")}
+PAIRS = ("value", "source", "destination")
+TELL = {"TokenSelect": ("score", "index"), "TokenMatch": PAIRS, "TokenMerge": PAIRS}
 """Values of the operators whose choice is compared: the score [B,S], who was chosen [B,R], and whom each of them joins."""
 
 Run = Mapping[str, Any]

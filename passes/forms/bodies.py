@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from typing import Any
+from collections.abc import Iterator, Mapping, Set
 
 import onnx_ir as ir
 
 from tokenrt.errors import ModelError, ShapeError
 from tokenrt.passes.forms.fused import fuse
+from tokenrt.passes.forms.pairs import Refuses, sizes
 from tokenrt.passes.forms.precision import INSERTED
 from tokenrt.passes.graph.functions import Change, inline, label, nodes_of, operator_of
 from tokenrt.passes.graph.model import opset
-from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes, infer
+from tokenrt.passes.graph.shapes import Dims, Shapes, infer
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 
 REASON = "fewer launches where comparisons and sums fuse, and sorts do not"
@@ -48,26 +48,15 @@ def _calls(model: ir.Model) -> Iterator[ir.Node]:
             yield node
 
 
-def beyond_plugins(
-    model: ir.Model, refuses: Callable[[str, Sequence[Sequence[int | None] | None], Mapping[str, Any]], str]
-) -> dict[ir.Node, str]:
-    """The nodes of ours that no plugin takes, each with the reason.
-
-    refuses: why the plugin of an operator does not take a node, from the shapes of its inputs (None for what is not known)
-    and its attributes; nothing where it does.
-    """
+def beyond_plugins(model: ir.Model, refuses: Refuses) -> dict[ir.Node, str]:
+    """The nodes of ours that no plugin takes, each with the reason."""
     shapes = shapes_of(model)
     found = {}
     for node in nodes_of(model):
         if node.domain != DOMAIN or node.op_type not in OPERATORS:
             continue
-        dims = [None if value is None else shapes.dims.get(str(value.name)) for value in node.inputs]
-        sizes = [
-            None if known is None else [size if size % BATCH or not size else None for size in known]
-            for known in dims
-        ]
         attributes = {key: attribute.value for key, attribute in node.attributes.items()}
-        if reason := refuses(node.op_type, sizes, attributes):
+        if reason := refuses(node.op_type, [sizes(shapes, value) for value in node.inputs], attributes):
             found[node] = reason
     return found
 

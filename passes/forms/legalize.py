@@ -6,7 +6,7 @@ it is given: pass a copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.forms import limits
-from tokenrt.passes.forms.bodies import beyond_plugins, for_gpu
+from tokenrt.passes.forms.bodies import beyond_plugins, for_gpu, shapes_of
 from tokenrt.passes.forms.decompose import FORMS, Parts, decompose, read
+from tokenrt.passes.forms.pairs import Refuses, join
 from tokenrt.passes.graph.functions import (
     STANDARD,
     Change,
@@ -28,13 +29,13 @@ from tokenrt.passes.graph.functions import (
 )
 from tokenrt.passes.ops import DOMAIN
 
-Shapes = Sequence[Sequence[int | None] | None]
-
 PLUGIN = {"plugin_version": "1", "plugin_namespace": DOMAIN}
 """How TensorRT finds the plugin of a node; before 10.10 it does not read the node's domain."""
 
 
-def takes_all(operator: str, shapes: Shapes, attributes: Mapping[str, Any]) -> str:
+def takes_all(
+    operator: str, shapes: Sequence[Sequence[int | None] | None], attributes: Mapping[str, Any]
+) -> str:
     """A plugin library without limits."""
     return ""
 
@@ -53,9 +54,8 @@ class Accepts:
     plugins: bool = True
     plugin_wins: bool = True
     """A node with a plugin and a function body runs the plugin."""
-    plugin_refuses: Callable[[str, Shapes, Mapping[str, Any]], str] = takes_all
-    """Why the plugin of an operator does not take a node, from the shapes of its inputs (None for a shape or a size that is not
-    known) and its attributes; nothing where it does. What is refused runs by its function body."""
+    plugin_refuses: Refuses = takes_all
+    """What its plugin refuses runs by its function body."""
     contrib: bool = True
     """Operators outside the ONNX standard (`com.microsoft`) are known."""
     attention: frozenset[str] = frozenset({"fp32", "fp16", "bf16"})
@@ -88,7 +88,7 @@ def legalize(
 
     Raises: UnsupportedError naming the node that neither the runtime takes nor this pass can replace.
     """
-    changes = list(_plugins(model, accepts)) if bare else []
+    changes = list(as_plugins(model, accepts)) if bare else []
     changes += [
         *(for_gpu(model, top_k=accepts.top_k) if accepts.gpu and not bare else ()),
         *_functions(model, accepts),
@@ -119,7 +119,7 @@ def legalize(
     return tuple(changes)
 
 
-def bare_nodes(model: ir.Model, reason: str) -> tuple[Change, ...]:
+def _bare_nodes(model: ir.Model, reason: str) -> tuple[Change, ...]:
     """Take the bodies of the tokenrt nodes away, in place, and name their plugin on each node."""
     dropped = {identifier for identifier in model.functions if identifier[0] == DOMAIN}
     changes = []
@@ -133,11 +133,22 @@ def bare_nodes(model: ir.Model, reason: str) -> tuple[Change, ...]:
     return tuple(changes)
 
 
-def _plugins(model: ir.Model, accepts: Accepts) -> Iterator[Change]:
+WINS = "the target would take a function body rather than the plugin"
+
+
+def as_plugins(model: ir.Model, accepts: Accepts, reason: str = WINS) -> Iterator[Change]:
+    """Give the tokenrt nodes, in place, the form in which they run as plugins.
+
+    Matching and merging are joined, bodies go where they would win, and what no plugin takes becomes standard operators.
+    reason: why bodies go, for the changes told.
+
+    Raises: UnsupportedError where there are no plugins, and for a node without a body that no plugin takes.
+    """
     if not accepts.plugins:
         raise UnsupportedError(
             "the target loads no plugin library, so the tokenrt nodes cannot run as plugins there: leave --plugin out"
         )
+    yield from join(model, shapes_of(model), accepts.plugin_refuses)
     beyond = beyond_plugins(model, accepts.plugin_refuses)
     for node, reason in beyond.items():
         if node.op_identifier() not in model.functions:
@@ -150,7 +161,7 @@ def _plugins(model: ir.Model, accepts: Accepts) -> Iterator[Change]:
     if beyond or accepts.gpu:
         yield from for_gpu(model, stay=stay, top_k=accepts.top_k)
     if not accepts.plugin_wins:
-        yield from bare_nodes(model, "the target would take a function body rather than the plugin")
+        yield from _bare_nodes(model, reason)
 
 
 def _functions(model: ir.Model, accepts: Accepts) -> Iterator[Change]:

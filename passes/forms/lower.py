@@ -10,9 +10,13 @@ from typing import Any, Protocol
 import onnx_ir as ir
 
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.forms.legalize import Accepts, bare_nodes, legalize, rows
+from tokenrt.passes.forms.legalize import Accepts, as_plugins, legalize, rows, takes_all
+from tokenrt.passes.forms.pairs import Refuses
 from tokenrt.passes.graph.functions import Change, inline
 from tokenrt.passes.graph.model import ModelLike, check_target, load, save
+
+TOP_K = 3840
+"""The largest K of TopK of any TensorRT, which is what loads the plugin library."""
 
 
 class Wishes(Protocol):
@@ -68,13 +72,14 @@ def lower(
     inline: bool = False,
     plugin: bool = False,
     target: Wishes | None = None,
+    refuses: Refuses = takes_all,
     output: str | os.PathLike[str] | None = None,
 ) -> Lowered:
     """Lower a copy of `model`, and write it where `output` says.
 
     inline: only standard operators are left. plugin: the nodes of domain tokenrt lose their bodies, so only
-    runtimes with the plugin library take the model. target: what that target does not take is replaced; with
-    `plugin`, the nodes take the form in which the target runs them as plugins.
+    runtimes with the plugin library take the model; what the library `refuses` becomes standard operators. target: what that
+    target does not take is replaced; with `plugin`, the nodes take the form in which the target runs them as plugins.
 
     Raises: TokenrtError unless one of the three is given, or plugin with target; UnsupportedError naming what cannot be
     lowered.
@@ -90,7 +95,8 @@ def lower(
     elif inline:
         changes = _inline(copy)
     else:
-        changes = bare_nodes(copy, "only runtimes with the tokenrt plugin library take it")
+        accepts = Accepts(plugin_wins=False, plugin_refuses=refuses, top_k=TOP_K)
+        changes = tuple(as_plugins(copy, accepts, "only runtimes with the tokenrt plugin library take it"))
     made_by = copy.metadata_props.get("tokenrt.passes")
     copy.metadata_props["tokenrt.passes"] = "; ".join(filter(None, (made_by, lowering.spec())))
     return Lowered(copy, changes, lowering.spec(), None if output is None else save(copy, output))

@@ -15,6 +15,7 @@ from tokenrt.perf.profile import node_profile, timing
 MODEL = "the model itself"
 ROLES = {
     "TokenMatch": "matching",
+    "TokenMerge": "matching and merging",
     "TokenCombine": "merging",
     "TokenScore": "attention of some tokens",
     "TokenSelect": "choosing by score",

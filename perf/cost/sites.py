@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from tokenrt.errors import TargetError, TokenrtError
 from tokenrt.passes.analysis.prepare import ShapeOption, prepare
-from tokenrt.passes.forms.bodies import beyond_plugins, for_gpu
+from tokenrt.passes.forms.bodies import beyond_plugins, for_gpu, shapes_of
+from tokenrt.passes.forms.legalize import Accepts
+from tokenrt.passes.forms.pairs import join
 from tokenrt.passes.graph.model import ModelLike
 from tokenrt.passes.graph.shapes import Dims, infer
 from tokenrt.passes.ops import DOMAIN
@@ -51,8 +53,7 @@ def cost_of(
     try:
         known = groups.groups_of(prepare(model, shape, plan.wanted or None))
         reduced = reduce(model, plan=plan, shape=shape).model
-        refused = beyond_plugins(reduced, accepts.plugin_refuses) if accepts.plugins else {}
-        plugins = _plugins(reduced, known, batch, refused) if accepts.plugins else {}
+        refused, plugins = _plugins(reduced, known, batch, accepts) if accepts.plugins else ({}, {})
         functions = _functions(reduced, known, accepts.top_k, batch)
     except TokenrtError as error:
         return found.told(f"launches were not counted: {error}")
@@ -100,9 +101,16 @@ class Calls:
 
 
 def _plugins(
-    model: ir.Model, known: Mapping[str, str], batch: int, refused: Container[ir.Node]
-) -> dict[str, Calls]:
-    """The plugins by group, but for groups of which one is refused. Raises: TokenrtError where shapes are not known."""
+    model: ir.Model, known: Mapping[str, str], batch: int, accepts: Accepts
+) -> tuple[dict[ir.Node, str], dict[str, Calls]]:
+    """Nodes that no plugin takes, and the plugins by group, but for groups with such a node, as `lower` writes them.
+
+    Raises: TokenrtError where shapes are not known.
+    """
+    model = model.clone()
+    for _ in join(model, shapes_of(model), accepts.plugin_refuses):
+        pass
+    refused = beyond_plugins(model, accepts.plugin_refuses)
     dims, told = infer(model, strict=False).dims, fusion.computed(model.graph)
     found = {}
     for group, nodes in _grouped(model, known).items():
@@ -111,7 +119,7 @@ def _plugins(
             continue
         works = tuple(_work(node, dims, batch) for node in ours)
         found[group] = Calls(works, tuple(fusion.launched(nodes, told, dims, batch)))
-    return found
+    return refused, found
 
 
 def _work(node: ir.Node, dims: Mapping[str, Dims], batch: int) -> Work:

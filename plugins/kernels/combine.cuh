@@ -96,6 +96,25 @@ class Survivor {
     float own_, mass_;
 };
 
+// One slot merged by one warp: the survivor at `place` and every r of `count` that goes there, which is
+// from(r). Returns its size.
+template <typename Survivor, typename T, typename Goes, typename From>
+__device__ __forceinline__ float merge_slot(const T* rows, const float* __restrict__ sizes, int place,
+                                            int width, int first, int count, Goes goes, From from, T* out) {
+    rows += first;
+    Survivor own(rows + static_cast<std::int64_t>(place) * width, sizes[place], width - first);
+    for (int part = 0; part < count; part += static_cast<int>(kWarp)) {
+        const int r = part + static_cast<int>(lane());
+        const bool comes = r < count && goes(r);
+        for (unsigned left = __ballot_sync(kEveryLane, comes); left != 0; left &= left - 1) {
+            const std::int64_t other = from(part + __ffs(left) - 1);
+            own.add(rows + other * width, sizes[other]);
+        }
+    }
+    own.write(out + first);
+    return own.mass();
+}
+
 // What one block merges.
 template <int kVector, typename Policy, typename T>
 __device__ __forceinline__ void merge_block(const T* __restrict__ tokens, const float* __restrict__ size,

@@ -1,11 +1,11 @@
-// TokenSelect, TokenMatch and TokenCombine as one launch each: what a plugin can hold that is nothing but a
-// kernel.
+// TokenSelect, TokenMatch, TokenCombine and TokenMerge as one launch each: what a plugin can hold that is
+// nothing but a kernel.
 //
 // Problem   as token_select.cuh, token_match.cuh and token_combine.cuh, whose code does the work. What there
 //           takes a second launch (ordering what was selected, ranking and arranging what was matched)
 //           follows here behind a barrier, so one block takes an image from beginning to end, and what was
 //           handed on through workspace lies in shared memory.
-// Division  one block an image; merging as in token_combine.cuh.
+// Division  one block an image; TokenCombine as in token_combine.cuh.
 // Bound     matching: 2 S T D operations an image on a single multiprocessor, so a batch as large as the GPU
 //           has multiprocessors is needed to fill it. Sources are limited to kMostSources.
 #pragma once
@@ -83,6 +83,30 @@ __device__ __forceinline__ void match(MatchShared<T>& shared, const T* __restric
     __syncthreads();
     match::arrange_survivors<kThreads>([&](int i) { return shared.rank[i] >= shape.remove; }, sources,
                                        destinations, others, keep, shape);
+}
+
+// The slots of one image, by the lists that match() has written: tokens [N,C], size [N] -> merged [K,C],
+// total [K].
+template <int kVector, typename T>
+__device__ __forceinline__ void merge(const T* __restrict__ tokens, const float* __restrict__ size,
+                                      const std::int64_t* keep, const std::int64_t* source,
+                                      const std::int64_t* destination, T* __restrict__ merged,
+                                      float* __restrict__ total, int width, const MatchShape& shape) {
+    using Own = combine::Survivor<T, kVector, CombinePolicy::kVectors>;
+    constexpr int kWarps = MatchPolicy::kThreads / static_cast<int>(kWarp);
+    __syncthreads();
+    for (int slot = static_cast<int>(warp()); slot < shape.keep(); slot += kWarps) {
+        const bool receives = slot >= shape.keep() - shape.destinations;
+        for (int first = 0; first < width; first += Own::kStretch) {
+            const float mass = combine::merge_slot<Own>(
+                tokens, size, static_cast<int>(keep[slot]), width, first, receives ? shape.remove : 0,
+                [=](int r) { return destination[r] == slot; }, [=](int r) { return source[r]; },
+                merged + static_cast<std::int64_t>(slot) * width);
+            if (first == 0 && lane() == 0) {
+                total[slot] = mass;
+            }
+        }
+    }
 }
 
 }  // namespace once

@@ -56,27 +56,19 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         pairs.write(sources, destinations, others, keep + image * shape.keep(), source + image * shape.remove,
                     destination + image * shape.remove, shape);
     }
-    const int first = static_cast<int>(blockIdx.y) * Own::kStretch;
-    const T* rows = tokens + image * shape.tokens * width + first;
-    const float* sizes = size + image * shape.tokens;
+    const T* rows = tokens + image * shape.tokens * width;
     const int receiving = shape.keep() - shape.destinations;
     for (int slot = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(warp()); slot < shape.keep();
          slot += static_cast<int>(gridDim.x) * kWarps) {
-        const std::int64_t place = pairs.kept(slot, sources, destinations, others, shape);
-        Own survivor(rows + place * width, sizes[place], width - first);
-        for (int part = 0; slot >= receiving && part < shape.remove; part += static_cast<int>(kWarp)) {
-            const int r = part + static_cast<int>(lane());
-            const bool comes = r < shape.remove && pairs.slot(r, shape) == slot;
-            for (unsigned left = __ballot_sync(kEveryLane, comes); left != 0; left &= left - 1) {
-                const std::int64_t from = pairs.source(part + __ffs(left) - 1, sources);
-                survivor.add(rows + from * width, sizes[from]);
-            }
-        }
         const std::int64_t row = image * shape.keep() + slot;
+        const float mass = merge_slot<Own>(
+            rows, size + image * shape.tokens, pairs.kept(slot, sources, destinations, others, shape), width,
+            static_cast<int>(blockIdx.y) * Own::kStretch, slot < receiving ? 0 : shape.remove,
+            [&](int r) { return pairs.slot(r, shape) == slot; },
+            [&](int r) { return pairs.source(r, sources); }, merged + row * width);
         if (blockIdx.y == 0 && lane() == 0) {
-            total[row] = survivor.mass();
+            total[row] = mass;
         }
-        survivor.write(merged + row * width + first);
     }
 }
 

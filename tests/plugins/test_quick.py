@@ -46,7 +46,7 @@ def run(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any], outputs
     """Run the kernel on the CPU into `outputs`."""
     settled = OPERATORS[name].settle(attributes)
     shapes = [array.shape for array in inputs]
-    made = quick_kernels.kernel(name, inputs[0].dtype.name, shapes, settled)
+    made = quick_kernels.kernel(name, [array.dtype.name for array in inputs], shapes, settled)
     source = quick_kernels.written(
         quick_kernels.Kernel(
             made.name, made.source + TAIL.replace("KERNEL", made.name), made.grid, made.threads
@@ -131,13 +131,29 @@ def test_merging_is_that_of_the_kernel(width: int, kind: str) -> None:
     same(outputs, kernels.run("TokenCombine", inputs, attributes))
 
 
+@on_cpu
+@pytest.mark.parametrize(
+    ("width", "kind", "order"), [(768, "float16", 0), (33, "float32", 1), (24, "bfloat16", 0)]
+)
+def test_matching_and_merging_in_one_launch_are_those_of_two(width: int, kind: str, order: int) -> None:
+    rng = np.random.default_rng(0)
+    shapes = (2, 99, width), (2, 99, 1), (2, 99, 20)
+    tokens, size, metric = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    inputs = [kernels.ready(array) for array in (tokens.astype(KINDS[kind]), np.abs(size), metric)]
+    attributes = OPERATORS["TokenMerge"].settle({**alternate(99, 3, 31, order), "type": TYPES[kind]})
+    wanted = kernels.run("TokenMerge", inputs, attributes)
+    outputs = [kernels.aligned(array.shape, array.dtype) for array in wanted]
+    run("TokenMerge", inputs, attributes, outputs)
+    same(outputs, wanted)
+
+
 # Registration --------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     give(monkeypatch)
-    assert quick.register() == ("TokenSelect", "TokenMatch", "TokenCombine")
+    assert quick.register() == ("TokenSelect", "TokenMatch", "TokenCombine", "TokenMerge")
 
 
 def give(monkeypatch: pytest.MonkeyPatch, version: str = "10.9.0.34") -> Any:
@@ -174,6 +190,14 @@ NODES: dict[str, tuple[list[tuple[list[int], str]], dict[str, Any], list[tuple[l
         ],
         {"type": 10},
         [([None, 181, 768], "HALF"), ([None, 181, 1], "FLOAT")],
+    ),
+    "TokenMerge": (
+        [([-1, 197, 768], "HALF"), ([-1, 197, 1], "FLOAT"), ([-1, 197, 64], "FLOAT")],
+        {**MATCH, "type": 10},
+        [
+            ([None, 181, 768], "HALF"), ([None, 181, 1], "FLOAT"),
+            ([None, 98], "FLOAT"), ([None, 181], "INT64"), ([None, 16], "INT64"), ([None, 16], "INT64"),
+        ],
     ),
 }  # fmt: skip
 """Operator -> inputs, attributes, and the outputs that follow; None is the batch, open until the engine runs."""
@@ -222,6 +246,8 @@ def test_plugins_are_those_of_the_operators() -> None:
             "number of sources, up to 1024, not 2048",
         ),
         ("TokenCombine", 0, [4, 197, 9000], {}, "takes C up to 8192"),
+        ("TokenMerge", 0, [4, 197, 9000], {}, "takes C up to 8192"),
+        ("TokenMerge", 2, [4, 196, 64], {}, "name each of the 196 positions once"),
     ],
 )
 def test_what_they_cannot_serve_is_refused(

@@ -127,7 +127,7 @@ def test_what_a_target_cannot_sort_is_counted_whatever_it_costs() -> None:
 
 
 def test_nodes_that_run_as_plugins_stay() -> None:
-    reduced = reduce(Variant("timm_vit").path(), method="tome", budget=METHODS["tome"]).model
+    reduced = reduce(Variant("timm_vit").path(), method="evit", budget=METHODS["evit"]).model
     before = Counter(node.op_type for node in reduced.graph if node.domain == DOMAIN)
     made = lower(reduced, target=load("l4"), plugin=True).model
     assert Counter(node.op_type for node in made.graph if node.domain == DOMAIN) == before
@@ -136,7 +136,7 @@ def test_nodes_that_run_as_plugins_stay() -> None:
 def test_a_node_beyond_its_plugin_keeps_its_function() -> None:
     """The other nodes are plugins; the one that is not is standard operators, in the body that suits a GPU."""
     reduced = reduce(Variant("timm_vit").path(), method="tome", budget=METHODS["tome"]).model
-    first, second, *_ = (node for node in reduced.graph if node.op_type == "TokenMatch")
+    first, *_ = (node for node in reduced.graph if node.op_type == "TokenMatch")
     asked: list[tuple[str, Any]] = []
 
     def refuses(operator: str, shapes: Any, attributes: Any) -> str:
@@ -149,9 +149,9 @@ def test_a_node_beyond_its_plugin_keeps_its_function() -> None:
     assert [
         (change.node, change.reason) for change in changes if change.action == "left to its function"
     ] == [(first.name, "too many")]
-    left = [node.name for node in made.graph if node.op_type == "TokenMatch"]
+    left = [node.name for node in made.graph if node.domain == DOMAIN]
     assert first.name not in left
-    assert second.name in left
+    assert any(str(name).startswith("tokenrt_block1_TokenMerge") for name in left)
     assert any(str(node.name).startswith(f"{first.name}/") for node in made.graph)
     assert all(shape[0] is None and None not in shape[1:] for _, (shape, *_) in asked)  # the batch is open
     assert not [key for key in made.functions if key[1] == "TokenMatch" and key[2]]

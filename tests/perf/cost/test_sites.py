@@ -31,7 +31,7 @@ def cost(model: Path, method: str, target: str, batch: int = 1) -> PlanCost:
 
 
 def test_a_site_by_plugin_is_its_operators_and_what_stands_around_them(model: Path) -> None:
-    """ToMe: the mean of keys, then TokenMatch and TokenCombine, whose launches the table has."""
+    """ToMe: the mean of keys, then TokenMerge, whose launches the table has."""
     from tokenrt.perf.cost.operators import work
 
     found = cost(model, "tome", "h100")
@@ -42,14 +42,11 @@ def test_a_site_by_plugin_is_its_operators_and_what_stands_around_them(model: Pa
         "keep": [139],
         "remove": [58],
     }
-    calls = [
-        work("TokenMatch", [(1, 197, 64)], {**match, "order": 0}),
-        work("TokenCombine", [(1, 197, 192), (1, 197, 1), (1, 139), (1, 58), (1, 58)], {}),
-    ]
+    call = work("TokenMerge", [(1, 197, 192), (1, 197, 1), (1, 197, 64)], {**match, "order": 0})
     first = found.sites[0]
-    assert first.plugins == 1 + sum(len(call.launches) for call in calls)
+    assert first.plugins == 1 + len(call.launches) == 3
     chip = Chip.of(load("h100"))
-    alone = chip.launch + sum(call.seconds(chip) for call in calls)
+    alone = chip.launch + call.seconds(chip)
     assert alone <= (first.plugins_seconds or 0) < alone + 1e-6, (
         "the mean of 197 x 3 x 64 keys is a launch and little more"
     )
