@@ -52,8 +52,9 @@ bench: $(VENV)/.dev ## Measure: paired timings against the floor, rewrite time a
 gpu: $(VENV)/.dev ## Test and measure on the GPU of this machine: out/gpu/gpu-CARD.json (never run so far: no GPU was there)
 	$(BIN)/python -m tokenrt.perf.bench.gpu
 
-docs: $(VENV)/.dev ## Write the pages made from code and results: docs/methods, docs/cli.md, the README's table
+docs: $(VENV)/.dev ## Write the pages made from code and results: docs/methods, docs/systems.md, docs/cli.md, the README's table
 	$(BIN)/python -m tokenrt.passes.methods.catalog docs/methods
+	$(BIN)/python -m tokenrt.passes.methods.systems docs/systems.md
 	$(BIN)/python -m tokenrt.cli.reference docs/cli.md
 	$(BIN)/python -m tokenrt.perf.bench.front.table README.md
 

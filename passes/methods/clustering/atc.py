@@ -26,6 +26,7 @@ class ATC(Method):
     paper: ClassVar[str] = "Haurum et al., Agglomerative Token Clustering, ECCV 2024"
     reads: ClassVar[tuple[str, ...]] = ("metric",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("ATC",)
     merges: ClassVar[bool] = True
 
     deviations: ClassVar[str] = (

@@ -29,6 +29,7 @@ class BAT(Method):
     paper: ClassVar[str] = "Long et al., Beyond Attentive Tokens, CVPR 2023"
     reads: ClassVar[tuple[str, ...]] = ("tokens", "metric", "class_attention", "received_attention")
     evidence: ClassVar[Evidence] = "mathematics"
+    systems: ClassVar[tuple[str, ...]] = ("BAT (importance and diversity)",)
     merges: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "no code is public: the groups and their weighting are as published; distance, matching, the shares of the "

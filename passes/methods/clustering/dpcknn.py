@@ -35,6 +35,7 @@ class DPCKNN(Trained):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Which Tokens to Use (10 methods)",)
     merges: ClassVar[bool] = True
     optional: ClassVar[Mapping[str, str]] = {"score_weight": "1,C", "score_bias": "1"}
     deviations: ClassVar[str] = (

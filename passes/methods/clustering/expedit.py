@@ -42,6 +42,7 @@ class Expedit(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Expedit",)
     deviations: ClassVar[str] = (
         "reference (sam, or with its settings segmenter) restores with weights of length 1, as the releases do; paper "
         "with weights that add up to 1"

@@ -34,6 +34,7 @@ class KMedoids(Method):
     paper: ClassVar[str] = "Haurum et al., Which Tokens to Use?, ICCVW 2023 (K-Medoids)"
     reads: ClassVar[tuple[str, ...]] = ("tokens", "received_attention", "class_attention")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Which Tokens to Use (10 methods)",)
     deviations: ClassVar[str] = (
         "variant=reference moves to the member with the least own weight times distance to all tokens, as the release; "
         "variant=paper sums weighted distances over the cluster"

@@ -30,6 +30,7 @@ class TokenPooling(Method):
     paper: ClassVar[str] = "Marin et al., Token Pooling in Vision Transformers, WACV 2023"
     reads: ClassVar[tuple[str, ...]] = ("tokens", "received_attention", "class_attention")
     evidence: ClassVar[Evidence] = "independent implementation"
+    systems: ClassVar[tuple[str, ...]] = ("Token Pooling",)
     merges: ClassVar[bool] = True
     deviations: ClassVar[str] = "the clustering stops after `iterations` rounds, not when it has converged"
 

@@ -23,6 +23,7 @@ class Random(Method):
     paper: ClassVar[str] = "none: a control"
     reads: ClassVar[tuple[str, ...]] = ()
     evidence: ClassVar[Evidence] = "mathematics"
+    systems: ClassVar[tuple[str, ...]] = ("random",)
     drops: ClassVar[bool] = True
 
     seed: int = 0

@@ -19,6 +19,7 @@ class Slice(Method):
     paper: ClassVar[str] = "none: a control"
     reads: ClassVar[tuple[str, ...]] = ()
     evidence: ClassVar[Evidence] = "mathematics"
+    systems: ClassVar[tuple[str, ...]] = ("slice",)
     drops: ClassVar[bool] = True
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:

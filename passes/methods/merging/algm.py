@@ -30,6 +30,7 @@ class ALGM(Method):
     paper: ClassVar[str] = "Norouzi et al., ALGM: Adaptive Local-then-Global Token Merging, CVPR 2024"
     reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("ALGM",)
     merges: ClassVar[bool] = True
     quota: ClassVar[str] = (
         "fixed numbers of merged windows and pairs in place of thresholds on their similarity"

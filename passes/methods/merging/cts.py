@@ -38,6 +38,7 @@ class CTS(Trained):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("CTS",)
     needs: ClassVar[Mapping[str, str]] = {"policy": "2,4*C", "policy_bias": "2"}
     deviations: ClassVar[str] = (
         "policy and sharing act on embedded tokens inside the network, in the paper on pixels before it"

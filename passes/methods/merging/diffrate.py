@@ -35,6 +35,7 @@ class DiffRate(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("class_attention", "received_attention")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("DiffRate",)
     merges: ClassVar[bool] = True
     drops: ClassVar[bool] = True
     deviations: ClassVar[str] = (

@@ -28,6 +28,7 @@ class DTEM(Trained):
     )
     reads: ClassVar[tuple[str, ...]] = ("normed",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("DTEM",)
     merges: ClassVar[bool] = True
     needs: ClassVar[Mapping[str, str]] = {"weight": "M,C", "bias": "M"}
 

@@ -29,6 +29,7 @@ class LTMP(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("metric", "received_attention")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("LTMP",)
     merges: ClassVar[bool] = True
     drops: ClassVar[bool] = True
     quota: ClassVar[str] = (

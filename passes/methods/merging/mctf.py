@@ -47,6 +47,7 @@ class MCTF(Method):
     paper: ClassVar[str] = "Lee et al., Multi-criteria Token Fusion with One-step-ahead Attention, CVPR 2024"
     reads: ClassVar[tuple[str, ...]] = ("received_attention", "attention")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("MCTF",)
     merges: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "the paper fuses inside the attention, before its values are summed, here fusion follows the residual; with two "

@@ -35,6 +35,7 @@ class MSViT(Trained):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "mathematics"
+    systems: ClassVar[tuple[str, ...]] = ("MSViT",)
     merges: ClassVar[bool] = True
     quota: ClassVar[str] = (
         "the (N - K) / 3 squares with the lowest gate are coarse, not those below a threshold"

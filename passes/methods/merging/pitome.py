@@ -47,6 +47,7 @@ class PiToMe(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("metric",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("PiToMe",)
     merges: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "variant=reference: vision attention never sees the sizes, as released; variant=paper: it is proportional"

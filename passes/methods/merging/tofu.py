@@ -30,6 +30,7 @@ class ToFu(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("metric",)
     evidence: ClassVar[Evidence] = "independent implementation"
+    systems: ClassVar[tuple[str, ...]] = ("ToFu",)
     drops: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "public implementations scale by the norm of the destination before merging (variant=reference); "

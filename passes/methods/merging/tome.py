@@ -27,6 +27,7 @@ class ToMe(Method):
     paper: ClassVar[str] = "Bolya et al., Token Merging: Your ViT But Faster, ICLR 2023"
     reads: ClassVar[tuple[str, ...]] = ("metric",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("ToMe", "Which Tokens to Use (10 methods)")
     merges: ClassVar[bool] = True
 
     every: int = 2

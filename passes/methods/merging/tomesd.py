@@ -30,6 +30,7 @@ class ToMeSD(Method):
     paper: ClassVar[str] = "Bolya and Hoffman, Token Merging for Fast Stable Diffusion, CVPRW 2023"
     reads: ClassVar[tuple[str, ...]] = ("stream", "grid")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("ToMe-SD",)
     returns: ClassVar[Returns] = "after-attention"
 
     sx: int = 2

@@ -26,6 +26,7 @@ class PatchMerger(Trained):
     paper: ClassVar[str] = "Renggli et al., Learning to Merge Tokens in Vision Transformers, 2022"
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Which Tokens to Use (10 methods)",)
     needs: ClassVar[Mapping[str, str]] = {"queries": "K,C", "norm_weight": "C", "norm_bias": "C"}
 
     scaled: bool = False

@@ -33,6 +33,7 @@ class Sinkhorn(Trained):
     paper: ClassVar[str] = "Haurum et al., Which Tokens to Use?, ICCVW 2023 (Sinkhorn)"
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Which Tokens to Use (10 methods)",)
     needs: ClassVar[Mapping[str, str]] = {"centers": "K,C"}
 
     eps: float = 1.0

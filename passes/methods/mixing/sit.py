@@ -24,6 +24,7 @@ class SiT(Trained):
     paper: ClassVar[str] = "Zong et al., Self-slimmed Vision Transformer, ECCV 2022"
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Which Tokens to Use (10 methods)",)
     needs: ClassVar[Mapping[str, str]] = {
         "norm_weight": "C",
         "norm_bias": "C",

@@ -26,6 +26,7 @@ class TokenTransforming(Method):
     paper: ClassVar[str] = "Zeng et al., Token Transforming, 2025"
     reads: ClassVar[tuple[str, ...]] = ("tokens", "metric", "class_attention", "received_attention")
     evidence: ClassVar[Evidence] = "mathematics"
+    systems: ClassVar[tuple[str, ...]] = ("Token Transforming",)
     merges: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "no code is public: Y = W X with informative tokens and row-normalised W is as published, the similarity, its "

@@ -32,6 +32,7 @@ class TORE(Trained):
     paper: ClassVar[str] = "Dou et al., TORE: Token Reduction for Efficient Human Mesh Recovery, ICCV 2023"
     reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "independent implementation"
+    systems: ClassVar[tuple[str, ...]] = ("TORE",)
     needs: ClassVar[Mapping[str, str]] = {
         "conv_weight": "M,C,3,3",
         "conv_bias": "M",

@@ -45,6 +45,7 @@ class ATS(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("attention", "values", "class_attention", "received_attention")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Which Tokens to Use (10 methods)",)
     drops: ClassVar[bool] = True
     quota: ClassVar[str] = (
         "slots left by tokens drawn twice go to the best tokens not drawn (form=masked leaves them empty)"

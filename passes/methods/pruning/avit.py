@@ -29,6 +29,7 @@ class AViT(Method):
     paper: ClassVar[str] = "Yin et al., A-ViT: Adaptive Tokens for Efficient Vision Transformer, CVPR 2022"
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("A-ViT",)
     drops: ClassVar[bool] = True
     quota: ClassVar[str] = "the K with the lowest sums go on, not those below 1 - epsilon"
 

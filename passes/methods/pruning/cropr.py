@@ -33,6 +33,7 @@ class Cropr(Trained):
     paper: ClassVar[str] = "Bergner et al., Token Cropr: Faster ViTs for Quite a Few Tasks, CVPR 2025"
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Token Cropr",)
     drops: ClassVar[bool] = True
     needs: ClassVar[Mapping[str, str]] = {"queries": "M,C"}
     optional: ClassVar[Mapping[str, str]] = {

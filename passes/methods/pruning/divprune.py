@@ -31,6 +31,7 @@ class DivPrune(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens", "metric")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("DivPrune",)
     drops: ClassVar[bool] = True
 
     features: str = "tokens"

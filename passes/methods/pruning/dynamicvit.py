@@ -35,6 +35,7 @@ class DynamicViT(Trained):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Which Tokens to Use (10 methods)",)
     drops: ClassVar[bool] = True
     needs: ClassVar[Mapping[str, str]] = {
         "in_conv.0.weight": "C",

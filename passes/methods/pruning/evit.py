@@ -28,6 +28,7 @@ class EViT(Method):
     paper: ClassVar[str] = "Liang et al., Not All Patches are What You Need (EViT), ICLR 2022"
     reads: ClassVar[tuple[str, ...]] = ("class_attention", "received_attention")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("EViT", "Which Tokens to Use (10 methods)")
     drops: ClassVar[bool] = True
 
     fuse: bool = True

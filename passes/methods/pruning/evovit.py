@@ -45,6 +45,7 @@ class EvoViT(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens", "class_attention", "received_attention")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Evo-ViT",)
     drops: ClassVar[bool] = True
     returns: ClassVar[Returns] = "before-next-site"
     deviations: ClassVar[str] = (

@@ -47,6 +47,7 @@ class GTP(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens", "attention", "grid")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("GTP-ViT",)
     drops: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "paper: semantic graphs link each token to `neighbours` others; reference: to one more without a class token"

@@ -31,6 +31,7 @@ class SPA(Trained):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "mathematics"
+    systems: ClassVar[tuple[str, ...]] = ("SPA",)
     drops: ClassVar[bool] = True
     quota: ClassVar[str] = "the K highest gate scores of each image, not those above a threshold"
     needs: ClassVar[Mapping[str, str]] = {

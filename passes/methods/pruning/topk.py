@@ -23,6 +23,7 @@ class TopK(Method):
     paper: ClassVar[str] = "Haurum et al., Which Tokens to Use?, ICCVW 2023 (Top-K baseline)"
     reads: ClassVar[tuple[str, ...]] = ("class_attention", "received_attention", "metric")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Which Tokens to Use (10 methods)",)
     drops: ClassVar[bool] = True
 
     score: str = "auto"

@@ -31,6 +31,7 @@ class ToPViM(Method):
     paper: ClassVar[str] = "Zhan et al., Exploring Token Pruning in Vision State Space Models, NeurIPS 2024"
     reads: ClassVar[tuple[str, ...]] = ("values",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("ToP-ViM",)
     drops: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "paper: negative outputs count as 0; reference: they count, and only the first image protects a middle class token"

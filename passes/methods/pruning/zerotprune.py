@@ -38,6 +38,7 @@ class ZeroTPrune(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("attention", "metric")
     evidence: ClassVar[Evidence] = "independent implementation"
+    systems: ClassVar[tuple[str, ...]] = ("Zero-TPrune",)
     drops: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "paper: gated heads and a similarity stage, whose code is not public; reference: the authors' earlier "

@@ -41,6 +41,7 @@ class STA(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("metric",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("STA",)
     drops: ClassVar[bool] = True
 
     frames: int = 0

@@ -42,6 +42,7 @@ class TempMe(Trained):
     )
     reads: ClassVar[tuple[str, ...]] = ("metric",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("TempMe",)
     merges: ClassVar[bool] = True
     optional: ClassVar[Mapping[str, str]] = {POSITIONS: "F,C"}
     deviations: ClassVar[str] = (

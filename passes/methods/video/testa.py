@@ -39,6 +39,7 @@ class TESTA(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("metric",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("TESTA",)
     merges: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "variant=reference ranks frames by the mode of their patches' similarities, as released, which is the "

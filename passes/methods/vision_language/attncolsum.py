@@ -30,6 +30,7 @@ class AttentionColumnSum(Method):
     paper: ClassVar[str] = "visual token pruning by attention column sums, vLLM pull request 38888"
     reads: ClassVar[tuple[str, ...]] = ("received_attention",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Attention column sum",)
     drops: ClassVar[bool] = True
     home: ClassVar[Home] = "output"
     ascending: ClassVar[bool] = True

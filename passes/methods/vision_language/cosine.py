@@ -29,6 +29,7 @@ class Cosine(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("Cosine",)
     drops: ClassVar[bool] = True
     home: ClassVar[Home] = "output"
     ascending: ClassVar[bool] = True

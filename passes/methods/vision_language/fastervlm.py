@@ -28,6 +28,7 @@ class FasterVLM(Method):
     )
     reads: ClassVar[tuple[str, ...]] = ("class_attention", "received_attention")
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("FasterVLM",)
     drops: ClassVar[bool] = True
     home: ClassVar[Home] = "features"
     ascending: ClassVar[bool] = True

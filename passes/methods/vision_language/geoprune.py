@@ -26,6 +26,7 @@ class GeoPrune(Trained):
     paper: ClassVar[str] = "residual L2 scores (GeoPrune), a branch of vLLM"
     reads: ClassVar[tuple[str, ...]] = ("stream",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("GeoPrune",)
     drops: ClassVar[bool] = True
     home: ClassVar[Home] = "output"
     ascending: ClassVar[bool] = True

@@ -41,7 +41,7 @@ class MQT(Trained):
     reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "vectors"
     home: ClassVar[Home] = "features"
-    systems: ClassVar[tuple[str, ...]] = ("MQT",)
+    systems: ClassVar[tuple[str, ...]] = ("MQT: the resampler with its first queries, on arrays",)
     needs: ClassVar[Mapping[str, str]] = {
         "query": "L,C",
         "pos_embed": "L,C",

@@ -32,6 +32,7 @@ class Rate(Trained):
     )
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
+    systems: ClassVar[tuple[str, ...]] = ("RATE",)
     drops: ClassVar[bool] = True
     home: ClassVar[Home] = "output"
     ascending: ClassVar[bool] = True
