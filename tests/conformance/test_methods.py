@@ -25,10 +25,10 @@ from tokenrt.passes.ops.graph_backend import GraphOps
 
 SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
 SLOW = {
-    577: ("cdpruner", "expedit", "kmedoids", "scope", "vispruner"),
+    577: ("catp", "cdpruner", "expedit", "kmedoids", "scope", "vispruner"),
     1025: (
-        "algm", "atc", "ats", "bat", "cdpruner", "diffrate", "dpcknn", "expedit", "gtp", "hiprune", "holov", "kmedoids", "mctf",
-        "scope", "sinkhorn", "token_pooling", "vispruner", "zerotprune", "zoo_prune",
+        "algm", "atc", "ats", "bat", "catp", "cdpruner", "diffrate", "dpcknn", "expedit", "gtp", "hiprune", "holov",
+        "kmedoids", "mctf", "scope", "sinkhorn", "token_pooling", "vispruner", "zerotprune", "zoo_prune",
     ),
 }  # fmt: skip
 """Methods that take more than two seconds at these sizes, most of them for the draws in float64: left to the full matrix."""

@@ -117,10 +117,12 @@ def appended(
     token: Value,
     state: Mapping[str, Value] | None = None,
     represented: bool = False,
+    others: Value | None = None,
 ) -> Reduction:
     """The tokens at `index` [B,K-1], then `token` [B,1,C], which stands for all that were dropped.
 
     It takes the place of the best of them, and as its size the sum of theirs.
+    others: [B,K-1,C], what the tokens at `index` became, where they did not stay as they were.
     represented: what is added to it later they get as well, when they come back.
     """
     kept = site.keep - 1
@@ -132,8 +134,9 @@ def appended(
     if taps.size is not None:
         rest = op("MatMul", op("Unsqueeze", gone, TOKEN_AXIS), taps.size)
         size = op("Concat", steps.gather(op, taps.size, index), rest, axis=1)
+    kept_tokens = steps.gather(op, taps.tokens, index) if others is None else others
     return Reduction(
-        op("Concat", steps.gather(op, taps.tokens, index), op("CastLike", token, taps.tokens), axis=1),
+        op("Concat", kept_tokens, op("CastLike", token, taps.tokens), axis=1),
         size,
         op("Concat", index, best, axis=1),
         steps.kept_map(op, taps.tokens, index, kept, site),
@@ -158,10 +161,10 @@ def gate(op: Ops, method: Trained, site: Site, rows: Value) -> Value:
     )
 
 
-def last_slot(op: Ops, index: Value, site: Site) -> Value:
-    """Where each input token went when `index` [B,K] was kept, of repeated ones the last slot: [B,N], -1 when dropped."""
+def last_slot(op: Ops, index: Value, site: Site, kept: int) -> Value:
+    """Where each input token went when `index` [B,kept] was kept, of repeated ones the last slot: [B,N], -1 when dropped."""
     every = np.arange(site.tokens)[None, None]
     here = op("Cast", op("Equal", op("Unsqueeze", index, np.array([2])), every), to=steps.FLOAT)
-    numbered = op("Mul", here, np.arange(1, site.keep + 1, dtype=np.float32)[None, :, None])
+    numbered = op("Mul", here, np.arange(1, kept + 1, dtype=np.float32)[None, :, None])
     slot = op("Cast", op("ReduceMax", numbered, axes=[1], keepdims=0), to=INT64)
     return op("Sub", slot, 1)

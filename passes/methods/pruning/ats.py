@@ -160,7 +160,7 @@ class ATS(Method):
             )
         index = self._index(op, taps, site, draws, order)
         kept = steps.pruned(op, taps, site, index)
-        return Reduction(kept.tokens, kept.size, index, scores.last_slot(op, index, site))
+        return Reduction(kept.tokens, kept.size, index, scores.last_slot(op, index, site, site.keep))
 
     def _masked(self, op: Ops, taps: Taps, site: Site, hit: Value, order: Value | None) -> Reduction:
         count, slots = site.tokens - site.protect, site.keep - site.protect

@@ -58,7 +58,7 @@ class ToPViM(Method):
             )
         index = self._around(op, taps, site, score)
         kept = steps.pruned(op, taps, site, index)
-        return Reduction(kept.tokens, kept.size, index, scores.last_slot(op, index, site))
+        return Reduction(kept.tokens, kept.size, index, scores.last_slot(op, index, site, site.keep))
 
     def _around(self, op: Ops, taps: Taps, site: Site, score: Value) -> Value:
         """Positions [B,K]: half of the kept patches, the class token, the other half."""

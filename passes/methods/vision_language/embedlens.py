@@ -30,7 +30,10 @@ class EmbedLens(Trained):
 
     name: ClassVar[str] = "embedlens"
     summary: ClassVar[str] = "drop the tokens nearest to the embeddings that sinks and dead tokens lie at"
-    paper: ClassVar[str] = "EmbedLens, EIT-NLP, 2025 (repository EIT-NLP/EmbedLens)"
+    paper: ClassVar[str] = (
+        "Fan et al., What Do Visual Tokens Really Encode? Uncovering Sparsity and Redundancy in Multimodal Large Language "
+        "Models, arXiv 2603.00510"
+    )
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "vectors"
     drops: ClassVar[bool] = True

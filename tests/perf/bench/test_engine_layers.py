@@ -39,6 +39,7 @@ OTHERS = {
     "kmedoids": 35,
     "ltmp": 28,
     "mctf": 52,
+    "pomt": 22,
     "random": 0,
     "slice": 0,
     "tofu": 4,
