@@ -5,24 +5,27 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 
 from tokenrt.errors import PlanError
 from tokenrt.passes import methods
+from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
+from tokenrt.passes.graph.shapes import BATCH
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.planning import fit
+from tokenrt.passes.planning import at_output, fit
 from tokenrt.passes.planning.plan import Budget, Plan, places
 from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.route import cut, missing
 from tokenrt.passes.planning.several import Chosen, Routes
+from tokenrt.passes.rewriting import outlet
 from tokenrt.passes.rewriting.prove import attended, prove
 from tokenrt.passes.rewriting.rewrite import Rewriter
+from tokenrt.passes.rewriting.tidy import tidy
 
 NOT_PLANNED = "the plan removes nothing here"
 
@@ -101,20 +104,26 @@ def plan(
     grid: Sequence[int] | None = None,
     transformers: Chosen = None,
     protect: Protect = None,
+    span: str | None = None,
+    short: str | Sequence[str] | None = None,
+    tap_layer: int | None = None,
     shape: ShapeOption = None,
     allow_noop: bool = False,
 ) -> Plan:
     """Turn a budget into integer token counts for this model, the same budget for each transformer that is reduced.
 
     site: after-attention (the default), after-block, or around-attention, the only place of methods whose tokens
-    come back after each attention. grid: (h, w) or (frames, h, w), the layout of the unprotected tokens where
-    the graph does not show it. transformers: which are reduced, counted from 0 in graph order, or "all"; by default the
-    first, and for methods whose tokens come back after each attention all that have as many tokens as the largest.
-    protect: tokens that never leave beside those that the analysis finds, as "0,-1,200:217" or a list of positions.
+    come back after each attention; output or output:NAME reduces the tokens of an output itself, which becomes [B,K,C].
+    grid: (h, w) or (frames, h, w), the layout of the unprotected tokens where the graph does not show it. transformers: which are
+    reduced, counted from 0 in graph order, or "all"; by default the first, and for methods whose tokens come back after each
+    attention all that have as many tokens as the largest. protect: tokens that never leave beside those that the analysis finds,
+    as "0,-1,200:217" or a list of positions. span: "S:E", only these tokens may leave. short: outputs with a row for each
+    token, by name, or "all", that keep the rows that are left instead of getting all back. tap_layer: for an output, the block
+    whose attention and keys a method reads, -1 for the last. shape: of inputs, those too that a method adds (text, quotas).
     Raises: PlanError, MethodError; NothingToDoError where no site would lose a token and `allow_noop` is off.
     """
-    return fit.make(
-        prepare(model, shape, protect),
+    return _planned(
+        model,
         method,
         budget,
         site=site,
@@ -122,8 +131,82 @@ def plan(
         options=options,
         grid=grid,
         transformers=transformers,
+        protect=_protected(protect, span),
+        short=short,
+        tap_layer=tap_layer,
+        shape=shape,
+        allow_noop=allow_noop,
+    )[1]
+
+
+def _planned(
+    model: ModelLike,
+    method: str,
+    budget: Budget,
+    *,
+    site: str | None,
+    proportional: bool | None,
+    options: Mapping[str, Any] | None,
+    grid: Sequence[int] | None,
+    transformers: Chosen,
+    protect: str,
+    short: str | Sequence[str] | None,
+    tap_layer: int | None,
+    shape: ShapeOption,
+    allow_noop: bool,
+) -> tuple[Prepared, Plan]:
+    """The analysed model, and a new plan for it."""
+    output = at_output.named(site)
+    if output is None:
+        if tap_layer is not None:
+            raise PlanError("--tap-layer goes with --site output: behind a block a method reads that block")
+        prepared = prepare(model, shape, protect)
+        made = fit.make(
+            prepared,
+            method,
+            budget,
+            site=site,
+            proportional=proportional,
+            options=options,
+            grid=grid,
+            transformers=transformers,
+            short=_listed(short),
+            allow_noop=allow_noop,
+        )
+        return prepared, made
+    for name, given in {
+        "--proportional-attention": proportional,
+        "--transformers": transformers,
+        "--short": short,
+    }.items():
+        if given is not None:
+            raise PlanError(
+                f"{name} is about tokens that leave inside a transformer; with --site output drop it"
+            )
+    of_model, added = at_output.split(shape, method)
+    prepared = prepare(model, of_model)
+    made = at_output.make(
+        prepared,
+        method,
+        budget,
+        output,
+        options=options,
+        grid=grid,
+        tap_layer=tap_layer,
+        protect=protect,
+        inputs=added,
         allow_noop=allow_noop,
     )
+    return prepared, made
+
+
+def _protected(protect: Protect, span: str | None) -> str:
+    """What never leaves, as text: what is named, and all but a span."""
+    return ",".join(filter(None, (protected.text(protect), protected.outside(span))))
+
+
+def _listed(short: str | Sequence[str] | None) -> str:
+    return short or "" if isinstance(short, str | None) else ",".join(short)
 
 
 def reduce(
@@ -138,6 +221,9 @@ def reduce(
     grid: Sequence[int] | None = None,
     transformers: Chosen = None,
     protect: Protect = None,
+    span: str | None = None,
+    short: str | Sequence[str] | None = None,
+    tap_layer: int | None = None,
     shape: ShapeOption = None,
     allow_noop: bool = False,
     source_map: bool = False,
@@ -145,8 +231,10 @@ def reduce(
 ) -> Reduced:
     """Reduce the tokens of a model, by a plan or by a method and a budget; prove the result; write it to `output` if given.
 
-    site, grid, transformers, protect: as for `plan`. source_map: add the output `token_source_map` [B,N0] int64, the token behind
-    the last site each original one lives in (-1: dropped); transformer 1, where reduced, has `token_source_map_1`.
+    site, grid, transformers, protect, span, short, tap_layer: as for `plan`. source_map: add the output `token_source_map`
+    [B,N0] int64, the token behind the last site each original one lives in (-1: dropped); transformer 1, where reduced, has
+    `token_source_map_1`. Where an output stays short the model gains `kept_index` [B,K] int64, the original position of each of
+    its rows, or, where tokens were merged, that map.
     Raises: TokenrtError; nothing is written unless the proof holds.
     """
     import time
@@ -155,25 +243,33 @@ def reduce(
     if output is not None:
         check_target(output, model)
     if plan is not None:
-        if method is not None or budget is not None:
-            raise PlanError("give either a plan or a method with a budget, not both")
-        if protect is not None:
-            raise PlanError("a plan says which tokens are protected; drop protect, or edit the plan")
+        given = {
+            "method": method,
+            "budget": budget,
+            "site": site,
+            "options": options,
+            "transformers": transformers,
+            "protect": protect,
+            "span": span,
+            "short": short,
+            "tap_layer": tap_layer,
+        }
+        clash = [name for name, value in given.items() if value is not None]
+        if clash:
+            raise PlanError(f"a plan says {', '.join(clash)}: drop these, or edit the plan")
         wanted = plan if isinstance(plan, Plan) else Plan.load(plan)
-        if transformers is not None:
-            raise PlanError("a plan says which transformers are reduced; drop transformers, or edit the plan")
         if grid is not None:
             wanted = wanted.laid_out(grid)
         prepared = prepare(model, shape, wanted.wanted)
-        wanted = fit.checked(wanted, prepared, allow_noop)
+        if wanted.sites or not wanted.outputs:
+            wanted = fit.checked(wanted, prepared, allow_noop)
     elif method is None or budget is None:
         raise PlanError(
             "reduce needs a plan, or a method and a budget (--remove, --keep with --layers, --tokens, --flops)"
         )
     else:
-        prepared = prepare(model, shape, protect)
-        wanted = fit.make(
-            prepared,
+        prepared, wanted = _planned(
+            model,
             method,
             budget,
             site=site,
@@ -181,23 +277,52 @@ def reduce(
             options=options,
             grid=grid,
             transformers=transformers,
+            protect=_protected(protect, span),
+            short=short,
+            tap_layer=tap_layer,
+            shape=shape,
             allow_noop=allow_noop,
         )
-    wanted, routes = fit.with_cost(prepared, wanted, allow_noop=allow_noop)
-    sites, restored = _sites(prepared, wanted), restorations(routes)
-    pools = [told(path.flow, prepared.transformers[number]) for number, path in routes.items()]
-    rewritten = rewrite(prepared, wanted, routes, source_map)
-    report = Report(sites, restored, time.perf_counter() - start, tuple(itertools.chain.from_iterable(pools)))
+    found = _reduced(prepared, wanted, source_map, allow_noop)
     if output is not None:
-        save(rewritten, output)
-    return Reduced(rewritten, wanted, report)
+        save(found.model, output)
+    return replace(found, report=replace(found.report, seconds=time.perf_counter() - start))
+
+
+def _reduced(prepared: Prepared, wanted: Plan, source_map: bool, allow_noop: bool) -> Reduced:
+    """Apply a plan: the sites of the blocks, then one output after the other, each on what the one before has made."""
+    sites: tuple[SiteReport, ...] = ()
+    restored: tuple[str, ...] = ()
+    pools: list[str] = []
+    if wanted.sites or not wanted.outputs:
+        wanted, routes = fit.with_cost(prepared, wanted, allow_noop=allow_noop)
+        sites, restored = _sites(prepared, wanted), restorations(routes)
+        pools = [
+            line for number, path in routes.items() for line in told(path.flow, prepared.transformers[number])
+        ]
+        rewritten = rewrite(prepared, wanted, routes, source_map)
+    else:
+        rewritten = _marked(prepared, wanted)
+    for number, site in enumerate(wanted.outputs):
+        if number or wanted.sites:
+            prepared = prepare(rewritten)
+        rewritten = outlet.rewrite(prepared, wanted, site)
+        sites = (*sites, SiteReport(-1, f"output {site.output}", "applied", site.arriving, site.tokens))
+    return Reduced(rewritten, wanted, Report(sites, restored, 0.0, tuple(pools)))
+
+
+def _marked(prepared: Prepared, plan: Plan) -> ir.Model:
+    """The prepared model with the plan in its metadata; one that was reduced before keeps that plan's line."""
+    model = prepared.model
+    before = model.metadata_props.get("tokenrt.passes")
+    model.metadata_props["tokenrt.passes"] = "; ".join(filter(None, (before, *prepared.passes, plan.spec())))
+    model.metadata_props["tokenrt.plan"] = plan.to_toml()
+    return model
 
 
 def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -> ir.Model:
     """The prepared model, changed in place and proven. Raises: UnsupportedError, ProofError; the model is then of no use."""
-    model, shapes = prepared.model, prepared.shapes
-    model.metadata_props["tokenrt.passes"] = "; ".join((*prepared.passes, plan.spec()))
-    model.metadata_props["tokenrt.plan"] = plan.to_toml()
+    model, shapes = _marked(prepared, plan), prepared.shapes
     if not plan.sites:
         prove(model, plan, shapes, [], prepared.interface)
         return model
@@ -218,21 +343,22 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
         rewriter.run()
     op.add_functions(model)
     outputs = len(model.graph.outputs)
-    if source_map:
-        for rewriter in rewriters:
+    dims: dict[str, tuple[int, ...]] = {}
+    for rewriter in rewriters:
+        dims |= rewriter.shorten()
+        if source_map:
             rewriter.expose_source_map()
-    interface = prepared.interface.with_outputs(
+    declared = {
+        name: tuple(None if size % BATCH == 0 else size for size in sizes) for name, sizes in dims.items()
+    }
+    interface = prepared.interface.changed(declared).with_outputs(
         (str(value.name), ir.DataType.INT64) for value in model.graph.outputs[outputs:]
     )
-    for node in model.graph:
-        for value in node.outputs:
-            if not value.is_graph_output():
-                value.shape = None
-    common.RemoveUnusedNodesPass()(model)
-    common.TopologicalSortPass()(model)
+    tidy(model)
     alive = {value.name for node in model.graph for value in node.outputs}
     streams = [(str(value.name), axis, count) for each in rewriters for value, axis, count in each.streams]
-    prove(model, plan, shapes, [stream for stream in streams if stream[0] in alive], interface, axes)
+    before = replace(shapes, dims={**shapes.dims, **dims})
+    prove(model, plan, before, [stream for stream in streams if stream[0] in alive], interface, axes)
     return model
 
 

@@ -26,7 +26,7 @@ MAY_IMPORT: Mapping[str, str] = {
     "passes.graph": "passes.ops",
     "passes.methods": "passes.ops",
     "passes.checking": "passes.graph passes.ops",
-    "passes.analysis": "passes.graph",
+    "passes.analysis": "passes.graph passes.ops",
     "passes.forms": "passes.checking passes.graph passes.ops",
     "passes.planning": "passes.analysis passes.graph passes.methods",
     "passes.rewriting": "passes.analysis passes.graph passes.methods passes.ops passes.planning",

@@ -17,6 +17,7 @@ from tokenrt.passes.analysis.marks import Blocked, Edit, Marks, Step
 from tokenrt.passes.analysis.rules import RULES
 from tokenrt.passes.graph.ancestry import nested
 from tokenrt.passes.graph.shapes import Shapes, describe
+from tokenrt.passes.ops.contract import DOMAIN
 
 BY_THEMSELVES = (
     "its branches or its body read tokens by themselves, and tokens are followed in the main graph only: export the model "
@@ -97,6 +98,8 @@ def follow(
                     for mark in found
                     if value is not None
                 )
+                if node.domain == DOMAIN:
+                    raise Blocked(node, "tokens were reduced there before, of all that come to it", "grid")
                 raise Blocked(node, f"no rule for this operator on a token axis ({axes})")
             rule(step)
         except Blocked as blocked:

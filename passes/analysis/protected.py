@@ -109,6 +109,27 @@ def text(given: str | Sequence[int] | None) -> str:
     return given or "" if isinstance(given, str | None) else ",".join(map(str, given))
 
 
+def outside(span: str | None) -> str:
+    """All tokens but those of a span `S:E`, as text; nothing without one. Raises: PlanError."""
+    if span is None:
+        return ""
+    first, colon, end = span.strip().partition(":")
+    try:
+        start, stop = int(first or 0), int(end) if end else None
+    except ValueError:
+        colon = ""
+    if (
+        not colon
+        or (stop is not None and start < 0 <= stop)
+        or (stop is not None and start >= 0 < stop <= start)
+    ):
+        raise PlanError(
+            f"--span {span}: expected S:E, the first token that may leave and the one behind the last, as in 8:72"
+        )
+    before = [] if start == 0 else [f"0:{start}"]
+    return ",".join(before if stop is None else [*before, f"{stop}:"])
+
+
 def parse(given: str) -> Spans:
     """Read `0,-1,200:217`: positions, and ranges without their end. Raises: PlanError."""
     found: list[tuple[int, int | None]] = []

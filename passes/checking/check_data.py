@@ -42,7 +42,7 @@ class Input:
 
 
 def inputs_of(original: ir.Model, reduced: ir.Model) -> tuple[Input, ...]:
-    """The inputs of the original, with every size one of the models fixes. Those the reduced model has are among them.
+    """The inputs of the original, with every size one of the models fixes, and those that the reduced model has beside them.
 
     Raises: ShapeError where the two disagree on type, rank or a size.
     """
@@ -63,6 +63,11 @@ def inputs_of(original: ir.Model, reduced: ir.Model) -> tuple[Input, ...]:
             )
         sizes = tuple(b if a is None else a for a, b in zip(left, right, strict=True))
         found.append(Input(name, _numpy(value), sizes))
+    own = {item.name for item in found}
+    more = (value for value in reduced.graph.inputs if value.name not in reduced.graph.initializers)
+    found.extend(
+        Input(str(value.name), _numpy(value), _dims(value)) for value in more if value.name not in own
+    )
     return tuple(found)
 
 

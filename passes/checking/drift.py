@@ -11,7 +11,7 @@ import numpy as np
 
 from tokenrt.passes.checking import choices
 from tokenrt.passes.checking.check_data import Array, quiet
-from tokenrt.passes.checking.interface import Dims
+from tokenrt.passes.checking.shortened import Dims, aligned
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def compare(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> Order
 
     difference and norm are squared sums; cosines are one for each index of the first axis.
     """
+    reference = aligned(reference, candidate)
     return OrderedDict(
         (name, _sample(np.asarray(reference[name]), np.asarray(candidate[name])))
         for name in reference

@@ -10,14 +10,17 @@ import onnx_ir as ir
 
 from tokenrt.errors import ModelError
 from tokenrt.passes.checking.emulate import FLOATS
+from tokenrt.passes.checking.shortened import Dims, shorter
 from tokenrt.passes.checking.verdict import FAILED, HELD, Property
 
 NAME = "interface"
 
-ASKED_FOR = re.compile(r"token_source_map(_\d+)?")
-"""Outputs that `reduce --source-map` adds."""
+ASKED_FOR = re.compile(r"(token_source_map|kept_index)(_\d+)?")
+"""Outputs that `reduce` adds: with --source-map, and where an output has only the tokens that are left."""
+TAKEN = ("text", "text_mask", "quotas", "importance")
+"""Inputs that a method adds."""
 
-Dims = tuple[int | str, ...]
+ADDED = frozenset(("input", name) for name in TAKEN)
 
 
 def inputs(model: ir.Model) -> list[ir.Value]:
@@ -50,7 +53,7 @@ def told_apart(before: ir.Model, after: ir.Model) -> Property:
     ):
         names = [[str(value.name) for value in values] for values in pair]
         common = set(names[0]) & set(names[1])
-        if (not common and any(names)) or (what == "input" and not set(names[1]) <= common):
+        if (not common and any(names)) or (what == "input" and not set(names[1]) <= common | {*TAKEN}):
             raise ModelError(_foreign(what, *names))
         faults += [
             *_listed(what, *names),
@@ -58,7 +61,8 @@ def told_apart(before: ir.Model, after: ir.Model) -> Property:
         ]
         faults += _typed(what, *pair)
         if what == "output":
-            faults += _shaped(declared(before), declared(after))
+            told = any(ASKED_FOR.fullmatch(name) for name in set(names[1]) - common)
+            faults += _shaped(declared(before), declared(after), told)
     if faults:
         return Property(NAME, FAILED, None, None, "; ".join(faults))
     counts = f"{len(inputs(before))} inputs and {len(before.graph.outputs)} outputs"
@@ -90,7 +94,7 @@ def _listed(what: str, before: Sequence[str], after: Sequence[str]) -> Iterator[
     for name, count in found.items():
         if name in wanted and count > wanted[name]:
             yield f"{what} {name!r} is listed {count} times in the reduced model, the original lists it {wanted[name]}"
-        elif name not in wanted and not ASKED_FOR.fullmatch(name):
+        elif name not in wanted and not ASKED_FOR.fullmatch(name) and (what, name) not in ADDED:
             yield f"{what} {name!r} of the reduced model is none of the original's"
 
 
@@ -108,9 +112,12 @@ def _typed(what: str, before: Sequence[ir.Value], after: Sequence[ir.Value]) -> 
             yield f"{what} {value.name!r} is {kinds[1]} in the reduced model, {kinds[0]} in the original"
 
 
-def _shaped(before: Mapping[str, Dims], after: Mapping[str, Dims]) -> Iterator[str]:
+def _shaped(before: Mapping[str, Dims], after: Mapping[str, Dims], told: bool) -> Iterator[str]:
+    """told: the reduced model says which rows are left where an output has fewer."""
     for name in [name for name in before if name in after]:
         left, right = before[name], after[name]
+        if told and shorter(left, right):
+            continue
         pairs = zip(left, right, strict=False)
         other = any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs)
         if left and right and (other or len(left) != len(right)):

@@ -28,6 +28,7 @@ from tokenrt.passes.graph.model import attach, skeleton
 from tokenrt.passes.graph.normal.normalize import normalize
 from tokenrt.passes.graph.shapes import Shapes, infer, named, target
 from tokenrt.passes.graph.unflatten import unflatten
+from tokenrt.passes.ops.contract import DOMAIN
 
 if TYPE_CHECKING:
     import onnx
@@ -267,11 +268,15 @@ def _text(value: onnx.ValueInfoProto) -> str:
 
 
 def _inline(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without functions, but for the operators of ours that a reduced model has: they stay what runtimes know."""
     if not proto.functions:
         return proto
     import onnx.inliner
 
-    return onnx.inliner.inline_local_functions(proto, convert_version=True)
+    ours = [(function.domain, function.name) for function in proto.functions if function.domain == DOMAIN]
+    if not ours:
+        return onnx.inliner.inline_local_functions(proto, convert_version=True)
+    return onnx.inliner.inline_selected_functions(proto, ours, exclude=True)
 
 
 def _sound(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -306,10 +311,17 @@ def _slim(proto: onnx.ModelProto) -> onnx.ModelProto:
 
     level = logging.getLogger("onnxslim").level
     try:
-        slim = onnxslim.slim(proto, skip_optimizations=["graph_fusion", "weight_tying"])
+        slim: onnx.ModelProto | None = onnxslim.slim(
+            proto, skip_optimizations=["graph_fusion", "weight_tying"]
+        )
     except Exception as cause:
         text = (str(cause) or type(cause).__name__).splitlines()[0][:300]
         raise _FoldingError(f"constant folding refuses the model: {text}") from cause
     finally:
         logging.getLogger("onnxslim").setLevel(level)
-    return slim if slim is not None else proto
+    if slim is None:
+        return proto
+    # It writes the constants in the bodies of functions anew, in another type.
+    del slim.functions[:]
+    slim.functions.extend(proto.functions)
+    return slim

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -50,6 +50,21 @@ class Interface:
     def with_outputs(self, added: Iterable[tuple[str, ir.DataType]]) -> Interface:
         """The same with further outputs behind those it has."""
         return replace(self, outputs=(*self.outputs, *(Port(name, kind) for name, kind in added)))
+
+    def with_inputs(self, added: Iterable[Port]) -> Interface:
+        """The same with further inputs behind those it has."""
+        return replace(self, inputs=(*self.inputs, *added))
+
+    def changed(self, dims: Mapping[str, tuple[int | None, ...]], gone: Iterable[str] = ()) -> Interface:
+        """The same with other shapes of these outputs, and without those that are gone."""
+        lost = {*gone}
+        kept = (port for port in self.outputs if port.name not in lost)
+        return replace(
+            self,
+            outputs=tuple(
+                replace(port, dims=dims[port.name]) if port.name in dims else port for port in kept
+            ),
+        )
 
     def differences(self, other: Interface) -> list[tuple[str, str]]:
         """Pairs (what was expected, what came) where another interface is not this one."""

@@ -40,6 +40,7 @@ def make(
     grid: Sequence[int] | None,
     transformers: Chosen,
     allow_noop: bool,
+    short: str = "",
 ) -> Plan:
     """Turn a budget into a plan. Raises: PlanError, MethodError, NothingToDoError."""
     method = methods.get(name).from_options(options or {})
@@ -57,6 +58,7 @@ def make(
         options=method.options(),
         wanted=prepared.protect,
         multiple_of=budget.multiple_of,
+        short=short,
     )
     if not structures:
         return base

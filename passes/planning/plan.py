@@ -11,7 +11,9 @@ from typing import Any, Literal
 from tokenrt.errors import PlanError
 from tokenrt.files import atomic
 from tokenrt.passes.methods.contract import Returns
+from tokenrt.passes.planning import output_site
 from tokenrt.passes.planning.budget import Budget as Budget
+from tokenrt.passes.planning.output_site import OUTPUT, OutputSite
 
 Where = Literal["around-attention", "after-attention", "after-block"]
 PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
@@ -24,6 +26,7 @@ KEYS = (
     "proportional_attention",
     "options",
     "macs",
+    "short",
     "transformer",
     "site",
 )
@@ -69,8 +72,9 @@ class Plan:
 
     tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
     multiply-accumulates of one image. wanted: tokens that the user protects, as in 0,-1,200:217. multiple_of: what every
-    count is a multiple of. A model of several transformers has these counts for its first, and in `others` those of
-    transformers 1, 2 and so on, reduced or not.
+    count is a multiple of. outputs: choices among the tokens of outputs, behind those of the blocks. short: outputs, by name
+    or "all", that keep only the tokens that are left. A model of several transformers has these counts for its first, and in
+    `others` those of transformers 1, 2 and so on, reduced or not.
     """
 
     method: str
@@ -87,6 +91,8 @@ class Plan:
     others: tuple[Transformer, ...] = ()
     wanted: str = ""
     multiple_of: int = 1
+    outputs: tuple[OutputSite, ...] = ()
+    short: str = ""
 
     @property
     def transformers(self) -> tuple[Transformer, ...]:
@@ -132,6 +138,10 @@ class Plan:
             here[site.transformer] = site.tokens if stay else here[site.transformer]
         return found
 
+    def shortened(self) -> str:
+        """The outputs that keep the tokens that are left: those asked for, and those that are reduced themselves."""
+        return self.short or ",".join(site.output for site in self.outputs)
+
     @property
     def returns(self) -> Returns:
         """When the tokens that left come back; the method decides. Raises: MethodError where there is no such method."""
@@ -146,6 +156,7 @@ class Plan:
             f"{f'{s.transformer}/' if s.transformer else ''}{s.block}{signs.get(s.where, '')}:{s.tokens}"
             for s in self.sites
         )
+        sites = ";".join(filter(None, (sites, *(site.spec() for site in self.outputs))))
         options = "".join(f",{key}={value}" for key, value in sorted(_written(self.options).items()))
         return f"reduce{{method={self.method},sites={sites},proportional={str(self.proportional_attention).lower()}{options}}}"
 
@@ -157,12 +168,16 @@ class Plan:
             **several,
             **({"protect": self.wanted} if self.wanted else {}),
             **({"multiple_of": self.multiple_of} if self.multiple_of > 1 else {}),
+            **({"short": self.short} if self.short else {}),
             "proportional_attention": self.proportional_attention,
             "options": _written(self.options),
             "macs": {"before": self.macs_before, "after": self.macs_after},
-            "sites": [self._entry(site) for site in self.sites],
+            "sites": self._entries(),
             "notes": list(self.notes),
         }
+
+    def _entries(self) -> list[dict[str, Any]]:
+        return [*(self._entry(site) for site in self.sites), *(site.as_dict() for site in self.outputs)]
 
     def _entry(self, site: PlannedSite) -> dict[str, Any]:
         """A site as files have it: where there is one transformer, it need not be named."""
@@ -182,6 +197,7 @@ class Plan:
         also = {
             "protect": self.wanted or None,
             "multiple_of": self.multiple_of if self.multiple_of > 1 else None,
+            "short": self.short or None,
         }
         head = {"method": self.method, **own, **also, "proportional_attention": self.proportional_attention}
         document.update({key: value for key, value in head.items() if value is not None})
@@ -189,7 +205,7 @@ class Plan:
         document["macs"] = {"before": self.macs_before, "after": self.macs_after}
         if self.others:
             document["transformer"] = _tables([each.as_dict() for each in self.transformers])
-        document["site"] = _tables([self._entry(site) for site in self.sites])
+        document["site"] = _tables(self._entries())
         return tomlkit.dumps(document)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -217,9 +233,15 @@ class Plan:
         _known(file, "the plan", data, KEYS)
         method = _entry(file, data, "method", str)
         transformers = _transformers(file, data)
+        options = _entry(file, data, "options", dict, {})
+        listed = [*enumerate(_entry(file, data, "site", list, []))]
         sites = [
-            _site(file, number, entry, len(transformers))
-            for number, entry in enumerate(_entry(file, data, "site", list, []))
+            _site(file, number, entry, len(transformers)) for number, entry in listed if not _at_output(entry)
+        ]
+        outputs = [
+            output_site.read(entry, method, options, f"plan {file}: site {number}")
+            for number, entry in listed
+            if _at_output(entry)
         ]
         macs = _entry(file, data, "macs", dict, {})
         first = transformers[0]
@@ -230,13 +252,15 @@ class Plan:
             blocks=first.blocks,
             sites=tuple(sites),
             proportional_attention=_entry(file, data, "proportional_attention", bool),
-            options=_entry(file, data, "options", dict, {}),
+            options=options,
             macs_before=_entry(file, macs, "before", int, 0),
             macs_after=_entry(file, macs, "after", int, 0),
             grid=first.grid,
             others=tuple(transformers[1:]),
             wanted=_entry(file, data, "protect", str, ""),
             multiple_of=_multiple(file, data),
+            outputs=tuple(outputs),
+            short=_entry(file, data, "short", str, ""),
         )
 
     def __rich__(self) -> Any:
@@ -244,6 +268,8 @@ class Plan:
         from rich.markup import escape
         from rich.table import Table
 
+        if self.outputs and not self.sites:
+            return Group(*self._told_outputs(), self._work())
         chosen = [self.transformers[number] for number in self.reduced()] or [self.transformers[0]]
         on = f"{len(chosen)} of {len(self.transformers)} transformers, " if self.others else ""
         tokens, protected = (
@@ -260,12 +286,28 @@ class Plan:
         for site, before in zip(self.sites, self.arriving(), strict=True):
             entry = [*self._entry(site).values()]
             table.add_row(*map(str, (*entry[:-1], before, entry[-1], before - site.tokens)))
-        ratio = f" ({self.macs_after / self.macs_before:.1%})" if self.macs_before else ""
-        full, left = self.macs_before / 1e9, self.macs_after / 1e9
-        work = f"multiply-accumulates per image: {full:.2f} G before, {left:.2f} G after{ratio}"
         attention = f"proportional attention: {'on' if self.proportional_attention else 'off'}"
         back = [f"tokens that left come back {BACK[self.returns]}"] if self.returns in BACK else []
-        return Group(table, *back, work, attention, *(escape(f"note: {note}") for note in self.notes))
+        return Group(
+            table,
+            *self._told_outputs(),
+            *back,
+            self._work(),
+            attention,
+            *(escape(f"note: {note}") for note in self.notes),
+        )
+
+    def _told_outputs(self) -> list[str]:
+        """A line for each choice among the tokens of an output."""
+        return [
+            f"output {site.output}: {site.tokens} of {site.arriving} tokens stay, chosen by {site.method}"
+            for site in self.outputs
+        ]
+
+    def _work(self) -> str:
+        ratio = f" ({self.macs_after / self.macs_before:.1%})" if self.macs_before else ""
+        full, left = self.macs_before / 1e9, self.macs_after / 1e9
+        return f"multiply-accumulates per image: {full:.2f} G before, {left:.2f} G after{ratio}"
 
 
 def _written(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -342,6 +384,10 @@ def _known(file: Path, what: str, entry: Mapping[str, Any], keys: tuple[str, ...
     for key in entry:
         if key not in keys:
             raise PlanError(f"plan {file}: {what} has no entry {key!r}; its entries: {', '.join(keys)}")
+
+
+def _at_output(entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.get("where") == OUTPUT
 
 
 def _site(file: Path, number: int, entry: Any, transformers: int) -> PlannedSite:

@@ -83,11 +83,13 @@ def route(
     sites: Sequence[Cut],
     back: Mapping[ir.Node | None, frozenset[ir.Value]] | None = None,
     drops: bool = True,
+    short: str = "",
 ) -> Route:
     """Follow the tokens; wherever the tail needs every position, restore at the tap.
 
     back: who receives restored tokens in any case. drops: tokens leave for good, so that those that left are carried to where
-    they come back. Raises: UnsupportedError where an operator of the body stops the tokens, or those that left.
+    they come back. short: outputs, by name or "all", that keep the tokens that are left. Raises: UnsupportedError where an
+    operator of the body stops the tokens, or those that left.
     """
     restored: Restored = dict(back or {})
     stops: dict[Stop, Blocked] = {}
@@ -102,7 +104,12 @@ def route(
             restored=restored,
         )
         blocking = [*flow.blocked, *_across_rows(structure, flow)]
-        reduced = [blocked for blocked in blocking if _behind(blocked, flow, sites)]
+        reduced = [
+            blocked
+            for blocked in blocking
+            if _behind(blocked, flow, sites)
+            and not (blocked.node is None and is_short(blocked.output, short))
+        ]
         if not reduced:
             break
         for blocked in reduced:
@@ -123,6 +130,11 @@ def route(
     if drops:
         carried = ways.carried(needed, again)
     return Route(tuple(sites), flow, needed, again, carried, tuple(stops.values()))
+
+
+def is_short(output: ir.Value | None, short: str) -> bool:
+    """Whether an output keeps only the tokens that are left."""
+    return output is not None and (short == "all" or str(output.name) in short.split(","))
 
 
 def _joined(first: Mapping[ir.Node | None, frozenset[ir.Value]], second: Restored) -> Restored:

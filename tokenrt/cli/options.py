@@ -23,8 +23,6 @@ PANEL = "Budget: one of these"
 
 DEVICE = "On a device with TensorRT"
 
-SiteName = Literal["around-attention", "after-attention", "after-block"]
-
 Model = Annotated[Path, typer.Argument(help="ONNX model.", metavar="M.onnx", show_default=False)]
 Method = Annotated[
     str | None, typer.Option(help="Reduction method; `tokenrt methods` lists them.", metavar="NAME")
@@ -72,11 +70,36 @@ MultipleOf = Annotated[
     ),
 ]
 Site = Annotated[
-    SiteName | None,
+    str | None,
     typer.Option(
-        help="Where in a block the reduction sits; after-attention by default, and around-attention, their only "
-        "place, for methods whose tokens come back after each attention.",
-        metavar="around-attention|after-attention|after-block",
+        help="Where the reduction sits: after-attention by default; around-attention, their only place, for methods whose "
+        "tokens come back after each attention; output, for the tokens of an output itself, which then has only those that are "
+        "left: name it where several have tokens of their own.",
+        metavar="around-attention|after-attention|after-block|output[:NAME]",
+        show_default=False,
+    ),
+]
+Short = Annotated[
+    str | None,
+    typer.Option(
+        help="Outputs with a row for each token, by name, or all, that keep the rows that are left instead of getting every "
+        "token back; the model then tells which these are in kept_index, or in token_source_map where tokens were merged.",
+        metavar="NAME,...|all",
+        show_default=False,
+    ),
+]
+Span = Annotated[
+    str | None,
+    typer.Option(
+        help="Only tokens S to E-1 may leave; all others are protected.", metavar="S:E", show_default=False
+    ),
+]
+TapLayer = Annotated[
+    int | None,
+    typer.Option(
+        help="With --site output, the block whose attention and keys a method reads: from 0, or from the end; -1, the last, by "
+        "default.",
+        metavar="L",
         show_default=False,
     ),
 ]
@@ -120,7 +143,8 @@ Set = Annotated[
 Shape = Annotated[
     list[str] | None,
     typer.Option(
-        help="Fix an input's shape, as in ids=1x128, or ids=Bx128 for a dynamic batch; may be repeated.",
+        help="Fix an input's shape, as in ids=1x128, or ids=Bx128 for a dynamic batch, or give that of an input which a method "
+        "adds, as text=1x32x4096; may be repeated.",
         metavar="NAME=1x128",
     ),
 ]

@@ -1,0 +1,62 @@
+"""Outputs that have only the rows that are left: the original's, brought to the same rows, so that the two can be compared.
+
+A reduced model with such outputs tells which rows they are: `kept_index` [B,K], or `token_source_map` [B,N] where tokens were
+merged; a merged row is compared with the mean of those it stands for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tokenrt.passes.checking.check_data import Array
+
+KEPT, MAP = "kept_index", "token_source_map"
+Dims = tuple[int | str, ...]
+
+
+def shorter(before: Dims, after: Dims) -> bool:
+    """Whether a declared shape has fewer rows than another, and else the same sizes; frames of a clip may be one sequence."""
+    if len(before) != len(after) or len(before) < 2 or before[-1] != after[-1]:
+        return False
+    rows, left = before[-2], after[-2]
+    if not isinstance(rows, int) or not isinstance(left, int):
+        return False
+    if before[:-2] == after[:-2]:
+        return left < rows
+    frames = before[0]
+    return len(before) == 3 and after[0] == 1 and isinstance(frames, int) and left < frames * rows
+
+
+def aligned(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
+    """The original's outputs, with the rows of those that are shorter in the reduced model."""
+    told = KEPT in candidate or MAP in candidate
+    return {
+        name: _rows(np.asarray(value), np.asarray(candidate[name]), candidate)
+        if told and name in candidate and shorter(np.shape(value), np.shape(candidate[name]))
+        else value
+        for name, value in reference.items()
+    }
+
+
+def _rows(every: Array, left: Array, candidate: Mapping[str, Any]) -> Array:
+    """The rows [..,K,C] of [..,N,C]; as they are where the model tells of others."""
+    count, channels = left.shape[-2:]
+    if KEPT in candidate and MAP not in candidate:
+        index = np.asarray(candidate[KEPT])
+        rows = every.reshape(len(index), -1, channels)
+        if index.shape[1] != count or index.size == 0 or index.max() >= rows.shape[1]:
+            return every
+        taken: Array = np.take_along_axis(rows, index[..., None], axis=1)
+        return taken.reshape(left.shape)
+    goes = np.asarray(candidate[MAP])
+    rows = every.reshape(len(goes), -1, channels).astype(np.float64)
+    if goes.shape[1] != rows.shape[1] or goes.max() >= count:
+        return every
+    share = (goes[:, None] == np.arange(count)[:, None]).astype(np.float64)
+    alone = share.sum(axis=2, keepdims=True) == 0  # of what was dropped into a token that stands for all such
+    share = np.where(alone, (goes < 0)[:, None].astype(np.float64), share)
+    mean: Array = share @ rows / np.maximum(share.sum(axis=2, keepdims=True), 1)
+    return mean.reshape(left.shape).astype(every.dtype)

@@ -1,0 +1,197 @@
+"""Plan a choice among the tokens of an output: which output, how many stay, and what the method needs for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tokenrt.errors import NothingToDoError, PlanError
+from tokenrt.passes import methods
+from tokenrt.passes.analysis.outlets import Outlet, as_clip, climb, find
+from tokenrt.passes.analysis.prepare import Prepared, ShapeOption
+from tokenrt.passes.analysis.protected import parse, resolved
+from tokenrt.passes.graph.canonicalize import Axes, parse_shapes
+from tokenrt.passes.graph.shapes import BATCH, describe
+from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.planning.budget import Budget
+from tokenrt.passes.planning.flops import cost
+from tokenrt.passes.planning.output_site import OUTPUT, OutputSite, check, left
+from tokenrt.passes.planning.plan import Plan, Transformer
+from tokenrt.passes.planning.resolve import check_grid
+
+
+def named(site: str | None) -> str | None:
+    """The output that `--site output[:NAME]` names, "" where it names none, and None for another site."""
+    if site is None or site.partition(":")[0] != OUTPUT:
+        return None
+    return site.partition(":")[2]
+
+
+def split(shape: ShapeOption, method: str) -> tuple[dict[str, Axes], dict[str, Axes]]:
+    """The shapes of the model's inputs, and those of inputs that it gains for a method."""
+    given = dict(shape) if isinstance(shape, Mapping) else parse_shapes(shape or ())
+    own = {name.removesuffix("?") for name in methods.get(method).takes}
+    return (
+        {name: dims for name, dims in given.items() if name not in own},
+        {name: dims for name, dims in given.items() if name in own},
+    )
+
+
+def choose(prepared: Prepared, name: str) -> tuple[Outlet, tuple[Outlet, ...]]:
+    """The outlet of that name, or the only one, and those whose tokens are the same ones. Raises: PlanError, NothingToDoError."""
+    graph, shapes = prepared.model.graph, prepared.shapes
+    every = find(graph, shapes, prepared.transformers)
+    listed = ", ".join(f"{value.name} {describe(shapes.of(value))}" for value in graph.outputs)
+    if name:
+        found = next((outlet for outlet in every if outlet.name == name), None)
+        if found is None:
+            raise PlanError(
+                f"--site output:{name}: no output of that name has a row for each token; outputs: {listed}"
+            )
+    else:
+        sure = [outlet for outlet in every if outlet.groups is not None] or [*every]
+        if not sure:
+            raise NothingToDoError(f"no output has a row for each token; outputs: {listed}")
+        found = sure[0]
+        apart = [outlet.name for outlet in sure[1:] if not outlet.beside(found)]
+        if apart:
+            raise PlanError(
+                f"--site output: outputs {', '.join([found.name, *apart])} have token axes of their own; name one, as in "
+                f"--site output:{found.name}"
+            )
+    return found, tuple(outlet for outlet in every if outlet is not found and outlet.beside(found))
+
+
+def make(
+    prepared: Prepared,
+    name: str,
+    budget: Budget,
+    output: str,
+    *,
+    options: Mapping[str, Any] | None,
+    grid: Sequence[int] | None,
+    tap_layer: int | None,
+    protect: str,
+    inputs: Mapping[str, Axes],
+    allow_noop: bool,
+) -> Plan:
+    """Turn a budget into a plan. Raises: PlanError, MethodError, NothingToDoError."""
+    outlet = laid_out(prepared, choose(prepared, output)[0], grid)
+    method = methods.get(name).from_options(options or {})
+    if method.returns != "never":
+        raise PlanError(
+            f"--site output: tokens that {name} removes come back, and behind an output there is nowhere to"
+        )
+    kept = protected(outlet, protect)
+    layout = tuple(grid) if grid is not None else outlet.grid if not kept else None
+    if layout is not None:
+        check_grid(layout, outlet.tokens - len(kept))
+    method = method.laid_out(layout)
+    stay = left(budget, method, outlet.tokens, len(kept))
+    structure = (
+        prepared.structure if outlet.source is None else prepared.transformers[outlet.source.transformer]
+    )
+    base = Plan(
+        method=name,
+        tokens=structure.tokens,
+        protect=structure.protect,
+        blocks=len(structure.blocks),
+        sites=(),
+        proportional_attention=False,
+        options=method.options(),
+        grid=structure.grid,
+        others=tuple(
+            Transformer(each.tokens, each.protect, len(each.blocks), each.grid)
+            for each in prepared.transformers[1:]
+        ),
+        multiple_of=budget.multiple_of,
+    )
+    if stay == outlet.tokens:
+        if allow_noop:
+            return base
+        raise NothingToDoError(
+            f"the budget removes none of the {stay} tokens of output {outlet.name!r}; ask for more, or pass --allow-noop to "
+            "write the model unchanged"
+        )
+    site = OutputSite(
+        outlet.name,
+        outlet.tokens,
+        stay,
+        name,
+        method.options(),
+        -1 if tap_layer is None else tap_layer,
+        protect,
+        layout,
+        taken(method, outlet, inputs),
+    )
+    return with_work(prepared, replace(base, outputs=(site,)), outlet)
+
+
+def laid_out(prepared: Prepared, outlet: Outlet, grid: Sequence[int] | None) -> Outlet:
+    """The outlet, and where the grid says so its pictures as the frames of one clip."""
+    clip = None if grid is None else as_clip(outlet, tuple(grid), prepared.transformers)
+    return clip or outlet
+
+
+def protected(outlet: Outlet, wanted: str) -> list[int]:
+    """Rows that never leave: those no token reaches, and those the user names. Raises: PlanError."""
+    found = resolved(parse(wanted), outlet.tokens)
+    if found is None:
+        raise PlanError(
+            f"--protect {wanted}: positions must lie among the {outlet.tokens} tokens of output {outlet.name!r}"
+        )
+    kept = sorted({*found, *outlet.fixed})
+    if len(kept) == outlet.tokens:
+        raise PlanError(f"all {outlet.tokens} tokens of output {outlet.name!r} are protected, none can leave")
+    return kept
+
+
+def taken(method: Method, outlet: Outlet, shapes: Mapping[str, Axes]) -> dict[str, tuple[int | str, ...]]:
+    """The shapes of the inputs that the model gains. Raises: PlanError naming those that must be said."""
+    rows = outlet.held.rows
+    batch: int | str = "batch" if rows % BATCH == 0 else rows
+    found: dict[str, tuple[int | str, ...]] = {}
+    for entry in method.takes:
+        name = entry.removesuffix("?")
+        if name in shapes:
+            found[name] = tuple(shapes[name])
+        elif name == "importance":
+            found[name] = (batch, outlet.tokens)
+        elif not entry.endswith("?"):
+            example = {"text": f"{batch}x32x{outlet.held.channels}", "quotas": f"{batch}x4"}.get(
+                name, f"{batch}x32"
+            )
+            raise PlanError(
+                f"{method.name} reads the input {name!r}, which the model gains; say its shape with --shape {name}={example}"
+            )
+    return found
+
+
+def with_work(prepared: Prepared, plan: Plan, outlet: Outlet) -> Plan:
+    """The plan with its work: the choice saves what lies between it and the output."""
+    (site,) = plan.outputs
+    graph, shapes = prepared.model.graph, prepared.shapes
+    method = methods.get(site.method)
+    moves_up = method.home == "features" or not ("tokens" in method.reads or method.merges)
+    work = cost(graph, shapes, climb(graph, shapes, outlet).flow.inputs if moves_up else {})
+    counts = [site.arriving, site.tokens]
+    return replace(plan, macs_before=work.macs([counts[0]] * 2), macs_after=work.macs(counts))
+
+
+def checked(prepared: Prepared, site: OutputSite) -> tuple[Outlet, tuple[Outlet, ...], Method]:
+    """What a site of a plan, perhaps edited by hand, is of this model. Raises: PlanError, MethodError."""
+    outlet, beside = choose(prepared, site.output)
+    outlet = laid_out(prepared, outlet, site.grid)
+    method = methods.get(site.method).from_options(site.options)
+    if outlet.tokens != site.arriving:
+        raise PlanError(
+            f"the plan is for {site.arriving} tokens of output {site.output!r}, the model has {outlet.tokens} there; make a new "
+            "plan for it"
+        )
+    kept = protected(outlet, site.protect)
+    check(method, site.tokens, outlet.tokens, len(kept))
+    if site.grid is not None:
+        check_grid(site.grid, outlet.tokens - len(kept))
+    taken(method, outlet, site.inputs)
+    return outlet, beside, method

@@ -1,0 +1,143 @@
+"""A choice among the tokens of an output, as a plan says it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tokenrt.errors import PlanError
+from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.planning.budget import Budget
+
+OUTPUT = "output"
+KEPT, MAP = "kept_index", "token_source_map"
+"""Outputs a reduced model gains: the original position of each token that stayed, or the token each original one is part of."""
+
+
+@dataclass(frozen=True)
+class OutputSite:
+    """`tokens` of the rows of an output stay.
+
+    output: its name. arriving: its rows. method, options: its own, else the plan's. tap_layer: the block whose attention and keys
+    are read, negative from the end. protect: rows that never leave, as text. grid: the layout of the others, where known.
+    inputs: the shapes of the inputs that the model gains, with a name in place of a free batch.
+    """
+
+    output: str
+    arriving: int
+    tokens: int
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tap_layer: int = -1
+    protect: str = ""
+    grid: tuple[int, ...] | None = None
+    inputs: Mapping[str, tuple[int | str, ...]] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "where": OUTPUT,
+            "output": self.output,
+            "arriving": self.arriving,
+            "tokens": self.tokens,
+            "method": self.method,
+            **({"options": dict(self.options)} if self.options else {}),
+            **({"tap_layer": self.tap_layer} if self.tap_layer != -1 else {}),
+            **({"protect": self.protect} if self.protect else {}),
+            **({"grid": list(self.grid)} if self.grid else {}),
+            **({"inputs": {name: list(dims) for name, dims in self.inputs.items()}} if self.inputs else {}),
+        }
+
+    def spec(self) -> str:
+        """As one part of a plan's line: output image_features:64 by divprune."""
+        return f"{OUTPUT} {self.output}:{self.tokens} by {self.method}"
+
+
+KEYS = (
+    "where",
+    "output",
+    "arriving",
+    "tokens",
+    "method",
+    "options",
+    "tap_layer",
+    "protect",
+    "grid",
+    "inputs",
+)
+KINDS: Mapping[str, tuple[type, Any]] = {
+    "output": (str, None),
+    "arriving": (int, None),
+    "tokens": (int, None),
+    "method": (str, ""),
+    "options": (dict, {}),
+    "tap_layer": (int, -1),
+    "protect": (str, ""),
+    "grid": (list, []),
+    "inputs": (dict, {}),
+}
+"""What each entry of a plan file holds, and what stands for one that is left out; None: it must be there."""
+
+
+def read(entry: Mapping[str, Any], method: str, options: Mapping[str, Any], where: str) -> OutputSite:
+    """A site of a plan file; `method` and `options` are the plan's own. Raises: PlanError that begins with `where`."""
+    values: dict[str, Any] = {}
+    for key, (kind, default) in KINDS.items():
+        value = entry.get(key, default)
+        if value is None or not isinstance(value, kind) or isinstance(value, bool):
+            raise PlanError(f"{where}: {key!r} must be {kind.__name__}, found {value!r}")
+        values[key] = value
+    unknown = next((key for key in entry if key not in KEYS), None)
+    if unknown is not None:
+        raise PlanError(f"{where} has no entry {unknown!r}; those of a site at an output: {', '.join(KEYS)}")
+    own = values["method"] or method
+    values["options"] = values["options"] or ({} if values["method"] not in ("", method) else dict(options))
+    grid = tuple(values["grid"]) or None
+    inputs = {name: tuple(dims) for name, dims in values["inputs"].items()}
+    return OutputSite(**{**values, "method": own, "grid": grid, "inputs": inputs})
+
+
+def left(budget: Budget, method: Method, tokens: int, protect: int) -> int:
+    """How many of the rows of an output a budget leaves. Raises: PlanError."""
+    fewest = method.fewest(tokens, protect)
+    if budget.layers is not None:
+        raise PlanError("--layers names blocks, and the tokens leave at an output here: drop it")
+    if budget.kind == "remove":
+        wanted = tokens - int(budget.amount)
+    elif budget.kind == "keep":
+        wanted = method.after_keeping(math.ceil(budget.amount * (tokens - protect)), protect)
+    elif budget.kind == "tokens":
+        if len(budget.counts) != 1:
+            raise PlanError(
+                f"--tokens gives {len(budget.counts)} counts, and an output is reduced once: give one"
+            )
+        (wanted,) = budget.counts
+    else:
+        raise PlanError(
+            f"--{budget.kind} divides tokens over blocks, and an output is reduced once: give --tokens K, --keep RATIO or "
+            "--remove R"
+        )
+    if budget.multiple_of > 1:
+        fitting = method.nearest(wanted, tokens, protect, budget.multiple_of)
+        if fitting is None:
+            raise PlanError(f"{method.name} can leave no multiple of {budget.multiple_of} of {tokens} tokens")
+        wanted = fitting
+    check(method, wanted, tokens, protect)
+    return max(wanted, fewest) if wanted < tokens else tokens
+
+
+def check(method: Method, wanted: int, tokens: int, protect: int) -> None:
+    """Whether so many rows can stay. Raises: PlanError with the limits."""
+    if wanted > tokens:
+        raise PlanError(f"{wanted} tokens cannot stay: the output has {tokens}")
+    fewest = method.fewest(tokens, protect)
+    if wanted < fewest:
+        kept = f" ({protect} of them never leave)" if protect else ""
+        raise PlanError(
+            f"{wanted} of the output's {tokens} tokens cannot stay alone: {method.name} leaves {fewest} at the least{kept}"
+        )
+    if (tokens - wanted) % method.unit:
+        raise PlanError(
+            f"tokens leave in units of {method.unit} with {method.name}, and {tokens - wanted} are none"
+        )

@@ -1,0 +1,302 @@
+"""Choose among the tokens of an output: insert the choice, let what lies behind it run on what is left, and tell which stayed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from tokenrt.errors import PlanError, UnsupportedError
+from tokenrt.passes.analysis.flow import Cut
+from tokenrt.passes.analysis.outlets import Climb, Outlet, climb
+from tokenrt.passes.analysis.prepare import Prepared
+from tokenrt.passes.analysis.protected import arranged, parse, resolved
+from tokenrt.passes.graph.ancestry import between
+from tokenrt.passes.graph.interface import Port
+from tokenrt.passes.graph.model import opset
+from tokenrt.passes.graph.shapes import BATCH
+from tokenrt.passes.methods.contract import Method, Reduction, Site, Value
+from tokenrt.passes.methods.parts import bipartite, steps
+from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.planning import at_output
+from tokenrt.passes.planning.output_site import KEPT, MAP, OutputSite
+from tokenrt.passes.planning.plan import Plan
+from tokenrt.passes.planning.route import Route
+from tokenrt.passes.rewriting.arrange import reduce
+from tokenrt.passes.rewriting.auxiliary import Auxiliaries
+from tokenrt.passes.rewriting.outlet_taps import OutletTaps
+from tokenrt.passes.rewriting.prove import prove
+from tokenrt.passes.rewriting.repair import Repairs
+from tokenrt.passes.rewriting.stages import Stage, compose, constant, follow
+from tokenrt.passes.rewriting.streams import from_rows, to_rows
+from tokenrt.passes.rewriting.tidy import tidy
+
+
+def rewrite(prepared: Prepared, plan: Plan, site: OutputSite) -> ir.Model:
+    """The prepared model with a choice among the tokens of an output, changed in place and proven.
+
+    Raises: PlanError, MethodError, UnsupportedError, ProofError; the model is then of no use.
+    """
+    outlet, beside, method = at_output.checked(prepared, site)
+    model, shapes = prepared.model, prepared.shapes
+    op = GraphOps(model.graph, None, opset(model), "tokenrt_output")
+    added = {
+        name: ir.Value(
+            name=name,
+            shape=ir.Shape(dims),
+            type=ir.TensorType(ir.DataType.INT64 if name == "quotas" else ir.DataType.FLOAT),
+        )
+        for name, dims in site.inputs.items()
+    }
+    here = {str(value.name): value for value in model.graph.inputs}
+    clash = sorted(here.keys() & added.keys())
+    if clash:
+        raise PlanError(
+            f"the model has an input {clash[0]!r} already, and {method.name} needs one of that name"
+        )
+    model.graph.inputs.extend(added.values())
+    pictures = next((value for value in here.values() if len(shapes.of(value)) == 4), None)
+    given = added if pictures is None else {"pixels": pictures, **added}
+    rewriter = OutletRewriter(prepared, outlet, beside, site, method, op, given)
+    told = [name for name in (KEPT, MAP) if name in {str(value.name) for value in model.graph.outputs}]
+    rewriter.run()
+    op.add_functions(model)
+    last = model.graph.outputs[-1]
+    interface = (
+        prepared.interface.changed(_declared(rewriter.dims), told)
+        .with_inputs(Port(name, value.dtype) for name, value in added.items())
+        .with_outputs([(str(last.name), ir.DataType.INT64)])
+    )
+    tidy(model)
+    known = {name: dims for name, dims in shapes.dims.items() if name not in told}
+    before = replace(shapes, dims=known | rewriter.dims)
+    axis = (site.output, len(outlet.held.dims) - 2, site.tokens)
+    prove(model, plan, before, [axis], interface)
+    return model
+
+
+def _declared(dims: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int | None, ...]]:
+    return {
+        name: tuple(None if size % BATCH == 0 else size for size in shape) for name, shape in dims.items()
+    }
+
+
+@dataclass
+class OutletRewriter:
+    """One rewrite of one output, and of those with the same token axis.
+
+    beside: further outlets that the same choice is made of. inputs: what the method takes, by name. dims: the new shapes of the
+    outputs. selects: what stays is some of the rows as they are.
+    """
+
+    prepared: Prepared
+    outlet: Outlet
+    beside: Sequence[Outlet]
+    site: OutputSite
+    method: Method
+    op: GraphOps
+    inputs: Mapping[str, ir.Value]
+    dims: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    selects: bool = False
+
+    @property
+    def graph(self) -> ir.Graph:
+        return self.prepared.model.graph
+
+    def run(self) -> None:
+        """Change the graph."""
+        outlet, shapes = self.outlet, self.prepared.shapes
+        top = climb(self.graph, shapes, outlet)
+        reads_rows = self.method.home != "features" and ("tokens" in self.method.reads or self.method.merges)
+        place = Climb(outlet.value, outlet.held, top.flow) if reads_rows else top
+        rest = [(other, climb(self.graph, shapes, other)) for other in self.beside]
+        self.op.before, self.op.prefix = None, "tokenrt_output"
+        uses = {cut.value: [*cut.value.uses()] for cut in (place, *(at for _, at in rest))}
+        rows = to_rows(self.op, place.value, place.held, outlet.tokens)
+        protected = self._protected()
+        order, unseen = arranged(protected, outlet.tokens), np.array([], np.int64)
+        site, taps = self._site(len(protected)), self._taps(rows, top)
+        found = reduce(self.op, self.method, taps, site, order, unseen)
+        self.selects = self._selects(found, rows)
+        if rest and not self.selects:
+            others = ", ".join(repr(other.name) for other, _ in rest)
+            raise UnsupportedError(
+                f"output {outlet.name!r} has its tokens in common with {others}, which can follow a selection, and "
+                f"{self.method.name} mixes tokens: use a method that only selects, e.g. divprune"
+            )
+        reduction = self._in_order(rows, found, protected)
+        self._replace(outlet, place, reduction.tokens, reduction, uses[place.value])
+        for other, at in rest:
+            kept = steps.gather(
+                self.op, to_rows(self.op, at.value, at.held, outlet.tokens), reduction.position
+            )
+            self._replace(other, at, kept, reduction, uses[at.value])
+        self._tell(reduction)
+
+    def _protected(self) -> list[int]:
+        """Rows that never leave: those no token reaches, and those the user names."""
+        wanted = resolved(parse(self.site.protect), self.outlet.tokens)
+        if wanted is None:
+            raise PlanError(
+                f"--protect, --span: positions must lie among the {self.outlet.tokens} tokens of output {self.outlet.name!r}"
+            )
+        return sorted({*wanted, *self.outlet.fixed})
+
+    def _site(self, protect: int) -> Site:
+        source, structures = self.outlet.source, self.prepared.transformers
+        structure = structures[source.transformer] if source is not None else None
+        blocks = structure.blocks if structure is not None else ()
+        core = blocks[self.site.tap_layer].core if -len(blocks) <= self.site.tap_layer < len(blocks) else None
+        return Site(
+            tokens=self.outlet.tokens,
+            keep=self.site.tokens,
+            protect=protect,
+            heads=core.heads if core is not None else 1,
+            width=core.width if core is not None else 1,
+            block=self.site.tap_layer % len(blocks) if blocks else 0,
+            blocks=max(len(blocks), 1),
+            class_token=structure is not None and structure.class_token,
+            initial=self.outlet.tokens,
+            grid=self.site.grid,
+            channels=self.outlet.held.channels,
+        )
+
+    def _taps(self, rows: ir.Value, top: Climb) -> OutletTaps:
+        source = self.outlet.source
+        return OutletTaps(
+            self.op,
+            self.prepared.shapes,
+            rows,
+            None if source is None else self.prepared.transformers[source.transformer],
+            source,
+            self.site.tap_layer,
+            self.inputs,
+            None if top.value is self.outlet.value else lambda tokens: self._projected(tokens, top),
+        )
+
+    def _projected(self, tokens: Value, top: Climb) -> Value:
+        """Other rows in place of those at the top, carried to the output by copies of the nodes between."""
+        made = {top.value: from_rows(self.op, tokens, top.held, self.outlet.tokens)}
+        inside = between(top.value, self.outlet.value)
+        for node in [node for node in self.graph if node in inside]:
+            given = [None if value is None else made.get(value, value) for value in node.inputs]
+            made.update(zip(node.outputs, self.op.repeat(node, given), strict=True))
+        return to_rows(self.op, made[self.outlet.value], self.outlet.held, self.outlet.tokens)
+
+    def _selects(self, reduction: Reduction, rows: ir.Value) -> bool:
+        """Whether what stays is some of the rows as they are, and not one of it a mixture."""
+        taken = reduction.tokens.producer()
+        source = None if taken is None or taken.op_type not in ("Gather", "GatherND") else taken.inputs[0]
+        turned = None if source is None else source.producer()
+        return source is rows or (
+            turned is not None and turned.op_type == "Gather" and turned.inputs[0] is rows
+        )
+
+    def _in_order(self, rows: ir.Value, found: Reduction, protected: Sequence[int]) -> Reduction:
+        """Rows that stay in their own order, where protected ones among the others were read in front of them."""
+        if not self.selects or not protected or list(protected) == list(range(len(protected))):
+            return found
+        position = bipartite.ascending(self.op, found.position, self.site.tokens)
+        site = self._site(len(protected))
+        return Reduction(
+            steps.gather(self.op, rows, position),
+            None,
+            position,
+            steps.kept_map(self.op, rows, position, site.keep, site),
+        )
+
+    def _replace(
+        self,
+        outlet: Outlet,
+        place: Climb,
+        kept: ir.Value,
+        reduction: Reduction,
+        uses: Sequence[tuple[ir.Node, int]],
+    ) -> None:
+        """Let the output, and what lies between, run on the rows that are left."""
+        count, end = self.site.tokens, outlet.value
+        declared = None if end.shape is None else [*end.shape]
+        result = kept if outlet.frames > 1 else from_rows(self.op, kept, place.held, count)
+        if place.value is end:
+            spot = [*self.graph.outputs].index(end)
+            end.name, result.name, result.type = f"{end.name}_all", end.name, end.type
+            self.graph.outputs[spot] = end = result
+        else:
+            for node, index in uses:
+                node.replace_input_with(index, result)
+            self._repair(place, reduction, kept)
+        dims = list(outlet.held.dims)
+        sizes = {len(dims) - 2: count} | ({0: 1} if outlet.frames > 1 else {})
+        for axis, size in sizes.items():
+            dims[axis] = size
+            if declared is not None:
+                declared[axis] = size
+        end.shape = end.shape if declared is None else ir.Shape(declared)
+        self.dims[str(end.name)] = tuple(dims)
+
+    def _repair(self, place: Climb, reduction: Reduction, kept: ir.Value) -> None:
+        """Constants and tables behind the choice that hold one entry for each token."""
+        tokens = self.outlet.tokens
+        start = Stage(tokens)
+        stages = [start, start.after(self.op, reduction, kept, self.site.tokens, self.method.drops)]
+        shapes, rows, batch = self.prepared.shapes, place.held.rows, place.held.batch
+        repairs = Repairs(
+            graph=self.graph,
+            op=self.op,
+            shapes=shapes,
+            path=Route((Cut(place.value),), place.flow, {}),
+            counts=[tokens, self.site.tokens],
+            stages=stages,
+            auxiliaries=Auxiliaries(self.op, shapes, None, self.method.merges, rows),
+            proportional=False,
+            batch=batch,
+            rows=rows,
+            drops=self.method.drops,
+        )
+        for edit in place.flow.edits:
+            repairs.apply(edit)
+        self.op.before, self.op.prefix = None, "tokenrt_output"
+
+    def _tell(self, reduction: Reduction) -> None:
+        """Add the output that says which tokens are left; of a model that was reduced before, counted in its first tokens."""
+        given = {str(value.name): value for value in self.graph.outputs}
+        op, merges = self.op, not self.selects or MAP in given
+        before = given.get(MAP if MAP in given else KEPT)
+        if KEPT in given and merges:
+            raise UnsupportedError(
+                f"the model has an output {KEPT!r} of a choice made before, and {self.method.name} merges what it chose: merge "
+                "first, or reduce the original by one plan"
+            )
+        if merges:
+            value: Value = constant(reduction.assign)
+            value = value if before is None else follow(op, value, before, self.method.drops)
+        else:
+            value = constant(reduction.position)
+            value = value if before is None else compose(op, before, value)
+        count = self.outlet.tokens if merges and before is None else self.site.tokens
+        if merges and before is not None:
+            count = self.prepared.shapes.of(before)[1]
+        if before is not None:
+            self.graph.outputs.remove(before)
+            before.name = f"{before.name}_before"
+        name, rows = MAP if merges else KEPT, self.outlet.held.rows
+        told = op("Expand", value, [1, count]) if rows == 1 else self._for_every_picture(value, count)
+        told.name = name
+        batch: int | str = "batch" if rows % BATCH == 0 else rows
+        told.shape = ir.Shape((batch, count))
+        self.graph.outputs.append(told)
+
+    def _for_every_picture(self, value: Value, count: int) -> ir.Value:
+        """[B,K] of what may be the same for all pictures."""
+        rows = self.outlet.held.batch
+        if rows >= 0:
+            expanded: ir.Value = self.op("Expand", value, [rows, count])
+            return expanded
+        end = self.graph.outputs[0]
+        for output in self.graph.outputs:
+            end = output if str(output.name) == self.site.output else end
+        batch = self.op("Slice", self.op("Shape", end), [0], [1])
+        dynamic: ir.Value = self.op("Expand", value, self.op("Concat", batch, [count], axis=0))
+        return dynamic
