@@ -154,10 +154,15 @@ def taken(method: Method, outlet: Outlet, shapes: Mapping[str, Axes]) -> dict[st
     found: dict[str, tuple[int | str, ...]] = {}
     for entry in method.takes:
         name = entry.removesuffix("?")
+        own = _known(name, method, outlet, batch)
         if name in shapes:
-            found[name] = tuple(shapes[name])
-        elif name == "importance":
-            found[name] = (batch, outlet.tokens)
+            found[name] = _with_batch(name, shapes[name], batch)
+            if own is not None and found[name][1:] != own[1:]:
+                raise PlanError(
+                    f"--shape {name}={'x'.join(map(str, found[name]))}: {method.name} reads {'x'.join(map(str, own))} here"
+                )
+        elif own is not None and not entry.endswith("?"):
+            found[name] = own
         elif not entry.endswith("?"):
             example = {"text": f"{batch}x32x{outlet.held.channels}", "quotas": f"{batch}x4"}.get(
                 name, f"{batch}x32"
@@ -166,6 +171,26 @@ def taken(method: Method, outlet: Outlet, shapes: Mapping[str, Axes]) -> dict[st
                 f"{method.name} reads the input {name!r}, which the model gains; say its shape with --shape {name}={example}"
             )
     return found
+
+
+def _with_batch(name: str, dims: Axes, batch: int | str) -> tuple[int | str, ...]:
+    """The shape as it was given, its first axis the pictures of the output. Raises: PlanError."""
+    free = isinstance(dims[0], str)
+    if free != isinstance(batch, str) or (not free and dims[0] != batch):
+        pictures = "any number of pictures" if isinstance(batch, str) else f"{batch} pictures"
+        told, instead = (
+            "x".join(map(str, dims)),
+            "x".join(map(str, ("B" if isinstance(batch, str) else batch, *dims[1:]))),
+        )
+        raise PlanError(f"--shape {name}={told}: the output has {pictures}; say {name}={instead}")
+    return batch, *dims[1:]
+
+
+def _known(name: str, method: Method, outlet: Outlet, batch: int | str) -> tuple[int | str, ...] | None:
+    """The shape of an input that needs not be said: a score for each token, a quota for each frame."""
+    if name == "importance":
+        return batch, outlet.tokens
+    return (batch, max(int(method.options().get("frames", 1)), 1)) if name == "quotas" else None
 
 
 def with_work(prepared: Prepared, plan: Plan, outlet: Outlet) -> Plan:

@@ -117,7 +117,7 @@ class OutletRewriter:
         rows = to_rows(self.op, place.value, place.held, outlet.tokens)
         protected = self._protected()
         order, unseen = arranged(protected, outlet.tokens), np.array([], np.int64)
-        site, taps = self._site(len(protected)), self._taps(rows, top)
+        site, taps = self._site(len(protected), place), self._taps(rows, top)
         found = reduce(self.op, self.method, taps, site, order, unseen)
         self.selects = self._selects(found, rows)
         if rest and not self.selects:
@@ -126,7 +126,7 @@ class OutletRewriter:
                 f"output {outlet.name!r} has its tokens in common with {others}, which can follow a selection, and "
                 f"{self.method.name} mixes tokens: use a method that only selects, e.g. divprune"
             )
-        reduction = self._in_order(rows, found, protected)
+        reduction = self._in_order(rows, found, protected, site)
         self._replace(outlet, place, reduction.tokens, reduction, uses[place.value])
         for other, at in rest:
             kept = steps.gather(
@@ -144,7 +144,7 @@ class OutletRewriter:
             )
         return sorted({*wanted, *self.outlet.fixed})
 
-    def _site(self, protect: int) -> Site:
+    def _site(self, protect: int, place: Climb) -> Site:
         source, structures = self.outlet.source, self.prepared.transformers
         structure = structures[source.transformer] if source is not None else None
         blocks = structure.blocks if structure is not None else ()
@@ -160,7 +160,7 @@ class OutletRewriter:
             class_token=structure is not None and structure.class_token,
             initial=self.outlet.tokens,
             grid=self.site.grid,
-            channels=self.outlet.held.channels,
+            channels=place.held.channels,
         )
 
     def _taps(self, rows: ir.Value, top: Climb) -> OutletTaps:
@@ -194,12 +194,11 @@ class OutletRewriter:
             turned is not None and turned.op_type == "Gather" and turned.inputs[0] is rows
         )
 
-    def _in_order(self, rows: ir.Value, found: Reduction, protected: Sequence[int]) -> Reduction:
+    def _in_order(self, rows: ir.Value, found: Reduction, protected: Sequence[int], site: Site) -> Reduction:
         """Rows that stay in their own order, where protected ones among the others were read in front of them."""
         if not self.selects or not protected or list(protected) == list(range(len(protected))):
             return found
         position = bipartite.ascending(self.op, found.position, self.site.tokens)
-        site = self._site(len(protected))
         return Reduction(
             steps.gather(self.op, rows, position),
             None,

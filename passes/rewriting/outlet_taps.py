@@ -83,7 +83,9 @@ class OutletTaps:
         return self._input("importance")
 
     def pixels(self) -> Value:
-        return self._input("pixels")
+        if "pixels" not in self.given:
+            raise UnsupportedError("the method reads the picture [B,3,h,w], and no input of the model is one")
+        return self.given["pixels"]
 
     def projected(self, tokens: Value) -> Value:
         if self.project is None:
