@@ -42,6 +42,11 @@ CONSTANTS: Mapping[str, Constant] = MappingProxyType(
         "barrier_cycles": Constant(60, f"two barriers of a block; {ESTIMATE}"),
         "dot_cycles": Constant(19, "instructions of a step of a tile of products, counted (tile.cuh)"),
         "distance_cycles": Constant(35, "instructions of a step of a tile of distances, counted (tile.cuh)"),
+        "mma_step_cycles": Constant(
+            60, f"a warp's step of 32 bytes of rows on tensor cores: 3 loads of fragments, 4 products (stream.cuh); {ESTIMATE}"
+        ),
+        "candidate_cycles": Constant(600, f"the candidates of a tile (filter.cuh); {ESTIMATE}"),
+        "settle_cycles": Constant(6, "instructions of a column where a candidate is settled, counted: 45 for 8 (filter.cuh)"),
         "pass_cycles": Constant(500, f"a pass over a row by one block with its barriers; {ESTIMATE}"),
         "step_cycles": Constant(100, f"one more load of each thread in such a pass; {ESTIMATE}"),
         "row_bytes_a_cycle": Constant(64, "estimate: what one multiprocessor reads from L2"),
@@ -56,6 +61,9 @@ LANES: Mapping[str, int] = MappingProxyType({"7.5": 64, "8.0": 64})
 """Float32 lanes of a multiprocessor by compute capability, 128 where it is not named: CUDA C++ Programming Guide,
 throughput of arithmetic instructions."""
 
+MMA = 8.0
+"""Compute capability from which on the kernels use tensor cores: mma.cuh."""
+
 INTEGRATED = frozenset({"8.7", "11.0", "12.1"})
 """Compute capabilities of GPUs that share the memory of the processor: Orin, Thor and GB10, developer.nvidia.com/cuda-gpus."""
 
@@ -69,13 +77,17 @@ def constant(name: str) -> float:
 
 @dataclass(frozen=True)
 class Chip:
-    """A GPU. Units: bytes and operations a second, a multiply-add being two; cycles a second; seconds a launch."""
+    """A GPU. Units: bytes and operations a second, a multiply-add being two; cycles a second; seconds a launch.
+
+    products: what our kernels reach where they multiply on tensor cores, which they do from compute capability 8.0 on.
+    """
 
     name: str
     multiprocessors: int
     bandwidth: float
     vector: float
     tensor: float
+    products: float
     clock: float
     launch: float
 
@@ -99,12 +111,17 @@ class Chip:
         elif int(capability.split(".")[0]) >= 9:
             name = "launch_us_hopper_and_later"
         rate = vector["fp32"] * 1e12
+        usual, products = (
+            rate * constant("share_of_vector_rate"),
+            half * 1e12 * constant("share_of_tensor_rate"),
+        )
         return cls(
             name=target.name,
             multiprocessors=count,
             bandwidth=target.fact("bandwidth_gb_s") * 1e9 * constant("share_of_bandwidth"),
-            vector=rate * constant("share_of_vector_rate"),
-            tensor=half * 1e12 * constant("share_of_tensor_rate"),
+            vector=usual,
+            tensor=products,
+            products=products if float(capability) >= MMA else usual,
             clock=rate / (2 * count * LANES.get(capability, 128)),
             launch=constant(name) / 1e6,
         )

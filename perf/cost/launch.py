@@ -18,7 +18,8 @@ class Launch:
     """One launch.
 
     Units: threads of a block; cycles from the first to the last instruction of a block that has its multiprocessor for
-    itself; bytes read and written, each once; floating-point operations in float32.
+    itself; bytes read and written, each once; floating-point operations in float32; products: such on tensor cores, those of
+    float32 rows counted twice, which take twice as long as those of half ones.
     """
 
     kernel: str
@@ -27,6 +28,7 @@ class Launch:
     cycles: float
     bytes: float
     operations: float = 0
+    products: float = 0
 
     def waves(self, chip: Chip) -> int:
         """How many times the blocks fill the multiprocessors, the last time perhaps in part."""
@@ -39,7 +41,7 @@ class Launch:
         return {
             "latency": self.waves(chip) * self.cycles / chip.clock,
             "memory": self.bytes / chip.bandwidth,
-            "arithmetic": self.operations / (chip.vector * busy),
+            "arithmetic": (self.operations / chip.vector + self.products / chip.products) / busy,
         }
 
     def seconds(self, chip: Chip) -> float:
@@ -64,7 +66,7 @@ class Work:
 
     @property
     def operations(self) -> float:
-        return sum(launch.operations for launch in self.launches)
+        return sum(launch.operations + launch.products for launch in self.launches)
 
     def seconds(self, chip: Chip) -> float:
         return sum(launch.seconds(chip) for launch in self.launches)

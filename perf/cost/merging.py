@@ -12,6 +12,7 @@ from tokenrt.perf.cost.sizes import (
     SORT_MOST,
     Call,
     count_cycles,
+    mma_cycles,
     over,
     pass_cycles,
     sort_cycles,
@@ -27,6 +28,9 @@ MERGE_THREADS, MERGE_MIDDLE = 512 * 256, 1024
 """Threads of TokenMerge, all images together, beyond which each block takes several turns of survivors; sources above which a
 block has 1,024 threads instead of 256."""
 
+FILTERED, FILTERED_FULL, MOST_FILTERED, FULL = 128, 64, 4096, 512
+"""Columns from which on, or in so many blocks as fill a GPU, and up to which destinations are filtered on tensor cores."""
+
 PART = 8
 """Bytes of the best of a stretch: a similarity and a place."""
 
@@ -39,10 +43,16 @@ def _similarity(call: Call) -> tuple[Launch, int]:
     rows, tiles = over(sources, tile), over(targets, tile)
     stretch = over(tiles, min(tiles, over(MATCH_FILL, rows)))
     stretches = over(tiles, stretch)
-    launch = Launch(
-        "match::similarity", rows * stretches * batch, threads, stretch * tile_cycles(width, call.item, threads),
-        call.data + batch * stretches * sources * PART, 2.0 * batch * sources * targets * width,
-    )  # fmt: skip
+    blocks, products = rows * stretches * batch, 2.0 * batch * sources * targets * width
+    fewest = FILTERED_FULL if blocks >= FULL else FILTERED
+    if fewest <= width <= MOST_FILTERED and width * call.item % 16 == 0:
+        settled = width * constant("settle_cycles")
+        cycles = stretch * (mma_cycles(width, call.item, tile) + constant("candidate_cycles")) + settled
+        operations, products = 6.0 * batch * sources * stretches * width, products * call.item / 2
+    else:
+        cycles, operations, products = stretch * tile_cycles(width, call.item, threads), products, 0
+    moved = call.data + batch * stretches * sources * PART
+    launch = Launch("match::similarity", blocks, threads, cycles, moved, operations, products)
     return launch, stretches
 
 

@@ -15,6 +15,9 @@ SINGLE, INDEX = 4, 8
 SLICE = 64
 """Bytes of a row that a tile loads at a time (tile.cuh)."""
 
+MMA_SLICE = 128
+"""The same where tensor cores multiply (stream.cuh)."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -53,6 +56,18 @@ def tile_cycles(width: int, item: int, threads: int, *, distances: bool = False)
     return constant("slice_cycles") + slices * (
         max(constant("slice_cycles"), computing) + constant("barrier_cycles")
     )
+
+
+def mma_cycles(width: int, item: int, tile: int) -> float:
+    """Cycles of one tile of products on tensor cores, of rows of `width` elements: stream.cuh.
+
+    Two slices of a small tile are on their way while one is multiplied, one of a large tile, of which two warps share a
+    scheduler.
+    """
+    slices = over(width * item, MMA_SLICE)
+    ahead, steps = (2, 4) if tile == 32 else (1, 8)
+    each = max(constant("slice_cycles") / ahead, steps * constant("mma_step_cycles"))
+    return constant("slice_cycles") + slices * (each + constant("barrier_cycles") / 2)
 
 
 def pass_cycles(tokens: int, threads: int) -> float:

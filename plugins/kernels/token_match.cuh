@@ -6,19 +6,22 @@
 //           Among equal values the smaller index wins, among destinations as among sources. A zero row and a
 //           NaN cosine count as 0.
 // Division  1. similarity: a block takes a tile of sources and a stretch of destinations, which it goes over
-// tile
-//           by tile (tile.cuh). The squared lengths are gathered while the rows are loaded, so normalising
-//           costs no pass, and only the best of each row is kept: the S x T matrix is never written. With
-//           kFill blocks or more an image of one tile of destinations each, stretches grow instead.
+//           tile by tile: in float32 (tile.cuh), or where filters() says so on tensor cores, and in float32
+//           only what these leave open (filter.cuh), with the same bits. The squared lengths are gathered
+//           while the rows are loaded, so normalising costs no pass, and only the best of each row is kept:
+//           the S x T matrix is never written. With kFill blocks or more an image of one tile of destinations
+//           each, stretches grow instead.
 //           2. finish: one block an image takes the best of each row's stretches, in their order, sorts the
 //           rows (sort.cuh) and arranges the survivors with prefix sums. More than kSortMost sources: 2.
 //           rank: each source counts those in front of it. 3. arrange.
 // Launches  2; from more than kSortMost sources 3.
 // Bytes     B * (D size S T (1 / tile + 1 / tile) + 8 S stretches + 12 S + 8 (K + 2 R)), the repeated rows
 //           from cache.
-// Bound     arithmetic: 2 B S T D operations in fp32; at 197 tokens and batch 1, latency.
+// Bound     arithmetic: 2 B S T D operations, in fp32 or on tensor cores, and 2 B S stretches D or more in
+//           fp32 to settle them; at 197 tokens and batch 1, latency.
 #pragma once
 
+#include "filter.cuh"
 #include "pairs.cuh"
 
 namespace tokenrt {
@@ -33,19 +36,20 @@ constexpr int match_tile(int sources, bool whole) {
 
 namespace match {
 
-template <typename T, typename Policy, bool kWhole>
+template <typename T, typename Policy, bool kFilter, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     similarity(const T* __restrict__ metric, const int* __restrict__ sources,
                const int* __restrict__ destinations, Part* __restrict__ parts, int stretch,
                MatchShape shape) {
-    __shared__ TileShared<T, Policy> shared;
+    using Found = Nearest<T, Policy, kFilter, kWhole>;
+    __shared__ typename Found::Shared shared;
     const std::int64_t image = blockIdx.z;
     const int begin = static_cast<int>(blockIdx.y) * stretch;
     Part* own = parts + (image * gridDim.y + blockIdx.y) * shape.sources;
-    nearest_of<kWhole>(shared, metric + image * shape.tokens * shape.width,
-                       static_cast<int>(blockIdx.x) * Policy::kTile, begin,
-                       min(begin + stretch, shape.destinations), sources, destinations, shape,
-                       [=](int row, float best, int where) { own[row] = Part{best, where}; });
+    Found::find(shared, metric + image * shape.tokens * shape.width,
+                static_cast<int>(blockIdx.x) * Policy::kTile, begin, min(begin + stretch, shape.destinations),
+                sources, destinations, shape,
+                [=](int row, float best, int where) { own[row] = Part{best, where}; });
 }
 
 template <typename Policy>
@@ -98,9 +102,11 @@ cudaError_t compare(const void* metric, const int* sources, const int* destinati
                     Stretches stretches, MatchShape shape, cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>(ceil_div(shape.sources, Policy::kTile)),
                     static_cast<unsigned>(stretches.count), static_cast<unsigned>(shape.batch));
-    return launch(similarity<T, Policy, kWhole>, grid, Policy::kThreads, stream,
-                  static_cast<const T*>(metric), sources, destinations, parts,
-                  stretches.tiles * Policy::kTile, shape);
+    const bool filtered = kWhole && filters(shape.width, 1ll * grid.x * grid.y * grid.z);
+    const auto compare =
+        filtered ? similarity<T, Policy, kWhole, kWhole> : similarity<T, Policy, false, kWhole>;
+    return launch(compare, grid, Policy::kThreads, stream, static_cast<const T*>(metric), sources,
+                  destinations, parts, stretches.tiles * Policy::kTile, shape);
 }
 
 // Whether the kernels take lists of these lengths; the lists hold each position 0 .. N-1 once.

@@ -14,9 +14,20 @@ constexpr unsigned kWarp = 32;
 constexpr unsigned kMostThreads = 1024;
 constexpr std::size_t kMostShared = 48 * 1024;  // what a launch may ask for without cudaFuncSetAttribute
 
+// Copies of 16 bytes that a thread asked for, and where its groups of them end (tensor.h); from null: zeros.
+struct Copies {
+    struct Copy {
+        void* to;
+        const void* from;
+    };
+    std::vector<Copy> asked;
+    std::vector<std::size_t> ends;
+};
+
 struct Thread {
     uint3 index{};
     unsigned flat = 0;
+    Copies copies{};
     unsigned lane() const { return flat % kWarp; }
     unsigned warp() const { return flat / kWarp; }
 };
@@ -55,7 +66,7 @@ struct Grid {
         }
     }
     Thread thread(unsigned flat) const {
-        return {{flat % block.x, flat / block.x % block.y, flat / block.x / block.y}, flat};
+        return {{flat % block.x, flat / block.x % block.y, flat / block.x / block.y}, flat, {}};
     }
     template <typename Run>
     void every_block(Run run) {

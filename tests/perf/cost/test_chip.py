@@ -11,10 +11,10 @@ from tokenrt.perf.cost.chip import CONSTANTS, NEEDED, Chip, constant
 from tokenrt.perf.cost.jobs import jobs
 from tokenrt.perf.cost.launch import Launch, Work
 from tokenrt.perf.cost.model import MODELS, Block, time
-from tokenrt.perf.cost.sizes import tile_cycles
+from tokenrt.perf.cost.sizes import mma_cycles, tile_cycles
 from tokenrt.targets import Target, load, targets
 
-CHIP = Chip("one", 10, bandwidth=1e9, vector=1e12, tensor=1e13, clock=1e9, launch=1e-6)
+CHIP = Chip("one", 10, bandwidth=1e9, vector=1e12, tensor=1e13, products=1e13, clock=1e9, launch=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +26,7 @@ CHIP = Chip("one", 10, bandwidth=1e9, vector=1e12, tensor=1e13, clock=1e9, launc
         (Launch("a", 61, 256, 3000, 0), 6e-6, "latency"),
         (Launch("a", 10, 256, 1, 5000), 5e-6, "memory"),
         (Launch("a", 10, 256, 1, 0, 4e6), 4e-6, "arithmetic"),
+        (Launch("a", 10, 256, 1, 0, 4e6, 4e7), 8e-6, "arithmetic"),
         # One of ten multiprocessors has a block: a tenth of the rate.
         (Launch("a", 1, 256, 1, 0, 4e6), 40e-6, "arithmetic"),
     ],
@@ -118,6 +119,26 @@ def test_a_tile_by_hand() -> None:
     assert tile_cycles(16, 4, 64) == 400 + 400 + 60
     assert tile_cycles(16, 4, 64, distances=True) == 400 + 16 * 35 + 60
     assert tile_cycles(64, 2, 256) == 400 + 2 * (32 * 19 * 2 + 60), "two warps a scheduler"
+
+
+def test_a_tile_on_tensor_cores_by_hand() -> None:
+    """128 halves are two slices, of four steps each; in a large tile two warps take turns, and loading is longer."""
+    assert mma_cycles(128, 2, 32) == 400 + 2 * (4 * 60 + 30)
+    assert mma_cycles(128, 2, 64) == 400 + 2 * (8 * 60 + 30)
+    assert mma_cycles(16, 4, 32) == 400 + 1 * (240 + 30)
+
+
+def test_a_gpu_without_them_multiplies_in_float32() -> None:
+    turing = replace(
+        load("l4"),
+        name="turing",
+        facts={
+            **load("l4").facts,
+            "compute_capability": replace(load("l4").facts["compute_capability"], value="7.5"),
+        },
+    )
+    chip = Chip.of(turing)
+    assert chip.products == chip.vector < chip.tensor
 
 
 def test_a_block_by_hand() -> None:

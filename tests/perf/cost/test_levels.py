@@ -54,7 +54,7 @@ def test_launches_by_hand() -> None:
     assert first.operations == 4 * 40 + 2 * 20 * 4
     assert first.bytes == 4 * 10 + 4 * (40 + 8 + 20)
     assert (second.operations, second.bytes) == (4 * 40, 4 * 10)
-    chip = Chip("one", 10, bandwidth=1e9, vector=1e6, tensor=1e13, clock=1e9, launch=1e-6)
+    chip = Chip("one", 10, bandwidth=1e9, vector=1e6, tensor=1e13, products=1e13, clock=1e9, launch=1e-6)
     assert second.seconds(chip) == pytest.approx(1e-6 + 160e-6)
     assert fusion.launched(graph, told, {}, 10) == [fusion.Level(), fusion.Level()]
     assert fusion.launched([], told, dims, 1) == []
