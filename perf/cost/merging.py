@@ -28,8 +28,8 @@ MERGE_THREADS, MERGE_MIDDLE = 512 * 256, 1024
 """Threads of TokenMerge, all images together, beyond which each block takes several turns of survivors; sources above which a
 block has 1,024 threads instead of 256."""
 
-FILTERED, FILTERED_FULL, MOST_FILTERED, FULL = 128, 64, 4096, 512
-"""Columns from which on, or in so many blocks as fill a GPU, and up to which destinations are filtered on tensor cores."""
+FEWEST_FILTERED, MOST_FILTERED = 64, 4096
+"""Columns from which on and up to which destinations are filtered on tensor cores (filter.cuh)."""
 
 PART = 8
 """Bytes of the best of a stretch: a similarity and a place."""
@@ -44,8 +44,7 @@ def _similarity(call: Call) -> tuple[Launch, int]:
     stretch = over(tiles, min(tiles, over(MATCH_FILL, rows)))
     stretches = over(tiles, stretch)
     blocks, products = rows * stretches * batch, 2.0 * batch * sources * targets * width
-    fewest = FILTERED_FULL if blocks >= FULL else FILTERED
-    if fewest <= width <= MOST_FILTERED and width * call.item % 16 == 0:
+    if FEWEST_FILTERED <= width <= MOST_FILTERED and width * call.item % 16 == 0:
         settled = width * constant("settle_cycles")
         cycles = stretch * (mma_cycles(width, call.item, tile) + constant("candidate_cycles")) + settled
         operations, products = 6.0 * batch * sources * stretches * width, products * call.item / 2

@@ -29,13 +29,11 @@ namespace tokenrt {
 namespace match {
 
 constexpr int kMostCandidates = 12;
-// Columns of a row that are filtered; fewer of them only by so many blocks as fill a GPU. Below, by the model
-// of cost, float32 is done as soon.
-constexpr int kFewestFiltered = 128, kFewestFull = 64, kMostFiltered = 4096, kFull = 512;
+constexpr int kFewestFiltered = 64, kMostFiltered = 4096;  // columns; of fewer float32 is done as soon
 constexpr float kUnit = 1.0f / (1 << 24);
 
-constexpr bool filters(int width, long long blocks) {
-    return width <= kMostFiltered && width >= (blocks >= kFull ? kFewestFull : kFewestFiltered);
+constexpr bool filters(int width) {
+    return width >= kFewestFiltered && width <= kMostFiltered;
 }
 
 // What an element type adds to the bound, and the range of a squared length, a column, in which no product

@@ -102,9 +102,8 @@ cudaError_t compare(const void* metric, const int* sources, const int* destinati
                     Stretches stretches, MatchShape shape, cudaStream_t stream) {
     const dim3 grid(static_cast<unsigned>(ceil_div(shape.sources, Policy::kTile)),
                     static_cast<unsigned>(stretches.count), static_cast<unsigned>(shape.batch));
-    const bool filtered = kWhole && filters(shape.width, 1ll * grid.x * grid.y * grid.z);
-    const auto compare =
-        filtered ? similarity<T, Policy, kWhole, kWhole> : similarity<T, Policy, false, kWhole>;
+    const auto compare = kWhole && filters(shape.width) ? similarity<T, Policy, kWhole, kWhole>
+                                                        : similarity<T, Policy, false, kWhole>;
     return launch(compare, grid, Policy::kThreads, stream, static_cast<const T*>(metric), sources,
                   destinations, parts, stretches.tiles * Policy::kTile, shape);
 }
