@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenrt.errors import NothingToDoError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.analysis.outlets import Outlet, as_clip, climb, find
+from tokenrt.passes.analysis.outlets.find import Outlet, as_clip, climb, find
 from tokenrt.passes.analysis.prepare import Prepared, ShapeOption
 from tokenrt.passes.analysis.protected import parse, resolved
 from tokenrt.passes.graph.canonicalize import Axes, parse_shapes

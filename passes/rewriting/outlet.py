@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import PlanError, UnsupportedError
 from tokenrt.passes.analysis.flow import Cut
-from tokenrt.passes.analysis.outlets import Climb, Outlet, climb
+from tokenrt.passes.analysis.outlets.find import Climb, Outlet, climb
 from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.analysis.protected import arranged, parse, resolved
 from tokenrt.passes.graph.ancestry import between

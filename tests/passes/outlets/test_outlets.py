@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.passes.helpers.projectors import SIDE, tower
-from tokenrt.passes.analysis.outlets import Outlet, climb, find
+from tokenrt.passes.analysis.outlets.find import Outlet, climb, find
 from tokenrt.passes.analysis.prepare import Prepared, prepare
 
 

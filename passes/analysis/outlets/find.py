@@ -17,7 +17,7 @@ from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut, Flow, follow
 from tokenrt.passes.analysis.grid import Grid
 from tokenrt.passes.analysis.marks import Array, Mark
-from tokenrt.passes.analysis.origin import NOTHING, Origin, single, trace
+from tokenrt.passes.analysis.outlets.origin import NOTHING, Origin, single, trace
 from tokenrt.passes.analysis.stream import Layout, layout
 from tokenrt.passes.graph.ancestry import between
 from tokenrt.passes.graph.shapes import Shapes
