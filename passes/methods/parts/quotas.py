@@ -54,6 +54,11 @@ class Groups:
         return np.repeat(np.arange(len(self.lengths)), self.lengths)
 
     @property
+    def starts(self) -> Array:
+        """The first place of the group of each token: [1,T] float32."""
+        return np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths).astype(np.float32)[None]
+
+    @property
     def longest(self) -> int:
         return max(self.lengths)
 
@@ -102,3 +107,13 @@ def select(op: Ops, taps: Taps, site: Site, score: Value, chosen: Value) -> Valu
         "Add", scores.numbers(op, score, 1.0), scores.behind_protected(op, op("Mul", first, 2.0), site)
     )
     return scores.select(op, taps, site, lifted, steps.BY_POSITION)
+
+
+def arranged(op: Ops, site: Site, index: Value, place: Value) -> Value:
+    """`index` [B,K] with the protected tokens first and the others by ascending `place` [B,T]."""
+    if site.protect:
+        first = op.constant(np.arange(-site.protect, 0, dtype=np.float32)[None])
+        place = op("Concat", op("Expand", first, steps.batch_shape(op, place, site.protect)), place, axis=1)
+    key = op("GatherElements", place, index, axis=1)
+    _, order = op("TopK", key, np.array([site.keep]), axis=1, largest=0)
+    return op("GatherElements", index, order, axis=1)

@@ -10,6 +10,7 @@ import numpy as np
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
 from tokenrt.passes.methods.parts import clips, quotas, scores, steps
+from tokenrt.passes.methods.parts.mosaic import rows_of
 from tokenrt.passes.methods.parts.quotas import Groups
 from tokenrt.passes.ops.contract import Array
 
@@ -106,18 +107,8 @@ class HiRED(Method):
         else:
             if site.grid is None or len(site.grid) != 3:
                 raise steps.no_grid(self.name, site)
-            rows = self._rows(tiles)
+            rows = rows_of(self.name, tiles, self.rows)
             row, column = np.indices(site.grid[1:]).reshape(2, -1)
             down = row * rows // site.grid[1]
             number = down * (tiles // rows) + column * (tiles // rows) // site.grid[2]
         return np.equal(number[:, None], np.arange(tiles)).astype(np.float32)
-
-    def _rows(self, tiles: int) -> int:
-        """Rows of tiles, the most square layout unless told. Raises: PlanError where they do not fit."""
-        if not self.rows:
-            return max(rows for rows in range(1, tiles + 1) if tiles % rows == 0 and rows * rows <= tiles)
-        if tiles % self.rows:
-            raise PlanError(
-                f"option rows={self.rows} of method {self.name!r}: {tiles} tiles have no such layout"
-            )
-        return self.rows

@@ -74,11 +74,8 @@ class HoloV(Method):
         index = quotas.select(op, taps, site, score, chosen)
         if self.order == steps.BY_POSITION and self.variant == scores.PAPER:
             return steps.pruned(op, taps, site, index)
-        key = self._key(op, site, groups, rank, quota, chosen)
-        _, order = op(
-            "TopK", op("GatherElements", key, index, axis=1), np.array([site.keep]), axis=1, largest=0
-        )
-        made = steps.pruned(op, taps, site, op("GatherElements", index, order, axis=1))
+        place = self._places(op, site, groups, rank, quota, chosen)
+        made = steps.pruned(op, taps, site, quotas.arranged(op, site, index, place))
         return made if self.variant == scores.PAPER else _blanked(op, taps, site, made, chosen)
 
     def _weights(self, op: Ops, taps: Taps, site: Site, attention: Value, groups: Groups) -> Value:
@@ -96,21 +93,14 @@ class HoloV(Method):
         total = op("Add", op("ReduceSum", level, COLUMN, keepdims=1), EPSILON)
         return op("Div", level, total)
 
-    def _key(self, op: Ops, site: Site, groups: Groups, rank: Value, quota: Value, chosen: Value) -> Value:
-        """What the kept tokens are sorted by: [B,N]; those that were not chosen come last."""
+    def _places(self, op: Ops, site: Site, groups: Groups, rank: Value, quota: Value, chosen: Value) -> Value:
+        """What the kept tokens are sorted by: [B,T]; those that were not chosen come last."""
         place = np.arange(site.tokens - site.protect, dtype=np.float32)[None]
         ordered: Value = place
         if self.order == steps.BY_SCORE:
-            start = np.repeat(np.cumsum(groups.lengths) - groups.lengths, groups.lengths).astype(np.float32)[
-                None
-            ]
             length = np.array(groups.lengths, np.float32)[groups.number][None]
-            ordered = op("Where", op("GreaterOrEqual", quota, length), place, op("Add", rank, start))
-        key = op("Where", chosen, ordered, place + site.tokens)
-        if not site.protect:
-            return key
-        first = op.constant(np.arange(-site.protect, 0, dtype=np.float32)[None])
-        return op("Concat", op("Expand", first, steps.batch_shape(op, key, site.protect)), key, axis=1)
+            ordered = op("Where", op("GreaterOrEqual", quota, length), place, op("Add", rank, groups.starts))
+        return op("Where", chosen, ordered, place + site.tokens)
 
 
 def _variety(op: Ops, taps: Taps, site: Site, groups: Groups) -> Value:

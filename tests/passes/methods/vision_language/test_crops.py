@@ -105,3 +105,25 @@ def test_variety_decides_in_the_paper_alone(variant: str) -> None:
     counts = np.bincount(kept, minlength=4)
     assert (counts[1] > 4) == (variant == "paper")
     assert counts.sum() == 16
+
+
+def test_globalcom2_leaves_the_border_of_a_picture_out() -> None:
+    given = crops(2, 1, 6, 6, 4) | {"importance": attention(2, 181, 5).sum(axis=1)}
+    options: dict[str, Any] = {"keep": 60, "width": 900, "height": 600, "score": "importance"}
+    del given["early_cls_attn"]
+    whole = apply_method("globalcom2", given, **options)["index"]
+    for kept in whole:
+        place = kept[(kept > 36)] - 37
+        row = place // 72 * 6 + place % 36 // 6
+        assert ((row >= 2) & (row < 10)).all()
+        assert len(set(place // 36)) == 4
+
+
+def test_globalcom2_says_what_does_not_fit() -> None:
+    given = {"x": np.zeros((1, 12, 2), np.float32), "cls_attn": attention(1, 12, 0)}
+    with pytest.raises(PlanError, match="12 tokens are not 5 crops of 2 x 2"):
+        apply_method("globalcom2", given | {"grid": (3, 2, 2)}, keep=6, protect=0, crops=5)
+    with pytest.raises(PlanError, match="1 x 5 crops are more than a thumbnail of 1 x 2 shows"):
+        apply_method("globalcom2", given | {"grid": (6, 1, 2)}, keep=6, protect=0)
+    with pytest.raises(MethodError, match="needs the grid"):
+        apply_method("globalcom2", given, keep=6, protect=0)
