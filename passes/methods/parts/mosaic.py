@@ -76,7 +76,8 @@ class Mosaic:
         row, column = np.indices((self.height, self.width)).reshape(2, -1)
         down = np.minimum(row // (self.height // self.rows), self.rows - 1)
         across = np.minimum(column // (self.width // self.columns), self.columns - 1)
-        return np.equal((down * self.columns + across)[:, None], np.arange(self.crops)).astype(np.float32)
+        shows = np.equal((down * self.columns + across)[:, None], np.arange(self.crops))
+        return np.asarray(shows, np.float32)
 
     @property
     def enlarging(self) -> tuple[Array, Array]:
