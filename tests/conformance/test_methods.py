@@ -25,6 +25,7 @@ from tokenrt.passes.ops.graph_backend import GraphOps
 
 SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
 SLOW = {
+    257: ("cdpruner",),
     577: ("catp", "cdpruner", "expedit", "kmedoids", "scope", "vispruner"),
     1025: (
         "algm", "atc", "ats", "bat", "catp", "cdpruner", "diffrate", "dpcknn", "expedit", "gtp", "hiprune", "holov",

@@ -31,6 +31,7 @@ class PruneOneMoreToken(Method):
     reads: ClassVar[tuple[str, ...]] = ("attention", "values")
     evidence: ClassVar[Evidence] = "vectors"
     drops: ClassVar[bool] = True
+    systems: ClassVar[tuple[str, ...]] = ("POMT",)
     deviations: ClassVar[str] = (
         "variant=reference: the largest sum of attention is that of the whole batch, so that images decide together; "
         "variant=paper: of each image"

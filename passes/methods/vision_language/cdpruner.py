@@ -77,11 +77,8 @@ class CDPruner(Method):
         for start, end, count in self._parts(tokens, kept):
             part, own = (steps.cut(op, value, start, end) for value in (unit, relevance))
             cosine = op("MatMul", part, op("Transpose", part, perm=[0, 2, 1]))
-            kernel = self._kernel(op, cosine, own)
-            corner = np.eye(end - start, dtype=np.float32)[None]
-            diagonal = op("ReduceSum", op("Mul", kernel, corner), steps.LAST, keepdims=0)
             epsilon = 0.0 if self.form == AUTHORS else LEAST
-            found = determinant.choose(op, kernel, diagonal, end - start, count, epsilon)
+            found = determinant.choose(op, self._kernel(op, cosine, own), end - start, count, epsilon)
             chosen.append(op("Add", found, np.array(start)) if start else found)
         index = bipartite.joined(op, chosen)
         if self.order == steps.BY_POSITION:
