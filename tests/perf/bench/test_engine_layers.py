@@ -34,6 +34,7 @@ OTHERS = {
     "diffrate": 15,
     "divprune": 20,
     "dpcknn": 25,
+    "dymu": 6,
     "evovit": 4,
     "gtp": 35,
     "kmedoids": 35,
@@ -49,7 +50,7 @@ OTHERS = {
     "topvim": 1,
     "zerotprune": 42,
 }
-"""The same of the other methods that need no training, one image; expedit has no such count of clusters."""
+"""The same of the other methods that need no training, one image; expedit and mustdrop leave no such count."""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def test_nor_do_the_other_methods(model: Path) -> None:
     found = engine_layers.run(others, batches=(1,), model=model, capabilities=("8.9",))
     assert {row.method for row in found.rows} == {*OTHERS}
     assert {row.method: row.each for row in found.rows if row.each > OTHERS[row.method]} == {}
-    assert set(found.refused) == {"expedit"}
+    assert set(found.refused) == {"expedit", "mustdrop"}
     page = found.page(HERE)
     assert "- `expedit`: " in page
     assert "TokenPeaks" in page
