@@ -204,12 +204,19 @@ static __global__ void __launch_bounds__(kThreads)
         }
     }
     __syncthreads();
-    for (int row = static_cast<int>(threadIdx.x); row < count; row += kThreads) {
-        int root = row;
-        while (held.parent[root] != root) {
-            root = held.parent[root];
+    // From the parents to the roots, which are up to N - K away: each round doubles how far a row has come.
+    int *reached = held.parent, *next = held.members;
+    for (int far = 1; far < count - shape.keep; far *= 2) {
+        for (int row = static_cast<int>(threadIdx.x); row < count; row += kThreads) {
+            next[row] = reached[reached[row]];
         }
-        assign[image * tokens + row] = slot[root];
+        __syncthreads();
+        int* const before = reached;
+        reached = next;
+        next = before;
+    }
+    for (int row = static_cast<int>(threadIdx.x); row < count; row += kThreads) {
+        assign[image * tokens + row] = slot[reached[row]];
     }
 }
 

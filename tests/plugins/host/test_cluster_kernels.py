@@ -61,6 +61,19 @@ def test_odd_tokens_are_clustered_as_the_reference_does(name: str, bad: float, o
         check(name, metric, clustering(33, keep, option)[name])
 
 
+@pytest.mark.parametrize("tokens", [3, 4, 5, 9, 10, 33, 34, 40])
+def test_a_cluster_that_grew_from_its_last_token_on_is_one(tokens: int) -> None:
+    """Each merge puts one more token in front, so that the last is as far from the first as there are merges."""
+    gaps = 0.06 - 0.001 * np.arange(tokens - 1)
+    angles = np.concatenate([[0.0], np.cumsum(gaps)])
+    metric = np.stack([np.cos(angles), np.sin(angles)], axis=1)[None].astype(np.float32)
+    for keep in (1, 2, 3):
+        if keep < tokens:
+            center, assign = run("TokenCluster", [metric], clustering(tokens, keep, 0)["TokenCluster"])
+            assert center.tolist() == [[*range(keep)]]
+            assert assign.tolist() == [[*range(keep), *[keep - 1] * (tokens - keep)]]
+
+
 def test_peaks_of_many_neighbours_and_many_tokens() -> None:
     for neighbours in (
         8,
