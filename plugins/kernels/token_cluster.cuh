@@ -115,7 +115,7 @@ __device__ __forceinline__ float linked(int linkage, float one, float other, flo
 }
 
 template <int kThreads>
-static __global__ void __launch_bounds__(kThreads)
+static __global__ void __launch_bounds__(kThreads, 1)
     merge(float* __restrict__ workspace, std::int64_t* __restrict__ center, std::int64_t* __restrict__ assign,
           ClusterShape shape) {
     __shared__ Best slots[kThreads / kWarp], row_slots[kThreads / kWarp];
