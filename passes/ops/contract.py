@@ -60,7 +60,8 @@ class Operator:
     fills them in.
 
     `widens` names inputs that the body casts to float32 itself and the kernel reads in half: all of them in one
-    type. Half precision reaches them as it is; every other input but `tokens` is cast before the node.
+    type. Half precision reaches them as it is, and what is computed of it is that of the same numbers in float32;
+    every other input but `tokens` is cast before the node.
     """
 
     name: str

@@ -91,7 +91,8 @@ BODY = """
     is_single = Equal (linkage, zero)
     is_complete = Equal (linkage, one)
 
-    unit = LpNormalization <axis = 2, p = 2> (metric)
+    metric_f = Cast <to = 1> (metric)
+    unit = LpNormalization <axis = 2, p = 2> (metric_f)
     unit_t = Transpose <perm = [0, 2, 1]> (unit)
     product = MatMul (unit, unit_t)
     undefined = IsNaN (product)
@@ -105,7 +106,7 @@ BODY = """
     start = Constant <value_ints = [0]> ()
     end = Constant <value_ints = [1]> ()
     width_axis = Constant <value_ints = [2]> ()
-    first_number = Slice (metric, start, end, width_axis)
+    first_number = Slice (metric_f, start, end, width_axis)
     number_row = Transpose <perm = [0, 2, 1]> (first_number)
     either_way = Equal (number_row, number_row)
     own_leader = Where (either_way, place, place)
@@ -171,4 +172,5 @@ OPERATOR = Operator(
     attributes={"keep": "ints", "remove": "ints", "linkage": "int"},
     body=BODY,
     reference=reference,
+    widens=("metric",),
 )

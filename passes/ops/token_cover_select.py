@@ -83,7 +83,8 @@ BODY = (
     turns = Squeeze (free)
     yes = Cast <to = 9> (one)
 
-    unit = LpNormalization <axis = 2, p = 2> (metric)
+    metric_f = Cast <to = 1> (metric)
+    unit = LpNormalization <axis = 2, p = 2> (metric_f)
     unit_t = Transpose <perm = [0, 2, 1]> (unit)
     product = MatMul (unit, unit_t)
     undefined = IsNaN (product)
@@ -138,4 +139,5 @@ OPERATOR = Operator(
     },
     body=BODY,
     reference=reference,
+    widens=("metric",),
 )

@@ -117,7 +117,8 @@ BODY = (
     is_sum = Equal (objective, one)
     base = Where (is_sum, nothing, whole)
 
-    unit = LpNormalization <axis = 2, p = 2> (metric)
+    metric_f = Cast <to = 1> (metric)
+    unit = LpNormalization <axis = 2, p = 2> (metric_f)
     unit_t = Transpose <perm = [0, 2, 1]> (unit)
     product = MatMul (unit, unit_t)
     undefined = IsNaN (product)
@@ -188,4 +189,5 @@ OPERATOR = Operator(
     },
     body=BODY,
     reference=reference,
+    widens=("metric",),
 )

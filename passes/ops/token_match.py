@@ -78,7 +78,8 @@ BODY = """
     order = Constant <value_int: int = @order> ()
     last = Constant <value_ints = [-1]> ()
 
-    unit = LpNormalization <axis = 2, p = 2> (metric)
+    metric_f = Cast <to = 1> (metric)
+    unit = LpNormalization <axis = 2, p = 2> (metric_f)
     left = Gather <axis = 1> (unit, sources)
     right = Gather <axis = 1> (unit, destinations)
     right_t = Transpose <perm = [0, 2, 1]> (right)
@@ -171,13 +172,14 @@ GPU = (
     source_columns = Unsqueeze (source_entry, last)
     first_is_earlier = Less (source_entry, source_columns)
 
-    left = Gather <axis = 1> (metric, sources)
-    right = Gather <axis = 1> (metric, destinations)
+    metric_f = Cast <to = 1> (metric)
+    left = Gather <axis = 1> (metric_f, sources)
+    right = Gather <axis = 1> (metric_f, destinations)
     left_rows = Unsqueeze (left, second)
     right_rows = Unsqueeze (right, middle)
     parts = Mul (left_rows, right_rows)
     product = ReduceSum <keepdims = 0> (parts, last)
-    squares = Mul (metric, metric)
+    squares = Mul (metric_f, metric_f)
     total = ReduceSum <keepdims = 0> (squares, last)
     bounded = Max (total, least)
     length = Sqrt (bounded)
@@ -273,4 +275,5 @@ OPERATOR = Operator(
     body=BODY,
     gpu=Gpu(lambda *_: GPU, work),
     reference=reference,
+    widens=("metric",),
 )

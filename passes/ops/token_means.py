@@ -67,9 +67,10 @@ BODY = """
     slot_column = Unsqueeze (slot, last)
     yes = Cast <to = 9> (one)
 
-    magnitude = Abs (metric)
+    metric_f = Cast <to = 1> (metric)
+    magnitude = Abs (metric_f)
     is_sound = Less (magnitude, largest)
-    points = Where (is_sound, metric, nothing)
+    points = Where (is_sound, metric_f, nothing)
     is_heavy = Greater (weight, lightest)
     not_more = Min (weight, heaviest)
     counted = Where (is_heavy, not_more, nothing)
@@ -122,4 +123,5 @@ OPERATOR = Operator(
     attributes={"rounds": "int"},
     body=BODY,
     reference=reference,
+    widens=("metric",),
 )

@@ -74,8 +74,9 @@ BODY = """
     slot_column = Unsqueeze (slot, last)
     yes = Cast <to = 9> (one)
 
-    metric_t = Transpose <perm = [0, 2, 1]> (metric)
-    product = MatMul (metric, metric_t)
+    metric_f = Cast <to = 1> (metric)
+    metric_t = Transpose <perm = [0, 2, 1]> (metric_f)
+    product = MatMul (metric_f, metric_t)
     product_t = Transpose <perm = [0, 2, 1]> (product)
     gram = Where (above, product, product_t)
     diagonal = Where (itself, gram, nothing)
@@ -142,4 +143,5 @@ OPERATOR = Operator(
     attributes={"rounds": "int", "power": "int"},
     body=BODY,
     reference=reference,
+    widens=("metric",),
 )

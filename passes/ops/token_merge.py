@@ -77,4 +77,5 @@ OPERATOR = Operator(
     body=_named(MATCH, MATCH.body) + _named(COMBINE, COMBINE.body),
     gpu=Gpu(_gpu, _work),
     reference=reference,
+    widens=("metric",),
 )

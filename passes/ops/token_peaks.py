@@ -60,8 +60,9 @@ BODY = """
     itself = Equal (place_column, place)
     earlier = Less (place, place_column)
 
-    metric_t = Transpose <perm = [0, 2, 1]> (metric)
-    gram = MatMul (metric, metric_t)
+    metric_f = Cast <to = 1> (metric)
+    metric_t = Transpose <perm = [0, 2, 1]> (metric_f)
+    gram = MatMul (metric_f, metric_t)
     diagonal = Where (itself, gram, nothing)
     square = ReduceSum <keepdims = 1> (diagonal, last)
     square_t = Transpose <perm = [0, 2, 1]> (square)
@@ -115,4 +116,5 @@ OPERATOR = Operator(
     attributes={"keep": "ints", "neighbours": "ints"},
     body=BODY,
     reference=reference,
+    widens=("metric",),
 )

@@ -20,6 +20,7 @@ from tests.passes.helpers import tiny
 from tokenrt import lower
 from tokenrt.errors import TokenrtError, UnsupportedError
 from tokenrt.passes.forms.limits import STANDARD
+from tokenrt.passes.forms.precision import MOVED
 from tokenrt.passes.ops import DOMAIN
 
 FULL, FP16, BF16 = ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16
@@ -185,6 +186,23 @@ def test_queries_and_keys_reach_the_score_in_half_without_a_cast(method: str, pr
         bias = node.inputs[2]
         assert bias is not None
         assert bias.dtype == FULL
+
+
+@pytest.mark.parametrize("method", ["aim", "diffrate"])
+def test_tokens_that_are_compared_reach_the_operator_in_half_without_a_cast(method: str) -> None:
+    """Where the metric is the tokens themselves, all channels of them, as the residual sum gives them."""
+    made = convert(reduced(method), precision="fp16").model
+    matches = [node for node in made.graph if node.op_type == "TokenMatch"]
+    assert matches
+    for match in matches:
+        (metric,) = match.inputs
+        assert metric is not None
+        assert (metric.dtype, match.outputs[0].dtype) == (FP16, FULL)
+        node = metric.producer()
+        while node is not None and node.op_type in MOVED:
+            node = node.inputs[0].producer() if node.inputs[0] is not None else None
+        assert node is not None
+        assert node.op_type == "Add"
 
 
 def _before(value: ir.Value) -> list[str]:

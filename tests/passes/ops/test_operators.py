@@ -14,7 +14,7 @@ import pytest
 from onnx import defs, inliner, shape_inference
 
 from tests.passes.ops.helpers.cases import SHAPES, cases
-from tests.passes.ops.helpers.runner import OPSETS, model
+from tests.passes.ops.helpers.runner import OPSETS, model, run
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 from tokenrt.targets.build import build
@@ -117,6 +117,19 @@ def test_an_opset_before_13_is_refused_with_the_remedy() -> None:
         UnsupportedError, match=r"TokenSelect needs opset 13 .* imports 12.*version_converter"
     ):
         OPERATORS["TokenSelect"].function(12)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if OPERATORS[name].widens])
+def test_what_a_body_widens_it_takes_in_half_and_computes_in_float32(name: str) -> None:
+    inputs, attributes = cases()[name]
+    half = [
+        np.asarray(item).astype(np.float16) if key in OPERATORS[name].widens else item
+        for key, item in zip(OPERATORS[name].inputs, inputs, strict=True)
+    ]
+    wide = [item.astype(np.float32) if item.dtype == np.float16 else item for item in half]
+    for found, wanted in zip(run(name, half, attributes), run(name, wide, attributes), strict=True):
+        assert found.dtype == wanted.dtype
+        np.testing.assert_array_equal(found, wanted)
 
 
 def test_attributes_are_complete_and_numbers_become_lists() -> None:

@@ -16,6 +16,7 @@ from tests.passes.ops.helpers.cases import cases
 from tests.passes.rewriting.test_dense import focus, focus_path
 from tests.passes.rewriting.test_published import compare, images
 from tokenrt.errors import TokenrtError, UnsupportedError
+from tokenrt.passes.ops import OPERATORS
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.plugins.host import kernels
@@ -28,7 +29,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-HALF = [(name, np.float16) for name in ("TokenCombine", "TokenRestore", "TokenScore")]
+HALF = [
+    (name, np.float16)
+    for name, operator in OPERATORS.items()
+    if operator.widens or operator.inputs[0] == "tokens"
+]
 """Operators whose function body, too, takes half precision."""
 
 
@@ -36,16 +41,19 @@ HALF = [(name, np.float16) for name in ("TokenCombine", "TokenRestore", "TokenSc
 def test_a_node_runs_its_kernel(name: str, kind: Any) -> None:
     inputs, attributes = cases()[name]
     if kind == np.float16:
-        halves = 2 if name == "TokenScore" else 1
-        inputs = [*(item.astype(kind) for item in inputs[:halves]), *inputs[halves:]]
-        attributes = {**attributes, "type": 10} if name == "TokenCombine" else attributes
+        halves = {"tokens", *OPERATORS[name].widens}
+        inputs = [
+            item.astype(kind) if key in halves else item
+            for key, item in zip(OPERATORS[name].inputs, inputs, strict=True)
+        ]
+        attributes = {**attributes, "type": 10} if "type" in attributes else attributes
     model = runner.model(name, inputs, attributes)
     session = HostSession(model)
     found = session.run(
         {item.name: np.ascontiguousarray(x) for item, x in zip(model.graph.input, inputs, strict=True)}
     )
     assert session.calls == 1
-    alone = kernels.run(name, inputs, runner.OPERATORS[name].settle(attributes))
+    alone = kernels.run(name, inputs, OPERATORS[name].settle(attributes))
     for actual, wanted in zip(found.values(), alone, strict=True):
         assert actual.dtype == wanted.dtype
         np.testing.assert_array_equal(actual, wanted)
