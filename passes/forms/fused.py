@@ -22,6 +22,7 @@ def fuse(model: ir.Model, shapes: Shapes) -> Iterator[Change]:
     """Rewrite, in place, what was put into the model and has a form with fewer launches; shapes: of the values before."""
     graph = model.graph
     annotate(graph, shapes)
+    _drop_idle_casts(graph)
     op = GraphOps(graph, None, opset(model), INSERTED)
     for node in [*graph]:
         if node.graph is not graph or not str(node.name).startswith(INSERTED):
@@ -34,6 +35,16 @@ def fuse(model: ir.Model, shapes: Shapes) -> Iterator[Change]:
                 _remove_unread(graph, node)
                 break
     graph.sort()  # What is known already may be made further down.
+
+
+def _drop_idle_casts(graph: ir.Graph) -> None:
+    """Remove what casts to the type that its input has: a body casts whatever it is given, and a builder fuses less across it."""
+    for node in [*graph]:
+        if node.op_type != "Cast" or not str(node.name).startswith(INSERTED) or node.inputs[0] is None:
+            continue
+        if node.inputs[0].dtype == node.attributes["to"].value and not node.outputs[0].is_graph_output():
+            node.outputs[0].replace_all_uses_with(node.inputs[0])
+            graph.remove(node, safe=True)
 
 
 def _mean_over_heads(op: GraphOps, node: ir.Node, shapes: Shapes) -> ir.Value | None:
