@@ -19,8 +19,9 @@ class EVS(Method):
     """Keep the first frame whole, and of all others the tokens least like the token at their place one frame earlier.
 
     Likeness is the cosine; the frame before counts whether its token stays or not. Kept tokens ascend, and keep the
-    positions (rows of a rotary table with time, height and width) they had in the whole grid. Of F frames of n tokens the
-    engines keep max(n, floor(F n (1 - rate))). Padding and what is not finite count as zero rows, which are like nothing.
+    positions (rows of a rotary table with time, height and width) they had in the whole grid, for which the host has
+    `tokenrt.passes.methods.host`. Of F frames of n tokens the engines keep max(n, floor(F n (1 - rate))). Padding and
+    what is not finite count as zero rows, which are like nothing.
     Options: frames F (0: from the grid (F, h, w), else one).
     """
 

@@ -9,46 +9,58 @@ import numpy as np
 
 from tests.golden.compare import Arrays, Check, Unsupported, close, equal
 from tokenrt import apply_method
+from tokenrt.passes.methods import host
 
 
 def check_evs(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
-    """The mask, or where several media stand in a prompt the mask of each and the positions its tokens keep."""
-    if params["variant"] == "placeholder":
-        raise Unsupported(
-            "how many placeholders a prompt starts with is the host's: the prompt is no part of the graph"
-        )
-    if params["variant"] == "mask":
-        kept = _evs(arrays["x"], params, backend)
-        equal("kept", kept, arrays["keep_idx"])
-        return
-    for number, media in enumerate(params["media"]):
-        mask, places = (
-            arrays[name if f"{name}_0" not in arrays else f"{name}_{number}"]
+    """The mask, the positions of prompts around what is kept, and the placeholders they start with."""
+    CASES[params["variant"]](arrays, params, backend)
+
+
+def _mask(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
+    equal("kept", _evs(arrays["x"], params, backend), arrays["keep_idx"])
+
+
+def _mrope(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
+    step = params["tokens_per_second"] * params["video_second_per_grid"]
+    media = []
+    for number, medium in enumerate(params["media"]):
+        mask, rows = (
+            arrays[f"{name}_{number}" if f"{name}_{number}" in arrays else name]
             for name in ("keep_mask", "media_pos")
         )
-        kept = _evs(arrays[f"x_{number}"], media, backend)
+        kept = _evs(arrays[f"x_{number}"], medium, backend)
         equal("kept", kept, np.flatnonzero(mask))
-        equal(
-            "rows and columns of what is kept",
-            np.stack(np.unravel_index(kept, _grid(media))[1:]),
-            places[:, 1:3].T,
-        )
-    raise Unsupported(
-        "positions of the text around media are the host's; what is kept, and its rows and columns, agree"
-    )
+        media.append(host.Medium(_grid(medium), kept, step))
+        equal("rows", media[-1].rows(), rows[:, :3].T)
+    is_medium = np.isin(arrays["input_ids"], (params["image_id"], params["video_id"]))
+    positions, delta = host.positions(is_medium, media)
+    equal("positions", positions, arrays["positions"])
+    equal("difference", np.array([delta]), arrays["delta"])
 
 
-def _grid(media: Mapping[str, Any]) -> tuple[int, int, int]:
-    frames, height, width = media["thw"]
-    merge = media["spatial_merge_size"]
+def _placeholders(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
+    del backend
+    frames = params["num_frames"]
+    kept = host.evs_count(frames, params["tokens_per_frame"], params["q"])
+    equal("count", np.array(kept), np.array(params["K"]))
+    equal("placeholders", np.array(host.placeholders(kept, frames)), arrays["tokens_per_frame"])
+
+
+def _grid(medium: Mapping[str, Any]) -> tuple[int, int, int]:
+    frames, height, width = medium["thw"]
+    merge = medium["spatial_merge_size"]
     return frames, height // merge, width // merge
 
 
-def _evs(x: Any, media: Mapping[str, Any], backend: str) -> Any:
-    grid = _grid(media)
-    keep = max(grid[1] * grid[2], int(len(x) * (1 - media["q"])))
-    found = apply_method("evs", {"x": x[None], "grid": grid}, keep=keep, protect=0, backend=backend)
-    return found["index"][0]
+def _evs(x: Any, medium: Mapping[str, Any], backend: str) -> Any:
+    frames, height, width = _grid(medium)
+    keep = host.evs_count(frames, height * width, medium["q"])
+    given = {"x": x[None], "grid": (frames, height, width)}
+    return apply_method("evs", given, keep=keep, protect=0, backend=backend)["index"][0]
+
+
+CASES = {"mask": _mask, "mrope": _mrope, "placeholder": _placeholders}
 
 
 def check_vidcom2(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
