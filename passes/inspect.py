@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.blocks import Block, Structure
+from tokenrt.passes.analysis.outlets.find import find
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.analysis.protected import Guard
 from tokenrt.passes.analysis.residual import Refusal
@@ -117,6 +118,35 @@ class TransformerView:
 
 
 @dataclass(frozen=True)
+class OutletView:
+    """One output with a row for each token, that `reduce --site output` takes: how many, and what they are made of.
+
+    fixed: rows that no token reaches and that never leave. made_of: tokens of a transformer in each row, 0 where it is not known,
+    and then no attention can be read for them. beside: outputs that follow the same choice.
+    """
+
+    name: str
+    tokens: int
+    fixed: int
+    grid: tuple[int, ...] | None
+    transformer: int | None
+    made_of: int
+    beside: tuple[str, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        return {**self.__dict__, "grid": list(self.grid) if self.grid else None, "beside": list(self.beside)}
+
+    def __str__(self) -> str:
+        rows = f"output {self.name} has {self.tokens} tokens"
+        rows += f" ({self.fixed} of them made of none, which never leave)" if self.fixed else ""
+        rows += f", a grid of {'x'.join(map(str, self.grid))}" if self.grid else ""
+        rows += f", each of {self.made_of} behind the blocks" if self.made_of > 1 else ""
+        rows += "" if self.made_of else ", of what is not known: methods that read attention are refused"
+        rows += f"; {', '.join(self.beside)} follow the same choice" if self.beside else ""
+        return f"{rows}: --site output:{self.name} reduces them"
+
+
+@dataclass(frozen=True)
 class Inspection:
     """The answer of `tokenrt inspect`; the counts of the first transformer are its own."""
 
@@ -125,6 +155,7 @@ class Inspection:
     outputs: tuple[str, ...]
     transformers: tuple[TransformerView, ...]
     refusals: tuple[Refusal, ...]
+    outlets: tuple[OutletView, ...] = ()
 
     @property
     def first(self) -> TransformerView:
@@ -167,6 +198,7 @@ class Inspection:
             "outputs": list(self.outputs),
             **self.first.as_dict(),
             **({"transformers": every} if len(every) > 1 else {}),
+            "outlets": [outlet.as_dict() for outlet in self.outlets],
             "refusals": [refusal.as_dict() for refusal in self.refusals],
         }
 
@@ -175,7 +207,11 @@ class Inspection:
         from rich.markup import escape
 
         ends = [f"input {text}" for text in self.inputs] + [f"output {text}" for text in self.outputs]
-        lines = ends + [f"refused: {refusal.where}: {refusal.reason}" for refusal in self.refusals]
+        lines = (
+            ends
+            + [*map(str, self.outlets)]
+            + [f"refused: {refusal.where}: {refusal.reason}" for refusal in self.refusals]
+        )
         several = len(self.transformers) > 1
         parts: list[Any] = [
             transformer.shown(f"transformer {number}: " if several else "")
@@ -201,6 +237,27 @@ def inspect(model: ModelLike, *, shape: ShapeOption = None, protect: Protect = N
         outputs=tuple(_signature(value, prepared) for value in prepared.model.graph.outputs),
         transformers=tuple(_view(prepared, number, offered) for number in range(len(prepared.transformers))),
         refusals=prepared.refusals,
+        outlets=_outlets(prepared),
+    )
+
+
+def _outlets(prepared: Prepared) -> tuple[OutletView, ...]:
+    every = [
+        outlet
+        for outlet in find(prepared.model.graph, prepared.shapes, prepared.transformers)
+        if outlet.groups is not None
+    ]
+    return tuple(
+        OutletView(
+            outlet.name,
+            outlet.tokens,
+            len(outlet.fixed),
+            outlet.grid,
+            None if outlet.source is None else outlet.source.transformer,
+            0 if outlet.source is None else outlet.source.tokens.shape[1],
+            tuple(other.name for other in every if other is not outlet and other.beside(outlet)),
+        )
+        for outlet in every
     )
 
 

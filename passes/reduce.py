@@ -17,7 +17,7 @@ from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prep
 from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
 from tokenrt.passes.graph.shapes import BATCH
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.planning import at_output, fit
+from tokenrt.passes.planning import at_output, fit, handover
 from tokenrt.passes.planning.plan import Budget, Plan, places
 from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.route import cut, missing
@@ -234,7 +234,7 @@ def reduce(
     site, grid, transformers, protect, span, short, tap_layer: as for `plan`. source_map: add the output `token_source_map`
     [B,N0] int64, the token behind the last site each original one lives in (-1: dropped); transformer 1, where reduced, has
     `token_source_map_1`. Where an output stays short the model gains `kept_index` [B,K] int64, the original position of each of
-    its rows, or, where tokens were merged, that map.
+    its rows, or, where tokens were merged, that map; what a host must do with it is written beside the model, as R.onnx.json.
     Raises: TokenrtError; nothing is written unless the proof holds.
     """
     import time
@@ -286,6 +286,7 @@ def reduce(
     found = _reduced(prepared, wanted, source_map, allow_noop)
     if output is not None:
         save(found.model, output)
+        handover.write(found.plan, found.model, output)
     return replace(found, report=replace(found.report, seconds=time.perf_counter() - start))
 
 

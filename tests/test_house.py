@@ -43,12 +43,13 @@ MAY_IMPORT: Mapping[str, str] = {
     "targets": "passes.checking passes.forms passes.graph targets.engines targets.profiles targets.rtx targets.trtexec",
     "perf.profile": "passes.analysis passes.checking passes.forms passes.graph targets targets.engines targets.profiles "
     "targets.trtexec",
-    "perf.demo": "passes passes.analysis passes.checking passes.planning perf.profile targets targets.profiles",
+    "perf.pictures": "passes passes.analysis passes.checking passes.graph passes.planning",
+    "perf.demo": "passes passes.analysis passes.checking passes.planning perf.pictures perf.profile targets targets.profiles",
     "perf.cost": "passes passes.analysis passes.forms passes.graph passes.ops passes.planning perf.profile targets.profiles",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
     "passes.planning perf.cost perf.demo perf.profile plugins plugins.host plugins.toolchain targets",
-    "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo plugins plugins.host plugins.toolchain targets "
-    "targets.trtexec",
+    "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo perf.pictures plugins plugins.host "
+    "plugins.toolchain targets targets.trtexec",
 }
 """Each room below those that import it: an arrow that is not here is a fault, and so is one here that nobody uses."""
 

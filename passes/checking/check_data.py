@@ -184,7 +184,7 @@ def _folder(inputs: Sequence[Input], folder: Path, batch: int) -> tuple[list[Fee
     if kind == "npy":
         rows = [_rows(inputs[0], path) for path in paths]
         return _cut(inputs, {inputs[0].name: _joined(rows, folder)}, batch, str(folder)), described
-    pictures = np.stack([_picture(inputs[0], path) for path in paths])
+    pictures = np.stack([picture(inputs[0], path) for path in paths])
     return _cut(inputs, {inputs[0].name: pictures}, batch, str(folder)), described
 
 
@@ -217,7 +217,7 @@ def _joined(rows: list[Array], folder: Path) -> Array:
         raise TokenrtError(f"data {folder}: the .npy files differ in shape: {cause}") from cause
 
 
-def _picture(item: Input, path: Path) -> Array:
+def picture(item: Input, path: Path) -> Array:
     """[3,H,W], resized to the input and normalised with ImageNet's mean and deviation."""
     sizes = item.dims
     if len(sizes) != 4 or sizes[1] != 3 or item.dtype.kind != "f" or sizes[2] is None or sizes[3] is None:

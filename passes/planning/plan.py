@@ -222,13 +222,23 @@ class Plan:
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Plan:
         """Read a plan. Raises: PlanError naming the file, the key and what was expected."""
+        file = Path(path)
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as cause:
+            raise PlanError(f"cannot read plan {file}: {cause}") from cause
+        return cls.parse(text, file)
+
+    @classmethod
+    def parse(cls, text: str, file: str | os.PathLike[str]) -> Plan:
+        """Read a plan from text; `file` is what messages call it. Raises: PlanError."""
         import tomlkit
         from tomlkit.exceptions import TOMLKitError
 
-        file = Path(path)
+        file = Path(file)
         try:
-            data = tomlkit.parse(file.read_text(encoding="utf-8")).unwrap()
-        except (OSError, UnicodeDecodeError, TOMLKitError) as cause:
+            data = tomlkit.parse(text).unwrap()
+        except TOMLKitError as cause:
             raise PlanError(f"cannot read plan {file}: {cause}") from cause
         _known(file, "the plan", data, KEYS)
         method = _entry(file, data, "method", str)

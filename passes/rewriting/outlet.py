@@ -188,7 +188,9 @@ class OutletRewriter:
     def _selects(self, reduction: Reduction, rows: ir.Value) -> bool:
         """Whether what stays is some of the rows as they are, and not one of it a mixture."""
         taken = reduction.tokens.producer()
-        source = None if taken is None or taken.op_type not in ("Gather", "GatherND") else taken.inputs[0]
+        source = (
+            None if taken is None or taken.op_type not in ("Gather", "GatherND", "Slice") else taken.inputs[0]
+        )
         turned = None if source is None else source.producer()
         return source is rows or (
             turned is not None and turned.op_type == "Gather" and turned.inputs[0] is rows

@@ -11,6 +11,7 @@ import numpy as np
 
 from tokenrt.files import atomic
 from tokenrt.perf.demo.subject import PATCH, SHARP, SIDE, Array, Photograph
+from tokenrt.perf.pictures.draw import drawn
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,9 +22,6 @@ CELL = PATCH * SHARP
 
 HEAT = "inferno"
 INK, FAINT, PAPER = "#1b1b1f", "#63636d", "#ffffff"
-LINE = 255.0
-DROPPED = 0.16
-"""Share of its light that a dropped patch keeps."""
 
 COLUMN, GAP, HEADING, FOOT, SCALE = 2.35, 0.14, 0.58, 0.5, 0.5
 """Inches: a column, the space between two, the captions above a picture, the foot line, the colour scale."""
@@ -188,31 +186,7 @@ def tokens(photo: Photograph, where: Array | None) -> Array:
     full = np.kron(groups, np.ones((CELL, CELL), np.int64))
     top, left = SHARP * photo.top, SHARP * photo.left
     label = full[top : top + SHARP * photo.height, left : left + SHARP * photo.width]
-    image = photo.sharp.astype(np.float32)
-    if (groups < 0).any():
-        image = np.where(label[..., None] < 0, image.mean(axis=2, keepdims=True) * DROPPED, image)
-        label = (label < 0).astype(np.int64)
-    else:
-        for group in np.unique(label):
-            if (groups == group).sum() > 1:
-                image[label == group] = image[label == group].mean(axis=0)
-    edge, strength = _edges(label), 0.35 if where is None else 0.8
-    image[edge] += strength * (LINE - image[edge])
-    drawn: Array = image.round().clip(0, 255).astype(np.uint8)
-    return drawn
-
-
-def _edges(label: Array) -> Array:
-    """Pixels beside one of another label."""
-    edge = np.zeros(label.shape, bool)
-    for axis in (0, 1):
-        changes = np.diff(label, axis=axis) != 0
-        low: list[Any] = [slice(None), slice(None)]
-        high = [*low]
-        low[axis], high[axis] = slice(None, -1), slice(1, None)
-        edge[tuple(low)] |= changes
-        edge[tuple(high)] |= changes
-    return edge
+    return drawn(photo.sharp, label, groups, 0.35 if where is None else 0.8)
 
 
 def _told(panel: Panel) -> str:

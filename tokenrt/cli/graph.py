@@ -9,7 +9,7 @@ import typer
 
 import tokenrt
 from tokenrt.cli import options as o
-from tokenrt.cli.boundary import Result, verb
+from tokenrt.cli.boundary import Result, tell, verb
 from tokenrt.errors import PlanError, TokenrtError
 
 Output = Annotated[Path, typer.Option("--output", "-o", help="Model to write.", metavar="R.onnx")]
@@ -254,6 +254,13 @@ def check(
     batch: Annotated[int, typer.Option(help="Batch of seeded inputs.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of seeded inputs.")] = 0,
     samples: Annotated[int, typer.Option(help="Batches of seeded inputs.")] = 4,
+    pictures: Annotated[
+        Path | None,
+        typer.Option(
+            help="With photographs as --data: write each with the patches that stayed, were joined or left drawn in.",
+            metavar="DIR",
+        ),
+    ] = None,
     min_cosine: Annotated[
         float | None, typer.Option(help="Fail below this cosine of any output.", metavar="X")
     ] = None,
@@ -273,8 +280,12 @@ def check(
     Exit status 1 says that the comparison failed.
 
     Example: tokenrt check vit.onnx reduced.onnx --data pictures.npz
+
+    Example: tokenrt check vit.onnx reduced.onnx --data photographs --pictures out/tokens
     """
-    return tokenrt.check(
+    if pictures is not None and data is None:
+        raise TokenrtError("--pictures draws on photographs: give a folder of them with --data")
+    report = tokenrt.check(
         original,
         reduced,
         data=data,
@@ -285,6 +296,11 @@ def check(
         min_agreement=min_agreement,
         properties=properties,
     )
+    if pictures is None or data is None:
+        return report
+    from tokenrt.perf.pictures.write import Checked, write
+
+    return Checked(report, write(original, reduced, data, pictures, tell))
 
 
 def _required(method: str | None, instead: str = "--method NAME") -> str:

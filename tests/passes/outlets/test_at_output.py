@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.passes.helpers.projectors import FORMS, pictures, tower
 from tests.passes.helpers.running import session
 from tokenrt.errors import MethodError, NothingToDoError, PlanError, TokenrtError, UnsupportedError
 from tokenrt.passes.checking.check import check
+from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.passes.reduce import plan, reduce
 
@@ -210,3 +212,24 @@ def test_inputs_that_a_method_reads_become_the_models() -> None:
     other = run(made.model, pictures("mlp") | {"text": -text})
     assert found["image_features"].shape == (2, 4, 40)
     assert (found["kept_index"] != other["kept_index"]).any()
+
+
+def test_inspect_lists_what_reduce_takes() -> None:
+    for form in ("stitched", "deepstack"):
+        for outlet in inspect(tower(form)).outlets:
+            made = reduce(tower(form), method="slice", budget=Budget.remove(1), site=f"output:{outlet.name}")
+            assert made.plan.outputs[0].arriving == outlet.tokens
+    assert str(inspect(tower("shuffled")).outlets[0]).startswith(
+        "output image_features has 9 tokens, a grid of 3x3, each of 4 behind the blocks: --site output:image_features"
+    )
+
+
+def test_the_host_is_told_beside_the_model(tmp_path: Path) -> None:
+    reduce(tower("mlp"), method=BY_ROWS, budget=Budget.tokens([9]), site="output", output=tmp_path / "r.onnx")
+    told = json.loads((tmp_path / "r.onnx.json").read_text())
+    assert told["index"] == "kept_index"
+    assert told["outputs"]["image_features"] == ["batch", 9, 40]
+    assert told["plan"]["sites"][0]["arriving"] == 36
+    assert any("placeholders" in line for line in told["host"])
+    reduce(tower("mlp"), method="tome", budget=Budget.remove(2), output=tmp_path / "whole.onnx")
+    assert not (tmp_path / "whole.onnx.json").exists()

@@ -1,0 +1,84 @@
+"""What whoever runs a model must know of outputs that hold fewer tokens: how many, which, and what to do with it."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from tokenrt.files import atomic
+from tokenrt.passes import methods
+from tokenrt.passes.planning.output_site import KEPT, MAP
+from tokenrt.passes.planning.plan import Plan
+from tokenrt.version import __version__
+
+HOST = {
+    KEPT: (
+        "write as many placeholders into the prompt as an output has tokens, before the encoder runs",
+        f"row k of an output is token {KEPT}[:, k] of the original, counted from 0; tokens ascend",
+        "positions: gather the rows of the original position ids (or rotary tables) by it and go on behind the original length, "
+        "or renumber all tokens that are left; tokenrt.host has both",
+        "a cache of encoded pictures keeps the first choice: another run may decide near ties otherwise",
+    ),
+    MAP: (
+        "write as many placeholders into the prompt as an output has tokens, before the encoder runs",
+        f"original token n is part of row {MAP}[:, n] of an output, -1 where it was dropped",
+        "a row may stand for several tokens, so that its position is a choice of the host's: renumber all tokens that are left",
+    ),
+}
+INPUTS = {
+    "text": "embeddings of the words that come with the picture, from the language model's own table",
+    "text_mask": "1 for words, 0 for padding",
+    "quotas": "tokens that stay of each group; those of a picture add up to the tokens that are left",
+    "importance": "a score for each token of the output, the larger the more it matters",
+}
+
+
+def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
+    """The handover of a model with short outputs as data; empty for any other."""
+    told = next(
+        (name for name in (KEPT, MAP) if any(value.name == name for value in model.graph.outputs)), None
+    )
+    if told is None or not (plan.outputs or plan.short):
+        return {}
+    sizes = {
+        str(value.name): [size if isinstance(size, int) else str(size) for size in value.shape or ()]
+        for value in model.graph.outputs
+    }
+    added = [value for value in model.graph.inputs if value.name in INPUTS]
+    return {
+        "tokenrt": __version__,
+        "plan": plan.as_dict(),
+        "outputs": sizes,
+        "index": told,
+        "ascending": all(methods.get(site.method).ascending for site in plan.outputs)
+        if told == KEPT
+        else False,
+        "inputs": {
+            str(value.name): {
+                "shape": [str(size) if not isinstance(size, int) else size for size in value.shape or ()],
+                "holds": INPUTS[str(value.name)],
+            }
+            for value in added
+        },
+        "host": list(HOST[told]),
+    }
+
+
+def beside(output: str | os.PathLike[str]) -> Path:
+    """Where the handover of a model lies: its name with .json behind."""
+    path = Path(output)
+    return path.with_name(f"{path.name}.json")
+
+
+def write(plan: Plan, model: ir.Model, output: str | os.PathLike[str]) -> Path | None:
+    """Write the handover beside the model, where it has one; an older one goes."""
+    made, path = manifest(plan, model), beside(output)
+    if not made:
+        return None
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
+    return path

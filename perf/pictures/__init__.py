@@ -1,0 +1,1 @@
+"""Photographs with their tokens drawn in: which patches stayed, which were joined, which left."""
