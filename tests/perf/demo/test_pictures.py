@@ -8,6 +8,7 @@ from PIL import Image
 
 from tokenrt.perf.demo import pictures, subject
 from tokenrt.perf.demo.pictures import CELL, GRID, Panel
+from tokenrt.perf.pictures import draw
 
 
 def photo(height: int = 168) -> subject.Photograph:
@@ -67,7 +68,7 @@ def test_dropped_patches_are_dark_and_grey() -> None:
     image = pictures.tokens(picture, PRUNED)
     dropped, kept = inside(image, 2, 1, 28), inside(image, 2, 2, 28)
     assert PRUNED[2, 1] < 0 <= PRUNED[2, 2]
-    assert dropped.max() <= 255 * pictures.DROPPED + 1
+    assert dropped.max() <= 255 * draw.DROPPED + 1
     assert np.ptp(dropped, axis=2).max() == 0
     assert np.array_equal(kept, inside(picture.sharp, 2, 2, 28))
 
