@@ -36,7 +36,9 @@ CONSTANTS: Mapping[str, Constant] = MappingProxyType(
         "layers_a_block": Constant(
             8, "counted: engine layers of a DeiT-S block, TensorRT-RTX, float16, batch 1 (docs/results/engine_layers.md)"
         ),
-        "layers_around": Constant(5, "counted: the other engine layers of DeiT-S, 101 in all, in the same engine"),
+        "layers_around": Constant(
+            2, "counted: engine layers of DeiT-S, 101 in all, that are no product, normalisation or attention (fusion.py)"
+        ),
         "load_cycles": Constant(300, "estimate: latency of a load that L2 serves"),
         "slice_cycles": Constant(400, f"until a slice of a tile's rows is in shared memory; {ESTIMATE}"),
         "barrier_cycles": Constant(60, f"two barriers of a block; {ESTIMATE}"),

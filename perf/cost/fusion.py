@@ -15,9 +15,10 @@ from math import prod
 
 import onnx_ir as ir
 
-from tokenrt.passes.graph.shapes import BATCH, Dims
+from tokenrt.passes.analysis.attention import cores
+from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes
 from tokenrt.perf.cost import loops
-from tokenrt.perf.cost.chip import Chip
+from tokenrt.perf.cost.chip import Chip, constant
 
 ENDS = frozenset(
     {
@@ -97,6 +98,19 @@ def _launches(node: ir.Node, told: Iterable[ir.Value], single: Callable[[ir.Node
         return int(single(node))
     turns = loops.turns(node)
     return (1 if turns is None else turns) * max(levels(inner, computed(inner, told), single), 1)
+
+
+def whole(graph: ir.Graph, shapes: Shapes) -> int:
+    """Launches of a model as the builder of TensorRT-RTX fuses it, by a rule that its count of layers bears out.
+
+    Each product, normalisation and other reduction is one. An attention is two, whatever it is written as: itself, and the layout
+    of what it takes. Those around them are a constant. `tests/perf` compares the rule with engines.
+    """
+    told = computed(graph)
+    nodes = [node for node in graph if any(value in told for value in node.outputs)]
+    # Two products and a softmax, or one node of its own.
+    attention = sum(1 if core.fused else -1 for core in cores(graph, shapes))
+    return sum(_launches(node, told, ends) for node in nodes) + attention + int(constant("layers_around"))
 
 
 FUSED = 4

@@ -18,7 +18,7 @@ from tokenrt.passes.ops import DOMAIN
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf.cost import fusion
-from tokenrt.perf.cost.chip import Chip, constant
+from tokenrt.perf.cost.chip import Chip
 from tokenrt.perf.cost.launch import Work
 from tokenrt.perf.cost.operators import OPERATORS, work
 from tokenrt.perf.cost.report import PlanCost, SiteCost, Times
@@ -51,7 +51,8 @@ def cost_of(
     if not plan.sites:
         return found
     try:
-        known = groups.groups_of(prepare(model, shape, plan.wanted or None))
+        prepared = prepare(model, shape, plan.wanted or None)
+        known = groups.groups_of(prepared)
         reduced = reduce(model, plan=plan, shape=shape).model
         refused, plugins = _plugins(reduced, known, batch, accepts) if accepts.plugins else ({}, {})
         functions = _functions(reduced, known, accepts.top_k, batch)
@@ -61,10 +62,9 @@ def cost_of(
         found = found.told(f"{target.name} takes no plugins")
     for node, reason in refused.items():
         found = found.told(f"{node.op_type} {node.name!r} stays a function: {reason}")
-    blocks = sum(plan.transformers[number].blocks for number in plan.reduced())
     sites = tuple(_sites(plan, functions, plugins if accepts.plugins else None, chip))
-    whole = int(constant("layers_a_block") * blocks + constant("layers_around"))
-    return replace(found, sites=sites, launches=whole, times=_times(plan, sites, whole, chip, batch))
+    launches = fusion.whole(prepared.model.graph, prepared.shapes)
+    return replace(found, sites=sites, launches=launches, times=_times(plan, sites, launches, chip, batch))
 
 
 def _sites(

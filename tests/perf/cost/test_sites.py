@@ -54,6 +54,22 @@ def test_a_site_by_plugin_is_its_operators_and_what_stands_around_them(model: Pa
     assert found.functions == sum(site.functions for site in found.sites)
 
 
+def test_the_model_s_launches_are_counted_on_the_model(tmp_path: Path) -> None:
+    """As many as the engine of DeiT-S has layers; others have their own."""
+    counted = json.loads((Path(__file__).parents[3] / "docs/results/engine_layers.json").read_text())
+    wanted = {row["base"] for row in counted["rows"] if row["batch"] == 1}
+    found = [
+        cost(
+            PlainViT(width=384, heads=6, blocks=blocks, patch=16).write(tmp_path / f"{blocks}.onnx"),
+            "topk",
+            "h100",
+        )
+        for blocks in (12, 24)
+    ]
+    assert {found[0].launches} == wanted == {101}
+    assert found[1].launches == 101 + 12 * 8
+
+
 def test_one_image_on_a_large_gpu_does_not_pay_and_many_do(model: Path) -> None:
     few, many = (cost(model, "topk", "h100", batch) for batch in (1, 256))
     assert few.times is not None
