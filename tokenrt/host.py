@@ -1,7 +1,8 @@
 """What a host does with a model whose outputs hold fewer tokens: which rows of a prompt stay, and at which positions.
 
-A prompt has a placeholder for every image token. Of a picture whose tokens begin at `start`, those in `kept_index` stay, and all
-text. Shapes: B prompts, L tokens of each, K of N image tokens kept.
+A prompt has a placeholder for every image token. Of a picture whose tokens begin at `start`, those in `kept_index` stay, and
+all text. Shapes: B prompts, L tokens of each, K of N image tokens kept. Of videos, `Medium` and `medium_positions` number what was
+kept of each in three rows, and `placeholders` and `evs_count` count as serving engines do.
 """
 
 from __future__ import annotations
@@ -12,6 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenrt.errors import TokenrtError
+from tokenrt.passes.methods.host import Medium as Medium
+from tokenrt.passes.methods.host import evs_count as evs_count
+from tokenrt.passes.methods.host import placeholders as placeholders
+from tokenrt.passes.methods.host import positions as medium_positions
+
+__all__ = [
+    "Medium",
+    "evs_count",
+    "medium_positions",
+    "next_position",
+    "placeholders",
+    "position_ids",
+    "staying",
+]
 
 Index = npt.NDArray[np.int64]
 Convention = Literal["original", "renumbered"]

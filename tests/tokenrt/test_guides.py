@@ -9,11 +9,15 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.documents import GUIDES, HERE, blocks, commands
+from tests.passes.helpers.projectors import tower
 from tests.tokenrt.conftest import Run
 from tokenrt.perf.demo import subject
 
 PYTHON = "python"
 SHARED = "tokenrt export timm:deit_tiny_patch16_224 -o deit.onnx --random-weights"
+TOWER = "tokenrt export hf:llava --part vision -o vision.onnx --random-weights --image-size 336"
+TEXT = ("x4096", "x40")
+"""The guide's projector has 4096 channels, that of the small tower in its place 40."""
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +54,15 @@ def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Path, run: Ru
         for line in body.replace("\\\n", " ").splitlines():
             if line == SHARED:
                 shutil.copy(exported, desk / "deit.onnx")
+            elif line == TOWER:
+                shutil.copy(tower("mlp"), desk / "vision.onnx")
             elif line.startswith("tokenrt "):
-                done = run(*shlex.split(line)[1:])
+                done = run(*shlex.split(line.replace(*TEXT))[1:])
                 assert done.exit_code == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert {"reduced.onnx"} <= {path.name for path in desk.iterdir()}
 
 
-def test_there_are_three_guides() -> None:
-    assert [page.stem for page in GUIDES] == ["h100", "jetson", "measuring"]
+def test_there_are_four_guides() -> None:
+    assert [page.stem for page in GUIDES] == ["h100", "jetson", "measuring", "vision_language"]
     for page in GUIDES:
-        assert page.read_text().count("```console") == (page.stem != "measuring")
+        assert page.read_text().count("```console") == (page.stem in ("h100", "jetson"))
