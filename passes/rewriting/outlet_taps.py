@@ -43,7 +43,9 @@ class OutletTaps:
         return replace(self, block=block)
 
     def stream(self) -> Value:
-        return self.op("Cast", self.tokens, to=FLOAT)
+        inner = self._inner()
+        assert inner.entry is not None
+        return self._rows(inner.stream(), 1, int(self.shapes.of(inner.entry)[-1]))
 
     def normed(self) -> Value:
         return self.op("Cast", self.tokens, to=FLOAT)
@@ -96,7 +98,10 @@ class OutletTaps:
 
     def _input(self, name: str) -> Value:
         if name not in self.given:
-            raise MethodError(f"the method reads the input {name!r}, which it does not say it takes")
+            raise MethodError(
+                f"the method reads the input {name!r} with these options, which the model gains where its shape is said: "
+                f"--shape {name}=..."
+            )
         return self.given[name]
 
     def _inner(self) -> GraphTaps:
@@ -125,13 +130,13 @@ class OutletTaps:
             entry=block.entry,
         )
 
-    def _rows(self, value: Value, axis: int) -> Value:
-        """Entries of all tokens along an axis as those of the rows: the mean over the tokens of each."""
+    def _rows(self, value: Value, axis: int, width: int = 0) -> Value:
+        """Entries of all tokens along an axis as those of the rows, the mean over the tokens of each; width: of a stream's."""
         assert self.source is not None
         assert self.structure is not None
         op, table, tokens = self.op, self.source.tokens, self.structure.tokens
         if self.source.folded:
-            value = self._folded(value, axis)
+            value = self._folded(value, axis, width)
         elif table.shape[1] == 1 and (np.diff(table[:, 0]) == 1).all():
             first = int(table[0, 0])
             whole = first == 0 and len(table) == tokens
@@ -141,10 +146,10 @@ class OutletTaps:
         # [..,M,U,..]: a Gather with a table of indices has its axes in place of the one it takes from.
         return op("ReduceMean", op("Gather", value, table, axis=axis), axes=[axis + 1], keepdims=0)
 
-    def _folded(self, value: Value, axis: int) -> Value:
-        """[P,N] or [P,H,N,D] of several pictures as one sequence: [1,PN] or [1,H,PN,D]."""
+    def _folded(self, value: Value, axis: int, width: int) -> Value:
+        """[P,N], a stream [P,N,C] or [P,H,N,D] of several pictures as one sequence: [1,PN], [1,PN,C] or [1,H,PN,D]."""
         if axis == 1:
-            return self.op("Reshape", value, [1, -1])
+            return self.op("Reshape", value, [1, -1, width] if width else [1, -1])
         if axis == 2:
             turned = self.op("Transpose", value, perm=[1, 0, 2, 3])
             return self.op("Unsqueeze", self.op("Reshape", turned, [0, -1, self._inner().core.width]), [0])

@@ -9,8 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import MethodError
-from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import bipartite, clusters, determinant, rows, scores, steps, words
+from tokenrt.passes.methods.contract import Evidence, Home, Ops, Reduction, Site, Taps, Value
+from tokenrt.passes.methods.parts import bipartite, clusters, determinant, layers, rows, scores, steps, words
+from tokenrt.passes.methods.parts.weights import Trained
 
 AUTHORS, BLEND, EXP = "authors", "blend", "exp"
 PATCH = "patch"
@@ -18,7 +19,7 @@ LEAST = 1e-6
 
 
 @dataclass(frozen=True)
-class CDPruner(Method):
+class CDPruner(Trained):
     """Choose tokens one by one, each time the one that adds most to the determinant of the chosen tokens' kernel L.
 
     L_ij = r_i cos(i,j) r_j with the relevance r to the text, from 0 to 1. Form authors: r is minus the mean cosine of the
@@ -27,6 +28,8 @@ class CDPruner(Method):
     the language model, and L = (1 - w) cos + w r cos r, or exp(a r_i) cos exp(a r_j) with a = w / (2 (1 - w)). With split the
     two halves of the tokens are scaled and chosen from apart, K // 2 tokens of the first. Once the rank of L, at most C, is
     used up the first tokens follow. Padding adds nothing.
+    Weights, optional, of form authors: CLIP's post_layernorm and visual_projection, which carry patch features into the common
+    space; without them the features are compared as they are.
     Options: form; weight w, 0 to 1; split (only blend and exp have it); patch: the block of the patch features (form
     authors); order of the kept tokens: position, or score (as chosen); variant (see deviations).
     """
@@ -43,6 +46,11 @@ class CDPruner(Method):
     layers: ClassVar[tuple[str, ...]] = (PATCH,)
     takes: ClassVar[tuple[str, ...]] = ("text", "text_mask?")
     ascending: ClassVar[bool] = True
+    optional: ClassVar[Mapping[str, str]] = {
+        "post_layernorm.weight": "F",
+        "post_layernorm.bias": "F",
+        "visual_projection.weight": "E,F",
+    }
     engines: ClassVar[Mapping[str, str]] = {"OpenVINO GenAI": "pruning_ratio, relevance_weight"}
     systems: ClassVar[tuple[str, ...]] = ("CDPruner",)
     deviations: ClassVar[str] = (
@@ -94,8 +102,11 @@ class CDPruner(Method):
 
     def _inverse(self, op: Ops, taps: Taps, site: Site) -> Value:
         """Minus the mean cosine of the patch features to the words: [B,T]."""
-        patches = rows.unit(op, taps, site, taps.layer(PATCH, self.patch).stream())
-        asked = words.mean(op, taps, unit=True)
+        patches = taps.layer(PATCH, self.patch).stream()
+        if self.weights is not None:
+            scale, shift, projection = (self.tensor(name, site) for name in self.optional)
+            patches = layers.linear(op, layers.layer_norm(op, patches, scale, shift), projection, None)
+        patches, asked = rows.unit(op, taps, site, patches), words.mean(op, taps, unit=True)
         return op("Neg", _cosine(op, patches, asked))
 
     def _kernel(self, op: Ops, cosine: Value, relevance: Value) -> Value:

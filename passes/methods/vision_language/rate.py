@@ -65,7 +65,7 @@ class Rate(Trained):
     def _alike(self, op: Ops, taps: Taps, site: Site, tokens: int) -> Value:
         """How much each unprotected token is like the pivots: [B,T]."""
         unit = rows.unit(op, taps, site, steps.float_tokens(op, taps))
-        drawn = directions.gaussian(self, "directions", self.directions, self.seed, site)
+        drawn = directions.of_channels(self, "directions", self.directions, self.seed, site)
         drawn = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
         along = op("Squeeze", op("MatMul", unit, drawn.sum(axis=0)[:, None]), steps.LAST)
         value, order = op("TopK", along, np.array([tokens]), axis=1, largest=1)

@@ -59,7 +59,9 @@ class ZOOPrune(Trained):
 
     def _sensitivity(self, op: Ops, taps: Taps, site: Site) -> Value:
         """How far a small step moves each projected token, the mean over directions: [B,N]."""
-        drawn = directions.gaussian(self, "directions", self.directions, self.seed, site).astype(np.float64)
+        drawn = directions.of_channels(self, "directions", self.directions, self.seed, site).astype(
+            np.float64
+        )
         moves = self.step * drawn / np.maximum(np.linalg.norm(drawn, axis=1, keepdims=True), 1e-12)
         tokens, total = steps.float_tokens(op, taps), None
         for move in moves.astype(np.float32):
