@@ -26,10 +26,11 @@ from tokenrt.passes.ops.graph_backend import GraphOps
 SMALL, LARGE = (2, 3, 31, 32, 33), (196, 197, 257, 577, 1025)
 SLOW = {
     257: ("cdpruner",),
-    577: ("catp", "cdpruner", "expedit", "kmedoids", "scope", "vispruner"),
+    577: ("catp", "cdpruner", "expedit", "kmedoids", "scope", "vflowopt", "vispruner", "when_less_is_enough"),
     1025: (
         "algm", "atc", "ats", "bat", "catp", "cdpruner", "diffrate", "dpcknn", "expedit", "gtp", "hiprune", "holov",
-        "kmedoids", "mctf", "scope", "sinkhorn", "token_pooling", "vispruner", "zerotprune", "zoo_prune",
+        "kmedoids", "mctf", "scope", "sinkhorn", "token_pooling", "vflowopt", "vispruner", "when_less_is_enough",
+        "zerotprune", "zoo_prune",
     ),
 }  # fmt: skip
 """Methods that take more than two seconds at these sizes, most of them for the draws in float64: left to the full matrix."""

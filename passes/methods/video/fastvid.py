@@ -133,7 +133,7 @@ class FastVID(Method):
         place = op("Reshape", op("Add", rest, first[None, :, None]), np.array([-1, count]))
         flat = op("Reshape", rows, np.array([0, length * part.each, -1]))
         own = steps.gather(op, flat, op("Sub", place, np.array(part.start * part.each)))
-        center = bipartite.joined(op, [_peaks(op, own, anchor * part.free, part) for anchor in part.anchors])
+        center = _peaks(op, own, part)
         itself = op("Equal", op("Unsqueeze", center, steps.LAST), np.arange(count)[None, None])
         unit = op("LpNormalization", own, axis=2, p=2)
         near = op("MatMul", steps.gather(op, unit, center), op("Transpose", unit, perm=[0, 2, 1]))
@@ -176,11 +176,14 @@ class Joining:
     center: Value
 
 
-def _peaks(op: Ops, rows: Value, start: int, part: Part) -> Value:
-    """The centres of the anchor whose tokens begin at `start`, ascending: [B,share]."""
-    own = steps.cut(op, rows, start, start + part.free)
-    center, _ = segments.ascending_peaks(op, own, part.free, part.share, NEIGHBOURS)
-    return op("Add", center, np.array(start))
+def _peaks(op: Ops, rows: Value, part: Part) -> Value:
+    """The centres of all anchors, anchor by anchor, ascending: [B,A*share]; those of each are found beside one another."""
+    first = np.array(part.anchors) * part.free
+    own = op("Gather", rows, (first[:, None] + np.arange(part.free)).ravel(), axis=1)
+    split = op("Reshape", own, np.array([-1, part.free, 0]))
+    center, _ = segments.ascending_peaks(op, split, part.free, part.share, NEIGHBOURS)
+    placed = op("Add", op("Reshape", center, np.array([-1, len(first), part.share])), first[None, :, None])
+    return op("Reshape", placed, np.array([-1, len(first) * part.share]))
 
 
 def _merged(op: Ops, taps: Taps, site: Site, parts: list[Joining]) -> Reduction:

@@ -121,29 +121,41 @@ def _segment(op: Ops, own: Value, part: Part) -> tuple[list[Value], Value]:
     still = others = every
     if 0 < part.held < part.each:
         still, others = segments.places(op, _likeness(op, own, part.length), part.held, part.each)
-    nowhere = op("Mul", every, 0)
+    slots = op("Mul", every, 0)
     center: list[Value] = []
     slot = part.slot
     if part.held:
         mean = op("ReduceMean", own, axes=[1], keepdims=0)
         chosen, went = _grouped(op, steps.gather(op, mean, still), part.held, part.ratio)
         center.append(op("Add", op("GatherElements", still, chosen, axis=1), np.array(first)))
-        nowhere = op("ScatterElements", nowhere, still, op("Add", went, np.array(slot)), axis=1)
+        slots = op("ScatterElements", slots, still, op("Add", went, np.array(slot)), axis=1)
         slot += clustered(part.held, part.ratio)
-    assign = []
+    slots = _repeated(op, slots, part.length, part.each)
     free = part.each - part.held
-    for number in range(part.length):
-        if not free:
-            assign.append(nowhere)
-            continue
-        frame = op("Squeeze", steps.cut(op, own, number, number + 1), np.array([1]))
-        chosen, went = _grouped(op, steps.gather(op, frame, others), free, part.ratio)
-        center.append(
-            op("Add", op("GatherElements", others, chosen, axis=1), np.array(first + number * part.each))
-        )
-        assign.append(op("ScatterElements", nowhere, others, op("Add", went, np.array(slot)), axis=1))
-        slot += clustered(free, part.ratio)
-    return center, bipartite.joined(op, assign)
+    if free:
+        wide, left = _repeated(op, others, part.length, free), clustered(free, part.ratio)
+        flat = op("Reshape", own, np.array([0, part.length * part.each, -1]))
+        place = _shifted(op, wide, part.length, free, 0, part.each)
+        rows = op("Reshape", steps.gather(op, flat, place), np.array([-1, free, 0]))
+        chosen, went = _grouped(op, rows, free, part.ratio)
+        at = op("GatherElements", wide, chosen, axis=1)
+        center.append(_shifted(op, at, part.length, left, first, part.each))
+        went = op("Reshape", _shifted(op, went, part.length, free, slot, left), np.array([-1, free]))
+        slots = op("ScatterElements", slots, wide, went, axis=1)
+    return center, op("Reshape", slots, np.array([-1, part.length * part.each]))
+
+
+def _repeated(op: Ops, index: Value, frames: int, count: int) -> Value:
+    """Indices [B,m] once for every frame: [B*F,m]."""
+    wide = op("Add", op("Unsqueeze", index, np.array([1])), np.zeros((1, frames, 1), np.int64))
+    return op("Reshape", wide, np.array([-1, count]))
+
+
+def _shifted(op: Ops, index: Value, frames: int, count: int, first: int, each: int) -> Value:
+    """Indices [B*F,m] of every frame with first + frame * each added: [B,F*m]."""
+    split = op("Reshape", index, np.array([-1, frames, count]))
+    moved = op("Add", split, (first + np.arange(frames) * each)[None, :, None])
+    return op("Reshape", moved, np.array([-1, frames * count]))
 
 
 def _grouped(op: Ops, rows: Value, count: int, ratio: float) -> tuple[Value, Value]:
