@@ -1,8 +1,8 @@
 """What a host does with a model whose outputs hold fewer tokens: which rows of a prompt stay, and at which positions.
 
 A prompt has a placeholder for every image token. Of a picture whose tokens begin at `start`, those in `kept_index` stay, and
-all text. Shapes: B prompts, L tokens of each, K of N image tokens kept. Of videos, `Medium` and `medium_positions` number what was
-kept of each in three rows, and `placeholders` and `evs_count` count as serving engines do.
+all text. Shapes: B prompts, L tokens of each, K of N image tokens kept. Of videos, `Medium` and `medium_positions` number what
+was kept of each in three rows, and `placeholders` and `evs_count` count as serving engines do.
 """
 
 from __future__ import annotations
