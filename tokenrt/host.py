@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tokenrt.errors import TokenrtError
+from tokenrt.passes.methods.host import LARGEST as LARGEST
+from tokenrt.passes.methods.host import WIDTH as WIDTH
 from tokenrt.passes.methods.host import Medium as Medium
 from tokenrt.passes.methods.host import evs_count as evs_count
 from tokenrt.passes.methods.host import placeholders as placeholders

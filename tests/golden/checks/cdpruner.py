@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.golden.compare import Arrays, Check, Unsupported, equal
-from tokenrt import apply_method
+from tests.golden.compare import Arrays, Check, equal
+from tokenrt import apply_method, host
 
 
 def _compare(given: Arrays, arrays: Arrays, order: Any, backend: str, **options: Any) -> None:
@@ -29,9 +29,22 @@ def check_cdpruner(arrays: Arrays, params: Mapping[str, Any], backend: str) -> N
     _compare(given, arrays, arrays["select_order"], backend, form="authors", variant="reference")
 
 
+def _positions(arrays: Arrays, params: Mapping[str, Any]) -> None:
+    """Those of a prompt whose regions keep some tokens: text goes on behind the largest that was kept."""
+    unit = params["spatial_merge_size"]
+    media = [
+        host.Medium((int(t), int(h) // unit, int(w) // unit), arrays[f"kept_{number}"])
+        for number, (t, h, w) in enumerate(arrays["grid"])
+    ]
+    found, delta = host.medium_positions(arrays["pruned_ids"] == params["pad_id"], media, host.LARGEST)
+    equal("positions", found, arrays["positions"])
+    equal("rope delta", np.array([delta]), arrays["rope_delta"])
+
+
 def check_openvino(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     if params["variant"] == "positions":
-        raise Unsupported("positions of what is kept and of the text behind it are the host's to set")
+        _positions(arrays, params)
+        return
     given = {"x": arrays["x"], "text": arrays["text"][:, None]}
     options = {name: params[key] for name, key in (("form", "variant"), ("weight", "relevance_weight"))}
     _compare(given, arrays, arrays["select_order"][None], backend, split=params["split"], **options)

@@ -7,15 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from tests.golden.compare import Arrays, Check, Unsupported, close, equal
+from tests.golden.compare import Arrays, Check, close, equal
 from tokenrt import apply_method
+from tokenrt.passes.planning.utility import best as best_count
+from tokenrt.passes.planning.utility import utility
 
 
 def check_pomt(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     if params["variant"] == "schedule":
-        raise Unsupported(
-            "a count from measured latency and accuracy is the planner's to find, with its own measure"
-        )
+        given = (arrays["latency"], arrays["accuracy"], params["alpha"])
+        close("utility", utility(*given), arrays["utility"])
+        best = int(arrays["best"][0])
+        equal("best count", np.array(best_count(arrays["tokens"], *given)), np.array(best))
+        equal("removed", np.array(params["max_vit_token_count"] - best - 1), np.array(int(arrays["R"][0])))
+        return
     given = {"x": arrays["x"], "attn": arrays["attn"], "values": arrays["v"]}
     options: dict[str, Any] = {"protect": params["prefix_tokens"], "order": "score", "variant": "reference"}
     found = apply_method("pomt", given, keep=arrays["y"].shape[1], backend=backend, **options)
