@@ -11,7 +11,17 @@ import pytest
 
 from tests.golden import runner
 
-MAY_NOT_BE_COMMITTED = {"tome", "tr_tome", "pitome", "diffrate", "ltmp", "dtem"}
+MAY_NOT_BE_COMMITTED = {
+    "tome",
+    "tr_tome",
+    "pitome",
+    "diffrate",
+    "ltmp",
+    "dtem",
+    "mustdrop",
+    "vflowopt",
+    "prunevid",
+}
 """Releases without a licence, or with one for non-commercial use."""
 
 CASES = sum(

@@ -29,7 +29,7 @@ def _score(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
 
 def _entropy(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     """The score holds their softmax; attention, the same for all tokens, adds the same to all."""
-    pixels, bits = arrays["pixel_values"], arrays["entropy"]
+    pixels, bits = _cut_alike(arrays["pixel_values"]), arrays["entropy"]
     batch, tokens = bits.shape
     given = {
         "x": np.zeros((batch, tokens, 1), np.float32),
@@ -44,6 +44,13 @@ def _entropy(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
     shares = found["state_score"].astype(np.float64) - 1 / tokens
     recovered = np.log(shares * total) + bits.max(axis=1, keepdims=True)
     close("entropies", recovered, np.take_along_axis(bits, found["index"], axis=1))
+
+
+def _cut_alike(pixels: Any) -> Any:
+    """The pixels, those that float32 and float64 cut to different 8 bits in the middle of what float32 has."""
+    whole = np.floor(pixels * np.float32(255)).astype(np.float64)
+    other = np.floor(pixels.astype(np.float64) * 255)
+    return np.where(whole == other, pixels, (whole + 0.5) / 255).astype(np.float32)
 
 
 def _scored(given: Mapping[str, Any], wanted: Any, backend: str, **options: Any) -> dict[str, Any]:
