@@ -29,7 +29,7 @@ class DyMU(Method):
     quota: ClassVar[str] = (
         "R pairs at each block instead of all above a threshold of the block, so it is ToMe's step"
     )
-    systems: ClassVar[tuple[str, ...]] = ("DyMU",)
+    systems: ClassVar[tuple[str, ...]] = ("DyMU: merging in the tower, with the map back",)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         return bipartite.merged(op, taps, site, bipartite.match_halves(op, taps.metric(), site))

@@ -11,8 +11,6 @@ import numpy as np
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps
 from tokenrt.passes.methods.parts import clips, frames, steps
 
-PRUNING_RATE = "--video-pruning-rate"
-
 
 @dataclass(frozen=True)
 class EVS(Method):
@@ -20,7 +18,7 @@ class EVS(Method):
 
     Likeness is the cosine; the frame before counts whether its token stays or not. Kept tokens ascend, and keep the
     positions (rows of a rotary table with time, height and width) they had in the whole grid, for which the host has
-    `tokenrt.passes.methods.host`. Of F frames of n tokens the engines keep max(n, floor(F n (1 - rate))). Padding and
+    `tokenrt.host`. Of F frames of n tokens the engines keep max(n, floor(F n (1 - rate))). Padding and
     what is not finite count as zero rows, which are like nothing.
     Options: frames F (0: from the grid (F, h, w), else one).
     """
@@ -36,9 +34,9 @@ class EVS(Method):
     home: ClassVar[Home] = "output"
     ascending: ClassVar[bool] = True
     engines: ClassVar[Mapping[str, str]] = {
-        "vLLM": PRUNING_RATE,
-        "SGLang": "video_pruning_rate",
-        "TensorRT-LLM": "video_pruning_rate",
+        "vLLM": "--video-pruning-rate RATE",
+        "SGLang": "--json-model-override-args '{\"video_pruning_rate\": RATE}'",
+        "TensorRT-LLM": "multimodal_config.video_pruning_rate",
     }
     systems: ClassVar[tuple[str, ...]] = ("EVS",)
     deviations: ClassVar[str] = "the paper compares pixels; this form, like every engine, compares embeddings"

@@ -51,7 +51,7 @@ class VidCom2(Method):
     )
     home: ClassVar[Home] = "output"
     ascending: ClassVar[bool] = True
-    engines: ClassVar[Mapping[str, str]] = {"vLLM": "--video-retention-ratio"}
+    engines: ClassVar[Mapping[str, str]] = {"vLLM": "--video-retention-ratio RATIO"}
     systems: ClassVar[tuple[str, ...]] = ("VidCom2",)
 
     frames: int = 0

@@ -41,7 +41,7 @@ class AGER(Trained):
         "proj.bias": "C",
     }
     home: ClassVar[Home] = "features"
-    systems: ClassVar[tuple[str, ...]] = ("AGER",)
+    systems: ClassVar[tuple[str, ...]] = ("AGER: one stage of grouping",)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         given = {name: self.tensor(name, site) for name in self.needs}

@@ -33,6 +33,21 @@ def test_the_table_names_every_method_and_fits_a_terminal() -> None:
     assert max(map(len, printed(catalog.catalog()).splitlines())) <= 80
 
 
+def test_engines_that_ship_a_method_are_named_with_their_words() -> None:
+    shipped = catalog.catalog().engines()
+    assert shipped["vLLM"]["evs"] == "--video-pruning-rate RATE"
+    text = printed(catalog.catalog(), 160)
+    assert all(engine in text and words in text for engine, own in shipped.items() for words in own.values())
+    assert "shipped by" in printed(catalog.info("evs"), 100)
+
+
+def test_a_card_says_where_a_method_sits_and_what_a_model_gains() -> None:
+    text = printed(catalog.info("quota"), 120)
+    assert "at an output of the model" in text
+    assert "quotas [B,G], importance [B,N] where an option asks" in text
+    assert "inputs gained" not in printed(catalog.info("tome"), 120)
+
+
 def test_it_serialises() -> None:
     listed = json.loads(json.dumps(catalog.catalog().as_dict()))["methods"]
     assert [row["name"] for row in listed] == list(methods.names())
