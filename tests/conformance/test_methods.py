@@ -47,9 +47,17 @@ BY_KERNEL = (2, 33, 197)
 """Sizes at which the kernels, on the CPU, and the bodies for GPUs run outside the full matrix too."""
 
 
+PROTECTED = (0, 1, 5)
+
+
 def settings() -> Iterator[Any]:
-    """Backend, method, tokens, kept, protected, batch; quick: one batch of small sizes, one case of large ones."""
-    for name, tokens, protect, batch in itertools.product(methods.names(), SMALL + LARGE, (0, 1, 5), (1, 3)):
+    """Backend, method, tokens, kept, protected, batch.
+
+    Quick: every method at 33 tokens however many are protected; at other small sizes with one of these numbers, at half of the
+    large sizes, each method at others than the next.
+    """
+    places = {name: place for place, name in enumerate(methods.names())}
+    for name, tokens, protect, batch in itertools.product(places, SMALL + LARGE, PROTECTED, (1, 3)):
         method = methods.get(name)()
         if protect >= tokens:
             continue
@@ -57,14 +65,17 @@ def settings() -> Iterator[Any]:
         counts = {fewest, tokens - 1} if tokens in SMALL else {max(fewest, tokens // 2)}
         one = batch == (1 if tokens % 2 else 3)
         even = protect == tokens % 2
-        usual = (tokens in SMALL and (one or tokens in BY_KERNEL)) or (one and even)
+        turn = places[name] + (SMALL + LARGE).index(tokens)
+        small = tokens == 33 or (turn + PROTECTED.index(protect)) % len(PROTECTED) == 0
+        large = even and (tokens == 197 or turn % 2 == 0)
+        usual = one and (small if tokens in SMALL else large)
         for keep in sorted(count for count in counts if fewest <= count < tokens):
             marks = [] if usual and name not in SLOW.get(tokens, ()) else [pytest.mark.slow]
             label = f"{name}-{tokens}-{keep}-{protect}-{batch}"
             yield pytest.param("onnxruntime", name, tokens, keep, protect, batch, id=label, marks=marks)
-            if not (usual and one):
+            if not one or (tokens in LARGE and not even):
                 continue
-            marks = [] if tokens in BY_KERNEL and even else [pytest.mark.slow]
+            marks = [] if tokens in BY_KERNEL and even and usual else [pytest.mark.slow]
             if tokens in BY_KERNEL:
                 yield pytest.param(
                     GPU_BODIES, name, tokens, keep, protect, batch, id=f"gpu-bodies-{label}", marks=marks
