@@ -51,14 +51,6 @@ def present(op: Ops, taps: Taps, site: Site, count: int) -> Value | None:
     )
 
 
-def ranks(op: Ops, score: Value, each: int) -> Value:
-    """How many tokens of its frame have a lower score, or an equal one and a smaller place: [B,F,n] float32."""
-    own, other = op("Unsqueeze", score, np.array([3])), op("Unsqueeze", score, np.array([2]))
-    earlier = np.tri(each, each, -1, dtype=bool)[None, None]
-    ahead = op("Or", op("Less", other, own), op("And", op("Equal", other, own), earlier))
-    return op("ReduceSum", op("Cast", ahead, to=steps.FLOAT), np.array([3]), keepdims=0)
-
-
 def at_least_whole(method: str, site: Site, each: int) -> None:
     """Raise PlanError where fewer tokens stay than one frame has."""
     if site.keep - site.protect < each:

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import clips, frames, scores, steps
+from tokenrt.passes.methods.parts import clips, frames, quotas, scores, steps
 
 EVEN = "even"
 
@@ -52,11 +52,11 @@ class Quota(Method):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         count, each = frames.split(self.name, self.frames, site)
-        quotas = op("Unsqueeze", op("Cast", taps.quotas(), to=steps.FLOAT), steps.LAST)
+        asked = op("Unsqueeze", op("Cast", taps.quotas(), to=steps.FLOAT), steps.LAST)
         if self.score == EVEN:
-            chosen = _spread(op, quotas, each)
+            chosen = _spread(op, asked, each)
         else:
-            chosen = op("Less", self._ranks(op, taps, site, count, each), quotas)
+            chosen = op("Less", self._ranks(op, taps, site, count, each), asked)
         wanted = op("Reshape", op("Cast", chosen, to=steps.FLOAT), np.array([-1, count * each]))
         return scores.pruned(op, taps, site, scores.behind_protected(op, wanted, site), steps.BY_POSITION)
 
@@ -71,7 +71,7 @@ class Quota(Method):
             score = steps.importance(op, taps, site, self.score)
         score = scores.unpadded(op, taps, scores.numbers(op, score))
         split = op("Reshape", steps.free(op, score, site), np.array([-1, count, each]))
-        return frames.ranks(op, op("Neg", split), each)
+        return quotas.ranks(op, split, each)
 
 
 def _spread(op: Ops, quotas: Value, each: int) -> Value:

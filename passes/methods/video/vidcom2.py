@@ -10,7 +10,7 @@ import numpy as np
 
 from tokenrt.errors import MethodError
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import clips, frames, scores, steps
+from tokenrt.passes.methods.parts import clips, frames, quotas, scores, steps
 
 DECAYS = (4.0, 2.0, 1.0, 0.5, 0.25)
 """1 / (2 a) of the five widths a of the Gaussian similarity."""
@@ -73,7 +73,7 @@ class VidCom2(Method):
             score = op("Where", op("Greater", there, 0.0), score, BEHIND)
         rate = self.retention or (site.keep - site.protect) / (count * each)
         share = _shares(op, video, there, rate, count, each)
-        chosen = op("Less", frames.ranks(op, score, each), share)
+        chosen = op("Less", quotas.ranks(op, op("Neg", score), each), share)
         ranked = op("Neg", op("Where", chosen, score, op("Mul", score, BEHIND)))
         flat = op("Reshape", ranked, np.array([-1, count * each]))
         return scores.pruned(op, taps, site, scores.behind_protected(op, flat, site), steps.BY_POSITION)

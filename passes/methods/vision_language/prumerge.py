@@ -11,6 +11,7 @@ from tokenrt.errors import PlanError
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
 from tokenrt.passes.methods.parts import bipartite, clusters, recycling, rows, scores, steps
 
+MIDDLE = np.array([1])
 TAKEN = -np.inf
 """Behind padding, whose score is the lowest number there is."""
 
@@ -68,45 +69,58 @@ class PruMerge(Method):
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         tokens, centres = site.tokens - site.protect, site.keep - site.protect - 1
         score = recycling.attention(op, taps, site, self.score)
-        weight = steps.free(op, score, site)
-        ranked = steps.free(op, scores.unpadded(op, taps, score), site)
+        weight, ranked = (steps.free(op, row, site) for row in (score, scores.unpadded(op, taps, score)))
         center, twice = self._centres(op, ranked, tokens, centres)
         whole = clusters.whole(op, taps, site, center)
         left = steps.free(op, scores.dropped(op, score, whole, site), site)
         x = rows.sound(op, taps, site, steps.float_tokens(op, taps))
         unit = rows.unit(op, taps, site, recycling.joined_keys(op, taps, site))
-        own, pool, weights = center, unit, op("Unsqueeze", weight, np.array([1]))
-        summed = x
-        if twice is not None:
-            left = self._without_first(op, left, twice)
-            listed = op(
-                "Concat", center, op("TokenSelect", left, keep=tokens - centres, protect=0, order=0), axis=1
-            )
-            own = steps.numbered(op, weight, centres)
-            pool, summed = (steps.gather(op, data, listed) for data in (unit, x))
-            weights = op("Unsqueeze", op("GatherElements", weight, listed, axis=1), np.array([1]))
-        likeness = op("MatMul", steps.gather(op, unit, center), op("Transpose", pool, perm=[0, 2, 1]))
         if twice is None:
-            likeness = self._shown(op, taps, site, likeness)
-        near = recycling.nearest(op, likeness, own, tokens)
-        changed = op("Add", steps.gather(op, x, center), op("MatMul", op("Mul", near, weights), summed))
-        rest = op("MatMul", op("Unsqueeze", op("Mul", left, weight), np.array([1])), x)
-        others = clusters.ahead(op, taps, site, op("CastLike", changed, taps.tokens))
-        made = scores.appended(op, taps, site, score, whole, rest, others=others)
-        if twice is None:
-            return made
-        return replace(made, assign=scores.last_slot(op, whole, site, site.keep - 1))
+            pool = None
+        else:
+            left = _without_first(op, left, twice)
+            rest = op("TokenSelect", left, keep=tokens - centres, protect=0, order=0)
+            pool = op("Concat", center, rest, axis=1)
+        taken = self._taken(op, center, pool, (unit, x, weight), clusters.real(op, taps, site), site)
+        changed = op("CastLike", op("Add", steps.gather(op, x, center), taken), taps.tokens)
+        last = op("MatMul", op("Unsqueeze", op("Mul", left, weight), MIDDLE), x)
+        others = clusters.ahead(op, taps, site, changed)
+        made = scores.appended(op, taps, site, score, whole, last, others=others)
+        return (
+            made if twice is None else replace(made, assign=scores.last_slot(op, whole, site, site.keep - 1))
+        )
+
+    def _taken(
+        self,
+        op: Ops,
+        center: Value,
+        pool: Value | None,
+        data: tuple[Value, Value, Value],
+        real: Value | None,
+        site: Site,
+    ) -> Value:
+        """What each centre takes of the tokens nearest to it: [B,M,C].
+
+        data: keys of length one [B,T,HD], tokens [B,T,C] and weights [B,T]. pool [B,T]: the tokens to take from, centres first,
+        where some are there twice; else all in their order.
+        """
+        unit, x, weight = data
+        asking, own = steps.gather(op, unit, center), center
+        if pool is not None:
+            unit, x = (steps.gather(op, rows_, pool) for rows_ in (unit, x))
+            weight = op("GatherElements", weight, pool, axis=1)
+            own = steps.numbered(op, weight, site.keep - site.protect - 1)
+        likeness = op("MatMul", asking, op("Transpose", unit, perm=[0, 2, 1]))
+        if real is not None and pool is None:
+            likeness = op("Where", real, likeness, steps.LOWEST)
+        near = recycling.nearest(op, likeness, own, site.tokens - site.protect)
+        return op("MatMul", op("Mul", near, op("Unsqueeze", weight, MIDDLE)), x)
 
     def fewest(self, tokens: int, protect: int) -> int:
         return protect + 2
 
     def after_keeping(self, kept: int, protect: int) -> int:
         return protect + kept + 1
-
-    def _shown(self, op: Ops, taps: Taps, site: Site, likeness: Value) -> Value:
-        """Likeness [B,M,T] with the lowest number there is to padding."""
-        real = clusters.real(op, taps, site)
-        return likeness if real is None else op("Where", real, likeness, steps.LOWEST)
 
     def _centres(self, op: Ops, ranked: Value, tokens: int, centres: int) -> tuple[Value, Value | None]:
         """The centres [B,M], and how many of them are there twice [B,1] where that can be."""
@@ -147,7 +161,8 @@ class PruMerge(Method):
     def _ordered(self, op: Ops, center: Value, centres: int) -> Value:
         return center if self.order == steps.BY_SCORE else bipartite.ascending(op, center, centres)
 
-    def _without_first(self, op: Ops, left: Value, count: Value) -> Value:
-        """1 for what is left [B,N] but for the first `count` [B,1] of those."""
-        late = op("Greater", op("CumSum", left, np.array(1)), count)
-        return op("Mul", left, op("Cast", late, to=steps.FLOAT))
+
+def _without_first(op: Ops, left: Value, count: Value) -> Value:
+    """1 for what is left [B,T] but for the first `count` [B,1] of those."""
+    late = op("Greater", op("CumSum", left, np.array(1)), count)
+    return op("Mul", left, op("Cast", late, to=steps.FLOAT))
