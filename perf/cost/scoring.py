@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tokenrt.perf.cost.chip import constant
 from tokenrt.perf.cost.launch import Launch
-from tokenrt.perf.cost.sizes import SINGLE, Call, over, tile_cycles
+from tokenrt.perf.cost.sizes import SINGLE, Call, mma_cycles, over, tile_cycles
 
 FEW, FEW_LONG = 4, 1024
 """Rows up to which each is a pass over the keys, and tokens above which a block takes 256 keys instead of 64."""
@@ -44,19 +44,22 @@ def _many(call: Call, rows: int) -> tuple[Launch, ...]:
     along, stretches = _divided(row_tiles, column_tiles * heads)
     states = 2 * images * rows * columns * SINGLE
     sums = images * tokens * stretches * SINGLE
-    tile, products = tile_cycles(width, call.item, THREADS) + 400, 2.0 * images * rows * tokens * width
+    logits, products = images * rows * tokens, 2.0 * images * rows * tokens * width
+    exponentials, each = 2 * constant("logit_cycles") * logits, TILE**2 / 128 * constant("logit_cycles")
+    if call.item == 2 and width * call.item % 16 == 0:
+        operations, tile = exponentials, mma_cycles(width, call.item, TILE) + each
+    else:
+        operations, tile = exponentials + products, tile_cycles(width, call.item, THREADS) + each
+        products = 0
+    last = _adding(heads * stretches)
     return (
         Launch(
             "score::row_statistics", row_tiles * columns * images, THREADS, across * tile,
-            call.data + queries + states, products,
+            call.data + queries + states, operations, products,
         ),
         Launch(
-            "score::column_sums", column_tiles * stretches * images, THREADS, along * tile,
-            call.data + queries + states + sums, products,
-        ),
-        Launch(
-            "score::many_mean", over(tokens, MEAN_THREADS) * batch, MEAN_THREADS, _adding(heads * stretches),
-            sums + batch * tokens * SINGLE,
+            "score::column_sums", column_tiles * stretches * images, THREADS, along * tile + last,
+            call.data + queries + states + 2 * sums + batch * tokens * SINGLE, operations, products,
         ),
     )  # fmt: skip
 

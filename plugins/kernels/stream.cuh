@@ -1,4 +1,5 @@
-// Tiles of dot products on tensor cores: fixed rows with a stream of others, tile after tile.
+// Tiles of dot products of fixed rows with a stream of others, tile after tile: on tensor cores, or in
+// float32.
 //
 // Division  as tile.cuh, kTile rows by kTile rows a block with the same threads: a warp holds the products of
 //           16 of the fixed rows with 32 of a tile of others, 16 a thread. Slices of 128 bytes of all rows
@@ -194,6 +195,35 @@ struct MmaTiles {
                     products[i][j] = held.products[j / 2][2 * i + j % 2];
                 }
             }
+            told(tile, products);
+        }
+    }
+};
+
+// The same in float32 and for rows of any width, with the threads and products of tile.cuh.
+template <typename T, typename Policy, bool kWhole>
+struct PlainTiles {
+    static constexpr int kTile = Policy::kTile, kStages = 2, kSides = 1;
+    static constexpr int kRows = Policy::kEach, kColumns = Policy::kEach, kLanes = Policy::kSide;
+    using Products = float[kRows][kColumns];
+    using Shared = TileShared<T, Policy>;
+
+    static __device__ __forceinline__ int side() { return 0; }
+    static __device__ __forceinline__ int row(int i) {
+        return kRows * (static_cast<int>(threadIdx.x) / kLanes) + i;
+    }
+    static __device__ __forceinline__ int column(int j) {
+        return kColumns * (static_cast<int>(threadIdx.x) % kLanes) + j;
+    }
+
+    template <bool kSquares, typename Left, typename Right, typename Before, typename Told>
+    static __device__ __forceinline__ void stream(Shared& shared, Left left, Right right, int tiles,
+                                                  int width, Before before, Told told) {
+        for (int tile = 0; tile < tiles; ++tile) {
+            before(tile);
+            Products products;
+            tile_product<T, Policy, kWhole, kSquares ? Tile::kDotsAndSquares : Tile::kDots>(
+                shared, left, [=](int i) { return right(tile, i); }, width, products);
             told(tile, products);
         }
     }

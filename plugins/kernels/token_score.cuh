@@ -3,7 +3,7 @@
 // Problem   queries, keys [B,H,N,D], bias float32 broadcast to [B,H,R,N] -> score [B,N] float32: the mean
 //           over heads and rows of softmax(scale * q . k + bias). No N x N matrix is written. A row whose
 //           logits are all minus infinity, or hold a NaN, makes NaN, as softmax does.
-// Division  up to kFewRows rows: score_few.cuh, 2 launches; more: score_many.cuh, 3.
+// Division  up to kFewRows rows: score_few.cuh; more: score_many.cuh. 2 launches each.
 #pragma once
 
 #include "score_few.cuh"
@@ -25,6 +25,11 @@ inline cudaError_t token_score(int type, const void* queries, const void* keys, 
         !within(shape.tokens, 1, kMostTokens) || !within(shape.width, 1, kMostWidth) ||
         !countable(shape.tokens, shape.width) || !within(shape.first_row, 0, shape.tokens - 1) ||
         !within(shape.end_row, shape.first_row + 1, shape.tokens)) {
+        return cudaErrorInvalidValue;
+    }
+    const long long last = (shape.rows() - 1) * shape.bias[2] + (shape.tokens - 1) * shape.bias[3];
+    if (!within(shape.bias[2], 0, kMostElements) || !within(shape.bias[3], 0, kMostElements) ||
+        !within(last, 0, kMostElements)) {
         return cudaErrorInvalidValue;
     }
     const cudaError_t bad =

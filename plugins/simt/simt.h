@@ -138,6 +138,13 @@ inline void __syncwarp(unsigned mask = 0xffffffffu) {
     simt::warp_barrier();
 }
 
+// Blocks run one after another, and memory has no caches of its own.
+inline void __threadfence() {}
+template <typename T>
+T __ldcg(const T* where) {
+    return *where;
+}
+
 inline int __popc(unsigned bits) {
     return __builtin_popcount(bits);
 }

@@ -29,7 +29,7 @@ class Instruction:
     @property
     def bits(self) -> int:
         """How wide an access to memory is; 0 for what is none."""
-        if not re.match(r"(LD|ST)[GSL]?\b", self.name):
+        if not re.match(r"(LDGSTS|(LD|ST)[GSL]?)\b", self.name):
             return 0
         found = re.search(r"\.[US]?(8|16|64|128)\b", self.name)
         return int(found[1]) if found else 32

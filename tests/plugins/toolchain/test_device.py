@@ -56,7 +56,6 @@ NARROW: Mapping[str, str] = {
     "match::arrange": "lists of one number a token",
     "rounds::arrange": "a distance and a place a token and stretch, staged in shared memory",
     "score::few_mean": "one thread a token: neighbours read neighbouring numbers",
-    "score::many_mean": "one thread a token: neighbours read neighbouring numbers",
     "select::by_position": "one number a token, and a row need not start on 16 bytes",
     "select::sorted": "one number a token, each once, and a row need not start on 16 bytes",
     "select::by_score": "scores through a list of positions",
@@ -158,13 +157,41 @@ def test_lanes_that_share_a_bin_of_a_histogram_are_counted_at_once(arch: int) ->
 def test_tiles_are_multiplied_from_16_byte_reads_of_shared_memory(kernel: str) -> None:
     code = listing(USUAL)
     for symbol, (plain, _) in named(code).items():
-        if plain == kernel:
+        if plain == kernel and not any(line.name.startswith("HMMA") for line in code[symbol]):
             inner = min(
                 (loop for loop in sass.loops(code[symbol]) if _count(code[symbol], loop, "FFMA") >= 64),
                 key=len,
             )
             assert _count(code[symbol], inner, "LDS.128") * 8 <= _count(code[symbol], inner, "FFMA")
             assert _count(code[symbol], inner, "LDS.128") == _count(code[symbol], inner, "LDS")
+
+
+def multiplies_on_tensor_cores(plain: str, arguments: list[str]) -> bool:
+    """By template arguments: rows of whole vectors; of a score, of halves."""
+    whole = bool(arguments) and arguments[-1] == "true"
+    if plain == "match::similarity":
+        return whole and arguments[-2] == "true"
+    return whole and plain in ("score::row_statistics", "score::column_sums") and arguments[0] != "float"
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_tensor_cores_multiply_from_fragments_that_were_copied_past_the_registers(arch: int) -> None:
+    """Not on Turing, which has no such copies and other steps."""
+    if arch in nvcc.toolkit().dropped:
+        pytest.skip(f"nvcc {nvcc.toolkit().version} does not know sm_{arch}")
+    code = listing(arch)
+    for symbol, (plain, arguments) in named(code).items():
+        inner = sass.looped(code[symbol])
+        found = {
+            name: [line for line in inner if line.name.startswith(name)]
+            for name in ("HMMA", "LDSM", "LDGSTS")
+        }
+        if arch == 75 or not multiplies_on_tensor_cores(plain, arguments):
+            assert not any(found.values()), plain
+        else:
+            steps = 4  # of a slice
+            assert (len(found["HMMA"]), len(found["LDSM"])) == (4 * steps, 3 * steps), plain
+            assert {line.bits for line in found["LDGSTS"]} == {128}
 
 
 @pytest.mark.parametrize("kernel", ["score::few", "greedy::choose", "cover::choose"])
@@ -232,9 +259,11 @@ def test_loops_of_machine_code_are_read() -> None:
     /*0020*/   @P0 BRA 0x10 ;                                /* 0x0000000000007919 */
     /*0030*/       LDG.E.U16 R4, [R2.64] ;                   /* 0x0000000000007919 */
     /*0040*/       BRA 0x40 ;                                /* 0x0000000000007919 */
+    /*0050*/       LDGSTS.E.BYPASS.128 [R4], [R2.64] ;       /* 0x0000000000007919 */
 """
     code = sass.read(text)["one"]
     assert [(line.address, line.name, line.bits) for line in code] == [
         (0, "S2R", 0), (16, "LDG.E.128.CONSTANT", 128), (32, "BRA", 0), (48, "LDG.E.U16", 16), (64, "BRA", 0),
+        (80, "LDGSTS.E.BYPASS.128", 128),
     ]  # fmt: skip
     assert [line.address for line in sass.looped(code)] == [16, 32]
