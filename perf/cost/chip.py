@@ -49,7 +49,7 @@ CONSTANTS: Mapping[str, Constant] = MappingProxyType(
         ),
         "candidate_cycles": Constant(600, f"the candidates of a tile (filter.cuh); {ESTIMATE}"),
         "settle_cycles": Constant(6, "instructions of a column where a candidate is settled, counted: 45 for 8 (filter.cuh)"),
-        "logit_cycles": Constant(24, "instructions of a logit, its exponential and sums, counted (score_many.cuh)"),
+        "logit_cycles": Constant(22, "instructions of a logit, its exponential and sums, counted: 358 for 16 (score_many.cuh)"),
         "pass_cycles": Constant(500, f"a pass over a row by one block with its barriers; {ESTIMATE}"),
         "step_cycles": Constant(100, f"one more load of each thread in such a pass; {ESTIMATE}"),
         "row_bytes_a_cycle": Constant(64, "estimate: what one multiprocessor reads from L2"),

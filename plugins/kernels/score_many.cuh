@@ -48,16 +48,17 @@ template <typename T>
 struct Head {
     const T *queries, *keys;
     const float* bias;
-    int rows, tokens, width, row_stride,
-        token_stride;  // of the bias: within 31 bits, as token_score() checks
+    int rows, tokens, width;
+    unsigned row_bytes,
+        token_bytes;  // strides of the bias: 32 bits hold its offsets, as token_score() checks
     float scale;
 
     __device__ Head(const T* all_queries, const T* all_keys, const float* all_bias, const ScoreShape& shape)
         : rows(shape.rows()),
           tokens(shape.tokens),
           width(shape.width),
-          row_stride(static_cast<int>(shape.bias[2])),
-          token_stride(static_cast<int>(shape.bias[3])),
+          row_bytes(static_cast<unsigned>(shape.bias[2] * sizeof(float))),
+          token_bytes(static_cast<unsigned>(shape.bias[3] * sizeof(float))),
           scale(shape.scale) {
         const long long image = blockIdx.z, head = blockIdx.y;
         const long long start = (image * shape.heads + head) * shape.tokens;
@@ -73,8 +74,9 @@ struct Head {
     }
     // Of a row or a token beyond the end, what the last one's bias makes of it.
     __device__ __forceinline__ float logit(float product, int row, int token) const {
-        const int at = min(row, rows - 1) * row_stride + min(token, tokens - 1) * token_stride;
-        return product * scale + bias[at];
+        const unsigned at = static_cast<unsigned>(min(row, rows - 1)) * row_bytes +
+                            static_cast<unsigned>(min(token, tokens - 1)) * token_bytes;
+        return product * scale + *reinterpret_cast<const float*>(reinterpret_cast<const char*>(bias) + at);
     }
 };
 

@@ -45,8 +45,8 @@ def match(tokens: int, width: int) -> Job:
     return Job("TokenMatch", (random((2, tokens, width)),), alternate(tokens, 1, tokens // 4, 0))
 
 
-def score(tokens: int, rows: int, width: int = 20) -> Job:
-    queries, keys = random((1, 2, tokens, width), seed=1), random((1, 2, tokens, width), seed=2)
+def score(tokens: int, rows: int, width: int = 20, kind: str = "float32") -> Job:
+    queries, keys = (random((1, 2, tokens, width), kind, seed) for seed in (1, 2))
     bias = random((1, 1, 1, tokens), seed=3)
     return Job("TokenScore", (queries, keys, bias), {"scale": 0.3, "first_row": 1, "end_row": 1 + rows})
 
@@ -111,10 +111,12 @@ JOBS: Mapping[str, Callable[[], Job]] = {
     "groups past 32, of one token each": lambda: groups(33, 2),
     "a match past 32 sources and destinations": lambda: match(70, 20),
     "a match of rows that are no whole vectors": lambda: match(70, 19),
+    "a match of 64 columns, on tensor cores": lambda: match(70, 64),
     "a score of more than a stretch of 512 keys": lambda: score(520, 2),
     "a score of the most rows that count as few": lambda: score(40, 4),
     "a score of one row more, all pairs": lambda: score(40, 5),
     "a score past 64 rows, a tile's": lambda: score(70, 69),
+    "a score past 64 rows on tensor cores": lambda: score(70, 69, 72, "float16"),
     "merging past 8 survivors, a block's": lambda: combine(20, 9, 24),
     "merging past 1,024 sources, a stage's": lambda: combine(1040, 1030, 4),
     "merging past 256 channels, a block's": lambda: combine(12, 5, 260),

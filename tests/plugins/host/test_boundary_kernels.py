@@ -149,10 +149,11 @@ def test_images_in_turns_are_chosen_from_as_all_at_once(
     check_peaks(70, 5, 5)
 
 
+@pytest.mark.parametrize("kind", ["float32", "float16"])
 @pytest.mark.parametrize(("tokens", "rows"), [(65, 2), (65, 65), (260, 4), (260, 260), (1030, 2)])
-def test_scores_over_a_boundary(tokens: int, rows: int) -> None:
+def test_scores_over_a_boundary(tokens: int, rows: int, kind: str) -> None:
     """Several stretches of keys, of columns and of rows; 1,025 tokens have long stretches. The batch changes no bit."""
-    queries, keys = random((2, 2, tokens, 8)), random((2, 2, tokens, 8), seed=1)
+    queries, keys = (random((2, 2, tokens, 8), kind, seed) for seed in (0, 1))
     attributes = {"scale": 0.5, "first_row": 0, "end_row": rows}
     given = [queries, keys, random((2, 1, 1, tokens))]
     (found,) = run("TokenScore", given, attributes)

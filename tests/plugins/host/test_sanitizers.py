@@ -17,7 +17,7 @@ from tokenrt.plugins.host import kernels
 from tokenrt.plugins.toolchain.compiler import HERE
 
 OWN = Path(__file__).parent
-TESTS = sorted(OWN.glob("test_*kernels.py"))
+TESTS = [*sorted(OWN.glob("test_*kernels.py")), *sorted((OWN.parent / "kernels").glob("test_*.py"))]
 INTERFACE = sorted(OWN.parent.glob("test_interface_*.py"))
 QUICK = [OWN.parent / "test_quick.py"]
 MEMORY = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")

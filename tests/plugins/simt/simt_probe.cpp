@@ -1,6 +1,6 @@
 // Kernels that are right, and ones broken on purpose, to show that the host build and the sanitizers tell
 // them apart. The argument names the one to run; it prints what it computed.
-#include <simt.h>
+#include <tensor.h>
 
 #include <cstdio>
 #include <string>
@@ -84,6 +84,19 @@ __global__ void neighbour(const float* in, float* out) {
     out[threadIdx.x] = held[threadIdx.x ^ 1];
 }
 
+// Each thread copies 16 bytes past its registers, and eight threads find zeros; kWaited: before they are
+// read.
+template <bool kWaited>
+__global__ void copied(const float* in, float* out) {
+    alignas(16) __shared__ float held[4 * kThreads];
+    const unsigned me = threadIdx.x;
+    simt::copy_later(held + 4 * me, in + 4 * (me % 16), me >= kThreads - 8);
+    simt::close_copies();
+    simt::close_copies();  // an empty group, which may be on its way
+    simt::wait_for_copies<kWaited ? 1 : 2>();
+    out[me] = held[4 * me] + held[4 * me + 3];
+}
+
 // 16 bytes from an address that is a multiple of 4 only.
 __global__ void misaligned(const float* in, float* out) {
     const float4 four = *reinterpret_cast<const float4*>(in + 1);
@@ -126,6 +139,11 @@ int main(int count, char** given) {
         status = launch(1, 0, neighbour<false>, in.data(), out.data());
     } else if (what == "misaligned") {
         status = launch(1, 0, misaligned, in.data(), out.data());
+    } else if (what == "copied") {
+        status = launch(1, 0, copied<true>, in.data(), out.data());
+        out[kThreads] = out[kThreads - 8];
+    } else if (what == "copied-unwaited") {
+        status = launch(1, 0, copied<false>, in.data(), out.data());
     } else if (what == "unwritten") {
         simt::shared_variables() = {{reinterpret_cast<unsigned char*>(kept), sizeof kept}};
         status = launch(2, 0, unwritten, in.data(), out.data());

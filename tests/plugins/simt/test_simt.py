@@ -92,6 +92,13 @@ def test_blocks_run_in_another_order_too(mode: str) -> None:
     assert run(mode, "chained-backwards").stdout.split()[2] == "1"
 
 
+@pytest.mark.parametrize("mode", ["fibers", "threads", "undefined"])
+def test_copies_come_when_they_are_waited_for(mode: str) -> None:
+    """Thread 0 adds 0 and 3, thread 32 too; the last ones copy zeros."""
+    assert run(mode, "copied").stdout.split()[2:] == ["3", "3", "0"]
+    assert run(mode, "copied-unwaited").stdout.split()[2:4] == ["0", "0"]
+
+
 def test_a_launch_beyond_the_limits_is_refused_and_writes_nothing() -> None:
     assert run("fibers", "too-many-threads").stdout == "9 0 -1 -1 -1\n"
 
