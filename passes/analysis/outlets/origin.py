@@ -27,7 +27,9 @@ MOST = 1 << 26
 """Entries of the largest tensor that is followed."""
 
 RELAID = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Flatten"})
-MOVED = frozenset({"Transpose", "Slice", "Gather", "Concat", "Split", "Tile", "DepthToSpace", "SpaceToDepth"})
+MOVED = frozenset(
+    "Concat DepthToSpace Gather GatherElements GatherND Slice SpaceToDepth Split Tile Transpose".split()
+)
 NORMS = frozenset(
     {
         "LayerNormalization",
