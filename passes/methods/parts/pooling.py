@@ -28,8 +28,11 @@ def each_frame(method: Method, site: Site, frames: int) -> int:
     """How many of the K outputs belong to each frame. Raises: PlanError where they are no equal counts."""
     kept = site.keep - site.protect
     if kept % frames:
+        below = site.keep - kept % frames
+        near = [count for count in (below, below + frames) if site.protect < count < site.tokens]
         raise PlanError(
-            f"method {method.name!r} leaves equally many tokens in each of {frames} frames, and {kept} are not"
+            f"method {method.name!r} leaves equally many tokens in each of {frames} frames, so {site.keep} of {site.tokens} "
+            f"cannot stay; {' or '.join(map(str, near))} can"
         )
     return kept // frames
 

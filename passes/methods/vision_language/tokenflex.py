@@ -39,14 +39,21 @@ class TokenFLEX(Method):
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         frames, rows, columns = pooling.grids(self, site)
         kept = pooling.each_frame(self, site, frames)
-        shapes = [
-            (down, kept // down)
-            for down in range(1, rows + 1)
-            if kept % down == 0 and kept // down <= columns
-        ]
+        shapes = _shapes(kept, rows, columns)
         if not shapes:
+            fitting = [count for count in range(1, rows * columns) if _shapes(count, rows, columns)]
+            near = sorted(sorted(fitting, key=lambda count: abs(count - kept))[:2])
+            counts = " or ".join(str(site.protect + frames * count) for count in near)
             raise PlanError(
-                f"method {self.name!r} leaves a grid, and {kept} tokens are none of at most {rows} x {columns} cells"
+                f"method {self.name!r} leaves a grid, and {kept} tokens are none of at most {rows} x {columns} cells; "
+                f"{counts} of {site.tokens} tokens can stay"
             )
         down, across = min(shapes, key=lambda shape: abs(log(shape[0] * columns / (shape[1] * rows))))
         return pooling.pooled(op, taps, site, pooling.adaptive(rows, down), pooling.adaptive(columns, across))
+
+
+def _shapes(count: int, rows: int, columns: int) -> list[tuple[int, int]]:
+    """The grids of so many cells that are no larger than this one."""
+    return [
+        (down, count // down) for down in range(1, rows + 1) if count % down == 0 and count // down <= columns
+    ]

@@ -63,8 +63,11 @@ def test_tokenflex_is_adaptive_pooling(
 def test_counts_that_are_no_grid_are_refused() -> None:
     with pytest.raises(PlanError, match="12 x 12 grid, and none leave 100 of 144 tokens; 36 or 144 can stay"):
         apply_method("m3", pictures(12, 12, 0), keep=100, protect=0)
-    with pytest.raises(PlanError, match="53 tokens are none of at most 12 x 12 cells"):
+    with pytest.raises(PlanError, match="53 tokens are none of at most 12 x 12 cells; 54 or 55 of 144"):
         apply_method("tokenflex", pictures(12, 12, 0), keep=53, protect=0)
+    clip = pictures(12, 12, 0) | {"grid": (4, 6, 6)}
+    with pytest.raises(PlanError, match="in each of 4 frames, so 50 of 144 cannot stay; 48 or 52 can"):
+        apply_method("tokenflex", clip, keep=50, protect=0)
 
 
 def test_tables_are_resized_as_torch_does() -> None:
