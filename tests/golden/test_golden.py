@@ -21,6 +21,11 @@ MAY_NOT_BE_COMMITTED = {
     "mustdrop",
     "vflowopt",
     "prunevid",
+    "divprune",
+    "pomt",
+    "zoo_prune",
+    "geoprune",
+    "cosine_vllm",
 }
 """Releases without a licence, or with one for non-commercial use."""
 
