@@ -6,6 +6,7 @@ import importlib
 import os
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,17 +41,41 @@ def export(
     seed: int = 0,
     image_size: int | None = None,
     sequence_length: int | None = None,
+    part: str | None = None,
+    image_grid: str | None = None,
+    keep_layer: int | None = None,
 ) -> ExportReport:
     """Export a model to ONNX and compare the file with torch on seeded inputs.
 
     `source` is `hf:NAME_OR_DIR`, `timm:NAME`, `torchvision:NAME` or `FILE.py:FUNCTION`. `batch` None keeps
-    the batch dynamic. `random_weights` makes the architecture alone, from `seed`, and needs no network.
+    the batch dynamic where the model has one. `random_weights` makes the architecture alone, from `seed`, and
+    needs no network. `part` "vision" exports tower and projector of a Hugging Face vision-language model as
+    `pixel_values` to `image_features`; `image_grid` (`2x2`, `4x16x16`) then says frames, rows and columns: of
+    patches for a model that takes patches (Qwen), of crops where crops are stitched (LLaVA-NeXT, LLaVA-OneVision).
+    `keep_layer` keeps the attention of a layer of the tower that the features do not read, which exporters drop: the
+    stream behind it becomes the output `attended_L`.
 
     Raises: ExportError when the source, the options, the exporter or the comparison fails, DependencyError
         when a package is missing. Nothing is written then.
     """
-    options = Options(opset, dtype, batch, exporter, random_weights, seed, image_size, sequence_length)
+    options = Options(
+        opset=opset,
+        dtype=dtype,
+        batch=batch,
+        exporter=exporter,
+        random_weights=random_weights,
+        seed=seed,
+        image_size=image_size,
+        sequence_length=sequence_length,
+        part=part,
+        image_grid=image_grid,
+        keep_layer=keep_layer,
+    )
     found, parts = find(source)
+    if part is not None and part not in found.parts:
+        raise ExportError(
+            f"{source} has no {part} part to choose; --part is for Hugging Face models (hf:NAME_OR_DIR)"
+        )
     target = _target(output)
     found.require()
     _require_exporter()
@@ -64,6 +89,8 @@ def export(
         torch.manual_seed(options.seed)
         loaded = found.load(parts, options)
     loaded.module.eval().requires_grad_(False)
+    if loaded.batched == frozenset() and options.batch is None:
+        options = replace(options, batch=1)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as folder:
         return _export(source, loaded, options, Path(folder) / "model.onnx", target, started)
 

@@ -16,9 +16,9 @@ from tokenrt.export.sources.contract import Source
 @cache
 def table() -> tuple[Source, ...]:
     """All sources, in the order of their forms."""
-    modules = (info.name for info in pkgutil.iter_modules(__path__) if info.name != "contract")
-    found = [importlib.import_module(f"{__name__}.{name}").SOURCE for name in modules]
-    return tuple(sorted(found, key=lambda source: str(source.form)))
+    modules = (importlib.import_module(f"{__name__}.{info.name}") for info in pkgutil.iter_modules(__path__))
+    found: list[Source] = [module.SOURCE for module in modules if hasattr(module, "SOURCE")]
+    return tuple(sorted(found, key=lambda source: source.form))
 
 
 def find(text: str) -> tuple[Source, tuple[str, ...]]:

@@ -41,12 +41,16 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Source:
-    """One kind of source: the texts it takes, as a pattern whose groups go to `load`, and how it loads."""
+    """One kind of source: the texts it takes, as a pattern whose groups go to `load`, and how it loads.
+
+    `parts` are those of a model it can export alone.
+    """
 
     form: str
     pattern: str
     packages: tuple[tuple[str, str], ...]
     load: Callable[[tuple[str, ...], Options], Loaded]
+    parts: tuple[str, ...] = ()
 
     def require(self) -> None:
         """Import the packages this source needs. Raises: DependencyError with the extra that brings them."""
@@ -57,14 +61,15 @@ class Source:
                 raise DependencyError(package, extra, f"exporting from {self.form}") from cause
 
 
-def pictures(channels: int, height: int, width: int) -> Callable[[int, int], dict[str, Tensor]]:
-    """Draw normal noise as `pixel_values` [B, channels, height, width]."""
+def pictures(*shape: int, batched: bool = True) -> Callable[[int, int], dict[str, Tensor]]:
+    """Draw normal noise as `pixel_values` [B, *shape], as [*shape] where there is no batch."""
 
     def draw(batch: int, seed: int) -> dict[str, Tensor]:
         import torch
 
         generator = torch.Generator().manual_seed(seed)
-        return {"pixel_values": torch.randn(batch, channels, height, width, generator=generator)}
+        axes = (batch, *shape) if batched else shape
+        return {"pixel_values": torch.randn(axes, generator=generator)}
 
     return draw
 

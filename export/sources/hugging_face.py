@@ -4,19 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenrt.errors import ExportError
-from tokenrt.export.sources.contract import (
-    IMAGE_SIZE,
-    Loaded,
-    Source,
-    first_line,
-    no_weights,
-    pictures,
-    unknown,
-)
+from tokenrt.export.sources.checkpoint import configuration, described, instance
+from tokenrt.export.sources.contract import IMAGE_SIZE, Loaded, Source, pictures
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,21 +22,21 @@ SEQUENCE_LENGTH = 128
 def load(parts: tuple[str, ...], options: Options) -> Loaded:
     """Make the class the configuration names, the plain encoder where it names none.
 
-    Of a model with a vision tower (CLIP, SigLIP) the tower is exported.
+    Of a model with a vision tower (CLIP, SigLIP) the tower is exported, with its projector where the vision part is
+    asked for.
     """
     (name,) = parts
-    config = _config(name, options)
+    config = configuration(name, options)
+    if options.part == "vision":
+        from tokenrt.export.sources.vision_language import vision
+
+        return vision(name, config, options)
     cls, config, notes = _class(name, config)
     if options.image_size is not None and options.random_weights and hasattr(config, "image_size"):
         config.image_size = options.image_size
     if getattr(config, "is_encoder_decoder", False):
         raise ExportError(f"{name} is an encoder and a decoder; export one of them through FILE.py:FUNCTION")
-    missing: list[str] = []
-    if options.random_weights:
-        module = cls(config)
-    else:
-        module, missing = _pretrained(cls, name, config)
-    notes += [f"not in the checkpoint, initialised at random: {', '.join(missing)}"] if missing else []
+    module, lacks = instance(cls, name, config, options)
     arguments: dict[str, Any] = {"return_dict": True}
     takes = set(inspect.signature(module.forward).parameters)
     if "use_cache" in takes:
@@ -56,37 +48,12 @@ def load(parts: tuple[str, ...], options: Options) -> Loaded:
         module=module,
         draw=draw,
         model=cls.__name__,
-        weights=f"random (seed {options.seed})" if options.random_weights else "pretrained",
+        weights=described(options),
         by_name=True,
         arguments=arguments,
         result="last_hidden_state",
-        notes=tuple(notes + note),
+        notes=(*notes, *lacks, *note),
     )
-
-
-def _config(name: str, options: Options) -> Any:
-    """The configuration of a folder, a file, a hub name, or (with random weights) a model type."""
-    from transformers import CONFIG_MAPPING, AutoConfig
-
-    if not Path(name).exists() and name in CONFIG_MAPPING:
-        if not options.random_weights:
-            raise ExportError(
-                f"{name!r} is a model type, which has no weights: add --random-weights, or name a model of "
-                "the hub or a folder"
-            )
-        return AutoConfig.for_model(name)
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise ExportError(f"the folder {name} holds no config.json, so it is no Hugging Face model")
-    if "/" not in name and not Path(name).exists() and options.random_weights:
-        raise unknown("Hugging Face transformers", name, CONFIG_MAPPING)
-    try:
-        return AutoConfig.from_pretrained(name)
-    except Exception as cause:
-        where = "configuration" if Path(name).exists() else "Hugging Face model"
-        raise ExportError(
-            f"cannot read the {where} {name}: {_shortest(cause)}; without a network give a folder, or a "
-            "model type with --random-weights (hf:vit, hf:dinov2, hf:bert)"
-        ) from cause
 
 
 def _class(name: str, config: Any) -> tuple[Any, Any, list[str]]:
@@ -108,27 +75,6 @@ def _class(name: str, config: Any) -> tuple[Any, Any, list[str]]:
     if type(config) not in encoders:
         raise ExportError(f"transformers has no model class for {type(config).__name__} of {name}")
     return encoders[type(config)], config, []
-
-
-def _pretrained(cls: Any, name: str, config: Any) -> tuple[Any, list[str]]:
-    import torch
-
-    folder = str(Path(name).parent) if Path(name).is_file() else name
-    try:
-        module, loading = cls.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True
-        )
-    except Exception as cause:
-        remedy = "give a folder with weights, or export the architecture alone with --random-weights"
-        raise no_weights(f"hf:{name}", cause, remedy) from cause
-    missing = sorted(loading["missing_keys"])
-    if 2 * len(missing) > len(module.state_dict()):
-        raise ExportError(
-            f"the checkpoint of {name} lacks {len(missing)} of the {len(module.state_dict())} weights of "
-            f"{cls.__name__} (first: {missing[0]}); export the class it was saved from through "
-            "FILE.py:FUNCTION"
-        )
-    return module, missing
 
 
 def _inputs(
@@ -181,15 +127,10 @@ def _resized(config: Any, options: Options) -> bool:
     return options.image_size is not None and getattr(config, "image_size", None) != options.image_size
 
 
-def _shortest(error: BaseException) -> str:
-    """First line of the error itself: transformers explains itself better than the cause below it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") if lines else first_line(error)
-
-
 SOURCE = Source(
     form="hf:NAME_OR_DIR",
     pattern=r"hf:(.+)",
     packages=(("torch", "export"), ("transformers", "export")),
     load=load,
+    parts=("vision",),
 )

@@ -57,10 +57,32 @@ def export(
     seed: Annotated[int, typer.Option(help="Seed of the random weights.")] = 0,
     image_size: Annotated[int | None, typer.Option(help="Side of the input picture, in pixels.")] = None,
     sequence_length: Annotated[int | None, typer.Option(help="Tokens of a text input.")] = None,
+    part: Annotated[
+        Literal["vision"] | None,
+        typer.Option(help="Tower and projector of a vision-language model of Hugging Face."),
+    ] = None,
+    image_grid: Annotated[
+        str | None,
+        typer.Option(
+            help="Fixed grid of patches (Qwen) or crops (LLaVA-NeXT, LLaVA-OneVision) of the vision part; 8x1x1 is a "
+            "clip of 8 frames.",
+            metavar="[FRAMESx]ROWSxCOLUMNS",
+        ),
+    ] = None,
+    keep_layer: Annotated[
+        int | None,
+        typer.Option(
+            help="Layer of the tower that the features do not read (LLaVA's last, -1) and a method does: its attention "
+            "stays, as a block and an output of the file.",
+            metavar="L",
+        ),
+    ] = None,
 ) -> Result:
     """Export a torch, timm, Hugging Face or torchvision model to ONNX and compare the two.
 
     Example: tokenrt export timm:deit_small_patch16_224 -o deit.onnx --random-weights
+
+    Example: tokenrt export hf:llava --part vision -o vision.onnx --random-weights --keep-layer -1
     """
     return tokenrt.export(
         source,
@@ -73,6 +95,9 @@ def export(
         seed=seed,
         image_size=image_size,
         sequence_length=sequence_length,
+        part=part,
+        image_grid=image_grid,
+        keep_layer=keep_layer,
     )
 
 
