@@ -36,24 +36,33 @@ def spread(op: Ops, taps: Taps, site: Site, score: Value, least: float) -> Value
 
 
 def apart(
-    op: Ops, taps: Taps, site: Site, features: Value, rated: Value, order: str, *, mix: float = 0.0
+    op: Ops,
+    taps: Taps,
+    site: Site,
+    features: Value,
+    rated: Value,
+    order: str,
+    *,
+    power: float = 0.0,
+    mix: float = 0.0,
 ) -> Value:
-    """Positions [B,K]: first the most important token, then each time the largest a n, or n + mix a where mix is not 0.
+    """Positions [B,K]: first the most important token, then each time the one of largest a^power n + mix a.
 
-    n is 1 - the largest cosine to a chosen token, a the importance `rated` [B,N], 0 or more. Padding comes last.
+    n is 1 - the largest cosine to a chosen token, a the importance `rated` [B,N], 0 or more. Padding comes last where the
+    importance has a say.
     """
     if mix and taps.padded:
         # Enough for every token, and none for padding, that it is behind whatever it adds.
         rated = op("Mul", op("Add", rated, 3.0 / mix), scores.present(op, taps))
     return op(
         "TokenGreedySelect",
-        clusters.finite(op, features),
+        scores.apart(op, taps, clusters.finite(op, features)),
         rated,
         keep=site.keep,
         protect=site.protect,
         order=steps.ORDERS[order],
         objective=MAX_MIN,
-        power=0.0 if mix else 1.0,
+        power=power,
         mix=mix,
         seed=MOST_IMPORTANT,
     )

@@ -27,7 +27,7 @@ class CDPruner(Trained):
     match inversely). Forms blend and exp, OpenVINO's: r is the cosine of a token to the mean of the text embeddings, of
     the language model, and L = (1 - w) cos + w r cos r, or exp(a r_i) cos exp(a r_j) with a = w / (2 (1 - w)). With split the
     two halves of the tokens are scaled and chosen from apart, K // 2 tokens of the first. Once the rank of L, at most C, is
-    used up the first tokens follow. Padding adds nothing.
+    used up the first tokens follow. Padding adds nothing. The turns are written out, some fifteen operators for each token kept.
     Weights, optional, of form authors: CLIP's post_layernorm and visual_projection, which carry patch features into the common
     space; without them the features are compared as they are.
     Options: form; weight w, 0 to 1; split (only blend and exp have it); patch: the block of the patch features (form
@@ -96,9 +96,9 @@ class CDPruner(Trained):
     def _parts(self, tokens: int, kept: int) -> list[tuple[int, int, int]]:
         """Stretches of the tokens that are chosen from apart, and how many of each."""
         half, first = tokens // 2, kept // 2
-        if self.form == AUTHORS or not self.split or not first:
+        if self.form == AUTHORS or not self.split or half < first:
             return [(0, tokens, kept)]
-        return [(0, half, first), (half, tokens, kept - first)]
+        return [(0, half, first)] * (first > 0) + [(half, tokens, kept - first)]
 
     def _inverse(self, op: Ops, taps: Taps, site: Site) -> Value:
         """Minus the mean cosine of the patch features to the words: [B,T]."""

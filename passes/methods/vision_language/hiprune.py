@@ -64,9 +64,8 @@ class HiPrune(Method):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         deep = steps.importance(op, taps, site, self.score)
-        count = min(
-            max(round(self.alpha * (site.keep - site.protect) / NEIGHBOURS), self.anchors), site.removed
-        )
+        wanted = round(self.alpha * (site.keep - site.protect) / NEIGHBOURS)
+        count = min(max(wanted, self.anchors), site.keep - site.protect)
         if not count:
             return scores.pruned(op, taps, site, deep, steps.BY_POSITION)
         middle = steps.importance(op, taps.layer(MIDDLE, self.middle), site, self.score)

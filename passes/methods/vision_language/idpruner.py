@@ -19,8 +19,8 @@ class IDPruner(Method):
     """Choose the most important token, then each time the largest balance a_i - (1 - balance) max cos(i, chosen).
 
     a is the importance from 0 to 1, (s - min) / (max - min + 1e-6), of the input `importance` [B,N]: what the authors' trained
-    selector says, or any other score. Padding comes last.
-    Options: balance, above 0 to 1; parallel: how many tokens are chosen at a time by the same state, 1 as published;
+    selector says, or any other score. Padding comes last, unless balance is 0.
+    Options: balance, 0 to 1; parallel: how many tokens are chosen at a time by the same state, 1 as published;
     order of the kept tokens: position, or score (as chosen).
     """
 
@@ -46,10 +46,8 @@ class IDPruner(Method):
     def __post_init__(self) -> None:
         steps.at_least(self.name, "parallel", self.parallel, 1)
         steps.choice(self.name, "order", self.order, tuple(steps.ORDERS))
-        if not LEAST <= self.balance <= 1:
-            raise MethodError(
-                f"option balance={self.balance} of method {self.name!r}: expected {LEAST:g} to 1"
-            )
+        if not 0 <= self.balance <= 1:
+            raise MethodError(f"option balance={self.balance} of method {self.name!r}: expected 0 to 1")
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         rated = greedy.spread(op, taps, site, taps.importance(), LEAST)

@@ -55,7 +55,9 @@ class ZOOPrune(Trained):
         rated = greedy.spread(op, taps, site, self._sensitivity(op, taps, site), LEAST)
         whole = scores.behind_protected(op, rated, site)
         features = op("Cast", taps.projected(taps.tokens), to=steps.FLOAT)
-        return steps.pruned(op, taps, site, greedy.apart(op, taps, site, features, whole, self.order))
+        return steps.pruned(
+            op, taps, site, greedy.apart(op, taps, site, features, whole, self.order, power=1.0)
+        )
 
     def _sensitivity(self, op: Ops, taps: Taps, site: Site) -> Value:
         """How far a small step moves each projected token, the mean over directions: [B,N]."""

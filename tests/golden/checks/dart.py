@@ -75,7 +75,10 @@ def check_edgellm(arrays: Arrays, params: Mapping[str, Any], backend: str) -> No
         given, keep = {"x": x[begin:end][None], "text": text}, int(end - begin if whole else target)
         found = apply_method("dart", given, keep=keep, protect=0, order="score", backend=backend, **options)
         retained.append(found["index"][0] + begin)
-    equal("order of choosing", np.concatenate(retained), arrays["retained"])
+    recorded = np.split(arrays["retained"], np.cumsum([len(chosen) for chosen in retained])[:-1])
+    for chosen, wanted, (begin, end, _) in zip(retained, recorded, arrays["spans"], strict=True):
+        all_stay = len(chosen) == end - begin
+        equal("order of choosing", chosen, np.sort(wanted) if all_stay else wanted)
     stays = ~image | np.isin(np.arange(len(x)), np.concatenate(retained))
     equal("kept", np.flatnonzero(stays), arrays["keep_idx"])
 

@@ -175,7 +175,7 @@ def test_pivots_of_dart_take_as_many_as_are_wanted(kept: int, form: str) -> None
     ("name", "options", "message"),
     [
         ("zoo_prune", {}, "carries tokens through the projector: pass it as projector"),
-        ("idpruner", {"balance": 0.0}, "balance=0.0 of method 'idpruner': expected 1e-06 to 1"),
+        ("idpruner", {"balance": -0.1}, "balance=-0.1 of method 'idpruner': expected 0 to 1"),
         ("scope", {"alpha": 5.0}, "alpha=5.0 of method 'scope': expected 0 to 4"),
         ("dart", {"turns": "0,1"}, "turns=0,1 of method 'dart': expected each of 0 to 7 once"),
         ("cdpruner", {"weight": 1.5}, "weight=1.5 of method 'cdpruner': expected 0 to 1"),
@@ -188,3 +188,20 @@ def test_pivots_of_dart_take_as_many_as_are_wanted(kept: int, form: str) -> None
 def test_what_is_wrong_or_missing_is_said(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         apply_method(name, drawn(1, 20, 6), keep=12, **options)
+
+
+def test_of_one_token_kept_of_halves_the_second_half_has_it() -> None:
+    found = apply_method("cdpruner", drawn(3, 20, 6), keep=1, protect=0)["index"]
+    assert (found >= 10).all()
+
+
+def test_hiprune_keeps_all_the_anchors_that_its_share_asks_for() -> None:
+    given = {"x": np.zeros((1, 64, 2), np.float32), "grid": (8, 8)}
+    rng = np.random.default_rng(0)
+    given |= {
+        name: rng.dirichlet(np.ones(64), (1, 1)).astype(np.float32)
+        for name in ("cls_attn", "middle_cls_attn")
+    }
+    options: dict[str, Any] = {"keep": 60, "protect": 0, "class_token": True, "score": "class", "alpha": 0.8}
+    kept = apply_method("hiprune", given, **options)["index"][0]
+    assert {*np.argsort(-given["middle_cls_attn"][0, 0], kind="stable")[:10]} <= {*kept}
