@@ -142,14 +142,18 @@ def medoids(call: Call) -> tuple[Launch, ...]:
     start, numbers = batch * keep * INDEX, batch * tokens * SINGLE
     begin = Launch("medoids::begin", over(keep, 256) * batch, 256, 2 * constant("load_cycles"), 2 * start)
     join = _joined("nearest::center", call, keep, start)
+    tiles = over(tokens, TILE)
+    stretch = over(tiles, min(tiles, over(MATCH_FILL, tiles)))
+    stretches = over(tiles, stretch)
     costs = Launch(
-        "medoids::costs", over(tokens, TILE) * batch, THREADS,
-        2 * tile_cycles(width, call.item, THREADS, distances=True), call.data + 4 * numbers,
-        3.0 * batch * tokens * TILE * width,
+        "medoids::costs", tiles * stretches * batch, THREADS,
+        min(stretch, 2) * tile_cycles(width, call.item, THREADS, distances=True),
+        call.data + (3 + stretches) * numbers, 3.0 * batch * tokens * TILE * width,
     )  # fmt: skip
     move = Launch(
-        "medoids::move", over(keep, 8) * batch, 256, 4 * constant("load_cycles"), 3 * numbers + start
-    )
+        "medoids::move", over(keep, 8) * batch, 256,
+        4 * constant("load_cycles") + stretches * constant("step_cycles"), (2 + stretches) * numbers + start,
+    )  # fmt: skip
     return (
         begin,
         *(join, _arranged(batch, tokens), costs, move) * call.size("rounds"),

@@ -11,8 +11,9 @@
 // of
 //           centres (parts.cuh). 2. rounds::arrange: the nearest over the stretches, and the tokens in the
 //           order of their clusters. 3. costs: tiles of pairs in that order, only those in which rows and
-//           columns share a cluster; 4. move: a warp a cluster. Last nearest::center and nearest::settle.
-//           Sums run over the members by ascending position, so that equal members cost the same to the bit.
+//           columns share a cluster, a block a tile of rows and a stretch of columns; 4. move: a warp a
+//           cluster adds the stretches. Last nearest::center and nearest::settle. Sums run over the members
+//           by ascending position, so that equal members cost the same to the bit.
 // Bytes     a round: B * (N D size (2 + members / tile) + 52 N + 16 K), the repeats from cache.
 // Bound     arithmetic: a round 3 B N (K + M) D operations, M the mean over the tokens of the members of the
 //           cluster each is in, rounded up to tiles, and B N^2 comparisons; one more N K D for `assign`.
@@ -34,12 +35,22 @@ namespace medoids {
 
 using Policy = TilePolicy<32>;
 
-// What is kept for each place in the order of clusters: token, its cluster, its cost, [B,N] each.
+// What is kept for each place in the order of clusters: token and its cluster, [B,N] each, and the parts of
+// its cost, [B,stretches,N].
 struct Held {
     int *token, *cluster;
     float* cost;
-    __device__ __forceinline__ Held of(std::int64_t before) const {
-        return {token + before, cluster + before, cost + before};
+    int stretches;
+    __device__ __forceinline__ Held of(std::int64_t image, int tokens) const {
+        const std::int64_t before = image * tokens;
+        return {token + before, cluster + before, cost + before * stretches, stretches};
+    }
+    __device__ __forceinline__ float total(int place, int tokens) const {
+        float sum = 0;
+        for (int i = 0; i < stretches; ++i) {
+            sum += cost[static_cast<std::int64_t>(i) * tokens + place];
+        }
+        return fminf(sum, kFarthest);
     }
 };
 
@@ -54,16 +65,18 @@ static __global__ void __launch_bounds__(kMedoidThreads)
 
 template <typename T, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
-    costs(const T* __restrict__ metric, const float* __restrict__ weight, Held all, MedoidsShape shape) {
+    costs(const T* __restrict__ metric, const float* __restrict__ weight, Held all, int stretch,
+          MedoidsShape shape) {
     __shared__ TileShared<T, Policy> shared;
     constexpr int kEach = Policy::kEach, kTile = Policy::kTile;
     const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
               y = static_cast<int>(threadIdx.x) / Policy::kSide;
-    const std::int64_t image = blockIdx.y;
+    const std::int64_t image = blockIdx.z;
     const int first = static_cast<int>(blockIdx.x) * kTile, tokens = shape.tokens;
+    const int begin = static_cast<int>(blockIdx.y) * stretch, end = min(begin + stretch, tokens);
     const T* rows = metric + image * tokens * shape.width;
     const float* weights = weight + image * tokens;
-    const Held held = all.of(image * tokens);
+    const Held held = all.of(image, tokens);
     const auto row_at = [=](int at) {
         return at < tokens ? rows + static_cast<std::int64_t>(held.token[at]) * shape.width : nullptr;
     };
@@ -75,7 +88,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         sum[i] = 0;
     }
     const int low = held.cluster[first], high = held.cluster[min(first + kTile, tokens) - 1];
-    for (int base = 0; base < tokens && held.cluster[base] <= high; base += kTile) {
+    for (int base = begin; base < end && held.cluster[base] <= high; base += kTile) {
         if (held.cluster[min(base + kTile, tokens) - 1] < low) {
             continue;
         }
@@ -106,7 +119,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         sum[i] = group_sum<Policy::kSide>(sum[i]);
         const int row = first + kEach * y + i;
         if (x == 0 && row < tokens) {
-            held.cost[row] = fminf(sum[i], kFarthest);
+            held.cost[static_cast<std::int64_t>(blockIdx.y) * tokens + row] = sum[i];
         }
     }
 }
@@ -116,7 +129,7 @@ static __global__ void __launch_bounds__(kMedoidThreads)
     constexpr int kWarps = kMedoidThreads / static_cast<int>(kWarp);
     const std::int64_t image = blockIdx.y;
     const int slot = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(warp());
-    const Held held = all.of(image * shape.tokens);
+    const Held held = all.of(image, shape.tokens);
     if (slot >= shape.keep) {
         return;
     }
@@ -124,7 +137,7 @@ static __global__ void __launch_bounds__(kMedoidThreads)
               end = rounds::first_of(held.cluster, slot + 1, shape.tokens);
     Best best{-INFINITY, shape.tokens};
     for (int i = first + static_cast<int>(lane()); i < end; i += static_cast<int>(kWarp)) {
-        const Best member{-held.cost[i], held.token[i]};
+        const Best member{-held.total(i, shape.tokens), held.token[i]};
         best = ahead(member, best) ? member : best;
     }
     best = warp_best(best);
@@ -140,11 +153,14 @@ cudaError_t run(const T* metric, const float* weight, const std::int64_t* start,
     Part* parts = static_cast<Part*>(workspace);
     int* numbers =
         reinterpret_cast<int*>(parts + static_cast<std::size_t>(shape.batch) * most_parts(shape.tokens));
-    const Held held{numbers, numbers + all, reinterpret_cast<float*>(numbers + 2 * all)};
+    // Costs lie where the parts of what is nearest were, which are no more needed then and no fewer.
+    const Stretches paired = stretches_of(shape.tokens, shape.tokens, Policy::kTile);
+    const Held held{numbers, numbers + all, static_cast<float*>(workspace), paired.count};
     const auto grid = [=](int count, int each) {
         return dim3(static_cast<unsigned>(ceil_div(count, each)), static_cast<unsigned>(shape.batch));
     };
-    const dim3 tiles = grid(shape.tokens, Policy::kTile);
+    const dim3 tiles(static_cast<unsigned>(ceil_div(shape.tokens, Policy::kTile)),
+                     static_cast<unsigned>(paired.count), static_cast<unsigned>(shape.batch));
     const Stretches divided = stretches_of(shape.tokens, shape.keep, Policy::kTile);
     const auto join = [=] {
         return launch(nearest::center<T, Policy, kWhole>,
@@ -161,7 +177,8 @@ cudaError_t run(const T* metric, const float* weight, const std::int64_t* start,
                            stream, parts, assign, held.token, held.cluster, divided.count, shape.tokens);
         }
         if (state == cudaSuccess) {
-            state = launch(costs<T, kWhole>, tiles, Policy::kThreads, stream, metric, weight, held, shape);
+            state = launch(costs<T, kWhole>, tiles, Policy::kThreads, stream, metric, weight, held,
+                           paired.tiles * Policy::kTile, shape);
         }
         if (state == cudaSuccess) {
             state = launch(move, grid(shape.keep, kMedoidThreads / static_cast<int>(kWarp)), kMedoidThreads,
@@ -180,7 +197,7 @@ cudaError_t run(const T* metric, const float* weight, const std::int64_t* start,
 
 inline std::size_t token_medoids_workspace(int batch, int tokens) {
     return static_cast<std::size_t>(batch) *
-           (sizeof(Part) * most_parts(tokens) + 3 * sizeof(int) * static_cast<std::size_t>(tokens));
+           (sizeof(Part) * most_parts(tokens) + 2 * sizeof(int) * static_cast<std::size_t>(tokens));
 }
 
 // metric [B,N,D] of element type `type`, weight [B,N], start [B,K] -> center [B,K], assign [B,N].

@@ -219,6 +219,7 @@ def test_tokens_join_centres_by_tiles_of_both(tokens: int) -> None:
         "nearest::settle",
     ]  # fmt: skip
     assert job.launches[1].blocks >= min(CHIP, tiles)
+    assert job.launches[3].blocks >= min(CHIP, ceil(tokens / 32) ** 2)
 
 
 @pytest.mark.parametrize("name", ["TokenMeans", "TokenMedoids"])
