@@ -126,6 +126,23 @@ __device__ __forceinline__ void write_by_position(std::int64_t* out, const Choos
     }
 }
 
+// The same where a thread holds what belongs to its tokens in registers: kept(i, row) for entry i, token
+// `row`.
+template <typename Policy, typename Kept>
+__device__ __forceinline__ void write_held_by_position(std::int64_t* out, const ChooseShape& shape,
+                                                       Kept kept) {
+    Numbers running{0, 0};
+#pragma unroll
+    for (int i = 0; i < Policy::kHeld; ++i) {
+        const int row = i * Policy::kThreads + static_cast<int>(threadIdx.x);
+        const bool stays = row < shape.free() && kept(i, row);
+        const int before = number<Policy::kThreads>(stays, false, running).first;
+        if (stays) {
+            out[shape.protect + before] = shape.protect + row;
+        }
+    }
+}
+
 // What is wrong with the arguments of a launcher.
 inline cudaError_t check(int type, const ChooseShape& shape, long long most_work, const void* metric,
                          const float* importance, const std::int64_t* index, const void* workspace) {

@@ -137,6 +137,19 @@ cudaError_t launch(void (*kernel)(P...), dim3 grid, unsigned threads, cudaStream
     return cudaLaunchKernelEx(&how, kernel, static_cast<P>(arguments)...);
 }
 
+// Runs run(first, part) for `step` images after `step` images, as many as a workspace holds at once: `part`
+// is the shape of these, and `first` the first of them.
+template <typename Shape, typename Run>
+cudaError_t in_turns(Shape shape, int step, Run run) {
+    const int batch = shape.batch;
+    cudaError_t state = cudaSuccess;
+    for (std::int64_t first = 0; first < batch && state == cudaSuccess; first += step) {
+        shape.batch = min(step, batch - static_cast<int>(first));
+        state = run(first, shape);
+    }
+    return state;
+}
+
 constexpr long long ceil_div(long long count, long long by) {
     return (count + by - 1) / by;
 }
@@ -192,6 +205,22 @@ __device__ __forceinline__ float group_sum(float value) {
 #pragma unroll
     for (int step = kLanes / 2; step > 0; step /= 2) {
         value += __shfl_xor_sync(kEveryLane, value, step);
+    }
+    return value;
+}
+
+// Sum over the threads of a block, in a fixed order; every thread gets it. `sums` must be free: a barrier
+// lies between two calls.
+template <int kThreads>
+__device__ __forceinline__ float block_sum(float value, float (&sums)[kThreads / kWarp]) {
+    value = group_sum<kWarp>(value);
+    if (lane() == 0) {
+        sums[warp()] = value;
+    }
+    __syncthreads();
+    value = 0;
+    for (const float sum : sums) {
+        value += sum;
     }
     return value;
 }

@@ -24,16 +24,7 @@ __device__ __forceinline__ float added(const float (&cosine)[Policy::kHeld],
     for (int i = 0; i < Policy::kHeld; ++i) {
         novelty += fmaxf(cosine[i] - covered[i], 0.0f);
     }
-    novelty = group_sum<kWarp>(novelty);
-    if (lane() == 0) {
-        sums[warp()] = novelty;
-    }
-    __syncthreads();
-    novelty = 0;
-    for (const float sum : sums) {
-        novelty += sum;
-    }
-    return novelty;
+    return block_sum<Policy::kThreads>(novelty, sums);
 }
 
 // The gains of all free tokens while none is chosen, where gram.cuh keeps a number a row: [n]. Grid: tokens,
@@ -114,16 +105,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         __syncthreads();
     }
     if (shape.order == kByPosition) {
-        Numbers running{0, 0};
-#pragma unroll
-        for (int i = 0; i < kHeld; ++i) {
-            const int row = i * Policy::kThreads + me;
-            const bool stays = row < free && bound[i] == kTaken;
-            const int before = number<Policy::kThreads>(stays, false, running).first;
-            if (stays) {
-                out[shape.protect + before] = shape.protect + row;
-            }
-        }
+        choose::write_held_by_position<Policy>(out, shape, [&](int i, int) { return bound[i] == kTaken; });
     }
 }
 
@@ -131,31 +113,27 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
 template <typename T, bool kWhole>
 cudaError_t run_by_rows(const T* metric, const float* importance, float* workspace, std::int64_t* index,
                         ChooseShape shape, cudaStream_t stream) {
-    const int batch = shape.batch, free = shape.free(), step = gram::at_once(batch, free);
+    const int free = shape.free(), step = gram::at_once(shape.batch, free);
     const bool longer = free > gram::Policy<false>::kMostTokens;
     const auto bounds = longer ? bounds_by_rows<gram::Policy<true>> : bounds_by_rows<gram::Policy<false>>;
     const auto choose = longer ? choose_by_rows<gram::Policy<true>> : choose_by_rows<gram::Policy<false>>;
     constexpr unsigned kThreads = gram::Policy<true>::kThreads;
-    for (std::int64_t first = 0; first < batch; first += step) {
-        shape.batch = min(step, batch - static_cast<int>(first));
-        const dim3 images(static_cast<unsigned>(shape.batch));
+    return in_turns(shape, step, [=](std::int64_t first, ChooseShape part) {
+        const dim3 images(static_cast<unsigned>(part.batch));
         const float* ratings = importance + first * shape.tokens;
         cudaError_t state =
-            gram::run<T, kWhole>(metric + first * shape.tokens * shape.width, workspace, shape.batch,
+            gram::run<T, kWhole>(metric + first * shape.tokens * shape.width, workspace, part.batch,
                                  shape.tokens, shape.width, shape.protect, false, stream);
         if (state == cudaSuccess) {
             state = launch(bounds, dim3(static_cast<unsigned>(free), images.x), kThreads, stream, ratings,
-                           workspace, shape);
+                           workspace, part);
         }
         if (state == cudaSuccess) {
             state = launch(choose, images, kThreads, stream, ratings, workspace, index + first * shape.keep,
-                           shape);
+                           part);
         }
-        if (state != cudaSuccess) {
-            return state;
-        }
-    }
-    return cudaSuccess;
+        return state;
+    });
 }
 
 }  // namespace cover

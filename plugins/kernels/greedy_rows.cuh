@@ -91,16 +91,8 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
         best = block_best<Policy::kThreads>(best, slots[turn % 2]);
     }
     if (shape.order == kByPosition) {
-        Numbers running{0, 0};
-#pragma unroll
-        for (int i = 0; i < kHeld; ++i) {
-            const int row = i * Policy::kThreads + me;
-            const bool stays = row < free && (state[i] == taken() || row == best.place);
-            const int before = number<Policy::kThreads>(stays, false, running).first;
-            if (stays) {
-                out[shape.protect + before] = shape.protect + row;
-            }
-        }
+        choose::write_held_by_position<Policy>(
+            out, shape, [&](int i, int row) { return state[i] == taken() || row == best.place; });
     }
 }
 
@@ -108,25 +100,21 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
 template <typename T, bool kWhole>
 cudaError_t run_by_rows(const T* metric, const float* importance, float* workspace, std::int64_t* index,
                         GreedyShape shape, cudaStream_t stream) {
-    const int batch = shape.batch, free = shape.free(), step = gram::at_once(batch, free);
+    const int free = shape.free(), step = gram::at_once(shape.batch, free);
     const int tiles = static_cast<int>(ceil_div(free, gram::tile_of(free, kWhole)));
     const bool longer = free > gram::Policy<false>::kMostTokens;
     const auto choose = longer ? choose_by_rows<gram::Policy<true>> : choose_by_rows<gram::Policy<false>>;
-    for (std::int64_t first = 0; first < batch; first += step) {
-        shape.batch = min(step, batch - static_cast<int>(first));
+    return in_turns(shape, step, [=](std::int64_t first, GreedyShape part) {
         cudaError_t state = gram::run<T, kWhole>(metric + first * shape.tokens * shape.width, workspace,
-                                                 shape.batch, shape.tokens, shape.width, shape.protect,
+                                                 part.batch, shape.tokens, shape.width, shape.protect,
                                                  shape.seed == kMostIsolated, stream);
         if (state == cudaSuccess) {
-            state = launch(choose, dim3(static_cast<unsigned>(shape.batch)), gram::Policy<true>::kThreads,
-                           stream, importance + first * shape.tokens, workspace, index + first * shape.keep,
-                           tiles, shape);
+            state =
+                launch(choose, dim3(static_cast<unsigned>(part.batch)), gram::Policy<true>::kThreads, stream,
+                       importance + first * shape.tokens, workspace, index + first * shape.keep, tiles, part);
         }
-        if (state != cudaSuccess) {
-            return state;
-        }
-    }
-    return cudaSuccess;
+        return state;
+    });
 }
 
 }  // namespace greedy

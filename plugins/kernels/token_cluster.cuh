@@ -278,16 +278,12 @@ inline cudaError_t token_cluster(int type, const void* metric, std::int64_t* cen
     }
     return with_type(type, [=](auto* like) {
         using T = std::remove_pointer_t<decltype(like)>;
-        ClusterShape part = shape;
         const int most = cluster::at_once(shape.batch, shape.tokens);
-        cudaError_t state = cudaSuccess;
-        for (std::int64_t done = 0; done < shape.batch && state == cudaSuccess; done += part.batch) {
-            part.batch = min(most, shape.batch - static_cast<int>(done));
-            const T* rows = static_cast<const T*>(metric) + done * shape.tokens * shape.width;
-            state = cluster::run(rows, static_cast<float*>(workspace), center + done * shape.keep,
-                                 assign + done * shape.tokens, part, stream);
-        }
-        return state;
+        return in_turns(shape, most, [=](std::int64_t first, ClusterShape part) {
+            const T* rows = static_cast<const T*>(metric) + first * shape.tokens * shape.width;
+            return cluster::run(rows, static_cast<float*>(workspace), center + first * shape.keep,
+                                assign + first * shape.tokens, part, stream);
+        });
     });
 }
 

@@ -135,15 +135,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
                     novelty += fmaxf(cosine - held.cover[row], 0.0f);
                 }
             }
-            novelty = group_sum<kWarp>(novelty);
-            if (lane() == 0) {
-                sums[warp()] = novelty;
-            }
-            __syncthreads();
-            novelty = 0;
-            for (const float sum : sums) {
-                novelty += sum;
-            }
+            novelty = block_sum<Policy::kThreads>(novelty, sums);
             const float a = importance[image * shape.tokens + shape.protect + latest];
             const Best fresh{gain(a, novelty, shape), latest};
             if (latest % kStep == offset + part && part < kRows) {

@@ -177,41 +177,37 @@ static __global__ void __launch_bounds__(kRateThreads)
 template <typename T, bool kWhole>
 cudaError_t run_by_rows(const T* metric, std::int64_t* center, std::int64_t* assign, float* pairs,
                         float* workspace, PeaksShape shape, cudaStream_t stream) {
-    const int batch = shape.batch, step = gram::at_once(batch, shape.tokens);
     const auto densities = shape.neighbours <= kFewNeighbours ? density_by_rows<kFewNeighbours>
                                                               : density_by_rows<kMostNeighbours>;
-    for (std::int64_t first = 0; first < batch; first += step) {
-        shape.batch = min(step, batch - static_cast<int>(first));
-        const unsigned images = static_cast<unsigned>(shape.batch);
+    const int step = gram::at_once(shape.batch, shape.tokens);
+    return in_turns(shape, step, [=](std::int64_t first, PeaksShape part) {
+        const unsigned images = static_cast<unsigned>(part.batch);
         const dim3 rows(static_cast<unsigned>(ceil_div(shape.tokens, kRowsOfABlock)), images);
-        const std::int64_t all = static_cast<std::int64_t>(shape.batch) * shape.tokens;
+        const std::int64_t all = static_cast<std::int64_t>(part.batch) * shape.tokens;
         float* score = workspace + 3 * all;
         int* kept = reinterpret_cast<int*>(score + all);
         std::int64_t* centers = center + first * shape.keep;
         cudaError_t state = distances::run<T, kWhole>(metric + first * shape.tokens * shape.width, pairs,
-                                                      shape.batch, shape.tokens, shape.width, stream);
+                                                      part.batch, shape.tokens, shape.width, stream);
         if (state == cudaSuccess) {
-            state = launch(densities, rows, kRowThreads, stream, pairs, workspace, shape);
+            state = launch(densities, rows, kRowThreads, stream, pairs, workspace, part);
         }
         if (state == cudaSuccess) {
-            state = launch(gaps_by_rows, rows, kRowThreads, stream, pairs, workspace, shape);
+            state = launch(gaps_by_rows, rows, kRowThreads, stream, pairs, workspace, part);
         }
         if (state == cudaSuccess) {
-            state = launch(rate, dim3(images), kRateThreads, stream, workspace, score, shape);
+            state = launch(rate, dim3(images), kRateThreads, stream, workspace, score, part);
         }
         if (state == cudaSuccess) {
             state =
-                select::run(score, centers, kept, shape.batch, shape.tokens, shape.keep, 0, kByScore, stream);
+                select::run(score, centers, kept, part.batch, shape.tokens, shape.keep, 0, kByScore, stream);
         }
         if (state == cudaSuccess) {
             state = launch(assign_by_rows, rows, kRowThreads, stream, pairs, centers,
-                           assign + first * shape.tokens, shape);
+                           assign + first * shape.tokens, part);
         }
-        if (state != cudaSuccess) {
-            return state;
-        }
-    }
-    return cudaSuccess;
+        return state;
+    });
 }
 
 template <typename T, bool kWhole>
