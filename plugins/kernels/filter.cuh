@@ -2,9 +2,8 @@
 // what nearest_of (match.cuh) finds by float32 alone.
 //
 // Division  1. Cosines of the tile with a stretch of destinations on tensor cores (stream.cuh). A row keeps
-// the
-//           columns that may be its nearest, up to kMostCandidates for each side of the tiles; those that a
-//           higher cosine has ruled out since make room. 2. The cosines of these alone, a thread each, in
+//           the columns that may be its nearest, up to kMostCandidates for each side of the tiles; those that
+//           a higher cosine has ruled out since make room. 2. The cosines of these alone, a thread each, in
 //           float32 and in the order of nearest_of. A block that holds a row with more candidates, or one
 //           that is zero, not finite or out of the range of the bound, says so, and nearest_of does its tile.
 //
