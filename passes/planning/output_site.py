@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,7 +43,7 @@ class OutputSite:
             "arriving": self.arriving,
             "tokens": self.tokens,
             "method": self.method,
-            **({"options": dict(self.options)} if self.options else {}),
+            **({"options": written(self.options)} if self.options else {}),
             **({"tap_layer": self.tap_layer} if self.tap_layer != -1 else {}),
             **({"protect": self.protect} if self.protect else {}),
             **({"grid": list(self.grid)} if self.grid else {}),
@@ -96,6 +97,17 @@ def read(entry: Mapping[str, Any], method: str, options: Mapping[str, Any], wher
     grid = tuple(values["grid"]) or None
     inputs = {name: tuple(dims) for name, dims in values["inputs"].items()}
     return OutputSite(**{**values, "method": own, "grid": grid, "inputs": inputs})
+
+
+def written(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as text formats can hold them: of arrays their names, of paths the text, of None nothing."""
+    made: dict[str, Any] = {}
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            made[key] = f"arrays: {', '.join(map(str, value))}"
+        elif value is not None:
+            made[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
+    return made
 
 
 def left(budget: Budget, method: Method, tokens: int, protect: int) -> int:

@@ -13,7 +13,7 @@ from tokenrt.files import atomic
 from tokenrt.passes.methods.contract import Returns
 from tokenrt.passes.planning import output_site
 from tokenrt.passes.planning.budget import Budget as Budget
-from tokenrt.passes.planning.output_site import OUTPUT, OutputSite
+from tokenrt.passes.planning.output_site import OUTPUT, OutputSite, written
 
 Where = Literal["around-attention", "after-attention", "after-block"]
 PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
@@ -157,7 +157,7 @@ class Plan:
             for s in self.sites
         )
         sites = ";".join(filter(None, (sites, *(site.spec() for site in self.outputs))))
-        options = "".join(f",{key}={value}" for key, value in sorted(_written(self.options).items()))
+        options = "".join(f",{key}={value}" for key, value in sorted(written(self.options).items()))
         return f"reduce{{method={self.method},sites={sites},proportional={str(self.proportional_attention).lower()}{options}}}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class Plan:
             **({"multiple_of": self.multiple_of} if self.multiple_of > 1 else {}),
             **({"short": self.short} if self.short else {}),
             "proportional_attention": self.proportional_attention,
-            "options": _written(self.options),
+            "options": written(self.options),
             "macs": {"before": self.macs_before, "after": self.macs_after},
             "sites": self._entries(),
             "notes": list(self.notes),
@@ -201,7 +201,7 @@ class Plan:
         }
         head = {"method": self.method, **own, **also, "proportional_attention": self.proportional_attention}
         document.update({key: value for key, value in head.items() if value is not None})
-        document["options"] = _written(self.options)
+        document["options"] = written(self.options)
         document["macs"] = {"before": self.macs_before, "after": self.macs_after}
         if self.others:
             document["transformer"] = _tables([each.as_dict() for each in self.transformers])
@@ -210,10 +210,11 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan file. Raises: PlanError where an option holds arrays, which it cannot."""
-        for key, value in self.options.items():
+        named = [(self.method, self.options), *((site.method, site.options) for site in self.outputs)]
+        for method, key, value in ((method, *item) for method, options in named for item in options.items()):
             if isinstance(value, Mapping):
                 raise PlanError(
-                    f"option {key!r} of {self.method} holds arrays, and a plan file names a file: write them with "
+                    f"option {key!r} of {method} holds arrays, and a plan file names a file: write them with "
                     "numpy.savez and give its path"
                 )
         with atomic(path) as temporary:
@@ -318,17 +319,6 @@ class Plan:
         ratio = f" ({self.macs_after / self.macs_before:.1%})" if self.macs_before else ""
         full, left = self.macs_before / 1e9, self.macs_after / 1e9
         return f"multiply-accumulates per image: {full:.2f} G before, {left:.2f} G after{ratio}"
-
-
-def _written(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as text formats can hold them: of arrays their names, of paths the text, of None nothing."""
-    made: dict[str, Any] = {}
-    for key, value in options.items():
-        if isinstance(value, Mapping):
-            made[key] = f"arrays: {', '.join(map(str, value))}"
-        elif value is not None:
-            made[key] = os.fspath(value) if isinstance(value, os.PathLike) else value
-    return made
 
 
 def _entry(file: Path, data: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:

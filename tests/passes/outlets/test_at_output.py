@@ -233,3 +233,17 @@ def test_the_host_is_told_beside_the_model(tmp_path: Path) -> None:
     assert any("placeholders" in line for line in told["host"])
     reduce(tower("mlp"), method="tome", budget=Budget.remove(2), output=tmp_path / "whole.onnx")
     assert not (tmp_path / "whole.onnx.json").exists()
+
+
+def test_weights_may_be_arrays_where_no_plan_is_saved(tmp_path: Path) -> None:
+    weights = {"prototypes": np.random.default_rng(0).normal(size=(3, 40)).astype(np.float32)}
+    made = reduce(
+        tower("mlp"),
+        method="embedlens",
+        budget=Budget.tokens([9]),
+        site="output",
+        options={"weights": weights},
+    )
+    assert run(made.model, pictures("mlp"))["image_features"].shape == (2, 9, 40)
+    with pytest.raises(PlanError, match="option 'weights' of embedlens holds arrays"):
+        made.plan.save(tmp_path / "plan.toml")
