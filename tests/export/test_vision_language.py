@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 import torch
 from torch import Tensor
 
+import tokenrt
 from tests.export.helpers import vision_language as small
+from tests.passes.helpers.running import session
 from tokenrt.errors import ExportError
 from tokenrt.export import export
 from tokenrt.export.options import Options
@@ -91,9 +92,9 @@ def agrees(path: Path, name: str) -> None:
     pixels = made.draw(2, 5)["pixel_values"]
     with torch.no_grad(), quiet():
         want = OFFICIAL[name](made.module.eval().model, pixels)
-    session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    assert [value.name for value in session.get_outputs()] == list(want)
-    for got, wanted in zip(session.run(None, {"pixel_values": pixels.numpy()}), want.values(), strict=True):
+    running = session(path)
+    assert [value.name for value in running.get_outputs()] == list(want)
+    for got, wanted in zip(running.run(None, {"pixel_values": pixels.numpy()}), want.values(), strict=True):
         torch.testing.assert_close(torch.from_numpy(got), wanted, atol=1e-5, rtol=1e-4)
         assert wanted.std() > 1e-4
 
@@ -110,8 +111,14 @@ def test_dynamo(name: str, opset: int) -> None:
     assert sum(node.op_type == "Attention" for node in ir.load(path).graph) == (3 if opset == 23 else 0)
 
 
-def test_half_precision() -> None:
-    graph = ir.load(small.onnx("qwen3_vl", 17, "torchscript", "fp16")).graph
+def test_a_mask_is_written_once_for_all_windows() -> None:
+    weights = ir.load(small.onnx("qwen2_5_vl", 23)).graph.initializers.values()
+    assert sum(list(value.shape or ()) == [1, 1, 64, 64] for value in weights) == 1
+
+
+@pytest.mark.parametrize("name", ["qwen3_vl", "qwen2_vl_video"])
+def test_half_precision(name: str) -> None:
+    graph = ir.load(small.onnx(name, 17, "torchscript", "fp16")).graph
     assert {value.dtype for value in (*graph.inputs, *graph.outputs)} == {ir.DataType.FLOAT16}
 
 
@@ -128,6 +135,25 @@ def test_half_precision() -> None:
 def test_the_analysis_finds_the_blocks(name: str, blocks: int, tokens: int) -> None:
     found = inspect(small.onnx(name, 17, "torchscript"))
     assert (len(found.blocks), found.tokens) == (blocks, tokens)
+
+
+@pytest.mark.parametrize("layer", [-1, -2])
+def test_a_method_reads_the_layer_that_is_kept(layer: int) -> None:
+    reduced = tokenrt.reduce(
+        small.onnx("llava_kept", 17, "torchscript"),
+        method="fastervlm",
+        budget=tokenrt.Budget.keep(0.5),
+        site="output:image_features",
+        tap_layer=layer,
+    )
+    made = loaded("llava", keep_layer=-1)
+    model, pixels = made.module.eval().model, made.draw(2, 5)["pixel_values"]
+    (index,) = session(reduced.model).run(["kept_index"], {"pixel_values": pixels.numpy()})
+    model.vision_tower.config._attn_implementation = "eager"
+    with torch.no_grad(), quiet():
+        attention = model.vision_tower(pixels, output_attentions=True).attentions[layer]
+    best = attention.mean(1)[:, 0, 1:].topk(8).indices.sort().values
+    assert torch.equal(torch.from_numpy(index), best)
 
 
 @pytest.mark.parametrize("kind", ["llava_next", "llava_onevision"])
@@ -183,8 +209,7 @@ def test_weights_of_a_whole_model_are_read(tmp_path: Path) -> None:
     assert report.weights == "pretrained"
     assert report.notes == ("order: 4 x 4 rows of image_features in raster order, each of a patch",)
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(7))
-    session = ort.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {"pixel_values": pixels.numpy()})
+    (got,) = session(tmp_path / "m.onnx").run(None, {"pixel_values": pixels.numpy()})
     with torch.no_grad(), quiet():
         want = picture(whole.model.eval(), pixels)["image_features"]
     torch.testing.assert_close(torch.from_numpy(got), want, atol=1e-5, rtol=1e-4)

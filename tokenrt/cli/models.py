@@ -72,8 +72,8 @@ def export(
     keep_layer: Annotated[
         int | None,
         typer.Option(
-            help="Layer of the tower that the features do not read (LLaVA's last, -1) and a method does: its attention "
-            "stays, as a block and an output of the file.",
+            help="Layer of the tower that the features do not read, as LLaVA's last, -1: its attention stays a block, which "
+            "`reduce --site output --tap-layer` reads, and attended_L an output.",
             metavar="L",
         ),
     ] = None,

@@ -27,7 +27,10 @@ ATTENTION = "tokenrt_flash_segments"
 
 @dataclass(frozen=True)
 class Segments:
-    """Which patches see one another, in place of cumulative lengths: `mask` [1,1,N,N] true where so, None for all."""
+    """Which patches see one another, in place of cumulative lengths: `mask` [1,1,N,N] is 0 where so and -inf elsewhere.
+
+    None where all do. Added numbers, because exporters write a mask of truths anew, as numbers, for every block.
+    """
 
     mask: Tensor | None
 
@@ -39,7 +42,11 @@ class Segments:
         if len(ends) == 2:
             return cls(None)
         place = torch.arange(len(ends) - 1).repeat_interleave(ends.diff())
-        return cls((place[:, None] == place)[None, None])
+        return cls(torch.where(place[:, None] == place, 0.0, -torch.inf)[None, None])
+
+    def like(self, stream: Tensor) -> Segments:
+        """The same in the type of the stream."""
+        return Segments(None if self.mask is None else self.mask.to(stream.dtype))
 
 
 def _attention(
@@ -101,7 +108,10 @@ def _family(further: Callable[[Any, Tensor], dict[str, Any]]) -> Family:
         tower.config._attn_implementation = ATTENTION
 
         def read(patches: Tensor) -> dict[str, Tensor]:
-            found = tower(patches, grid, **given)
+            ready = {
+                key: each.like(patches) if isinstance(each, Segments) else each for key, each in given.items()
+            }
+            found = tower(patches, grid, **ready)
             deep = getattr(found, "deepstack_features", None) or ()
             return {FEATURES: found.pooler_output, **{f"deepstack_{n}": each for n, each in enumerate(deep)}}
 
