@@ -20,7 +20,7 @@
 
 namespace tokenrt {
 
-constexpr unsigned kMergeThreads = 512 * 256;
+constexpr unsigned kMergeThreads = 512 * 256;  // about half of what the largest GPUs hold at once
 
 // A long sort takes a block of all threads there are; then 64 registers are left for each.
 template <int kSources>
