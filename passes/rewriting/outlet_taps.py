@@ -147,12 +147,16 @@ class OutletTaps:
         return op("ReduceMean", op("Gather", value, table, axis=axis), axes=[axis + 1], keepdims=0)
 
     def _folded(self, value: Value, axis: int, width: int) -> Value:
-        """[P,N], a stream [P,N,C] or [P,H,N,D] of several pictures as one sequence: [1,PN], [1,PN,C] or [1,H,PN,D]."""
+        """[BP,N], a stream [BP,N,C] or [BP,H,N,D] as sequences of P pictures each: [B,PN], [B,PN,C] or [B,H,PN,D]."""
+        assert self.source is not None
+        assert self.structure is not None
+        count = self.source.pictures * self.structure.tokens
         if axis == 1:
-            return self.op("Reshape", value, [1, -1, width] if width else [1, -1])
+            return self.op("Reshape", value, [-1, count, width] if width else [-1, count])
         if axis == 2:
             turned = self.op("Transpose", value, perm=[1, 0, 2, 3])
-            return self.op("Unsqueeze", self.op("Reshape", turned, [0, -1, self._inner().core.width]), [0])
+            joined = self.op("Reshape", turned, [0, -1, count, self._inner().core.width])
+            return self.op("Transpose", joined, perm=[1, 0, 2, 3])
         raise UnsupportedError(
             "the output is put together of several pictures, and attention runs inside each: there is no matrix of all tokens "
             "to read"

@@ -28,12 +28,13 @@ class Source:
     """Where the rows of an outlet come from.
 
     transformer: whose tokens. tokens [M,U]: those of each row, again from the first where a row has fewer. folded: rows come of
-    several pictures, as crops that are put together: the numbers are b N + n then.
+    several pictures, as crops that are put together: the numbers are b N + n then. pictures: how many those of a sequence are.
     """
 
     transformer: int
     tokens: Array
     folded: bool
+    pictures: int = 1
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _source(rows: Array, origin: Origin, structures: Sequence[Structure]) -> Sou
     width = max(map(len, members))
     table = np.array([_filled([token - start for token in group] or [0], width) for group in members])
     folded = bool((table // tokens != 0).any())
-    return Source(number, table, folded)
+    return Source(number, table, folded, pictures // len(rows) if folded else 1)
 
 
 def _filled(tokens: list[int], width: int) -> list[int]:

@@ -12,8 +12,8 @@ from torch.nn import functional
 from tests.zoo.files import folder
 from tokenrt.export.quiet import quiet
 
-WIDTH, HEADS, BLOCKS, SIDE = 32, 2, 3, 6
-"""Channels, heads and blocks of the towers, and the side of their grid of patches of 4 x 4 pixels."""
+WIDTH, HEADS, BLOCKS, SIDE, CROPS = 32, 2, 3, 6, 3
+"""Channels, heads and blocks of the towers, the side of their grid of patches of 4 x 4 pixels, and crops of a picture."""
 
 
 class Attention(nn.Module):
@@ -58,6 +58,8 @@ class Tower(nn.Module):
         self.newline = nn.Parameter(torch.randn(40))
 
     def forward(self, pixel_values: Tensor) -> object:
+        if pixel_values.ndim == 5:  # crops of each picture
+            pixel_values = pixel_values.flatten(0, 1)
         x = self.patches(pixel_values).flatten(2).transpose(1, 2)
         if self.class_token:
             x = torch.cat((self.token.expand(x.shape[0], -1, -1), x), 1)
@@ -94,6 +96,11 @@ def stitched(model: Tower, states: list[Tensor]) -> Tensor:
     return torch.cat((rows[:1], lines.reshape(1, -1, 40)), 1)
 
 
+def tiled(model: Tower, states: list[Tensor]) -> Tensor:
+    """Crops of every picture of a batch, one behind the other."""
+    return model.mlp(states[-1][:, 1:]).reshape(-1, CROPS * SIDE**2, 40)
+
+
 def resized(model: Tower, states: list[Tensor]) -> Tensor:
     """LLaVA-OneVision: frames made smaller, each a picture of the batch."""
     grid = model.mlp(states[-1]).transpose(1, 2).reshape(-1, 40, SIDE, SIDE)
@@ -112,6 +119,7 @@ FORMS: Mapping[str, tuple[Callable[[Tower, list[Tensor]], object], bool, int]] =
     "pooled": (pooled, False, 0),
     "shuffled": (shuffled, True, 0),
     "stitched": (stitched, True, 5),
+    "tiled": (tiled, True, 0),
     "resized": (resized, False, 4),
     "deepstack": (deepstack, False, 1),
 }
@@ -121,8 +129,11 @@ FORMS: Mapping[str, tuple[Callable[[Tower, list[Tensor]], object], bool, int]] =
 def pictures(form: str, batch: int = 2) -> dict[str, object]:
     """Seeded inputs."""
     generator = torch.Generator().manual_seed(3)
-    side = 4 * SIDE
-    return {"pixel_values": torch.randn(FORMS[form][2] or batch, 3, side, side, generator=generator).numpy()}
+    return {"pixel_values": torch.randn(_shape(form, FORMS[form][2] or batch), generator=generator).numpy()}
+
+
+def _shape(form: str, batch: int) -> tuple[int, ...]:
+    return (batch, *([CROPS] if form == "tiled" else []), 3, 4 * SIDE, 4 * SIDE)
 
 
 def tower(form: str, opset: int = 18) -> Path:
@@ -133,7 +144,7 @@ def tower(form: str, opset: int = 18) -> Path:
         torch.manual_seed(0)
         module = Tower(tail, class_token).eval()
         names = ["image_features", *(f"deepstack_{n}" for n in range(2 if form == "deepstack" else 0))]
-        example = (torch.randn(batch or 2, 3, 4 * SIDE, 4 * SIDE),)
+        example = (torch.randn(_shape(form, batch or 2)),)
         free = {} if batch else {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
         with torch.no_grad(), quiet():
             program = torch.onnx.export(
