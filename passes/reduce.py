@@ -243,9 +243,9 @@ def reduce(
     if output is not None:
         check_target(output, model)
     if plan is not None:
+        if method is not None or budget is not None:
+            raise PlanError("give either a plan or a method with a budget, not both")
         given = {
-            "method": method,
-            "budget": budget,
             "site": site,
             "options": options,
             "transformers": transformers,
@@ -256,7 +256,9 @@ def reduce(
         }
         clash = [name for name, value in given.items() if value is not None]
         if clash:
-            raise PlanError(f"a plan says {', '.join(clash)}: drop these, or edit the plan")
+            raise PlanError(
+                f"a plan says {', '.join(clash)} itself: drop {', '.join(clash)}, or edit the plan"
+            )
         wanted = plan if isinstance(plan, Plan) else Plan.load(plan)
         if grid is not None:
             wanted = wanted.laid_out(grid)

@@ -74,6 +74,11 @@ class FastVID(Method):
         return False
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        if taps.padded:
+            raise MethodError(
+                "fastvid joins all tokens of a segment, and here some may be padding, which would be joined with them; use a "
+                "method that only selects, e.g. evs"
+            )
         count, each = frames.split(self.name, self.frames, site)
         parts = segments.lengths(self.name, self.segments, count, 8)
         if self.anchor == 1:
