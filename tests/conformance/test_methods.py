@@ -98,11 +98,18 @@ def functions_for_gpu(op: GraphOps, model: ir.Model, portable: Any = GraphOps.ad
     assert for_gpu(model) or not op.used
 
 
-def fitting(name: str, tokens: int, keep: int, protect: int, batch: int) -> dict[str, Any]:
-    """Arguments with the count nearest to `keep` that the method takes; skips, in its words, where it takes none."""
+def fitting(
+    name: str, tokens: int, keep: int, protect: int, batch: int, *, sized: bool = True
+) -> dict[str, Any]:
+    """Arguments with the count nearest to `keep` that the method takes; skips, in its words, where it takes none.
+
+    sized: tokens have sizes, as behind a merge or where some are padding.
+    """
     refused = ""
     for count in sorted(range(protect + 1, tokens), key=lambda count: abs(count - keep))[:60]:
         given = call(methods.get(name), tokens, count, protect, batch)
+        if not sized:
+            del given["tensors"]["size"]
         try:
             apply_method(name, backend="numpy", **given)
         except (MethodError, PlanError) as refusal:
@@ -124,9 +131,7 @@ def test_backends_agree(
     sized: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    given = fitting(name, tokens, keep, protect, batch)
-    if not sized:
-        del given["tensors"]["size"]
+    given = fitting(name, tokens, keep, protect, batch, sized=sized)
     double = given | {"tensors": wide(given["tensors"])}
     exact = apply_method(name, backend="numpy", **double)
     if backend == GPU_BODIES:
