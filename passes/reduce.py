@@ -15,7 +15,6 @@ from tokenrt.passes import methods
 from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
-from tokenrt.passes.graph.shapes import BATCH
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning import at_output, fit, handover
 from tokenrt.passes.planning.plan import Budget, Plan, places
@@ -351,10 +350,7 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
         dims |= rewriter.shorten()
         if source_map:
             rewriter.expose_source_map()
-    declared = {
-        name: tuple(None if size % BATCH == 0 else size for size in sizes) for name, sizes in dims.items()
-    }
-    interface = prepared.interface.changed(declared).with_outputs(
+    interface = prepared.interface.changed(dims).with_outputs(
         (str(value.name), ir.DataType.INT64) for value in model.graph.outputs[outputs:]
     )
     tidy(model)

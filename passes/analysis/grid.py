@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.quantization import PAIR, parameter
-from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes
+from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes, one_picture
 
 Numbers = np.ndarray[Any, np.dtype[np.int32]]
 Grid = tuple[int, ...]
@@ -66,7 +66,7 @@ class _Way:
 
     def dims(self, value: ir.Value) -> Dims:
         """Dims with one image in a dynamic batch."""
-        return tuple(size // BATCH if size % BATCH == 0 else size for size in self.shapes.of(value))
+        return one_picture(self.shapes.of(value))
 
     def back(self, entry: ir.Value) -> Iterator[ir.Value]:
         """The values on the way, from `entry` up to where something else than a layout is computed."""

@@ -12,15 +12,12 @@ from tokenrt.errors import ModelError
 from tokenrt.passes.checking.emulate import FLOATS
 from tokenrt.passes.checking.shortened import Dims, shorter
 from tokenrt.passes.checking.verdict import FAILED, HELD, Property
+from tokenrt.passes.graph.interface import GAINED, KEPT, MAP
 
 NAME = "interface"
 
-ASKED_FOR = re.compile(r"(token_source_map|kept_index)(_\d+)?")
+ASKED_FOR = re.compile(rf"({MAP}|{KEPT})(_\d+)?")
 """Outputs that `reduce` adds: with --source-map, and where an output has only the tokens that are left."""
-TAKEN = ("text", "text_mask", "quotas", "importance")
-"""Inputs that a method adds."""
-
-ADDED = frozenset(("input", name) for name in TAKEN)
 
 
 def inputs(model: ir.Model) -> list[ir.Value]:
@@ -53,7 +50,7 @@ def told_apart(before: ir.Model, after: ir.Model) -> Property:
     ):
         names = [[str(value.name) for value in values] for values in pair]
         common = set(names[0]) & set(names[1])
-        if (not common and any(names)) or (what == "input" and not set(names[1]) <= common | {*TAKEN}):
+        if (not common and any(names)) or (what == "input" and not set(names[1]) <= common | GAINED.keys()):
             raise ModelError(_foreign(what, *names))
         faults += [
             *_listed(what, *names),
@@ -94,7 +91,7 @@ def _listed(what: str, before: Sequence[str], after: Sequence[str]) -> Iterator[
     for name, count in found.items():
         if name in wanted and count > wanted[name]:
             yield f"{what} {name!r} is listed {count} times in the reduced model, the original lists it {wanted[name]}"
-        elif name not in wanted and not ASKED_FOR.fullmatch(name) and (what, name) not in ADDED:
+        elif name not in wanted and not (ASKED_FOR.fullmatch(name) if what == "output" else name in GAINED):
             yield f"{what} {name!r} of the reduced model is none of the original's"
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from tokenrt.passes.checking.check_data import Array
+from tokenrt.passes.graph.interface import KEPT, MAP
 
-KEPT, MAP = "kept_index", "token_source_map"
 Dims = tuple[int | str, ...]
 
 

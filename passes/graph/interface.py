@@ -7,6 +7,18 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from tokenrt.passes.graph.shapes import Dims, declared
+
+KEPT, MAP = "kept_index", "token_source_map"
+"""Outputs a reduced model gains: the original position of each token that stayed, or the token each original one is part of."""
+GAINED: Mapping[str, str] = {
+    "text": "embeddings of the words that come with the picture, from the language model's own table",
+    "text_mask": "1 for words, 0 for padding",
+    "quotas": "tokens that stay of each group; those of a picture add up to the tokens that are left",
+    "importance": "a score for each token of the output, the larger the more it matters",
+}
+"""Inputs a reduced model gains for a method, and what they hold."""
+
 
 @dataclass(frozen=True)
 class Port:
@@ -55,14 +67,14 @@ class Interface:
         """The same with further inputs behind those it has."""
         return replace(self, inputs=(*self.inputs, *added))
 
-    def changed(self, dims: Mapping[str, tuple[int | None, ...]], gone: Iterable[str] = ()) -> Interface:
-        """The same with other shapes of these outputs, and without those that are gone."""
+    def changed(self, dims: Mapping[str, Dims], gone: Iterable[str] = ()) -> Interface:
+        """The same with other shapes of these outputs, as inference has them, and without those that are gone."""
         lost = {*gone}
         kept = (port for port in self.outputs if port.name not in lost)
         return replace(
             self,
             outputs=tuple(
-                replace(port, dims=dims[port.name]) if port.name in dims else port for port in kept
+                replace(port, dims=declared(dims[port.name])) if port.name in dims else port for port in kept
             ),
         )
 

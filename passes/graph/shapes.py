@@ -37,6 +37,16 @@ LARGEST = 4096
 INTEGERS = frozenset({ir.DataType.INT64.value, ir.DataType.INT32.value, ir.DataType.BOOL.value})
 
 
+def one_picture(dims: Dims) -> Dims:
+    """Dimensions with one picture where their number is free."""
+    return tuple(size // BATCH if size % BATCH == 0 else size for size in dims)
+
+
+def declared(dims: Dims) -> tuple[int | None, ...]:
+    """Dimensions as a model declares them, None for a free number of pictures."""
+    return tuple(None if size % BATCH == 0 else size for size in dims)
+
+
 @dataclass(frozen=True)
 class Shapes:
     """Dimensions and types of every value of a graph, by name."""

@@ -8,16 +8,17 @@ from typing import Any
 
 from tokenrt.errors import NothingToDoError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.analysis.outlets.find import Outlet, as_clip, climb, find
+from tokenrt.passes.analysis.outlets.find import Climb, Outlet, as_clip, climb, find, here
 from tokenrt.passes.analysis.prepare import Prepared, ShapeOption
 from tokenrt.passes.analysis.protected import parse, resolved
 from tokenrt.passes.graph.canonicalize import Axes, parse_shapes
 from tokenrt.passes.graph.shapes import BATCH, describe
 from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.planning import fit
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.planning.flops import cost
 from tokenrt.passes.planning.output_site import OUTPUT, OutputSite, check, left
-from tokenrt.passes.planning.plan import Plan, Transformer
+from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.resolve import check_grid
 
 
@@ -89,24 +90,16 @@ def make(
         check_grid(layout, outlet.tokens - len(kept))
     method = method.laid_out(layout)
     stay = left(budget, method, outlet.tokens, len(kept))
-    structure = (
-        prepared.structure if outlet.source is None else prepared.transformers[outlet.source.transformer]
-    )
     base = Plan(
         method=name,
-        tokens=structure.tokens,
-        protect=structure.protect,
-        blocks=len(structure.blocks),
+        tokens=0,
+        protect=0,
+        blocks=0,
         sites=(),
         proportional_attention=False,
         options=method.options(),
-        grid=structure.grid,
-        others=tuple(
-            Transformer(each.tokens, each.protect, len(each.blocks), each.grid)
-            for each in prepared.transformers[1:]
-        ),
         multiple_of=budget.multiple_of,
-    )
+    ).over([fit.counts(each, each.grid) for each in prepared.transformers or (prepared.structure,)])
     if stay == outlet.tokens:
         if allow_noop:
             return base
@@ -164,9 +157,7 @@ def taken(method: Method, outlet: Outlet, shapes: Mapping[str, Axes]) -> dict[st
         elif own is not None and not entry.endswith("?"):
             found[name] = own
         elif not entry.endswith("?"):
-            example = {"text": f"{batch}x32x{outlet.held.channels}", "quotas": f"{batch}x4"}.get(
-                name, f"{batch}x32"
-            )
+            example = f"{batch}x32x{outlet.held.channels}" if name == "text" else f"{batch}x32"
             raise PlanError(
                 f"{method.name} reads the input {name!r}, which the model gains; say its shape with --shape {name}={example}"
             )
@@ -197,11 +188,17 @@ def with_work(prepared: Prepared, plan: Plan, outlet: Outlet) -> Plan:
     """The plan with its work: the choice saves what lies between it and the output."""
     (site,) = plan.outputs
     graph, shapes = prepared.model.graph, prepared.shapes
-    method = methods.get(site.method)
-    moves_up = method.home == "features" or not ("tokens" in method.reads or method.merges)
-    work = cost(graph, shapes, climb(graph, shapes, outlet).flow.inputs if moves_up else {})
+    work = cost(
+        graph, shapes, place(climb(graph, shapes, outlet), outlet, methods.get(site.method)).flow.inputs
+    )
     counts = [site.arriving, site.tokens]
     return replace(plan, macs_before=work.macs([counts[0]] * 2), macs_after=work.macs(counts))
+
+
+def place(top: Climb, outlet: Outlet, method: type[Method] | Method) -> Climb:
+    """Where a method chooses: at the top of the way to an outlet, or at the outlet itself where it reads the rows there."""
+    reads_rows = method.home != "features" and ("tokens" in method.reads or method.merges)
+    return here(outlet) if reads_rows else top
 
 
 def checked(prepared: Prepared, site: OutputSite) -> tuple[Outlet, tuple[Outlet, ...], Method]:

@@ -65,7 +65,7 @@ def make(
     chosen = choose(structures, transformers, where)
     base = base.over(
         [
-            _counts(structure, tuple(grid) if grid is not None and number in chosen else structure.grid)
+            counts(structure, tuple(grid) if grid is not None and number in chosen else structure.grid)
             for number, structure in enumerate(structures)
         ]
     )
@@ -102,7 +102,7 @@ def make(
     return with_cost(prepared, chosen_plan, allow_noop=allow_noop)[0]
 
 
-def _counts(structure: Structure, grid: tuple[int, ...] | None) -> Transformer:
+def counts(structure: Structure, grid: tuple[int, ...] | None) -> Transformer:
     return Transformer(structure.tokens, structure.protect, len(structure.blocks), grid)
 
 
@@ -248,7 +248,7 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
     if not structures:
         if plan.sites:
             raise NothingToDoError("no transformer block can be reduced" + list_refusals(prepared))
-        return _not_empty(prepared, plan.over([_counts(prepared.structure, plan.grid)]), allow_noop)
+        return _not_empty(prepared, plan.over([counts(prepared.structure, plan.grid)]), allow_noop)
     if len(plan.transformers) not in (1, len(structures)):
         raise PlanError(
             f"the plan is for {len(plan.transformers)} transformers, the model has {len(structures)}; make a new plan for it"
@@ -256,7 +256,7 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
     method = methods.get(plan.method).from_options(plan.options)
     for number, (planned, structure) in enumerate(zip(plan.transformers, structures, strict=False)):
         with _in(_told(prepared, number)):
-            _check_counts(planned, structure)
+            _checkcounts(planned, structure)
     sites = list[PlannedSite]()
     for place, site in enumerate(plan.sites):
         if not 0 <= site.transformer < len(structures):
@@ -269,7 +269,7 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
         with _in(_told(prepared, number)):
             _check_sites(own, structure, method, plan.multiple_of)
         sites.extend(site for _, site in own)
-    unlisted = [_counts(structure, structure.grid) for structure in structures[len(plan.transformers) :]]
+    unlisted = [counts(structure, structure.grid) for structure in structures[len(plan.transformers) :]]
     known = [
         replace(planned, grid=planned.grid or structure.grid)
         for planned, structure in zip(plan.transformers, structures, strict=False)
@@ -278,7 +278,7 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
     return _not_empty(prepared, _shortening(fitted), allow_noop)
 
 
-def _check_counts(planned: Transformer, structure: Structure) -> None:
+def _checkcounts(planned: Transformer, structure: Structure) -> None:
     if planned.tokens != structure.tokens:
         raise PlanError(
             f"the plan is for {planned.tokens} tokens, the model has {structure.tokens}; make a new plan for it"

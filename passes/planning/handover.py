@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from tokenrt.files import atomic
 from tokenrt.passes import methods
-from tokenrt.passes.planning.output_site import KEPT, MAP
+from tokenrt.passes.graph.interface import GAINED, KEPT, MAP
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.version import __version__
 
@@ -29,12 +29,6 @@ HOST = {
         "a row may stand for several tokens, so that its position is a choice of the host's: renumber all tokens that are left",
     ),
 }
-INPUTS = {
-    "text": "embeddings of the words that come with the picture, from the language model's own table",
-    "text_mask": "1 for words, 0 for padding",
-    "quotas": "tokens that stay of each group; those of a picture add up to the tokens that are left",
-    "importance": "a score for each token of the output, the larger the more it matters",
-}
 
 
 def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
@@ -48,7 +42,7 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
         str(value.name): [size if isinstance(size, int) else str(size) for size in value.shape or ()]
         for value in model.graph.outputs
     }
-    added = [value for value in model.graph.inputs if value.name in INPUTS]
+    added = [value for value in model.graph.inputs if value.name in GAINED]
     return {
         "tokenrt": __version__,
         "plan": plan.as_dict(),
@@ -60,7 +54,7 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
         "inputs": {
             str(value.name): {
                 "shape": [str(size) if not isinstance(size, int) else size for size in value.shape or ()],
-                "holds": INPUTS[str(value.name)],
+                "holds": GAINED[str(value.name)],
             }
             for value in added
         },

@@ -13,8 +13,6 @@ from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning.budget import Budget
 
 OUTPUT = "output"
-KEPT, MAP = "kept_index", "token_source_map"
-"""Outputs a reduced model gains: the original position of each token that stayed, or the token each original one is part of."""
 
 
 @dataclass(frozen=True)
@@ -55,18 +53,6 @@ class OutputSite:
         return f"{OUTPUT} {self.output}:{self.tokens} by {self.method}"
 
 
-KEYS = (
-    "where",
-    "output",
-    "arriving",
-    "tokens",
-    "method",
-    "options",
-    "tap_layer",
-    "protect",
-    "grid",
-    "inputs",
-)
 KINDS: Mapping[str, tuple[type, Any]] = {
     "output": (str, None),
     "arriving": (int, None),
@@ -79,6 +65,7 @@ KINDS: Mapping[str, tuple[type, Any]] = {
     "inputs": (dict, {}),
 }
 """What each entry of a plan file holds, and what stands for one that is left out; None: it must be there."""
+KEYS = ("where", *KINDS)
 
 
 def read(entry: Mapping[str, Any], method: str, options: Mapping[str, Any], where: str) -> OutputSite:
@@ -112,7 +99,6 @@ def written(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def left(budget: Budget, method: Method, tokens: int, protect: int) -> int:
     """How many of the rows of an output a budget leaves. Raises: PlanError."""
-    fewest = method.fewest(tokens, protect)
     if budget.layers is not None:
         raise PlanError("--layers names blocks, and the tokens leave at an output here: drop it")
     if budget.kind == "remove":
@@ -136,7 +122,7 @@ def left(budget: Budget, method: Method, tokens: int, protect: int) -> int:
             raise PlanError(f"{method.name} can leave no multiple of {budget.multiple_of} of {tokens} tokens")
         wanted = fitting
     check(method, wanted, tokens, protect)
-    return max(wanted, fewest) if wanted < tokens else tokens
+    return wanted
 
 
 def check(method: Method, wanted: int, tokens: int, protect: int) -> None:

@@ -12,16 +12,15 @@ from tokenrt.errors import PlanError, UnsupportedError
 from tokenrt.passes.analysis.flow import Cut
 from tokenrt.passes.analysis.outlets.find import Climb, Outlet, climb
 from tokenrt.passes.analysis.prepare import Prepared
-from tokenrt.passes.analysis.protected import arranged, parse, resolved
+from tokenrt.passes.analysis.protected import arranged
 from tokenrt.passes.graph.ancestry import between
-from tokenrt.passes.graph.interface import Port
+from tokenrt.passes.graph.interface import KEPT, MAP, Port
 from tokenrt.passes.graph.model import opset
-from tokenrt.passes.graph.shapes import BATCH
 from tokenrt.passes.methods.contract import Method, Reduction, Site, Value
 from tokenrt.passes.methods.parts import bipartite, steps
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning import at_output
-from tokenrt.passes.planning.output_site import KEPT, MAP, OutputSite
+from tokenrt.passes.planning.output_site import OutputSite
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.arrange import reduce
@@ -30,7 +29,7 @@ from tokenrt.passes.rewriting.outlet_taps import OutletTaps
 from tokenrt.passes.rewriting.prove import prove
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.stages import Stage, compose, constant, follow
-from tokenrt.passes.rewriting.streams import from_rows, to_rows
+from tokenrt.passes.rewriting.streams import from_rows, tell, to_rows
 from tokenrt.passes.rewriting.tidy import tidy
 
 
@@ -65,7 +64,7 @@ def rewrite(prepared: Prepared, plan: Plan, site: OutputSite) -> ir.Model:
     op.add_functions(model)
     last = model.graph.outputs[-1]
     interface = (
-        prepared.interface.changed(_declared(rewriter.dims), told)
+        prepared.interface.changed(rewriter.dims, told)
         .with_inputs(Port(name, value.dtype) for name, value in added.items())
         .with_outputs([(str(last.name), ir.DataType.INT64)])
     )
@@ -75,12 +74,6 @@ def rewrite(prepared: Prepared, plan: Plan, site: OutputSite) -> ir.Model:
     axis = (site.output, len(outlet.held.dims) - 2, site.tokens)
     prove(model, plan, before, [axis], interface)
     return model
-
-
-def _declared(dims: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int | None, ...]]:
-    return {
-        name: tuple(None if size % BATCH == 0 else size for size in shape) for name, shape in dims.items()
-    }
 
 
 @dataclass
@@ -109,13 +102,12 @@ class OutletRewriter:
         """Change the graph."""
         outlet, shapes = self.outlet, self.prepared.shapes
         top = climb(self.graph, shapes, outlet)
-        reads_rows = self.method.home != "features" and ("tokens" in self.method.reads or self.method.merges)
-        place = Climb(outlet.value, outlet.held, top.flow) if reads_rows else top
+        place = at_output.place(top, outlet, self.method)
         rest = [(other, climb(self.graph, shapes, other)) for other in self.beside]
         self.op.before, self.op.prefix = None, "tokenrt_output"
         uses = {cut.value: [*cut.value.uses()] for cut in (place, *(at for _, at in rest))}
         rows = to_rows(self.op, place.value, place.held, outlet.tokens)
-        protected = self._protected()
+        protected = at_output.protected(outlet, self.site.protect)
         order, unseen = arranged(protected, outlet.tokens), np.array([], np.int64)
         site, taps = self._site(len(protected), place), self._taps(rows, top)
         found = reduce(self.op, self.method, taps, site, order, unseen)
@@ -134,15 +126,6 @@ class OutletRewriter:
             )
             self._replace(other, at, kept, reduction, uses[at.value])
         self._tell(reduction)
-
-    def _protected(self) -> list[int]:
-        """Rows that never leave: those no token reaches, and those the user names."""
-        wanted = resolved(parse(self.site.protect), self.outlet.tokens)
-        if wanted is None:
-            raise PlanError(
-                f"--protect, --span: positions must lie among the {self.outlet.tokens} tokens of output {self.outlet.name!r}"
-            )
-        return sorted({*wanted, *self.outlet.fixed})
 
     def _site(self, protect: int, place: Climb) -> Site:
         source, structures = self.outlet.source, self.prepared.transformers
@@ -282,22 +265,5 @@ class OutletRewriter:
         if before is not None:
             self.graph.outputs.remove(before)
             before.name = f"{before.name}_before"
-        name, rows = MAP if merges else KEPT, self.outlet.held.rows
-        told = op("Expand", value, [1, count]) if rows == 1 else self._for_every_picture(value, count)
-        told.name = name
-        batch: int | str = "batch" if rows % BATCH == 0 else rows
-        told.shape = ir.Shape((batch, count))
-        self.graph.outputs.append(told)
-
-    def _for_every_picture(self, value: Value, count: int) -> ir.Value:
-        """[B,K] of what may be the same for all pictures."""
-        rows = self.outlet.held.batch
-        if rows >= 0:
-            expanded: ir.Value = self.op("Expand", value, [rows, count])
-            return expanded
-        end = self.graph.outputs[0]
-        for output in self.graph.outputs:
-            end = output if str(output.name) == self.site.output else end
-        batch = self.op("Slice", self.op("Shape", end), [0], [1])
-        dynamic: ir.Value = self.op("Expand", value, self.op("Concat", batch, [count], axis=0))
-        return dynamic
+        end = next(output for output in self.graph.outputs if str(output.name) == self.site.output)
+        tell(op, value, MAP if merges else KEPT, count, self.outlet.held.batch, end)

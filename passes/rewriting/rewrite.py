@@ -22,10 +22,10 @@ from tokenrt.passes.analysis.marks import Edit
 from tokenrt.passes.analysis.protected import arranged
 from tokenrt.passes.analysis.stream import Layout, stream_of
 from tokenrt.passes.graph.ancestry import depends_on_input
+from tokenrt.passes.graph.interface import KEPT, MAP
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.planning.output_site import KEPT, MAP
 from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.passes.planning.route import Route, is_short
 from tokenrt.passes.rewriting.arrange import reduce
@@ -33,7 +33,7 @@ from tokenrt.passes.rewriting.auxiliary import Auxiliaries, check_biases
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.replay import Replay
 from tokenrt.passes.rewriting.stages import Stage, full
-from tokenrt.passes.rewriting.streams import from_rows, to_rows
+from tokenrt.passes.rewriting.streams import from_rows, tell, to_rows
 from tokenrt.passes.rewriting.taps import FLOAT, GraphTaps, InletTaps, additive
 
 SHOWN = -5000.0
@@ -162,13 +162,10 @@ class Rewriter:
             found[str(value.name)] = tuple(dims)
         missing = [name for name in self.plan.short.split(",") if name not in (*found, "", "all")]
         if missing or (self.plan.short and not found):
-            which, every = (
-                missing[0] if missing else "any output",
-                [value.name for value in self.graph.outputs],
-            )
+            which = missing[0] if missing else "any output"
+            every = ", ".join(str(value.name) for value in self.graph.outputs)
             raise PlanError(
-                f"--short {self.plan.short}: no row for each token that is left comes to {which}; outputs: "
-                + ", ".join(map(str, every))
+                f"--short {self.plan.short}: no row for each token that is left comes to {which}; outputs: {every}"
             )
         if found:
             self._tell_kept(min(offsets))
@@ -202,16 +199,11 @@ class Rewriter:
     def _output(self, value: ir.Value, name: str, count: int) -> None:
         """Add an output [B,count] of what may be the same for all pictures."""
         stream = self.path.sites[0].value
-        held, images = self._held(stream), [self.batch]
-        if self.batch < 0:
-            rows = stream if held.plain else to_rows(self.op, stream, held, self.structure.tokens)
-            axis = 1 if held.plain and held.order == "sequence" else 0
-            images = self.op("Slice", self.op("Shape", rows), [axis], [axis + 1])
-        value = self.op("Expand", value, self.op("Concat", images, [1], axis=0))
-        value.name = name
-        batch: int | str = self.batch if self.batch >= 0 else "batch"
-        value.shape = ir.Shape((batch, count))
-        self.graph.outputs.append(value)
+        held = self._held(stream)
+        if self.batch < 0 and not held.plain:
+            stream = to_rows(self.op, stream, held, self.structure.tokens)
+        axis = 1 if held.plain and held.order == "sequence" else 0
+        tell(self.op, value, name, count, self.batch, stream, axis)
 
     def _prefix(self, what: str) -> str:
         """How the names of inserted nodes begin."""

@@ -16,8 +16,8 @@ from tokenrt.files import atomic
 from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.checking.check import CheckReport
 from tokenrt.passes.checking.check_data import PICTURES, Input, picture
+from tokenrt.passes.graph.interface import KEPT, MAP
 from tokenrt.passes.graph.model import ModelLike, load
-from tokenrt.passes.planning.output_site import KEPT, MAP
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf.pictures.draw import Array, drawn, labels

@@ -17,10 +17,10 @@ from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut, Flow, follow
 from tokenrt.passes.analysis.grid import Grid
 from tokenrt.passes.analysis.marks import Array, Mark
-from tokenrt.passes.analysis.outlets.origin import NOTHING, Origin, single, trace
+from tokenrt.passes.analysis.outlets.origin import NOTHING, Origin, trace
 from tokenrt.passes.analysis.stream import Layout, layout
 from tokenrt.passes.graph.ancestry import between
-from tokenrt.passes.graph.shapes import Shapes
+from tokenrt.passes.graph.shapes import Shapes, one_picture
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _source(rows: Array, origin: Origin, structures: Sequence[Structure]) -> Sou
     every = [token for group in members for token in group]
     number = max(place for place, start in enumerate(origin.starts) if start <= every[0])
     tokens, start = structures[number].tokens, origin.starts[number]
-    pictures = single((structures[number].stream.rows,))[0]
+    pictures = one_picture((structures[number].stream.rows,))[0]
     if not all(start <= token < start + pictures * tokens for token in every):
         return None
     width = max(map(len, members))
@@ -179,6 +179,11 @@ def climb(graph: ir.Graph, shapes: Shapes, outlet: Outlet) -> Climb:
             found = _proven(graph, shapes, value, outlet)
             if found is not None:
                 return found
+    return here(outlet)
+
+
+def here(outlet: Outlet) -> Climb:
+    """The climb that stays at the outlet."""
     return Climb(outlet.value, outlet.held, Flow(marks={outlet.value: outlet.held.marks}))
 
 

@@ -19,7 +19,7 @@ from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.marks import Array
 from tokenrt.passes.analysis.rules import elementwise
 from tokenrt.passes.analysis.stream import Layout
-from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes
+from tokenrt.passes.graph.shapes import Shapes, one_picture
 
 NOTHING = -1
 """The group of an entry that no token reaches."""
@@ -96,17 +96,12 @@ class Origin:
     inside: frozenset[ir.Node]
 
 
-def single(dims: Dims) -> tuple[int, ...]:
-    """Dimensions for one picture where their number is free."""
-    return tuple(size // BATCH if size % BATCH == 0 else size for size in dims)
-
-
 def trace(graph: ir.Graph, shapes: Shapes, structures: Sequence[Structure]) -> Origin:
     """Follow the tokens of every transformer from the outputs of its blocks to wherever they can be told."""
     starts, total = [], 0
     for structure in structures:
         starts.append(total)
-        total += single((structure.stream.rows,))[0] * structure.tokens
+        total += one_picture((structure.stream.rows,))[0] * structure.tokens
     groups = Groups(total)
     found: dict[ir.Value, Array] = {}
     inside = frozenset().union(*(structure.body for structure in structures))
@@ -132,11 +127,11 @@ def trace(graph: ir.Graph, shapes: Shapes, structures: Sequence[Structure]) -> O
 
 def _numbered(held: Layout, tokens: int, start: int) -> Array:
     """The numbers of the tokens in a stream's own layout."""
-    rows = single((held.rows,))[0]
+    rows = one_picture((held.rows,))[0]
     number = start + np.arange(rows * tokens, dtype=np.int32).reshape(rows, tokens, 1)
     full = np.broadcast_to(number, (rows, tokens, held.channels))
     turned = {"rows": (0, 1, 2), "sequence": (1, 0, 2), "channels": (0, 2, 1)}[held.order]
-    return np.ascontiguousarray(full.transpose(turned)).reshape(single(held.dims))
+    return np.ascontiguousarray(full.transpose(turned)).reshape(one_picture(held.dims))
 
 
 def _step(
@@ -145,7 +140,7 @@ def _step(
     """The groups of a node's outputs; None where they cannot be told."""
     if not all(value is None or shapes.known(value) for value in (*node.inputs, *node.outputs)):
         return None
-    out = single(shapes.of(node.outputs[0]))
+    out = one_picture(shapes.of(node.outputs[0]))
     if prod(out) > MOST:
         return None
     data = node.inputs[0]
@@ -202,7 +197,7 @@ def _moved(node: ir.Node, found: Mapping[ir.Value, Array], shapes: Shapes) -> li
         if value in found:
             feeds[str(value.name)] = found[value]
         elif node.op_type == "Concat":
-            feeds[str(value.name)] = np.full(single(shapes.of(value)), NOTHING, np.int32)
+            feeds[str(value.name)] = np.full(one_picture(shapes.of(value)), NOTHING, np.int32)
         elif value.const_value is None:
             return None
         else:
@@ -211,7 +206,7 @@ def _moved(node: ir.Node, found: Mapping[ir.Value, Array], shapes: Shapes) -> li
         made = [np.asarray(each) for each in ReferenceEvaluator(ir.to_proto(node)).run(None, feeds)]
     except Exception:  # whatever the evaluator cannot run is not followed
         return None
-    wanted = [single(shapes.of(value)) for value in node.outputs]
+    wanted = [one_picture(shapes.of(value)) for value in node.outputs]
     return made if [each.shape for each in made] == wanted else None
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import bipartite, clips, clusters, frames, scores, segments, steps
+from tokenrt.passes.methods.parts import bipartite, clips, clusters, frames, greedy, scores, segments, steps
 
 NEIGHBOURS = 4
 
@@ -63,7 +63,7 @@ class FastVID(Method):
     def __post_init__(self) -> None:
         steps.at_least(self.name, "frames", self.frames, 0)
         steps.at_least(self.name, "anchor", self.anchor, 1)
-        steps.choice(self.name, "score", self.score, ("auto", "class", "received", "importance"))
+        steps.choice(self.name, "score", self.score, greedy.HOW)
         if not (0 <= self.context < 1 and 0 <= self.beta <= 1):
             raise MethodError(
                 f"options context={self.context}, beta={self.beta} of method {self.name!r}: expected 0 to 1, and context below 1"
@@ -88,7 +88,7 @@ class FastVID(Method):
         )
         salient = kept - int(kept * self.context)
         rows = frames.folded(op, taps, site, count)
-        score = scores.unpadded(op, taps, scores.numbers(op, self._score(op, taps, site)))
+        score = scores.unpadded(op, taps, scores.numbers(op, greedy.importance(op, taps, site, self.score)))
         flat = op("Reshape", steps.free(op, score, site), np.array([-1, each]))
         _, rest = segments.places(op, flat, salient, each)
         rest = op("Reshape", rest, np.array([-1, count, each - salient]))
@@ -114,11 +114,6 @@ class FastVID(Method):
 
     def laid_out(self, grid: tuple[int, ...] | None) -> FastVID:
         return replace(self, frames=self.frames or clips.of_grid(grid))
-
-    def _score(self, op: Ops, taps: Taps, site: Site) -> Value:
-        return (
-            taps.importance() if self.score == "importance" else steps.importance(op, taps, site, self.score)
-        )
 
     def _centres(self, kept: int, length: int) -> tuple[list[int], int]:
         """The anchors of a segment of `length` frames, each of which keeps `kept` tokens, and the centres of each anchor."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from tokenrt.errors import MethodError
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import clips, clusters, frames, scores, segments, steps
+from tokenrt.passes.methods.parts import clips, clusters, frames, greedy, scores, segments, steps
 
 BETA, MEAN = "beta", "mean"
 
@@ -64,7 +64,7 @@ class HoliTom(Method):
     def __post_init__(self) -> None:
         steps.at_least(self.name, "frames", self.frames, 0)
         steps.choice(self.name, "mix", self.mix, (BETA, MEAN))
-        steps.choice(self.name, "score", self.score, ("auto", "class", "received", "importance"))
+        steps.choice(self.name, "score", self.score, greedy.HOW)
         if not (0 <= self.share <= 1 and 0 <= self.beta <= 1):
             raise MethodError(
                 f"options share={self.share}, beta={self.beta} of method {self.name!r}: expected 0 to 1"
@@ -88,7 +88,7 @@ class HoliTom(Method):
             )
 
         rows = frames.folded(op, taps, site, count)
-        score = scores.numbers(op, self._score(op, taps, site))
+        score = scores.numbers(op, greedy.importance(op, taps, site, self.score))
         rated = op(
             "Reshape", steps.free(op, scores.unpadded(op, taps, score), site), np.array([-1, count, each])
         )
@@ -102,11 +102,6 @@ class HoliTom(Method):
 
     def laid_out(self, grid: tuple[int, ...] | None) -> HoliTom:
         return replace(self, frames=self.frames or clips.of_grid(grid))
-
-    def _score(self, op: Ops, taps: Taps, site: Site) -> Value:
-        return (
-            taps.importance() if self.score == "importance" else steps.importance(op, taps, site, self.score)
-        )
 
     def _segment(self, op: Ops, taps: Taps, rows: Value, rated: Value, span: Span) -> Made:
         own, score = (steps.cut(op, value, span.start, span.start + span.length) for value in (rows, rated))
