@@ -16,7 +16,9 @@ from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.planning import at_output, fit, handover
+from tokenrt.passes.planning import fit
+from tokenrt.passes.planning.outputs import fit as at_output
+from tokenrt.passes.planning.outputs import handover
 from tokenrt.passes.planning.plan import Budget, Plan, places
 from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.route import cut, missing

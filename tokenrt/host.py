@@ -7,18 +7,14 @@ was kept of each in three rows, and `placeholders` and `evs_count` count as serv
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from tokenrt.errors import TokenrtError
-from tokenrt.passes.methods.host import LARGEST as LARGEST
-from tokenrt.passes.methods.host import WIDTH as WIDTH
-from tokenrt.passes.methods.host import Medium as Medium
-from tokenrt.passes.methods.host import evs_count as evs_count
-from tokenrt.passes.methods.host import placeholders as placeholders
-from tokenrt.passes.methods.host import positions as medium_positions
 
 __all__ = [
     "Medium",
@@ -31,6 +27,7 @@ __all__ = [
 ]
 
 Index = npt.NDArray[np.int64]
+WIDTH, LARGEST = "width", "largest"
 Convention = Literal["original", "renumbered"]
 
 
@@ -81,3 +78,60 @@ def next_position(positions: npt.ArrayLike) -> Index:
     found = np.asarray(positions, np.int64)
     largest = found.max(axis=-1) if found.ndim == 2 else found.max(axis=(0, 2))
     return np.asarray(largest + 1, np.int64)
+
+
+@dataclass(frozen=True)
+class Medium:
+    """The tokens kept of one video or picture.
+
+    kept [K]: places among frames x height x width of `grid`; step: how much time passes from frame to frame, which is tokens per
+    second times seconds per frame.
+    """
+
+    grid: tuple[int, int, int]
+    kept: Index
+    step: float = 1.0
+
+    def rows(self) -> Index:
+        """Time, height and width of each token kept, from 0: [3,K]."""
+        time, height, width = np.unravel_index(self.kept, self.grid)
+        return np.stack([np.floor(time * self.step).astype(np.int64), height, width])
+
+
+def medium_positions(
+    is_medium: npt.NDArray[np.bool_], media: Sequence[Medium], behind: str = WIDTH
+) -> tuple[Index, int]:
+    """Positions [3,L] of a prompt, and what is added to a length for the position of the next token.
+
+    is_medium [L]: which tokens of the prompt are those of the media, in their order. Text counts up in all three rows; a medium
+    starts at the next position, and the text behind it goes on from there plus the grid's width (behind=width, as Qwen2.5-VL
+    does), which may lie inside the medium's times, or behind its largest position (behind=largest, as Qwen3-VL does).
+    Raises: PlanError where the prompt has another number of such tokens than the media.
+    Source: recompute_mrope_positions of vLLM and TensorRT-LLM, by its description.
+    """
+    marked, total = np.flatnonzero(is_medium), sum(len(medium.kept) for medium in media)
+    if len(marked) != total:
+        raise TokenrtError(f"the prompt has {len(marked)} tokens of media, and {total} were kept")
+    found = np.zeros((3, len(is_medium)), np.int64)
+    place = after = 0
+    for medium in media:
+        first, count = int(marked[0]), len(medium.kept)
+        start = after + first - place
+        found[:, place:first] = np.arange(after, start)
+        rows = medium.rows() + start
+        found[:, first : first + count] = rows
+        after = start + medium.grid[2] if behind == WIDTH else int(rows.max()) + 1
+        place, marked = first + count, marked[count:]
+    found[:, place:] = np.arange(after, after + len(is_medium) - place)
+    return found, int(found.max()) + 1 - len(is_medium)
+
+
+def placeholders(kept: int, frames: int) -> list[int]:
+    """How many placeholders each frame has in a prompt that is written before it is known which tokens stay."""
+    each = kept // frames
+    return [each] * (frames - 1) + [kept - each * (frames - 1)]
+
+
+def evs_count(frames: int, tokens: int, rate: float) -> int:
+    """How many of frames of `tokens` tokens the engines keep by EVS at a pruning rate."""
+    return max(tokens, int(frames * tokens * (1 - rate)))

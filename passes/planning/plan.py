@@ -6,18 +6,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tokenrt.errors import PlanError
 from tokenrt.files import atomic
 from tokenrt.passes.methods.contract import Returns
-from tokenrt.passes.planning import output_site
+from tokenrt.passes.planning import entries
 from tokenrt.passes.planning.budget import Budget as Budget
-from tokenrt.passes.planning.output_site import OUTPUT, OutputSite, written
+from tokenrt.passes.planning.entries import COUNTS
+from tokenrt.passes.planning.entries import PLACES as PLACES
+from tokenrt.passes.planning.entries import PlannedSite as PlannedSite
+from tokenrt.passes.planning.entries import Transformer as Transformer
+from tokenrt.passes.planning.entries import Where as Where
+from tokenrt.passes.planning.outputs import site as output_site
+from tokenrt.passes.planning.outputs.site import OutputSite, written
 
-Where = Literal["around-attention", "after-attention", "after-block"]
-PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
-COUNTS = ("tokens", "protected", "grid", "blocks")
 KEYS = (
     "method",
     *COUNTS,
@@ -36,34 +39,6 @@ BACK = {
     "before-last-block": "before the last block",
 }
 """When the tokens that left are there again, for methods that say so."""
-
-
-@dataclass(frozen=True)
-class PlannedSite:
-    """One reduction: `tokens` stay behind `where` of block `block` of a transformer (both count from 0)."""
-
-    block: int
-    where: Where
-    tokens: int
-    transformer: int = 0
-
-
-@dataclass(frozen=True)
-class Transformer:
-    """The tokens of one transformer of a model: N, the protected among them, its blocks, the grid where it is known."""
-
-    tokens: int
-    protect: int
-    blocks: int
-    grid: tuple[int, ...] | None = None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "tokens": self.tokens,
-            "protected": self.protect,
-            "grid": list(self.grid) if self.grid else None,
-            "blocks": self.blocks,
-        }
 
 
 @dataclass(frozen=True)
@@ -204,8 +179,8 @@ class Plan:
         document["options"] = written(self.options)
         document["macs"] = {"before": self.macs_before, "after": self.macs_after}
         if self.others:
-            document["transformer"] = _tables([each.as_dict() for each in self.transformers])
-        document["site"] = _tables(self._entries())
+            document["transformer"] = entries.tables([each.as_dict() for each in self.transformers])
+        document["site"] = entries.tables(self._entries())
         return tomlkit.dumps(document)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -241,20 +216,22 @@ class Plan:
             data = tomlkit.parse(text).unwrap()
         except TOMLKitError as cause:
             raise PlanError(f"cannot read plan {file}: {cause}") from cause
-        _known(file, "the plan", data, KEYS)
-        method = _entry(file, data, "method", str)
-        transformers = _transformers(file, data)
-        options = _entry(file, data, "options", dict, {})
-        listed = [*enumerate(_entry(file, data, "site", list, []))]
+        entries.known(file, "the plan", data, KEYS)
+        method = entries.read(file, data, "method", str)
+        transformers = entries.transformers(file, data)
+        options = entries.read(file, data, "options", dict, {})
+        listed = [*enumerate(entries.read(file, data, "site", list, []))]
         sites = [
-            _site(file, number, entry, len(transformers)) for number, entry in listed if not _at_output(entry)
+            entries.site(file, number, entry, len(transformers))
+            for number, entry in listed
+            if not entries.at_output(entry)
         ]
         outputs = [
             output_site.read(entry, method, options, f"plan {file}: site {number}")
             for number, entry in listed
-            if _at_output(entry)
+            if entries.at_output(entry)
         ]
-        macs = _entry(file, data, "macs", dict, {})
+        macs = entries.read(file, data, "macs", dict, {})
         first = transformers[0]
         return cls(
             method=method,
@@ -262,16 +239,16 @@ class Plan:
             protect=first.protect,
             blocks=first.blocks,
             sites=tuple(sites),
-            proportional_attention=_entry(file, data, "proportional_attention", bool),
+            proportional_attention=entries.read(file, data, "proportional_attention", bool),
             options=options,
-            macs_before=_entry(file, macs, "before", int, 0),
-            macs_after=_entry(file, macs, "after", int, 0),
+            macs_before=entries.read(file, macs, "before", int, 0),
+            macs_after=entries.read(file, macs, "after", int, 0),
             grid=first.grid,
             others=tuple(transformers[1:]),
-            wanted=_entry(file, data, "protect", str, ""),
-            multiple_of=_multiple(file, data),
+            wanted=entries.read(file, data, "protect", str, ""),
+            multiple_of=entries.multiple(file, data),
             outputs=tuple(outputs),
-            short=_entry(file, data, "short", str, ""),
+            short=entries.read(file, data, "short", str, ""),
         )
 
     def __rich__(self) -> Any:
@@ -319,90 +296,6 @@ class Plan:
         ratio = f" ({self.macs_after / self.macs_before:.1%})" if self.macs_before else ""
         full, left = self.macs_before / 1e9, self.macs_after / 1e9
         return f"multiply-accumulates per image: {full:.2f} G before, {left:.2f} G after{ratio}"
-
-
-def _entry(file: Path, data: Mapping[str, Any], key: str, kind: type, default: Any = None) -> Any:
-    value = data.get(key, default)
-    if value is None or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise PlanError(f"plan {file}: {key!r} must be {kind.__name__}, found {value!r}")
-    return value
-
-
-def _multiple(file: Path, data: Mapping[str, Any]) -> int:
-    found: int = _entry(file, data, "multiple_of", int, 1)
-    if found < 1:
-        raise PlanError(f"plan {file}: 'multiple_of' must be 1 or more, found {found}")
-    return found
-
-
-def _transformers(file: Path, data: Mapping[str, Any]) -> list[Transformer]:
-    """The counts of every transformer: tables [[transformer]], or the plan's own entries where there is one."""
-    listed = _entry(file, data, "transformer", list, [])
-    for number, entry in enumerate(listed):
-        if not isinstance(entry, dict):
-            raise PlanError(
-                f"plan {file}: transformer {number} must be a table [[transformer]], found {entry!r}"
-            )
-        _known(file, f"transformer {number}", entry, COUNTS)
-    twice = [key for key in COUNTS if listed and key in data]
-    if twice:
-        raise PlanError(
-            f"plan {file}: {', '.join(twice)} stand beside [[transformer]] tables, which say them; drop these"
-        )
-    return [
-        Transformer(
-            _entry(file, entry, "tokens", int),
-            _entry(file, entry, "protected", int),
-            _entry(file, entry, "blocks", int),
-            _grid(file, entry.get("grid")),
-        )
-        for entry in listed or [data]
-    ]
-
-
-def _tables(entries: Sequence[Mapping[str, Any]]) -> Any:
-    """TOML tables of these entries, without those that are None."""
-    import tomlkit
-
-    tables = tomlkit.aot()
-    for entry in entries:
-        table = tomlkit.table()
-        table.update({key: value for key, value in entry.items() if value is not None})
-        tables.append(table)
-    return tables
-
-
-def _grid(file: Path, entry: Any) -> tuple[int, ...] | None:
-    if entry is None:
-        return None
-    if not isinstance(entry, list) or any(type(size) is not int for size in entry):
-        raise PlanError(f"plan {file}: 'grid' must be a list of whole numbers, found {entry!r}")
-    return tuple(entry)
-
-
-def _known(file: Path, what: str, entry: Mapping[str, Any], keys: tuple[str, ...]) -> None:
-    for key in entry:
-        if key not in keys:
-            raise PlanError(f"plan {file}: {what} has no entry {key!r}; its entries: {', '.join(keys)}")
-
-
-def _at_output(entry: Any) -> bool:
-    return isinstance(entry, dict) and entry.get("where") == OUTPUT
-
-
-def _site(file: Path, number: int, entry: Any, transformers: int) -> PlannedSite:
-    if not isinstance(entry, dict):
-        raise PlanError(f"plan {file}: site {number} must be a table [[site]], found {entry!r}")
-    _known(file, f"site {number}", entry, ("transformer", "block", "where", "tokens"))
-    where = entry.get("where", "after-attention")
-    if where not in PLACES:
-        raise PlanError(f"plan {file}: site {number}: where={where!r} is not one of {', '.join(PLACES)}")
-    which = _entry(file, entry, "transformer", int, 0)
-    if not 0 <= which < transformers:
-        raise PlanError(
-            f"plan {file}: site {number} is in transformer {which}, and the plan lists {transformers}, counted from 0"
-        )
-    return PlannedSite(_entry(file, entry, "block", int), where, _entry(file, entry, "tokens", int), which)
 
 
 def all_return(when: Returns) -> bool:

@@ -17,8 +17,8 @@ from tokenrt.errors import UnsupportedError
 from tokenrt.passes.methods.contract import Method, Reduction, Site, Taps, Value
 from tokenrt.passes.methods.parts import steps
 from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.rewriting.logits import received_of_real
 from tokenrt.passes.rewriting.stages import compose, constant, follow
-from tokenrt.passes.rewriting.taps import received_of_real
 
 Places = np.ndarray[Any, Any]
 

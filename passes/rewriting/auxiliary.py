@@ -19,8 +19,8 @@ from tokenrt.passes.analysis.marks import ReduceAuxiliary, spans
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.shapes import BATCH, Shapes, describe
 from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.rewriting.logits import FLOAT, LOWEST
 from tokenrt.passes.rewriting.stages import Stage
-from tokenrt.passes.rewriting.taps import FLOAT, LOWEST
 
 LEAST = 1e-30
 

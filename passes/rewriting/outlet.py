@@ -19,8 +19,8 @@ from tokenrt.passes.graph.model import opset
 from tokenrt.passes.methods.contract import Method, Reduction, Site, Value
 from tokenrt.passes.methods.parts import bipartite, steps
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.planning import at_output
-from tokenrt.passes.planning.output_site import OutputSite
+from tokenrt.passes.planning.outputs import fit as at_output
+from tokenrt.passes.planning.outputs.site import OutputSite
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.arrange import reduce

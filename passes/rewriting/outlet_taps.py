@@ -15,7 +15,8 @@ from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.methods.contract import Value
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.rewriting.taps import FLOAT, GraphTaps
+from tokenrt.passes.rewriting.logits import FLOAT
+from tokenrt.passes.rewriting.taps import GraphTaps
 
 
 @dataclass(frozen=True)

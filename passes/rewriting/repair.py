@@ -24,8 +24,8 @@ from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.auxiliary import LEAST, Auxiliaries
+from tokenrt.passes.rewriting.logits import FLOAT, additive, log_size
 from tokenrt.passes.rewriting.stages import Stage
-from tokenrt.passes.rewriting.taps import FLOAT, additive, log_size
 
 END = 2**31 - 1
 

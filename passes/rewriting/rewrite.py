@@ -30,11 +30,12 @@ from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.passes.planning.route import Route, is_short
 from tokenrt.passes.rewriting.arrange import reduce
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries, check_biases
+from tokenrt.passes.rewriting.logits import FLOAT, additive
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.replay import Replay
 from tokenrt.passes.rewriting.stages import Stage, full
 from tokenrt.passes.rewriting.streams import from_rows, tell, to_rows
-from tokenrt.passes.rewriting.taps import FLOAT, GraphTaps, InletTaps, additive
+from tokenrt.passes.rewriting.taps import GraphTaps, InletTaps
 
 SHOWN = -5000.0
 """Scores a mask lowers by more than this are hidden; exporters write -10000, the lowest number, or -inf."""

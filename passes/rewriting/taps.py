@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.analysis.attention import POINTWISE, Core, hides, scalar
+from tokenrt.passes.analysis.attention import POINTWISE, Core, scalar
 from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.analysis.stream import layout
 from tokenrt.passes.graph.normal.builder import permutation
@@ -19,22 +19,8 @@ from tokenrt.passes.graph.shapes import Dims, Shapes, describe
 from tokenrt.passes.methods.contract import Value
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.rewriting.logits import FLOAT, additive, log_size, real, received_of_real
 from tokenrt.passes.rewriting.streams import to_rows
-
-FLOAT = int(ir.DataType.FLOAT)
-LOWEST = -3e38
-
-
-def received_of_real(op: GraphOps, attention: Value, size: Value) -> Value:
-    """[B,N] attention [B,H,N,N] received, averaged over heads and the queries that are no padding; 0 for padding."""
-    shown, heads = _real(op, size), op("ReduceMean", attention, axes=[1], keepdims=0)
-    number = op("Max", op("ReduceSum", shown, [2], keepdims=1), 1.0)
-    return op("Squeeze", op("Mul", op("Div", op("MatMul", shown, heads), number), shown), [1])
-
-
-def _real(op: GraphOps, size: Value) -> Value:
-    """[B,1,N] float32: 1 for tokens, 0 for padding."""
-    return op("Transpose", op("Cast", op("Greater", size, 0.0), to=FLOAT), perm=[0, 2, 1])
 
 
 @dataclass(frozen=True)
@@ -151,7 +137,7 @@ class GraphTaps:
 
     def _first_real(self, size: ir.Value) -> ir.Value:
         """[B,1,N] float32: 1 for the first token that is no padding, which is the class token of a padded text."""
-        shown = _real(self.op, size)
+        shown = real(self.op, size)
         before = self.op("CumSum", shown, 2, exclusive=1)
         return self.op("Mul", shown, self.op("Cast", self.op("Equal", before, 0.0), to=FLOAT))
 
@@ -390,31 +376,3 @@ def _first_before(node: ir.Node, axis: int, after: Dims, dims: Dims) -> int | No
     if node.op_type == "Reshape" and axis and after[: axis + 1] != dims[: axis + 1]:
         return None
     return permutation(node, len(after))[axis] if node.op_type == "Transpose" else axis
-
-
-def log_size(op: GraphOps, size: ir.Value, batch: int, count: int) -> ir.Value:
-    """[B,1,1,K] float32 log of the sizes; a size of 0 (padding) counts as nearly nothing, never as -inf."""
-    return op("Log", op("Max", op("Reshape", size, [batch, 1, 1, count]), 1e-30))
-
-
-def additive(op: GraphOps, node: ir.Node, index: int) -> ir.Value | None:
-    """A mask as float32 numbers added to the scores; None for inputs that are no mask of their own."""
-    value = node.inputs[index]
-    if value is None:
-        return None
-    if node.op_type == "Where":
-        if index != 0:
-            return None
-        shown, hidden = (0.0, LOWEST) if hides(node, 2) else (LOWEST, 0.0)
-        return op("Where", value, shown, hidden)
-    if value.dtype == ir.DataType.BOOL:
-        return op("Where", value, 0.0, LOWEST)
-    if node.op_type == "Sub":
-        return op("Max", op("Neg", op("Cast", value, to=FLOAT)), LOWEST) if index else None
-    if node.op_type in ("Add", "Attention", "Sum"):
-        return op("Max", op("Cast", value, to=FLOAT), LOWEST)
-    return None
-
-
-def dims_text(sizes: Sequence[int]) -> str:
-    return "x".join(str(size) for size in sizes)

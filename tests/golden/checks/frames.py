@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from tests.golden.compare import Arrays, Check, Unsupported, close, equal
-from tokenrt import apply_method
-from tokenrt.passes.methods import host
+from tokenrt import apply_method, host
 
 
 def check_evs(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
@@ -34,7 +33,7 @@ def _mrope(arrays: Arrays, params: Mapping[str, Any], backend: str) -> None:
         media.append(host.Medium(_grid(medium), kept, step))
         equal("rows", media[-1].rows(), rows[:, :3].T)
     is_medium = np.isin(arrays["input_ids"], (params["image_id"], params["video_id"]))
-    positions, delta = host.positions(is_medium, media)
+    positions, delta = host.medium_positions(is_medium, media)
     equal("positions", positions, arrays["positions"])
     equal("difference", np.array([delta]), arrays["delta"])
 

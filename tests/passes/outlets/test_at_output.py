@@ -230,9 +230,23 @@ def test_the_host_is_told_beside_the_model(tmp_path: Path) -> None:
     assert told["index"] == "kept_index"
     assert told["outputs"]["image_features"] == ["batch", 9, 40]
     assert told["plan"]["sites"][0]["arriving"] == 36
+    assert told["ascending"]
+    by_score = {
+        "method": BY_ROWS,
+        "options": {"order": "score"},
+        "budget": Budget.tokens([9]),
+        "site": "output",
+    }
+    reduce(tower("mlp"), output=tmp_path / "s.onnx", **by_score)
+    assert not json.loads((tmp_path / "s.onnx.json").read_text())["ascending"]
     assert any("placeholders" in line for line in told["host"])
     reduce(tower("mlp"), method="tome", budget=Budget.remove(2), output=tmp_path / "whole.onnx")
     assert not (tmp_path / "whole.onnx.json").exists()
+    reduce(tower("mlp"), method="tome", budget=Budget.remove(2), output=tmp_path / "r.onnx")
+    assert not (tmp_path / "r.onnx.json").exists()
+    (tmp_path / "r.onnx.json").write_text('{"mine": 1}')
+    reduce(tower("mlp"), method="tome", budget=Budget.remove(2), output=tmp_path / "r.onnx")
+    assert (tmp_path / "r.onnx.json").read_text() == '{"mine": 1}'
 
 
 def test_weights_may_be_arrays_where_no_plan_is_saved(tmp_path: Path) -> None:

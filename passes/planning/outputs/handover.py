@@ -12,13 +12,15 @@ import onnx_ir as ir
 from tokenrt.files import atomic
 from tokenrt.passes import methods
 from tokenrt.passes.graph.interface import GAINED, KEPT, MAP
+from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.planning.outputs.site import OutputSite
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.version import __version__
 
 HOST = {
     KEPT: (
         "write as many placeholders into the prompt as an output has tokens, before the encoder runs",
-        f"row k of an output is token {KEPT}[:, k] of the original, counted from 0; tokens ascend",
+        f"row k of an output is token {KEPT}[:, k] of the original, counted from 0",
         "positions: gather the rows of the original position ids (or rotary tables) by it and go on behind the original length, "
         "or renumber all tokens that are left; tokenrt.host has both",
         "a cache of encoded pictures keeps the first choice: another run may decide near ties otherwise",
@@ -48,9 +50,7 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
         "plan": plan.as_dict(),
         "outputs": sizes,
         "index": told,
-        "ascending": all(methods.get(site.method).ascending for site in plan.outputs)
-        if told == KEPT
-        else False,
+        "ascending": told == KEPT and bool(plan.outputs) and all(map(_ascending, plan.outputs)),
         "inputs": {
             str(value.name): {
                 "shape": [str(size) if not isinstance(size, int) else size for size in value.shape or ()],
@@ -62,6 +62,12 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
     }
 
 
+def _ascending(site: OutputSite) -> bool:
+    """Whether the tokens that a choice leaves keep their order, with the options it has."""
+    order = site.options.get("order")
+    return order == steps.BY_POSITION or (order is None and methods.get(site.method).ascending)
+
+
 def beside(output: str | os.PathLike[str]) -> Path:
     """Where the handover of a model lies: its name with .json behind."""
     path = Path(output)
@@ -69,10 +75,21 @@ def beside(output: str | os.PathLike[str]) -> Path:
 
 
 def write(plan: Plan, model: ir.Model, output: str | os.PathLike[str]) -> Path | None:
-    """Write the handover beside the model, where it has one; an older one goes."""
+    """Write the handover beside the model, where it has one; that of a model that lay there before goes."""
     made, path = manifest(plan, model), beside(output)
     if not made:
+        if path.is_file() and _is_ours(path):
+            path.unlink()
         return None
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(made, indent=2) + "\n", encoding="utf-8")
     return path
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is a handover, and not somebody's own."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(found, dict) and {"tokenrt", "index", "host"} <= found.keys()

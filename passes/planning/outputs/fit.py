@@ -17,7 +17,7 @@ from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning import fit
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.planning.flops import cost
-from tokenrt.passes.planning.output_site import OUTPUT, OutputSite, check, left
+from tokenrt.passes.planning.outputs.site import OUTPUT, OutputSite, check, left
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.resolve import check_grid
 
