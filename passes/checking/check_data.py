@@ -123,20 +123,26 @@ def _noise(inputs: Sequence[Input], model: ir.Model, batch: int, seed: int, samp
                 f"axis {axis} of input {item} is dynamic, so no noise of its size can be made: give --data, "
                 "or fix the size when reducing with --shape"
             )
+        value = values.get(item.name)
+        if value is None and item.dtype.kind in "iu":
+            raise TokenrtError(
+                f"input {item} is the reduced model's alone and holds integers, of which noise makes no sense: give --data "
+                "with an array for it"
+            )
         metadata.add(item.name, dtype=item.dtype, shape=dims)
-        ranges[item.name] = _range(item, values[item.name])
+        ranges[item.name] = _range(item, value)
     with quiet():
         loader = DataLoader(seed=seed, iterations=samples, input_metadata=metadata, val_range=ranges)
         return [dict(loader[index]) for index in range(samples)]
 
 
-def _range(item: Input, value: ir.Value) -> tuple[float, float]:
-    """Ones for masks and for integers that look up no table, indices within the table, else noise."""
+def _range(item: Input, value: ir.Value | None) -> tuple[float, float]:
+    """Ones for masks and for integers that look up no table, indices within the table, else noise; value: in the original."""
     if "mask" in item.name.lower() or item.dtype.kind == "b":
         return 1, 1
     if item.dtype.kind == "f":
         return NOISE
-    rows = _table_rows(value)
+    rows = None if value is None else _table_rows(value)
     return (0, rows - 1) if rows else (1, 1)
 
 

@@ -20,9 +20,11 @@ from tokenrt.passes.checking import ties
 from tokenrt.passes.checking.batches import Batch, Shot
 from tokenrt.passes.checking.check_data import Array, Feed, Input
 from tokenrt.passes.checking.choices import PREFIX
+from tokenrt.passes.checking.shortened import joined
 from tokenrt.passes.checking.ties import Choice
 from tokenrt.passes.checking.verdict import FAILED, HELD, Property, allowed, apart, scale, silent
 from tokenrt.passes.graph.canonicalize import Canonicalize
+from tokenrt.passes.graph.interface import KEPT, MAP
 from tokenrt.passes.graph.model import load, on_disk
 from tokenrt.passes.ops import DOMAIN
 
@@ -76,14 +78,20 @@ class Original:
     moved: Mapping[str, Mapping[str, Found | None] | str]
     wide: float
 
-    def judged(self) -> tuple[list[str], list[str]]:
-        """Outputs in which the original keeps its pictures apart, and why the others are left out."""
+    def judged(self, reduced: Run) -> tuple[list[str], list[str]]:
+        """Outputs in which the original keeps its pictures apart, and why the others are left out.
+
+        reduced: the outputs of the reduced model for the batch.
+        """
+        told = KEPT in reduced or MAP in reduced
         judged, left = [], []
-        for output in self.base:
+        for output, value in self.base.items():
             found = [moved[output] for moved in self.moved.values() if not isinstance(moved, str)]
             mixed = [each.number for each in found if each is not None and not each.ok]
             if output in self.random:
                 left.append(f"output {output!r} of the original is random")
+            elif told and output in reduced and joined(value.shape, np.shape(reduced[output])):
+                left.append(f"output {output!r} of the reduced model is one sequence of all pictures")
             elif None in found:
                 left.append(f"output {output!r} has no batch axis")
             elif mixed:
@@ -155,15 +163,13 @@ class Questions:
         except Exception as cause:
             told = f"the reduced model does not run with {batch.size} pictures, the original does: {_brief(cause)}"
             return [Property(PERMUTED, FAILED, None, wide, told)]
-        lines = [_repeats(original, run, batch.feed, base)]
+        lines, judged = [_repeats(original, run, batch.feed, base)], original.judged(base)
         for name, moved in original.moved.items():
             if isinstance(moved, str):
                 lines.append(silent(name, f"the original does not run {WHEN[name]}: {moved}"))
             else:
                 shots = SHOTS[name](batch, self.seed)
-                lines.append(
-                    _kept(name, moved, original.judged(), self.choices, (batch, base, shots), run, wide)
-                )
+                lines.append(_kept(name, moved, judged, self.choices, (batch, base, shots), run, wide))
         return lines
 
 
@@ -290,6 +296,8 @@ def _fixed(model: ir.Model, inputs: Sequence[Input]) -> dict[str, tuple[int | st
     values = {str(value.name): value for value in model.graph.inputs}
     made: dict[str, tuple[int | str, ...]] = {}
     for item in inputs:
+        if item.name not in values:  # an input that a method added
+            continue
         own = [*(values[item.name].shape or ())]
         if any(not isinstance(size, int) for size in own[1:]):
             made[item.name] = tuple("B" if size is None else size for size in item.dims)

@@ -26,8 +26,12 @@ def shorter(before: Dims, after: Dims) -> bool:
         return False
     if before[:-2] == after[:-2]:
         return left < rows
-    frames = before[0]
-    return len(before) == 3 and after[0] == 1 and isinstance(frames, int) and left < frames * rows
+    return joined(before, after) and isinstance(before[0], int) and left < before[0] * rows
+
+
+def joined(before: Dims, after: Dims) -> bool:
+    """Whether the frames of a clip, or crops, that an output has side by side are one sequence in the other."""
+    return len(before) == len(after) == 3 and after[0] == 1 and isinstance(before[0], int) and before[0] > 1
 
 
 def aligned(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:

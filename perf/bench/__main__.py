@@ -22,6 +22,7 @@ from tokenrt.perf.bench import (
 from tokenrt.perf.bench.front import demonstration
 from tokenrt.perf.bench.gpu import engine_layers
 from tokenrt.perf.bench.quality import quality
+from tokenrt.perf.bench.towers import towers
 
 
 class Bench(Protocol):
@@ -45,6 +46,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "methods": ("method_costs", methods.run),
     "models": ("method_models", method_models.run),
     "dense": ("method_models_dense", method_models.run_dense),
+    "towers": ("towers", towers.run),
 }
 
 

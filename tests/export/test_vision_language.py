@@ -21,6 +21,7 @@ from tokenrt.export.quiet import quiet
 from tokenrt.export.sources.contract import Loaded
 from tokenrt.export.sources.vision_language import families, vision
 from tokenrt.passes.inspect import inspect
+from tokenrt.perf.bench.towers.families import CONFIGURATIONS, configuration
 
 Official = Callable[[Any, Tensor], dict[str, Tensor]]
 
@@ -29,7 +30,7 @@ def loaded(kind: str, **options: Any) -> Loaded:
     """What the exporter of the file of the same options makes of the seed."""
     torch.manual_seed(0)
     with quiet():
-        return vision(kind, small.configuration(kind), Options(random_weights=True, part="vision", **options))
+        return vision(kind, configuration(kind), Options(random_weights=True, part="vision", **options))
 
 
 def features(result: Tensor) -> dict[str, Tensor]:
@@ -172,7 +173,7 @@ def test_crops_of_any_picture_are_stitched_as_the_model_does(
 
 
 def test_a_long_sequence_is_shrunk_as_the_model_does() -> None:
-    config = small.configuration("llava_onevision", vision_aspect_ratio="anyres_max_2")
+    config = configuration("llava_onevision", vision_aspect_ratio="anyres_max_2")
     with torch.no_grad(), quiet():
         made = vision("m", config, Options(random_weights=True, part="vision"))
         pixels = made.draw(1, 3)["pixel_values"]
@@ -201,7 +202,7 @@ def test_weights_of_a_whole_model_are_read(tmp_path: Path) -> None:
 
     torch.manual_seed(3)
     with quiet():
-        whole = LlavaForConditionalGeneration(small.configuration("llava"))
+        whole = LlavaForConditionalGeneration(configuration("llava"))
         whole.save_pretrained(tmp_path / "llava")
     report = export(
         f"hf:{tmp_path / 'llava'}", tmp_path / "m.onnx", part="vision", exporter="torchscript", opset=17
@@ -220,7 +221,7 @@ def test_the_side_of_a_tower_with_random_weights_is_free() -> None:
 
 
 def test_every_known_family_is_tested() -> None:
-    assert set(families()) == set(small.CONFIGURATIONS)
+    assert set(families()) == set(CONFIGURATIONS)
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,9 @@ def test_what_a_family_cannot_do_is_refused(kind: str, options: dict[str, Any], 
 
 def test_a_tower_of_another_kind_is_refused() -> None:
     tower = {"model_type": "pixtral", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    config = small.configuration("llava", vision_config={**tower, "intermediate_size": 64, **small.PICTURE})
+    config = configuration(
+        "llava", vision_config={**tower, "intermediate_size": 64, "image_size": 32, "patch_size": 8}
+    )
     with (
         quiet(),
         pytest.raises(ExportError, match="tower of this llava is of the model type pixtral; known are clip"),
@@ -273,7 +276,7 @@ def test_the_size_of_trained_pictures_is_not_changed() -> None:
             ExportError, match="image_size is 64; the tower and projector of m are for pictures of 32"
         ),
     ):
-        vision("m", small.configuration("llava"), Options(part="vision", image_size=64))
+        vision("m", configuration("llava"), Options(part="vision", image_size=64))
 
 
 def test_unknown_families_and_sources_are_refused(tmp_path: Path) -> None:
