@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenrt.errors import MethodError, PlanError, TokenrtError
+from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.perf.bench import results
+from tokenrt.perf.bench.engines import YES, engine
 from tokenrt.perf.bench.journal import Journal, digest
 from tokenrt.perf.bench.models import exported
 from tokenrt.perf.demo import subject
@@ -41,8 +42,6 @@ SHARE = 5 / 8
 
 HIDDEN = 4
 """Width of hidden layers whose width no tensor of the model sets."""
-
-YES = "yes"
 
 
 @dataclass(frozen=True)
@@ -172,7 +171,7 @@ def passage(model: str, path: Path, name: str, targets: Sequence[str]) -> Passag
         if checked is None:
             report = check(path, output)
             checked = journal.put(key, YES if report.ok else "; ".join(report.reasons))
-        engines = {target: _engine(output, target, journal) for target in targets}
+        engines = {target: engine(output, target, journal) for target in targets}
         return Passage(model, name, tuple(made.plan.counts()), checked, engines)
 
 
@@ -208,18 +207,3 @@ def length(text: str, letters: Mapping[str, int]) -> int:
             left, right = (length(side.strip(), letters) for side in text.split(sign, 1))
             return left // right if sign == "/" else left * right
     return int(text) if text.strip().isdigit() else letters[text.strip()]
-
-
-def _engine(model: Path, target: str, journal: Journal) -> str:
-    """Yes, or what the builder said."""
-    from tokenrt.targets.build import build
-
-    key = digest(model, target, str(version("tensorrt_rtx_cu13_libs")))
-    answer = journal.get(key)
-    if answer is None:
-        try:
-            build(model, target=target, output=model.with_suffix(".engine"))
-        except TokenrtError as refusal:
-            return str(refusal).splitlines()[0]
-        answer = journal.put(key, YES)
-    return str(answer)

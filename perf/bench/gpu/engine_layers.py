@@ -27,6 +27,9 @@ from tokenrt.passes.ops import OPERATORS
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf.bench import results
+from tokenrt.perf.bench.gpu import builds
+from tokenrt.perf.bench.journal import Journal, digest
+from tokenrt.perf.demo.subject import version
 from tokenrt.targets.layers import layers
 
 MODEL = "timm:deit_small_patch16_224"
@@ -53,7 +56,8 @@ CALL = re.compile(r"tokenrt_[a-z]+\d*_([A-Za-z]+)_\d+/")
 class Row:
     """Layers of one engine, and how many each of its sites adds.
 
-    own: layers with nothing of the model in them, by the operator that most of their nodes are of.
+    own: layers with nothing of the model in them, by the operator that most of their nodes are of. fused, attentions: layers that
+    hold an attention's softmax and both its products, here and in the unreduced engine.
     """
 
     method: str
@@ -64,6 +68,8 @@ class Row:
     base: int
     capability: str = CAPABILITIES[0]
     own: Mapping[str, int] = field(default_factory=dict)
+    fused: int = 0
+    attentions: int = 0
 
     @property
     def each(self) -> float:
@@ -80,13 +86,15 @@ class Row:
 
 @dataclass(frozen=True)
 class EngineLayers:
-    """All rows. refused: methods that gave no engine, and why."""
+    """All rows. refused: methods that gave no engine, and why. built: every method at one site, yes or why not."""
 
     rows: tuple[Row, ...]
     refused: Mapping[str, str] = field(default_factory=dict)
+    built: Mapping[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"rows": [row.as_dict() for row in self.rows], "refused": dict(self.refused)}
+        rows = [row.as_dict() for row in self.rows]
+        return {"rows": rows, "refused": dict(self.refused), "built": dict(self.built)}
 
     def page(self, where: Mapping[str, Any]) -> str:
         """The results page."""
@@ -94,7 +102,7 @@ class EngineLayers:
         head += "the builder of TensorRT-RTX, not timed; nothing ran on a GPU. Portable bodies are those that `reduce` writes; "
         head += "`lower --target` and `build` give the others to targets of TensorRT and TensorRT-RTX. "
         head += "Made by `python -m tokenrt.perf.bench engine_layers`."
-        parts = ["# Engine layers", head, self._deployed(), f"Unreduced: {self._bases()}."]
+        parts = ["# Engine layers", head, self._deployed(), f"Unreduced: {self._bases()}.", self._attention()]
         if others := [row for row in self.rows if row.method not in BUDGETS]:
             told = (
                 f"The other methods that need no training, {OTHERS.amount:.0%} of the tokens kept at blocks "
@@ -104,7 +112,19 @@ class EngineLayers:
             told += "tokens one after the other start its layers once a turn."
             parts += [told, self._others(others)]
         parts.extend(f"- `{method}`: {reason}" for method, reason in self.refused.items())
+        parts.extend(builds.told(self.built) if self.built else ())
         return "\n\n".join((*parts, results.told(where)))
+
+    def _attention(self) -> str:
+        whole = " or ".join(map(str, sorted({row.attentions for row in self.rows})))
+        told = f"Attention, its softmax and both products, is one layer in {whole} blocks of the unreduced engines, and in as "
+        told += "many of all others"
+        apart = {
+            f"`{row.method}` at {row.capability}, batch {row.batch}: {row.fused} of {row.attentions}": None
+            for row in self.rows
+            if row.fused < row.attentions
+        }
+        return f"{told}{' but ' if apart else ''}{'; '.join(apart)}."
 
     def _deployed(self) -> str:
         """The table of the methods that people deploy."""
@@ -164,7 +184,7 @@ def run(
                 if method in BUDGETS:
                     raise
                 refused[method] = str(error).splitlines()[0]
-    return EngineLayers(tuple(rows), refused)
+    return EngineLayers(tuple(rows), refused, builds.run() if budgets is None else {})
 
 
 def untrained() -> Iterator[str]:
@@ -179,8 +199,8 @@ class _Counter:
     """Counts the layers of one model, whole and reduced."""
 
     def __init__(self, whole: Path, batches: Sequence[int]) -> None:
-        self._whole, self._batches = whole, batches
-        self._bases: dict[tuple[int, str], int] = {}
+        self._whole, self._batches, self._journal = whole, batches, Journal.of("engine_layers")
+        self._bases: dict[tuple[int, str], tuple[int, int]] = {}
 
     def rows(self, method: str, budget: Budget, capabilities: Sequence[str]) -> Iterator[Row]:
         reduced = reduce(self._whole, method=method, budget=budget)
@@ -191,16 +211,37 @@ class _Counter:
                 for_gpu(model)
             for capability in capabilities if deployed and form != FORMS[0] else capabilities[:1]:
                 for batch in self._batches:
-                    made = layers(model, capability=capability, batch=batch)
-                    base = self._base(batch, capability)
-                    sites = len(reduced.plan.sites)
-                    yield Row(method, form, batch, len(made), sites, base, capability, _own(made))
+                    made = self._layers(model, capability, batch)
+                    base, attentions = self._base(batch, capability)
+                    sites, fused = len(reduced.plan.sites), _fused(model, made)
+                    own = _own(made)
+                    yield Row(method, form, batch, len(made), sites, base, capability, own, fused, attentions)
 
-    def _base(self, batch: int, capability: str) -> int:
+    def _base(self, batch: int, capability: str) -> tuple[int, int]:
+        """Layers of the unreduced engine, and those that are an attention."""
         if (batch, capability) not in self._bases:
-            made = layers(_half(ir.load(self._whole)), capability=capability, batch=batch)
-            self._bases[batch, capability] = len(made)
+            model = _half(ir.load(self._whole))
+            made = self._layers(model, capability, batch)
+            self._bases[batch, capability] = len(made), _fused(model, made)
         return self._bases[batch, capability]
+
+    def _layers(self, model: ir.Model, capability: str, batch: int) -> Sequence[Sequence[str]]:
+        """Those of the engine, not built again where it was by the same builder of the same model."""
+        with tempfile.TemporaryDirectory() as folder:
+            ir.save(model, Path(folder) / "model.onnx")
+            builder = str(version("tensorrt_rtx_cu13_libs"))
+            key = digest(Path(folder) / "model.onnx", capability, str(batch), builder)
+        made: Sequence[Sequence[str]] | None = self._journal.get(key)
+        if made is None:
+            made = self._journal.put(key, layers(model, capability=capability, batch=batch))
+        return made
+
+
+def _fused(model: ir.Model, made: Sequence[Sequence[str]]) -> int:
+    """Layers that hold a softmax of the model and two of its products."""
+    operators = {node.name: node.op_type for node in model.graph if not SITE.match(str(node.name))}
+    held = [Counter(operators.get(node) for node in nodes) for nodes in made]
+    return sum(each["Softmax"] == 1 and each["MatMul"] >= 2 for each in held)
 
 
 def _own(made: Sequence[Sequence[str]]) -> dict[str, int]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tokenrt.perf.bench import results
+from tokenrt.perf.bench.engines import YES
 
-YES = "yes"
 BUILT = 1 / 4
 """The share whose engines are built: another is another constant in the same graph."""
 

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tokenrt.errors import MethodError, PlanError, TokenrtError, UnsupportedError
+from tokenrt.errors import MethodError, PlanError, UnsupportedError
 from tokenrt.passes import methods
 from tokenrt.passes.graph.interface import KEPT, MAP
 from tokenrt.passes.planning.budget import Budget
+from tokenrt.perf.bench.engines import YES, engine
 from tokenrt.perf.bench.journal import Journal, digest
 from tokenrt.perf.bench.models import cache
 from tokenrt.perf.bench.towers.families import saved
-from tokenrt.perf.bench.towers.page import BUILT, YES, Cell, Towers
+from tokenrt.perf.bench.towers.page import BUILT, Cell, Towers
 from tokenrt.perf.demo.subject import version
 from tokenrt.perf.profile import timing
 
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 OPSETS = (20, 23)
 SHARES = (1 / 2, BUILT, 1 / 9)
 TARGET = "rtx-portable"
-WORDS, CHANNELS = 8, 48
-"""Of the text that a method reads: embeddings as wide as the language model's."""
+WORDS = 8
+"""Of the text that a method reads: embeddings as wide as the output, as the language model has them."""
 
 METHODS: Mapping[str, Mapping[str, Any]] = {
     "divprune": {},
@@ -142,17 +143,19 @@ def cell(
         if checked is None:
             report = check(path, reduced, samples=1)
             checked = journal.put(key, YES if report.ok else "; ".join(report.reasons))
-        engine = None if target is None or share != BUILT else _engine(reduced, target, journal)
-    return told.found(site.arriving, site.tokens, rows, str(checked), engine)
+        built = None
+        if target is not None and share == BUILT:
+            built = engine(reduced, target, journal, half=True, batch=1)
+    return told.found(site.arriving, site.tokens, rows, str(checked), built)
 
 
 def _inputs(method: str, whole: Any) -> list[str] | None:
     """The shape of the text, for methods that read one: as many rows as the output has pictures."""
     if "text" not in methods.get(method).takes:
         return None
-    pictures = whole.get_outputs()[0].shape[0]
-    free = not isinstance(pictures, int)
-    return [f"text={'B' if free else 1}x{WORDS}x{CHANNELS}"]
+    shape = whole.get_outputs()[0].shape
+    pictures = 1 if len(shape) < 3 else shape[0] if isinstance(shape[0], int) else "B"
+    return [f"text={pictures}x{WORDS}x{shape[-1]}"]
 
 
 def _rows(whole: Any, reduced: Any, output: str, tokens: int) -> float | str:
@@ -185,21 +188,3 @@ def _alone(goes: Array, tokens: int) -> Array:
             if len(members) == 1:
                 places[picture, row] = members[0]
     return places
-
-
-def _engine(reduced: Path, target: str, journal: Journal) -> str:
-    """Yes, or what the builder says of the float16 form for one picture or clip."""
-    from tokenrt.passes.forms.convert import convert
-    from tokenrt.targets.build import build
-
-    half = reduced.with_name("half.onnx")
-    convert(reduced, precision="fp16", keep_io=True, output=half, check=False)
-    key = digest(half, target, str(version("tensorrt_rtx_cu13_libs")))
-    answer = journal.get(key)
-    if answer is None:
-        try:
-            build(half, target=target, output=half.with_suffix(".engine"), batch=1)
-        except TokenrtError as refusal:
-            return str(refusal).splitlines()[0]
-        answer = journal.put(key, YES)
-    return str(answer)

@@ -12,7 +12,8 @@ from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.forms.convert import convert
 from tokenrt.passes.graph.model import load
 from tokenrt.passes.planning.plan import Budget
-from tokenrt.perf.bench.gpu import engine_layers
+from tokenrt.perf.bench.engines import YES
+from tokenrt.perf.bench.gpu import builds, engine_layers
 from tokenrt.perf.bench.plain_vit import PlainViT
 from tokenrt.perf.cost import fusion
 from tokenrt.targets.layers import layers
@@ -29,7 +30,7 @@ CEILINGS: Mapping[str, Mapping[int, float]] = {
     "topk": {1: 2, 8: 0},
     "evit": {1: 3, 8: 0},
 }
-"""Layers a site by batch, on three blocks of the widths of DeiT-S, float16, capability 8.9; TensorRT-RTX 1.7.1."""
+"""Layers a site by batch, on three blocks of the widths of DeiT-S, float16; TensorRT-RTX 1.7.1."""
 
 OTHERS = {
     "algm": 8,
@@ -72,19 +73,29 @@ def test_launches_of_a_whole_model_are_about_the_layers_of_its_engine(name: str)
     assert 0.9 * made <= fusion.whole(prepared.model.graph, prepared.shapes) <= made
 
 
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Engines are built, not remembered."""
+    monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     form = PlainViT(width=384, heads=6, blocks=3, patch=16)
     return form.write(tmp_path_factory.mktemp("vit") / "vit.onnx")
 
 
+@pytest.mark.parametrize(
+    "capability", ["8.9", *(pytest.param(other, marks=pytest.mark.slow) for other in ("8.0", "12.0"))]
+)
 @pytest.mark.parametrize("batch", [1, 8])
-def test_no_site_costs_more_than_its_ceiling(model: Path, batch: int) -> None:
-    found = engine_layers.run(BUDGETS, batches=(batch,), model=model, capabilities=("8.9",))
+def test_no_site_costs_more_than_its_ceiling(model: Path, batch: int, capability: str) -> None:
+    found = engine_layers.run(BUDGETS, batches=(batch,), model=model, capabilities=(capability,))
     each = {(row.method, row.form): row.each for row in found.rows}
     for method, ceilings in CEILINGS.items():
         assert each[method, "for GPUs"] <= ceilings[batch]
         assert each[method, "for GPUs"] < each[method, "portable"]
+    assert {(row.fused, row.attentions) for row in found.rows} == {(3, 3)}
     assert "| `tome` |" in found.page(HERE)
 
 
@@ -98,3 +109,18 @@ def test_nor_do_the_other_methods(model: Path) -> None:
     page = found.page(HERE)
     assert "- `expedit`: " in page
     assert "TokenPeaks" in page
+
+
+def test_what_is_not_built_is_told() -> None:
+    page = "\n".join(builds.told({"tome": YES, "divprune": "the builder says no"}))
+    assert "1 of 2 are built" in page
+    assert "| Merging pairs | `tome` |" in page
+    assert "- `divprune`: the builder says no" in page
+
+
+@pytest.mark.slow
+def test_every_method_is_built_for_every_capability() -> None:
+    built = builds.run()
+    assert {name: answer for name, answer in built.items() if answer != YES} == {}
+    page = "\n".join(builds.told(built))
+    assert f"{len(built)} of {len(built)} are built" in page
