@@ -23,7 +23,8 @@ from tokenrt.passes.planning.plan import Budget, Plan, places
 from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.route import cut, missing
 from tokenrt.passes.planning.several import Chosen, Routes
-from tokenrt.passes.rewriting import outlet
+from tokenrt.passes.rewriting.outputs import outlet
+from tokenrt.passes.rewriting.outputs.short import shorten
 from tokenrt.passes.rewriting.prove import attended, prove
 from tokenrt.passes.rewriting.rewrite import Rewriter
 from tokenrt.passes.rewriting.tidy import tidy
@@ -349,7 +350,7 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
     outputs = len(model.graph.outputs)
     dims: dict[str, tuple[int, ...]] = {}
     for rewriter in rewriters:
-        dims |= rewriter.shorten()
+        dims |= shorten(rewriter)
         if source_map:
             rewriter.expose_source_map()
     interface = prepared.interface.changed(dims).with_outputs(

@@ -19,13 +19,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, order=True)
 class Mark:
-    """One axis that counts tokens: outer * (tokens - offset) * inner entries.
+    """One axis that counts tokens: outer * (tokens - offset) / unit * inner entries.
 
     stage: the last reduction that shortened it, 0 for the original length. offset: leading protected tokens
     sliced away. outer, inner: other axes folded into this one by a Reshape. grid: the tokens lie on two axes that follow
     each other, (h, w); this is the one that `part` names, 0 for rows and 1 for columns. Once tokens have left, all that
-    remain are rows, and there is one column. weighed: a softmax along the axis has counted every token by its size, so a
-    sum over the axis is a mean over the original tokens.
+    remain are rows, and there is one column. unit: so many tokens that follow each other are one entry, side by side in the
+    channels. order: entry n is unit order[n] of the stream; None where they stand as there. weighed: a softmax along the axis
+    has counted every token by its size, so a sum over the axis is a mean over the original tokens.
     """
 
     axis: int
@@ -35,12 +36,19 @@ class Mark:
     inner: int = 1
     grid: tuple[int, int] | None = None
     part: int = 0
+    unit: int = 1
+    order: tuple[int, ...] | None = None
     weighed: bool = field(default=False, compare=False)
 
     @property
     def plain(self) -> bool:
         """Whether the axis counts tokens and nothing else."""
-        return self.outer == self.inner == 1 and self.grid is None
+        return self.outer == self.inner == 1 and self.grid is None and self.single
+
+    @property
+    def single(self) -> bool:
+        """Whether tokens are entries one by one, in the order of the stream."""
+        return self.unit == 1 and self.order is None
 
     def at(self, axis: int) -> Mark:
         return replace(self, axis=axis)
@@ -50,13 +58,20 @@ class Mark:
         if self.grid is not None:
             left = counts[self.stage] - self.offset
             return self.grid[self.part] if not self.stage else (left, 1)[self.part]
-        return self.outer * (counts[self.stage] - self.offset) * self.inner
+        return self.outer * self.entries(counts[self.stage]) * self.inner
+
+    def entries(self, tokens: int) -> int:
+        """Entries, but for what is folded in, when so many tokens are left."""
+        return (tokens - self.offset) // self.unit
 
     def same(self, other: Mark) -> bool:
         return replace(self, axis=0) == replace(other, axis=0)
 
 
 Marks = tuple[Mark, ...]
+
+ANY = 0
+"""A unit that every number divides."""
 
 
 def spans(marks: Iterable[Mark]) -> list[Marks]:
@@ -139,7 +154,15 @@ class BiasKeys:
     mark: Mark
 
 
-Edit = SetInput | ReduceAuxiliary | WeighPool | BiasKeys
+@dataclass(frozen=True)
+class Reorder:
+    """A Gather brings what is left of an axis into an order of its own. mark: the axis behind it."""
+
+    node: ir.Node
+    mark: Mark
+
+
+Edit = SetInput | ReduceAuxiliary | WeighPool | BiasKeys | Reorder
 
 
 @dataclass
@@ -147,6 +170,7 @@ class Step:
     """What a rule sees of one node; it sets the marks of the outputs and lists edits.
 
     protected: positions that never leave, ascending. Behind the first reduction these tokens stand in front, in that order.
+    unit: tokens leave in whole units of so many; of any number where it is ANY.
     """
 
     node: ir.Node
@@ -156,6 +180,7 @@ class Step:
     protected: tuple[int, ...]
     outputs: list[Marks]
     edits: list[Edit] = field(default_factory=list)
+    unit: int = 1
 
     @property
     def leading(self) -> int:
@@ -222,6 +247,9 @@ class Step:
         self.outputs[index] = found
 
     def edit(self, edit: Edit) -> None:
+        """Ask for a change of the graph. Raises: Blocked where it needs one number for each token, and entries are units."""
+        if not all(mark.single for mark in _read(edit)):
+            raise self.block("it reads one number for each token, and tokens stand in units there", "grid")
         self.edits.append(edit)
 
     def block(self, reason: str, kind: Kind = "operator", parts: Sequence[Sequence[int]] = ()) -> Blocked:
@@ -242,6 +270,15 @@ class Step:
 
 
 Rule = Callable[[Step], None]
+
+
+def _read(edit: Edit) -> tuple[Mark, ...]:
+    """The axes of which an edit takes one entry for each token."""
+    if isinstance(edit, ReduceAuxiliary):
+        return tuple(mark for _, mark in edit.axes)
+    if isinstance(edit, WeighPool):
+        return edit.span
+    return (edit.mark,) if isinstance(edit, BiasKeys) else ()
 
 
 def _words(mark: Mark) -> str:

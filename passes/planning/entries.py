@@ -12,7 +12,7 @@ from tokenrt.passes.planning.outputs.site import OUTPUT
 
 Where = Literal["around-attention", "after-attention", "after-block"]
 PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
-COUNTS = ("tokens", "protected", "grid", "blocks")
+COUNTS = ("tokens", "protected", "grid", "blocks", "unit")
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,16 @@ class PlannedSite:
 
 @dataclass(frozen=True)
 class Transformer:
-    """The tokens of one transformer of a model: N, the protected among them, its blocks, the grid where it is known."""
+    """The tokens of one transformer of a model: N, the protected among them, its blocks, the grid where it is known.
+
+    unit: tokens leave in whole units of so many; the grid is then that of the units.
+    """
 
     tokens: int
     protect: int
     blocks: int
     grid: tuple[int, ...] | None = None
+    unit: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -40,6 +44,7 @@ class Transformer:
             "protected": self.protect,
             "grid": list(self.grid) if self.grid else None,
             "blocks": self.blocks,
+            **({"unit": self.unit} if self.unit > 1 else {}),
         }
 
 
@@ -50,10 +55,11 @@ def read(file: Path, data: Mapping[str, Any], key: str, kind: type, default: Any
     return value
 
 
-def multiple(file: Path, data: Mapping[str, Any]) -> int:
-    found: int = read(file, data, "multiple_of", int, 1)
+def positive(file: Path, data: Mapping[str, Any], key: str) -> int:
+    """A number of 1 or more, 1 where it is not said."""
+    found: int = read(file, data, key, int, 1)
     if found < 1:
-        raise PlanError(f"plan {file}: 'multiple_of' must be 1 or more, found {found}")
+        raise PlanError(f"plan {file}: {key!r} must be 1 or more, found {found}")
     return found
 
 
@@ -77,6 +83,7 @@ def transformers(file: Path, data: Mapping[str, Any]) -> list[Transformer]:
             read(file, entry, "protected", int),
             read(file, entry, "blocks", int),
             grid(file, entry.get("grid")),
+            positive(file, entry, "unit"),
         )
         for entry in listed or [data]
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from math import lcm
 from typing import Any
 
 from tokenrt.errors import NothingToDoError, PlanError
@@ -12,6 +13,7 @@ from tokenrt.passes import methods
 from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.planning import units
 from tokenrt.passes.planning.plan import (
     BACK,
     PLACES,
@@ -26,6 +28,7 @@ from tokenrt.passes.planning.plan import (
 from tokenrt.passes.planning.resolve import check_count, check_grid, check_place, in_time, resolve, rounded
 from tokenrt.passes.planning.route import cut, missing
 from tokenrt.passes.planning.several import Chosen, Routes, choose
+from tokenrt.passes.planning.units import whole
 from tokenrt.passes.planning.work import Work
 
 
@@ -65,7 +68,9 @@ def make(
     chosen = choose(structures, transformers, where)
     base = base.over(
         [
-            counts(structure, tuple(grid) if grid is not None and number in chosen else structure.grid)
+            _counted(prepared, structure, grid, short)
+            if number in chosen
+            else counts(structure, structure.grid)
             for number, structure in enumerate(structures)
         ]
     )
@@ -76,19 +81,19 @@ def make(
         with _in(places_of[number]):
             _check_free(structures[number])
             if own.grid is not None:
-                check_grid(own.grid, own.tokens - own.protect)
+                check_grid(own.grid, (own.tokens - own.protect) // own.unit)
         laid_out.append(method.laid_out(own.grid))
         if all(cut(block, where) is None for block in blocks):
             raise NothingToDoError(f"{places_of[number]}no block has {_no_place(blocks[0], where)}")
     method = _one(laid_out, chosen)
-    base = replace(base, options=method.options(), notes=_left_out(base, chosen))
+    base = replace(base, options=method.options(), notes=(*_left_out(base, chosen), *_in_units(base, chosen)))
     if budget.kind == "flops":
         return _by_work(prepared, base, method, budget, where, chosen, allow_noop)
     sites, notes, rated = list[PlannedSite](), list[str](), list[Method]()
     for number in chosen:
         own, blocks = base.transformers[number], structures[number].blocks
         with _in(places_of[number]):
-            found, told = resolve(budget, method, own.tokens, own.protect, own.blocks, where)
+            found, told = resolve(budget, whole(method, own.unit), own.tokens, own.protect, own.blocks, where)
         for made in found:
             if cut(blocks[made.block], where) is None:
                 raise PlanError(
@@ -102,8 +107,16 @@ def make(
     return with_cost(prepared, chosen_plan, allow_noop=allow_noop)[0]
 
 
-def counts(structure: Structure, grid: tuple[int, ...] | None) -> Transformer:
-    return Transformer(structure.tokens, structure.protect, len(structure.blocks), grid)
+def counts(structure: Structure, grid: tuple[int, ...] | None, unit: int = 1) -> Transformer:
+    return Transformer(structure.tokens, structure.protect, len(structure.blocks), grid, unit)
+
+
+def _counted(prepared: Prepared, structure: Structure, grid: Sequence[int] | None, short: str) -> Transformer:
+    """The counts of a transformer that is reduced; where tokens leave in units, only a grid that is given is that of units."""
+    size = units.unit(prepared.model.graph, prepared.shapes, structure, short)
+    units.check_whole(structure.protected, size)
+    own = structure.grid if size == 1 else None
+    return counts(structure, own if grid is None else tuple(grid), size)
 
 
 def _check_free(structure: Structure) -> None:
@@ -139,6 +152,15 @@ def _left_out(plan: Plan, chosen: Sequence[int]) -> tuple[str, ...]:
     told = ", ".join(f"{number} ({plan.transformers[number].tokens})" for number in rest)
     return (
         f"of {len(plan.transformers)} transformers these keep their tokens: {told}; --transformers chooses",
+    )
+
+
+def _in_units(plan: Plan, chosen: Sequence[int]) -> tuple[str, ...]:
+    """A note on tokens that leave together."""
+    sizes = sorted({plan.transformers[number].unit for number in chosen} - {1})
+    return tuple(
+        f"tokens leave in whole merge units of {size}, of which each is one row of an output that stays short"
+        for size in sizes
     )
 
 
@@ -203,14 +225,20 @@ def _by_work(
         and cut(block, where) is not None
     )
     work = Work.of(prepared, replace(base, sites=every))
-    fewest = [method.fewest(each.tokens, each.protect) for each in base.transformers]
+    own_methods = [whole(method, each.unit) for each in base.transformers]
+    fewest = [
+        own.fewest(each.tokens, each.protect)
+        for own, each in zip(own_methods, base.transformers, strict=True)
+    ]
 
     def removing(removed: int, more: int) -> Plan:
         here = [each.tokens for each in base.transformers]
         sites = []
         for place, site in enumerate(every):
-            number, leaving = site.transformer, removed + (place < more) * method.unit
-            least = method.fewest(here[number], base.transformers[number].protect)
+            number = site.transformer
+            own = own_methods[number]
+            leaving = removed + (place < more) * step
+            least = own.fewest(here[number], base.transformers[number].protect)
             sites.append(replace(site, tokens=max(here[number] - leaving, least)))
             here[number] = here[number] if all_return(method.returns) else sites[-1].tokens
         return replace(base, sites=in_multiples(sites))
@@ -223,7 +251,7 @@ def _by_work(
         for number in chosen:
             own, here = base.transformers[number], base.transformers[number].tokens
             mine = [site for site in sites if site.transformer == number]
-            fitting, _ = rounded(mine, method, own.tokens, own.protect, budget.multiple_of)
+            fitting, _ = rounded(mine, own_methods[number], own.tokens, own.protect, budget.multiple_of)
             left = {site.block: site.tokens for site in fitting}
             for site in mine:
                 counts[number, site.block] = left.get(site.block, here)
@@ -231,7 +259,8 @@ def _by_work(
         return tuple(replace(site, tokens=counts[site.transformer, site.block]) for site in sites)
 
     most = max(base.transformers[number].tokens - fewest[number] for number in chosen)
-    tries = ((removed, more) for removed in range(0, most + 1, method.unit) for more in range(len(every)))
+    step = lcm(*(own_methods[number].unit for number in chosen))
+    tries = ((removed, more) for removed in range(0, most + 1, step) for more in range(len(every)))
     for removed, more in tries:
         if work.macs(removing(removed, more)) <= budget.amount * work.full:
             found = _shortening(removing(removed, more))
@@ -254,9 +283,14 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
             f"the plan is for {len(plan.transformers)} transformers, the model has {len(structures)}; make a new plan for it"
         )
     method = methods.get(plan.method).from_options(plan.options)
+    reduced = plan.reduced()
+    sizes = [
+        units.unit(prepared.model.graph, prepared.shapes, structure, plan.short) if number in reduced else 1
+        for number, structure in enumerate(structures)
+    ]
     for number, (planned, structure) in enumerate(zip(plan.transformers, structures, strict=False)):
         with _in(_told(prepared, number)):
-            _checkcounts(planned, structure)
+            _checkcounts(planned, structure, sizes[number])
     sites = list[PlannedSite]()
     for place, site in enumerate(plan.sites):
         if not 0 <= site.transformer < len(structures):
@@ -267,23 +301,24 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
     for number, structure in enumerate(structures):
         own = [(place, site) for place, site in enumerate(plan.sites) if site.transformer == number]
         with _in(_told(prepared, number)):
-            _check_sites(own, structure, method, plan.multiple_of)
+            _check_sites(own, structure, whole(method, sizes[number]), plan.multiple_of)
         sites.extend(site for _, site in own)
     unlisted = [counts(structure, structure.grid) for structure in structures[len(plan.transformers) :]]
     known = [
-        replace(planned, grid=planned.grid or structure.grid)
-        for planned, structure in zip(plan.transformers, structures, strict=False)
+        replace(planned, grid=planned.grid or (structure.grid if size == 1 else None), unit=size)
+        for planned, structure, size in zip(plan.transformers, structures, sizes, strict=False)
     ]
     fitted = replace(plan.over([*known, *unlisted]), sites=tuple(sites), options=method.options())
     return _not_empty(prepared, _shortening(fitted), allow_noop)
 
 
-def _checkcounts(planned: Transformer, structure: Structure) -> None:
+def _checkcounts(planned: Transformer, structure: Structure, unit: int) -> None:
     if planned.tokens != structure.tokens:
         raise PlanError(
             f"the plan is for {planned.tokens} tokens, the model has {structure.tokens}; make a new plan for it"
         )
     _check_free(structure)
+    units.check_whole(structure.protected, unit)
     for what, wanted, found in (
         ("blocks", planned.blocks, len(structure.blocks)),
         ("protected tokens", planned.protect, structure.protect),
@@ -291,7 +326,7 @@ def _checkcounts(planned: Transformer, structure: Structure) -> None:
         if wanted != found:
             raise PlanError(f"the plan is for {wanted} {what}, the model has {found}; make a new plan for it")
     if planned.grid is not None:
-        check_grid(planned.grid, structure.tokens - structure.protect)
+        check_grid(planned.grid, (structure.tokens - structure.protect) // unit)
 
 
 def _check_sites(

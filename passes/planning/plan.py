@@ -48,8 +48,8 @@ class Plan:
     tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
     multiply-accumulates of one image. wanted: tokens that the user protects, as in 0,-1,200:217. multiple_of: what every
     count is a multiple of. outputs: choices among the tokens of outputs, behind those of the blocks. short: outputs, by name
-    or "all", that keep only the tokens that are left. A model of several transformers has these counts for its first, and in
-    `others` those of transformers 1, 2 and so on, reduced or not.
+    or "all", that keep only the tokens that are left. unit: so many leave together, as such an output needs. A model of several
+    transformers has these counts for its first, and in `others` those of transformers 1, 2 and so on, reduced or not.
     """
 
     method: str
@@ -68,11 +68,12 @@ class Plan:
     multiple_of: int = 1
     outputs: tuple[OutputSite, ...] = ()
     short: str = ""
+    unit: int = 1
 
     @property
     def transformers(self) -> tuple[Transformer, ...]:
         """Every transformer of the model, in graph order."""
-        return Transformer(self.tokens, self.protect, self.blocks, self.grid), *self.others
+        return Transformer(self.tokens, self.protect, self.blocks, self.grid, self.unit), *self.others
 
     def over(self, transformers: Sequence[Transformer]) -> Plan:
         """The plan with these counts, sites left as they are."""
@@ -84,6 +85,7 @@ class Plan:
             blocks=first.blocks,
             grid=first.grid,
             others=tuple(others),
+            unit=first.unit,
         )
 
     def laid_out(self, grid: Sequence[int]) -> Plan:
@@ -244,9 +246,10 @@ class Plan:
             macs_before=entries.read(file, macs, "before", int, 0),
             macs_after=entries.read(file, macs, "after", int, 0),
             grid=first.grid,
+            unit=first.unit,
             others=tuple(transformers[1:]),
             wanted=entries.read(file, data, "protect", str, ""),
-            multiple_of=entries.multiple(file, data),
+            multiple_of=entries.positive(file, data, "multiple_of"),
             outputs=tuple(outputs),
             short=entries.read(file, data, "short", str, ""),
         )

@@ -13,6 +13,7 @@ from tokenrt.passes.methods.contract import Returns
 from tokenrt.passes.planning import schedules
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.planning.plan import PlannedSite, Where, all_return, places
+from tokenrt.passes.planning.units import check_units, fitting
 
 if TYPE_CHECKING:
     from tokenrt.passes.methods.contract import Method
@@ -81,6 +82,8 @@ def _unrounded(
             wanted = method.after_keeping(math.ceil(budget.amount * (here - protect)), protect)
         else:
             wanted = budget.counts[place]
+        if budget.kind != "tokens":
+            wanted = fitting(method, wanted, here, protect)
         if most_it_can and wanted < here:
             if not sites and wanted <= protect:
                 raise PlanError(
@@ -141,6 +144,7 @@ def check_count(method: Method, block: int, tokens: int, keep: int, protect: int
         raise PlanError(
             f"block {block}: {keep} tokens are to stay, but {protect} are protected and at least one more must stay"
         )
+    check_units(method, block, tokens, keep, protect)
     fewest = method.fewest(tokens, protect)
     if keep < fewest:
         raise PlanError(

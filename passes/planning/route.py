@@ -84,12 +84,13 @@ def route(
     back: Mapping[ir.Node | None, frozenset[ir.Value]] | None = None,
     drops: bool = True,
     short: str = "",
+    unit: int = 1,
 ) -> Route:
     """Follow the tokens; wherever the tail needs every position, restore at the tap.
 
     back: who receives restored tokens in any case. drops: tokens leave for good, so that those that left are carried to where
-    they come back. short: outputs, by name or "all", that keep the tokens that are left. Raises: UnsupportedError where an
-    operator of the body stops the tokens, or those that left.
+    they come back. short: outputs, by name or "all", that keep the tokens that are left. unit: so many leave together.
+    Raises: UnsupportedError where an operator of the body stops the tokens, or those that left.
     """
     restored: Restored = dict(back or {})
     stops: dict[Stop, Blocked] = {}
@@ -102,6 +103,7 @@ def route(
             protected=structure.protected,
             sites=sites,
             restored=restored,
+            unit=unit,
         )
         blocking = [*flow.blocked, *_across_rows(structure, flow)]
         reduced = [

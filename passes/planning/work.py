@@ -34,7 +34,8 @@ class Work:
             structure, sites = prepared.transformers[number], plan.of(number).sites
             cuts = [made for site in sites if (made := cut(structure.blocks[site.block], site.where))]
             back, drops = returns(structure, plan.returns, sites), methods.get(plan.method).drops
-            routes[number] = route(graph, shapes, structure, cuts, back, drops, plan.shortened())
+            unit = plan.transformers[number].unit
+            routes[number] = route(graph, shapes, structure, cuts, back, drops, plan.shortened(), unit)
         check_apart(routes)
         flows = [path.flow for path in routes.values()]
         work = cost(graph, shapes, together(flows, [len(path.sites) for path in routes.values()]))

@@ -14,6 +14,7 @@ from tokenrt.passes.analysis.marks import (
     Edit,
     Mark,
     ReduceAuxiliary,
+    Reorder,
     SetInput,
     WeighPool,
 )
@@ -26,6 +27,7 @@ from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.auxiliary import LEAST, Auxiliaries
 from tokenrt.passes.rewriting.logits import FLOAT, additive, log_size
 from tokenrt.passes.rewriting.stages import Stage
+from tokenrt.passes.rewriting.units import turned
 
 END = 2**31 - 1
 
@@ -64,8 +66,23 @@ class Repairs:
             edit.node.replace_input_with(edit.index, self.auxiliaries.reduce(edit, stage))
         elif isinstance(edit, WeighPool):
             self._weigh(edit)
+        elif isinstance(edit, Reorder):
+            self._reorder(edit)
         else:
             self._bias(edit)
+
+    def _reorder(self, edit: Reorder) -> None:
+        """Let a Gather take what is left in the order in which it took all."""
+        index = turned(self.op, self.stages[edit.mark.stage], edit.mark)
+        if isinstance(index, np.ndarray):
+            edit.node.replace_input_with(1, self.op.constant(index[0]))
+        elif self.rows == 1:
+            edit.node.replace_input_with(1, self.op("Squeeze", index, [0]))
+        else:
+            raise UnsupportedError(
+                f"Gather node {edit.node.name!r} brings the tokens of all pictures into one order, and each has lost others: fix "
+                "the batch to 1, or drop --short"
+            )
 
     def _size(self, mark: Mark) -> ir.Value | None:
         """[B,K,1] sizes of the tokens a mark counts, or None while all are one."""

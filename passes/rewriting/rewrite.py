@@ -8,26 +8,27 @@ attention).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.errors import PlanError, UnsupportedError
+from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut
 from tokenrt.passes.analysis.marks import Edit
 from tokenrt.passes.analysis.protected import arranged
 from tokenrt.passes.analysis.stream import Layout, stream_of
 from tokenrt.passes.graph.ancestry import depends_on_input
-from tokenrt.passes.graph.interface import KEPT, MAP
+from tokenrt.passes.graph.interface import MAP
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.plan import Plan, PlannedSite
-from tokenrt.passes.planning.route import Route, is_short
+from tokenrt.passes.planning.route import Route
+from tokenrt.passes.rewriting import units
 from tokenrt.passes.rewriting.arrange import reduce
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries, check_biases
 from tokenrt.passes.rewriting.logits import FLOAT, additive
@@ -141,51 +142,6 @@ class Rewriter:
         for value in taps:
             self._restore(value, readers[value])
 
-    def shorten(self) -> dict[str, tuple[int, ...]]:
-        """The new shapes of outputs that keep the tokens that are left; the model then tells which these are.
-
-        Raises: PlanError where one that was named has no row for each token, or gets all of them back.
-        """
-        found: dict[str, tuple[int, ...]] = {}
-        counts, asked = self.plan.counts(), self.plan.shortened()
-        offsets = set[int]()
-        for value in self.graph.outputs:
-            marks = self.path.flow.marks.get(value, ())
-            stage = self.reduced.get(value, (value, 0))[1]
-            if not is_short(value, asked) or not (stage or any(mark.stage for mark in marks)):
-                continue
-            dims, declared = list(self.shapes.of(value)), [*(value.shape or ())]
-            for mark in marks:
-                dims[mark.axis] = replace(mark, stage=stage or mark.stage).size(counts)
-                offsets.add(mark.offset)
-                declared[mark.axis : mark.axis + 1] = [dims[mark.axis]] if declared else []
-            value.shape = ir.Shape(declared) if declared else None
-            found[str(value.name)] = tuple(dims)
-        missing = [name for name in self.plan.short.split(",") if name not in (*found, "", "all")]
-        if missing or (self.plan.short and not found):
-            which = missing[0] if missing else "any output"
-            every = ", ".join(str(value.name) for value in self.graph.outputs)
-            raise PlanError(
-                f"--short {self.plan.short}: no row for each token that is left comes to {which}; outputs: {every}"
-            )
-        if found:
-            self._tell_kept(min(offsets))
-        return found
-
-    def _tell_kept(self, offset: int) -> None:
-        """Add `kept_index`, or `token_source_map` where tokens were merged, of the tokens behind the first `offset`."""
-        stage, op = self.stages[-1], self.op
-        self.op.before, self.op.prefix = None, "tokenrt_kept"
-        merged = self.method.merges
-        value: Any = op.value(stage.source_map if merged else stage.position)
-        if offset:
-            value = op("Slice", value, [offset], [2**31 - 1], [1])
-            lowered = op("Sub", value, np.array(offset))
-            value = op("Where", op("Less", value, np.array(0)), value, lowered) if merged else lowered
-        name = MAP if merged else KEPT
-        count = (self.structure.tokens if merged else stage.count) - offset
-        self._output(value, f"{name}_{self.number}" if self.number else name, count)
-
     def expose_source_map(self) -> None:
         """Add the output `token_source_map` [B,N0]: where each original token is behind the last site, -1 where dropped.
 
@@ -195,9 +151,9 @@ class Rewriter:
         if name in {value.name for value in self.graph.outputs}:
             return
         self.op.before, self.op.prefix = None, "tokenrt_map"
-        self._output(self.op.value(self.stages[-1].source_map), name, self.structure.tokens)
+        self.output(self.op.value(self.stages[-1].source_map), name, self.structure.tokens)
 
-    def _output(self, value: ir.Value, name: str, count: int) -> None:
+    def output(self, value: ir.Value, name: str, count: int) -> None:
         """Add an output [B,count] of what may be the same for all pictures."""
         stream = self.path.sites[0].value
         held = self._held(stream)
@@ -243,7 +199,9 @@ class Rewriter:
         # Behind the first reduction protected tokens stand in front.
         order = self.arranged if stage.parent is None else np.arange(stage.count)
         taps, site = self._taps(planned, tokens, stage), self._site(planned, stage)
-        reduction = reduce(op, self.method, taps, site, order, self.unseen)
+        reduction = units.reduce(
+            op, self.plan.unit, taps, site, order, self.unseen, partial(reduce, op, self.method)
+        )
         self.stages.append(stage.after(op, reduction, tokens, planned.tokens, self.method.drops))
         result = from_rows(op, reduction.tokens, held, planned.tokens)
         for node, index in uses:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenrt.passes.analysis.marks import Mark, Marks, ReduceAuxiliary, SetInput, Step, spans
+from tokenrt.passes.analysis.marks import Mark, Marks, ReduceAuxiliary, Reorder, SetInput, Step, spans
 from tokenrt.passes.graph.shapes import BATCH, Dims
 
 END = 2**31 - 1
@@ -25,7 +25,8 @@ def transpose(step: Step) -> None:
 def reshape(step: Step) -> None:
     """An axis is a stride and a length; it survives where one output axis holds exactly that stride and length.
 
-    Tokens may come to lie on two axes that follow each other, rows and columns of a grid, and back on one.
+    Tokens may come to lie on two axes that follow each other, rows and columns of a grid, and back on one. Where they leave in
+    whole units, those of a unit may come to lie side by side in the channels.
     """
     source, goal = step.dims(0), step.out_dims()
     marks = [mark for span in spans(step.marks[0]) for mark in regroup(step, span, source, goal)]
@@ -36,7 +37,7 @@ def reshape(step: Step) -> None:
 
 def regroup(step: Step, span: Marks, source: Dims, goal: Dims) -> Marks:
     """Where a token axis ends after a Reshape, with the axes folded around it."""
-    found = moved(span, source, goal, step.tokens)
+    found = moved(span, source, goal, step.tokens) or _joined(step, span, source, goal)
     if found is None:
         raise step.block("it splits the token axis into a grid or into windows", "grid")
     return found
@@ -45,7 +46,7 @@ def regroup(step: Step, span: Marks, source: Dims, goal: Dims) -> Marks:
 def moved(span: Marks, source: Dims, goal: Dims, tokens: int) -> Marks | None:
     """The marks of a token axis of `source` on `goal`, which holds the same entries; None where the axis falls apart."""
     first, last = span[0], span[-1]
-    length = tokens - first.offset
+    length = first.entries(tokens)
     stride = prod(source[last.axis + 1 :]) * last.inner
     for axis, size in enumerate(goal):
         right = prod(goal[axis + 1 :])
@@ -53,10 +54,24 @@ def moved(span: Marks, source: Dims, goal: Dims, tokens: int) -> Marks | None:
             outer = right * size // (stride * length)
             return (replace(first, axis=axis, outer=outer, inner=stride // right, grid=None, part=0),)
     for axis, (rows, columns) in enumerate(pairwise(goal)):
-        if rows > 1 < columns and rows * columns == length and prod(goal[axis + 2 :]) == stride:
+        square = rows > 1 < columns and rows * columns == length and first.single
+        if square and prod(goal[axis + 2 :]) == stride:
             lead = replace(first, axis=axis, outer=1, inner=1, grid=(rows, columns), part=0)
             return lead, replace(lead, axis=axis + 1, part=1)
     return None
+
+
+def _joined(step: Step, span: Marks, source: Dims, goal: Dims) -> Marks | None:
+    """The mark of an axis of units that leave as a whole, [N,C] as [N/U, U*C]; None where it is none."""
+    (mark, *rest) = span
+    stride, size = prod(source[mark.axis + 1 :]), goal[-2] if len(goal) > 1 else 0
+    length = mark.entries(step.tokens)
+    if rest or mark.outer != 1 or mark.inner != 1 or mark.grid or mark.offset or not size or length % size:
+        return None
+    unit = length // size * mark.unit
+    alike = prod(goal[:-2]) == prod(source[: mark.axis]) and goal[-1] == length // size * stride
+    whole = mark.order is None and unit > mark.unit and step.unit % unit == 0
+    return (replace(mark, axis=len(goal) - 2, unit=unit),) if alike and whole else None
 
 
 def resized(goal: Dims, marks: Sequence[Mark], counts: Sequence[int]) -> list[int]:
@@ -203,12 +218,23 @@ def gather(step: Step) -> None:
             if mark.stage:
                 step.edit(SetInput(step.node, 1, _from(mark, first)))
             continue
+        if step.unit != 1 and added == 1 and _turns(mark, picked, step.tokens):
+            marks.append(replace(mark, order=tuple(picked)))
+            if mark.stage:
+                step.edit(Reorder(step.node, marks[-1]))
+            continue
         if ranks is None:
             parts = [[mark.offset + index for index in picked]] if mark.plain else ()
             raise step.block(f"it reads tokens {picked[:4]} by position", "grid", parts)
         if mark.stage and ranks != given:
             step.edit(SetInput(step.node, 1, fixed(np.reshape(ranks, step.dims(1)).tolist())))
     step.set(marks)
+
+
+def _turns(mark: Mark, picked: Sequence[int], tokens: int) -> bool:
+    """Whether a Gather takes every entry of a token axis once, in an order of its own."""
+    alone = mark.outer == mark.inner == 1 and mark.grid is None and not mark.offset and mark.order is None
+    return alone and sorted(picked) == [*range(mark.entries(tokens))]
 
 
 def _from(mark: Mark, first: int) -> Callable[[Sequence[int]], list[int]]:

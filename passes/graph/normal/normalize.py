@@ -1,4 +1,4 @@
-"""Bring every attention of a graph to the form the analyses read; exact, nothing else changes."""
+"""Bring every attention of a graph, and rows taken by number, to the form the analyses read; exact, nothing else changes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tokenrt.passes.graph.normal.chain import chain
 from tokenrt.passes.graph.normal.einsum import open_einsum
 from tokenrt.passes.graph.normal.layout import Unfit
 from tokenrt.passes.graph.normal.parts import open_concat
+from tokenrt.passes.graph.normal.rows import open_gather
 from tokenrt.passes.graph.normal.softmax import open_exp, open_quotient
 from tokenrt.passes.graph.normal.straight import UNFIT, straighten
 from tokenrt.passes.graph.normal.sums import open_add, open_sub, open_sum
@@ -22,6 +23,7 @@ OPENERS: Mapping[str, Callable[[Builder, ir.Node], bool]] = {
     "Div": open_quotient,
     "Einsum": open_einsum,
     "Exp": open_exp,
+    "GatherND": open_gather,
     "Mul": open_quotient,
     "Sub": open_sub,
     "Sum": open_sum,

@@ -25,7 +25,7 @@ from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.arrange import reduce
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
-from tokenrt.passes.rewriting.outlet_taps import OutletTaps
+from tokenrt.passes.rewriting.outputs.outlet_taps import OutletTaps
 from tokenrt.passes.rewriting.prove import prove
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.stages import Stage, compose, constant, follow

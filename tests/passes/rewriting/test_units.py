@@ -1,0 +1,181 @@
+"""Tokens that leave a vision tower in whole merge units: Qwen's towers equal torch models that drop or merge the same units."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from tests.export.helpers import vision_language as small
+from tests.passes.helpers import qwen
+from tests.passes.helpers.projectors import pictures, tower
+from tests.passes.helpers.running import session
+from tokenrt.errors import PlanError, UnsupportedError
+from tokenrt.passes.graph.canonicalize import Canonicalize
+from tokenrt.passes.planning.plan import Budget, Plan
+from tokenrt.passes.reduce import Reduced, plan, reduce
+
+TOWERS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+CHOICES = {"topk": qwen.most_received, "evit": qwen.fused, "tome": qwen.matched}
+"""What torch chooses by itself; of other methods it takes the rows that the model tells."""
+
+
+def equals(path: Path, name: str, method: str, block: int, keep: int) -> None:
+    """A tower reduced at a block, against torch."""
+    short = "image_features" if method == "tome" else "all"
+    made = reduce(path, method=method, budget=Budget.tokens([keep], [block]), short=short)
+    pixels, ready = qwen.patches(name), session(made.model)
+    names = [value.name for value in ready.get_outputs()]
+    found = dict(zip(names, ready.run(None, {"pixel_values": pixels.numpy()}), strict=True))
+    known = CHOICES[method](keep) if method in CHOICES else qwen.told(name, found["kept_index"][0])
+    wanted, rows = qwen.run(name, pixels, {block: known})
+    if method == "tome":
+        where = found["token_source_map"][0][rows.numpy()]
+        assert sorted(where) == [*range(keep // 4)]
+        found["image_features"] = found["image_features"][where]
+    else:
+        assert found["kept_index"][0].tolist() == rows.tolist()
+    every = (want for want in wanted[: 1 if method == "tome" else None])
+    for output, want in zip(names, every, strict=False):
+        assert found[output].shape == want.shape == (keep // 4, 48)
+        assert np.abs(found[output] - want.numpy()).max() <= 1e-5 * np.abs(want.numpy()).max()
+
+
+def test_towers_of_torch_are_those_of_transformers() -> None:
+    for name in TOWERS:
+        pixels = qwen.patches(name)
+        ready = session(small.onnx(name, 17, "torchscript"))
+        made, _ = qwen.run(name, pixels, {})
+        for got, want in zip(ready.run(None, {"pixel_values": pixels.numpy()}), made, strict=True):
+            np.testing.assert_allclose(got, want.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "block", "keep"),
+    [
+        ("qwen2_vl", "topk", 0, 16),
+        ("qwen3_vl", "evit", 1, 32),
+        ("qwen3_vl", "divprune", 0, 8),
+        ("qwen2_vl", "tome", 1, 40),
+    ],
+)
+def test_units_leave_as_in_torch(name: str, method: str, block: int, keep: int) -> None:
+    equals(small.onnx(name, 17, "torchscript"), name, method, block, keep)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keep", [32, 16, 8])
+@pytest.mark.parametrize("method", ["topk", "evit", "tome", "divprune", "random", "slice"])
+@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+def test_towers(name: str, opset: int, method: str, keep: int) -> None:
+    """At 50, 25 and 11 % (two of sixteen units)."""
+    if method == "tome" and keep < 32:
+        pytest.skip("tome leaves half of the tokens at the least")
+    for block in (0, 1):
+        equals(small.onnx(name, opset), name, method, block, keep)
+
+
+def test_what_stays_is_whole_units() -> None:
+    path = tower("deepstack")
+    for budget, left in ((Budget.keep(0.3, [0]), 12), (Budget.remove(5, [0]), 32), (Budget.flops(0.7), None)):
+        made = plan(path, method="topk", budget=budget, short="all", options={"score": "received"})
+        assert made.unit == 4
+        assert any("whole merge units of 4" in note for note in made.notes)
+        assert all(site.tokens % 4 == 0 for site in made.sites)
+        assert left in (None, made.sites[0].tokens)
+    multiple = plan(path, method="topk", budget=Budget.keep(0.5, [0]).rounded(8), short="all")
+    assert multiple.sites[0].tokens == 24
+    assert plan(path, method="topk", budget=Budget.keep(0.3, [0])).sites[0].tokens == 11
+    assert Plan.parse(multiple.to_toml(), "plan.toml").unit == 4
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        (
+            {"budget": Budget.tokens([18], [0])},
+            r"18 of 36 tokens cannot stay: .* whole merge units of 4.*; 20 is the nearest",
+        ),
+        (
+            {"protect": "5"},
+            r"of tokens 4 to 7, which become one row, token 5 never leaves and token 4 may; .* --protect 4:8",
+        ),
+        ({"span": "0:30"}, r"of tokens 28 to 31, which become one row, token 30 never leaves"),
+        ({"method": "dynamicvit"}, r"dynamicvit was trained on single tokens"),
+        ({"grid": (6, 6)}, r"grid 6x6 has 36 cells; .* 9"),
+    ],
+)
+def test_refusals_say_why(more: dict[str, object], why: str) -> None:
+    with pytest.raises(PlanError, match=why):
+        plan(
+            tower("deepstack"), **{"method": "topk", "budget": Budget.keep(0.5, [0]), "short": "all", **more}
+        )  # type: ignore[arg-type]
+
+
+def test_a_representative_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="one token stand for all that left"):
+        reduce(
+            tower("deepstack"),
+            method="evovit",
+            budget=Budget.keep(0.5, [0]),
+            short="all",
+            options={"variant": "paper"},
+        )
+
+
+def test_merged_rows_of_earlier_blocks_are_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"'deepstack_0' is made before tome merges tokens"):
+        reduce(tower("deepstack"), method="tome", budget=Budget.keep(0.6, [1]), short="all")
+
+
+def outputs(made: Reduced) -> dict[str, np.ndarray]:
+    ready = session(made.model)
+    names = [value.name for value in ready.get_outputs()]
+    return dict(zip(names, ready.run(None, pictures("deepstack")), strict=True))
+
+
+def test_protected_units_stand_in_front_and_are_told() -> None:
+    made = reduce(
+        tower("deepstack"),
+        method="topk",
+        budget=Budget.keep(0.3, [0, 1]),
+        short="all",
+        protect="8:12",
+        options={"score": "received"},
+    )
+    found = outputs(made)
+    kept = found["kept_index"][0]
+    assert kept[0] == 2
+    assert kept[1:].tolist() == sorted(kept[1:])
+    assert {name: value.shape for name, value in found.items() if name != "kept_index"} == {
+        name: (len(kept), 40) for name in ("image_features", "deepstack_0", "deepstack_1")
+    }
+
+
+def test_outputs_of_earlier_blocks_follow_the_last_choice() -> None:
+    path = tower("deepstack")
+    whole = outputs(reduce(path, method="topk", budget=Budget.tokens([20], [0]), short="all"))
+    later = outputs(reduce(path, method="topk", budget=Budget.tokens([20, 8], [0, 2]), short="all"))
+    where = [whole["kept_index"][0].tolist().index(row) for row in later["kept_index"][0]]
+    for name in ("deepstack_0", "deepstack_1"):
+        np.testing.assert_allclose(later[name], whole[name][where], rtol=1e-5, atol=1e-6)
+
+
+def test_without_short_outputs_all_tokens_come_back() -> None:
+    made = reduce(tower("deepstack"), method="topk", budget=Budget.keep(0.5, [0]))
+    assert made.plan.unit == 1
+    assert [list(value.shape or ()) for value in made.model.graph.outputs] == [[9, 40]] * 3
+
+
+def test_a_permutation_is_one_gather() -> None:
+    model = Canonicalize()(ir.load(small.onnx("qwen2_5_vl", 23)))
+    last = model.graph.outputs[0].producer()
+    assert last is not None
+    assert (last.op_type, last.attributes.get_int("axis")) == ("Gather", 0)
+    index = last.inputs[1]
+    assert index is not None
+    assert index.const_value is not None
+    assert sorted(index.const_value.numpy().tolist()) == [*range(16)]
