@@ -1,8 +1,9 @@
 """What a host does with a model whose outputs hold fewer tokens: which rows of a prompt stay, and at which positions.
 
 A prompt has a placeholder for every image token. Of a picture whose tokens begin at `start`, those in `kept_index` stay, and
-all text. Shapes: B prompts, L tokens of each, K of N image tokens kept. Of videos, `Medium` and `medium_positions` number what
-was kept of each in three rows, and `placeholders` and `evs_count` count as serving engines do.
+all text; `fewer_placeholders` cuts a prompt that was written for all of them. Shapes: B prompts, L tokens of each, K of N image
+tokens kept. Of videos, `Medium` and `medium_positions` number what was kept of each in three rows, and `placeholders` and
+`evs_count` count as serving engines do.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from tokenrt.errors import TokenrtError
 __all__ = [
     "Medium",
     "evs_count",
+    "fewer_placeholders",
     "medium_positions",
     "next_position",
     "placeholders",
@@ -48,6 +50,31 @@ def staying(kept_index: npt.ArrayLike, start: int, tokens: int, length: int) -> 
     before, behind = np.arange(start), np.arange(start + tokens, length)
     text = [np.broadcast_to(part, (len(kept), len(part))) for part in (before, behind)]
     return np.concatenate([text[0], np.sort(kept, axis=1) + start, text[1]], axis=1)
+
+
+def fewer_placeholders(ids: npt.ArrayLike, placeholder: int, count: int) -> Index:
+    """The prompts [B,L] that a processor wrote for every token, with `count` placeholders for each picture: [B,L'].
+
+    A picture is a run of the word `placeholder`; the words around it stay. Raises: TokenrtError where there is no picture, where
+    one has fewer placeholders than `count`, or where prompts would differ in length.
+    """
+    prompts, found = np.atleast_2d(np.asarray(ids, np.int64)), list[Index]()
+    for prompt in prompts:
+        marked = prompt == placeholder
+        begins = np.flatnonzero(marked & ~np.concatenate([[False], marked[:-1]]))
+        number = np.arange(len(prompt)) - np.repeat([0, *begins], np.diff([0, *begins, len(prompt)]))
+        runs = np.add.reduceat(marked, begins) if len(begins) else begins
+        if not len(runs) or runs.min() < count:
+            told = f"{runs.min()}" if len(runs) else "none"
+            raise TokenrtError(
+                f"a prompt has {told} of the placeholder {placeholder} for a picture, and {count} rows are handed on"
+            )
+        found.append(prompt[~marked | (number < count)])
+    if len({len(prompt) for prompt in found}) > 1:
+        raise TokenrtError(
+            f"the prompts would have {', '.join(str(len(prompt)) for prompt in found)} tokens; give them one by one"
+        )
+    return np.stack(found)
 
 
 def position_ids(stay: npt.ArrayLike, original: npt.ArrayLike, convention: Convention = "original") -> Index:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import hosts
 from tests.helpers.documents import GUIDES, HERE, blocks, commands
 from tests.passes.helpers.projectors import tower
 from tests.tokenrt.conftest import Run
@@ -16,8 +17,10 @@ from tokenrt.perf.demo import subject
 PYTHON = "python"
 SHARED = "tokenrt export timm:deit_tiny_patch16_224 -o deit.onnx --random-weights"
 TOWER = "tokenrt export hf:llava --part vision -o vision.onnx --random-weights --image-size 336"
-TEXT = ("x4096", "x40")
-"""The guide's projector has 4096 channels, that of the small tower in its place 40."""
+SMALLER = {"x4096": "x40", "4x24x24": "4x6x6", "x3x336x336": "x3x24x24"}
+"""The guide's projector has 4096 channels and its grid 24 x 24 patches, those of the small tower in its place 40 and 6 x 6."""
+FOLDERS = {"onnxruntime_genai": hosts.genai, "transformers_js": hosts.transformers_js}
+"""What writes the folder that a guide begins with."""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +50,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Path, run: Run) -> None:
     if not any(line.startswith("tokenrt export") for line in commands(page)):
         shutil.copy(exported, desk / "model.onnx")
+    if page.stem in FOLDERS:
+        FOLDERS[page.stem](desk / "model", tower("mlp"))
     for language, body in blocks(page, HERE, PYTHON):
         if language == PYTHON:
             exec(compile(body, str(page), "exec"), {})
@@ -57,12 +62,21 @@ def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Path, run: Ru
             elif line == TOWER:
                 shutil.copy(tower("mlp"), desk / "vision.onnx")
             elif line.startswith("tokenrt "):
-                done = run(*shlex.split(line.replace(*TEXT))[1:])
+                for guides, towers in SMALLER.items():
+                    line = line.replace(guides, towers)
+                done = run(*shlex.split(line)[1:])
                 assert done.exit_code == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     assert {"reduced.onnx"} <= {path.name for path in desk.iterdir()}
 
 
-def test_there_are_four_guides() -> None:
-    assert [page.stem for page in GUIDES] == ["h100", "jetson", "measuring", "vision_language"]
+def test_there_are_six_guides() -> None:
+    assert [page.stem for page in GUIDES] == [
+        "h100",
+        "jetson",
+        "measuring",
+        "onnxruntime_genai",
+        "transformers_js",
+        "vision_language",
+    ]
     for page in GUIDES:
         assert page.read_text().count("```console") == (page.stem in ("h100", "jetson"))

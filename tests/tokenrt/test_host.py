@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 
 from tokenrt.errors import TokenrtError
-from tokenrt.host import next_position, position_ids, staying
+from tokenrt.host import fewer_placeholders, next_position, position_ids, staying
 
 
 def test_text_stays_and_the_kept_tokens_ascend() -> None:
     stay = staying([[3, 1], [0, 2]], start=2, tokens=4, length=8)
     assert stay.tolist() == [[0, 1, 3, 5, 6, 7], [0, 1, 2, 4, 6, 7]]
+
+
+def test_placeholders_of_every_picture_become_fewer() -> None:
+    assert fewer_placeholders([9, 9, 9, 1, 2, 9, 9, 3], 9, 2).tolist() == [[9, 9, 1, 2, 9, 9, 3]]
+    pair = [[4, 9, 9, 9, 1, 9, 9], [9, 9, 4, 1, 9, 9, 9]]
+    assert fewer_placeholders(pair, 9, 1).tolist() == [[4, 9, 1, 9], [9, 4, 1, 9]]
+    assert fewer_placeholders([[1, 9, 9]], 9, 2).tolist() == [[1, 9, 9]]
 
 
 def test_both_conventions_of_a_one_dimensional_model() -> None:
@@ -62,6 +69,18 @@ def test_three_axes_as_transformers_numbers_them() -> None:
         (lambda: staying([[4]], 2, 4, 8), "kept_index has 4 to 4, and the picture 4 tokens"),
         (lambda: staying([[0]], 6, 4, 8), "does not lie in a prompt of 8"),
         (lambda: position_ids([[0]], np.arange(4)), "expected .B,L. or .A,B,L."),
+        (
+            lambda: fewer_placeholders([[1, 2]], 9, 1),
+            "a prompt has none of the placeholder 9 for a picture, and 1",
+        ),
+        (
+            lambda: fewer_placeholders([[9, 9, 1, 9]], 9, 2),
+            "a prompt has 1 of the placeholder 9 for a picture, and 2",
+        ),
+        (
+            lambda: fewer_placeholders([[9, 9, 9, 1], [9, 1, 9, 2]], 9, 1),
+            "the prompts would have 2, 4 tokens",
+        ),
         (lambda: position_ids([[0]], [[0, 1]], "mine"), "no convention is called 'mine'"),
     ],
 )
