@@ -12,13 +12,11 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from tokenrt.errors import TokenrtError
-
 MOST_ELEMENTS = 2**31 - 1
 """Of the last two axes of an input: rows and channels."""
 
 NAMES: Mapping[str, str] = {"B": "Batch", "N": "Tokens", "H": "Heads", "D": "Width"}
-"""Letters whose limit has a name in the kernels, which is one number for all of them."""
+"""Letters whose limit has a name in the kernels: the most that any operator takes, and a name of its own where one takes less."""
 
 MOST_AXES, MOST_FACTORS = 4, 3
 """What a line of the header holds."""
@@ -107,7 +105,7 @@ def _number(value: Any) -> int | None:
 
 
 def header(limits: Mapping[str, Limits]) -> str:
-    """plugins/common/limits.h: operator -> limits. Raises: TokenrtError where two operators differ in what the kernels share."""
+    """plugins/common/limits.h: operator -> limits."""
     lines = [
         "// The most that each operator takes. Made by `python -m tokenrt.plugins.contracts` from the [limits] of the",
         "// contracts, plugins/token_*/contract.toml.",
@@ -116,9 +114,16 @@ def header(limits: Mapping[str, Limits]) -> str:
         "namespace tokenrt {",
         "",
     ]
-    lines += [f"constexpr int kMost{name} = {_shared(limits, letter)};" for letter, name in NAMES.items()]
+    most = {letter: max(of.axes.get(letter, 0) for of in limits.values()) for letter in NAMES}
+    lines += [f"constexpr int kMost{NAMES[letter]} = {largest};" for letter, largest in most.items()]
     lines += [f"constexpr long long kMostElements = {MOST_ELEMENTS};  // rows times channels of an image"]
     lines += [f"constexpr long long k{name}Work = {of.work};" for name, of in limits.items() if of.factors]
+    lines += [
+        f"constexpr int k{name}{NAMES[letter]} = {size};"
+        for name, of in limits.items()
+        for letter, size in of.axes.items()
+        if letter in most and size < most[letter]
+    ]
     lines += [f"constexpr int k{name}Beyond = {of.beyond};" for name, of in limits.items() if of.beyond]
     lines += [
         "",
@@ -140,12 +145,3 @@ def header(limits: Mapping[str, Limits]) -> str:
         factors = ", ".join(f'"{factor}"' for factor in of.factors)
         lines.append(f'    {{"{name}", {{{axes}}}, {{{factors}}}, {of.work}, {of.beyond}}},')
     return "\n".join((*lines, "};", "", "}  // namespace tokenrt")) + "\n"
-
-
-def _shared(limits: Mapping[str, Limits], letter: str) -> int:
-    found = {of.axes[letter] for of in limits.values() if letter in of.axes}
-    if len(found) != 1:
-        raise TokenrtError(
-            f"the contracts limit {letter} to {sorted(found)}: the kernels have one number for it, so make them agree"
-        )
-    return found.pop()

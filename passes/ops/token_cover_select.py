@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokenrt.passes.ops._turns import CHOSEN, RATED
+from tokenrt.passes.ops._turns import CHOSEN, COSINES, NAMED, WEIGHED, arranged, cosines, rated
 from tokenrt.passes.ops.contract import Array, Operator
-from tokenrt.passes.ops.token_greedy_select import LEAST_SQUARE, MOST
-from tokenrt.passes.ops.token_select import BY_POSITION
 
 
 def reference(
@@ -35,67 +33,26 @@ def reference(
     Source: Cornuejols, Fisher and Nemhauser, Location of bank accounts to optimize float, 1977 (the greedy rule).
     """
     first, count = protect[0], keep[0] - protect[0]
-    x = np.asarray(metric, dtype=np.float64)[:, first:]
-    with np.errstate(all="ignore"):
-        unit = x / np.sqrt(np.maximum(np.sum(x * x, axis=2, keepdims=True), LEAST_SQUARE))
-        similar = unit @ unit.transpose(0, 2, 1)
-    similar = np.where(np.isnan(similar), 0, similar)
-    a = np.asarray(importance, dtype=np.float64)[:, first:]
-    a = np.clip(np.where(np.isnan(a), 0, a), 0, MOST)
+    similar, a = cosines(metric, first), rated(importance, first)
     cover, taken = np.zeros(a.shape), np.zeros(a.shape, bool)
-    images, chosen = np.arange(len(x)), []
+    images, chosen = np.arange(len(a)), []
     for _ in range(count):
         gain = a**power * np.maximum(similar - cover[:, None], 0).sum(axis=2) + mix * a
         best = np.argmax(np.where(taken, -np.inf, gain), axis=1)
         chosen.append(best)
         taken[images, best] = True
         cover = np.maximum(cover, similar[images, best])
-    index = np.stack(chosen, axis=1) + first
-    if order == BY_POSITION:
-        index = np.sort(index, axis=1)
-    head = np.broadcast_to(np.arange(first), (len(x), first))
-    return np.concatenate([head, index], axis=1).astype(np.int64)
+    return arranged(chosen, first, order)
 
 
-# One choice a turn, N x N comparisons each. Keys as in TokenGreedySelect: protected tokens have the largest, in order, a
-# token chosen at turn t has -t, all others are below. Protected tokens are similar to nobody, so they cover nothing.
+# One choice a turn, N x N comparisons each. Protected tokens are similar to nobody, so they cover nothing.
 BODY = (
-    """
-    keep = Constant <value_ints: ints = @keep> ()
-    protect = Constant <value_ints: ints = @protect> ()
-    order = Constant <value_int: int = @order> ()
-    power = Constant <value_float: float = @power> ()
-    mix = Constant <value_float: float = @mix> ()
-    last = Constant <value_ints = [-1]> ()
-    zero = Constant <value_int = 0> ()
-    one = Constant <value_int = 1> ()
-    nothing = Constant <value_float = 0.0> ()
-    whole = Constant <value_float = 1.0> ()
-    most = Constant <value_float = 1e9> ()
-    lowest = Constant <value_float = -3e38> ()
-    unchosen = Constant <value_float = -1e9> ()
-
-    shape = Shape (metric)
-    tokens = Gather (shape, one)
-    place = Range (zero, tokens, one)
-    is_protected = Less (place, protect)
-    free = Sub (keep, protect)
-    turns = Squeeze (free)
-    yes = Cast <to = 9> (one)
-
-    metric_f = Cast <to = 1> (metric)
-    unit = LpNormalization <axis = 2, p = 2> (metric_f)
-    unit_t = Transpose <perm = [0, 2, 1]> (unit)
-    product = MatMul (unit, unit_t)
-    undefined = IsNaN (product)
+    NAMED
+    + COSINES
+    + WEIGHED
+    + """
     nobody = Or (undefined, is_protected)
     similar = Where (nobody, nothing, product)
-"""
-    + RATED
-    + """
-    own_cover = Mul (rated, nothing)
-    low_or_high = Where (is_protected, most, unchosen)
-    own_key = Add (own_cover, low_or_high)
 
     cover_end, key_end = Loop <body = choose (
         int64 turn, bool on, float[] cover, float[] key
@@ -117,10 +74,7 @@ BODY = (
         turn_f = Cast <to = 1> (turn)
         turn_key = Neg (turn_f)
         key_out = Where (here, turn_key, key)
-    }> (turns, yes, own_cover, own_key)
-
-    no_place = Cast <to = 7> (own_cover)
-    every = Add (no_place, place)
+    }> (turns, yes, no_weight, own_key)
 """
     + CHOSEN
 )

@@ -1,8 +1,9 @@
-"""Launches of the operators that choose: TokenSelect, TokenGroupSelect, TokenGreedySelect and TokenCoverSelect."""
+"""Launches of the operators that choose: TokenSelect, TokenGroupSelect, and those that choose one token after the other."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from tokenrt.perf.cost.chip import constant
 from tokenrt.perf.cost.launch import Launch
@@ -140,3 +141,21 @@ def cover(call: Call) -> tuple[Launch, ...]:
     if free <= GRAM_MOST:
         return _by_rows(call, images)
     return _compared(call, "cover::bounds", False), _long(call, "cover::choose", LOOKS, 8)
+
+
+def determinant(call: Call) -> tuple[Launch, ...]:
+    """TokenDeterminantSelect: metric [B,N,D], importance [B,N]. A turn reads a row of each turn before, too."""
+    _, tokens, _ = call.shapes[0]
+    free, turns = tokens - call.size("protect"), call.size("keep") - call.size("protect")
+    rows = turns * (turns - 1) / 2
+    read = free * SINGLE / constant("row_bytes_a_cycle")
+
+    def images(count: int) -> tuple[Launch, ...]:
+        choice = _choice(call, "determinant::choose", count, 1)
+        cycles = choice.cycles + turns * constant("load_cycles") + rows * read
+        moved, operations = choice.bytes + count * rows * free * SINGLE, 2.0 * count * rows * free
+        return _cosines(call, count), replace(
+            choice, cycles=cycles, bytes=moved, operations=choice.operations + operations
+        )
+
+    return _by_rows(call, images)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tokenrt.perf.cost.choosing import GRAM_MOST
 from tokenrt.perf.cost.launch import Work
 from tokenrt.perf.cost.model import Block
 from tokenrt.perf.cost.operators import work
@@ -62,6 +63,9 @@ def _choosing(block: Block, batch: int) -> Iterator[Job]:
     rows_of = [(b, n, c), (b, n)]
     yield Job("TokenGreedySelect", "0.25, farthest first", rows_of, {**few, "objective": 0, "seed": 0})
     yield Job("TokenCoverSelect", "0.25", rows_of, few)
+    if n <= GRAM_MOST:
+        damped = {**sizes, "keep": [some], "order": 0, "mix": 0.5, "epsilon": 1e-6}
+        yield Job("TokenDeterminantSelect", "0.25", rows_of, damped)
 
 
 def _merging(block: Block, batch: int) -> Iterator[Job]:

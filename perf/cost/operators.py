@@ -21,6 +21,7 @@ OPERATORS: Mapping[str, Callable[[Call], tuple[Launch, ...]]] = MappingProxyType
         "TokenGroupSelect": choosing.group_select,
         "TokenGreedySelect": choosing.greedy,
         "TokenCoverSelect": choosing.cover,
+        "TokenDeterminantSelect": choosing.determinant,
         "TokenMatch": merging.match,
         "TokenCluster": clustering.cluster,
         "TokenPeaks": clustering.peaks,

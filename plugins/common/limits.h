@@ -12,6 +12,7 @@ constexpr long long kMostElements = 2147483647;  // rows times channels of an im
 constexpr long long kTokenClusterWork = 134217728;
 constexpr long long kTokenCoverSelectWork = 8589934592;
 constexpr long long kTokenGreedySelectWork = 8589934592;
+constexpr int kTokenDeterminantSelectTokens = 4096;
 constexpr int kTokenCoverSelectBeyond = 4096;
 constexpr int kTokenGreedySelectBeyond = 4096;
 
@@ -30,6 +31,7 @@ constexpr Limits kLimits[] = {
     {"TokenCluster", {{'B', 1024}, {'N', 16384}}, {"remove", "N"}, 134217728, 0},
     {"TokenCombine", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},
     {"TokenCoverSelect", {{'B', 1024}, {'N', 16384}, {'D', 8192}}, {"keep", "N", "D"}, 8589934592, 4096},
+    {"TokenDeterminantSelect", {{'B', 1024}, {'N', 4096}, {'D', 8192}}, {}, 0, 0},
     {"TokenGreedySelect", {{'B', 1024}, {'N', 16384}, {'D', 8192}}, {"keep", "N", "D"}, 8589934592, 4096},
     {"TokenGroupSelect", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},
     {"TokenMatch", {{'B', 1024}, {'N', 16384}}, {}, 0, 0},

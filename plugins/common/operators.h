@@ -9,6 +9,7 @@ const Operator& token_select();
 const Operator& token_group_select();
 const Operator& token_greedy_select();
 const Operator& token_cover_select();
+const Operator& token_determinant_select();
 const Operator& token_match();
 const Operator& token_cluster();
 const Operator& token_peaks();
@@ -20,9 +21,9 @@ const Operator& token_merge();
 const Operator& token_restore();
 
 constexpr const Operator& (*kOperators[])() = {
-    token_select,  token_group_select, token_greedy_select, token_cover_select, token_match,
-    token_cluster, token_peaks,        token_means,         token_medoids,      token_score,
-    token_combine, token_merge,        token_restore,
+    token_select, token_group_select, token_greedy_select, token_cover_select, token_determinant_select,
+    token_match,  token_cluster,      token_peaks,         token_means,        token_medoids,
+    token_score,  token_combine,      token_merge,         token_restore,
 };
 
 }  // namespace tokenrt::plugin

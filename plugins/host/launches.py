@@ -93,6 +93,14 @@ def token_cover_select(
     return _chosen("token_cover_select", metric, importance, keep[0], options)
 
 
+def token_determinant_select(
+    metric: Array, importance: Array, keep: Numbers, protect: Numbers, order: int, mix: float, epsilon: float
+) -> Launch:
+    """Shapes: metric [B,N,D], importance [B,N] -> index [B,K]."""
+    options = (protect[0], order, float(mix), float(epsilon))
+    return _chosen("token_determinant_select", metric, importance, keep[0], options)
+
+
 def _chosen(name: str, metric: Array, importance: Array, keep: int, options: tuple[Any, ...]) -> Launch:
     batch, tokens, width = metric.shape
     return Launch(
@@ -214,6 +222,7 @@ KERNELS: Mapping[str, Callable[..., Launch]] = MappingProxyType(
         "TokenGroupSelect": token_group_select,
         "TokenGreedySelect": token_greedy_select,
         "TokenCoverSelect": token_cover_select,
+        "TokenDeterminantSelect": token_determinant_select,
         "TokenMatch": token_match,
         "TokenCluster": token_cluster,
         "TokenPeaks": token_peaks,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -10,7 +11,7 @@ import numpy as np
 
 from tokenrt.errors import MethodError
 from tokenrt.passes.methods.contract import Evidence, Home, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import bipartite, clusters, determinant, layers, rows, scores, steps, words
+from tokenrt.passes.methods.parts import bipartite, clusters, layers, rows, scores, steps, words
 from tokenrt.passes.methods.parts.weights import Trained
 
 AUTHORS, BLEND, EXP = "authors", "blend", "exp"
@@ -27,7 +28,7 @@ class CDPruner(Trained):
     match inversely). Forms blend and exp, OpenVINO's: r is the cosine of a token to the mean of the text embeddings, of
     the language model, and L = (1 - w) cos + w r cos r, or exp(a r_i) cos exp(a r_j) with a = w / (2 (1 - w)). With split the
     two halves of the tokens are scaled and chosen from apart, K // 2 tokens of the first. Once the rank of L, at most C, is
-    used up the first tokens follow. Padding adds nothing. The turns are written out, some fifteen operators for each token kept.
+    used up the first tokens follow. Padding adds nothing.
     Weights, optional, of form authors: CLIP's post_layernorm and visual_projection, which carry patch features into the common
     space; without them the features are compared as they are.
     Options: form; weight w, 0 to 1; split (only blend and exp have it); patch: the block of the patch features (form
@@ -76,21 +77,20 @@ class CDPruner(Trained):
         tokens, kept = site.tokens - site.protect, site.keep - site.protect
         features = rows.sound(op, taps, site, steps.float_tokens(op, taps))
         if self.form == AUTHORS:
-            unit = op("LpNormalization", features, axis=2, p=2)
             relevance = self._inverse(op, taps, site)
         else:
-            unit = _floored(op, features)
-            relevance = _cosine(op, unit, _floored(op, words.mean(op, taps)))
+            asked = op("LpNormalization", words.mean(op, taps), axis=2, p=2)
+            relevance = _cosine(op, op("LpNormalization", features, axis=2, p=2), asked)
         chosen = []
         for start, end, count in self._parts(tokens, kept):
-            part, own = (steps.cut(op, value, start, end) for value in (unit, relevance))
-            cosine = op("MatMul", part, op("Transpose", part, perm=[0, 2, 1]))
-            epsilon = 0.0 if self.form == AUTHORS else LEAST
-            found = determinant.choose(op, self._kernel(op, cosine, own), end - start, count, epsilon)
+            part, own = (steps.cut(op, value, start, end) for value in (features, relevance))
+            rated, mix, epsilon = self._rated(op, own)
+            found = op(
+                "TokenDeterminantSelect", part, rated,
+                keep=count, protect=0, order=steps.ORDERS[self.order], mix=mix, epsilon=epsilon,
+            )  # fmt: skip
             chosen.append(op("Add", found, np.array(start)) if start else found)
         index = bipartite.joined(op, chosen)
-        if self.order == steps.BY_POSITION:
-            index = bipartite.ascending(op, index, kept)
         return steps.pruned(op, taps, site, clusters.whole(op, taps, site, index))
 
     def _parts(self, tokens: int, kept: int) -> list[tuple[int, int, int]]:
@@ -109,31 +109,22 @@ class CDPruner(Trained):
         patches, asked = rows.unit(op, taps, site, patches), words.mean(op, taps, unit=True)
         return op("Neg", _cosine(op, patches, asked))
 
-    def _kernel(self, op: Ops, cosine: Value, relevance: Value) -> Value:
-        """L [B,T,T] of cosines and the relevance [B,T], which is scaled first."""
+    def _rated(self, op: Ops, relevance: Value) -> tuple[Value, float, float]:
+        """Importance a [B,T], mix and epsilon of the operator, whose L_ij is cos (mix + a_i a_j), of the relevance [B,T]."""
         axes = [0, 1] if self.form == AUTHORS and self.variant == scores.REFERENCE else [1]
         low, high = (op(name, relevance, axes=axes, keepdims=1) for name in ("ReduceMin", "ReduceMax"))
         above, span = op("Sub", relevance, low), op("Sub", high, low)
         if self.form == AUTHORS:
-            rated = op("Div", op("Add", above, LEAST), op("Max", span, LEAST))
-        elif self.form == BLEND:
-            rated = op("Div", above, op("Add", span, LEAST))
-        else:
-            rated = op("Div", above, op("Where", op("Less", span, LEAST), 1.0, span))
-            if self.weight == 0:
-                return cosine
-            if self.weight < 1:
-                rated = op("Exp", op("Mul", rated, self.weight / (2 * (1 - self.weight))))
-        pairs = op("Mul", op("Unsqueeze", rated, np.array([2])), op("Unsqueeze", rated, np.array([1])))
+            return op("Div", op("Add", above, LEAST), op("Max", span, LEAST)), 0.0, 0.0
         if self.form == BLEND:
-            pairs = op("Add", op("Mul", pairs, self.weight), 1 - self.weight)
-        return op("Mul", cosine, pairs)
-
-
-def _floored(op: Ops, data: Value) -> Value:
-    """Rows divided by sqrt(|row|^2 + 1e-6)."""
-    square = op("ReduceSum", op("Mul", data, data), steps.LAST, keepdims=1)
-    return op("Div", data, op("Sqrt", op("Add", square, LEAST)))
+            scaled = op("Div", above, op("Add", span, LEAST))
+            return op("Mul", scaled, math.sqrt(self.weight)), 1 - self.weight, LEAST
+        scaled = op("Div", above, op("Where", op("Less", span, LEAST), 1.0, span))
+        if self.weight == 1:
+            return scaled, 0.0, LEAST
+        # All of L over exp(2 steep), and epsilon with it: the same choices, and nothing too large for float32.
+        steep = self.weight / (2 * (1 - self.weight))
+        return op("Exp", op("Mul", op("Sub", scaled, 1.0), steep)), 0.0, LEAST * math.exp(-2 * steep)
 
 
 def _cosine(op: Ops, unit: Value, asked: Value) -> Value:

@@ -88,6 +88,12 @@ def cover(tokens: int) -> Job:
     return Job("TokenCoverSelect", (spaced(1, tokens, 12), rated), attributes)
 
 
+def determinant(tokens: int, order: int) -> Job:
+    rated = 0.5 + np.random.default_rng(1).random((1, tokens)).astype(np.float32)
+    attributes = {"keep": 6, "protect": 1, "order": order, "mix": 0.1, "epsilon": 1e-6}
+    return Job("TokenDeterminantSelect", (spaced(1, tokens, 12), rated), attributes)
+
+
 def cluster(tokens: int, removed: int, linkage: int) -> Job:
     attributes = {"keep": tokens - removed, "remove": removed, "linkage": linkage}
     return Job("TokenCluster", (spaced(1, tokens, 8),), attributes)
@@ -127,6 +133,8 @@ JOBS: Mapping[str, Callable[[], Job]] = {
     "a greedy choice that compares all first": lambda: greedy(70, 2),
     "a greedy choice by position": lambda: greedy(262, 1, 0),
     "a cover past 256 tokens": lambda: cover(262),
+    "a determinant past 256 tokens": lambda: determinant(262, 1),
+    "a determinant by position": lambda: determinant(70, 0),
     "clusters past 256 tokens": lambda: cluster(260, 40, 2),
     "clusters past 32, a tile's, single": lambda: cluster(70, 30, 0),
     "peaks of up to 8 neighbours": lambda: peaks(70, 8),

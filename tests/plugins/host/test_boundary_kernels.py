@@ -98,6 +98,18 @@ def test_choices_over_a_boundary(tokens: int, keep: int) -> None:
     check_choices(tokens, 4, keep, 2 if tokens < 500 else 1)
 
 
+@pytest.mark.parametrize(("tokens", "keep"), [(65, 20), (514, 9), (1030, 5)])
+def test_determinants_over_a_boundary(tokens: int, keep: int) -> None:
+    """The same; past the three directions that there are nothing is left."""
+    images = 2 if tokens < 500 else 1
+    given = [tied(tokens, 4, images), np.ones((images, tokens), np.float32)]
+    given[1][:, ::3] = 0.5
+    for order in (0, 1):
+        attributes = {"keep": keep, "protect": 1, "order": order, "mix": 0.5, "epsilon": 0.0}
+        (found,) = run("TokenDeterminantSelect", given, attributes)
+        np.testing.assert_array_equal(found, expect("TokenDeterminantSelect", wide(given), attributes)[0])
+
+
 @pytest.mark.slow
 def test_choices_among_more_tokens_than_have_cosines_in_memory() -> None:
     check_choices(4099, 4, 3)

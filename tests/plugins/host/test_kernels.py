@@ -32,6 +32,7 @@ STAYS_FLOAT = {
     "TokenScore": 2,
     "TokenGreedySelect": 1,
     "TokenCoverSelect": 1,
+    "TokenDeterminantSelect": 1,
     "TokenMeans": 1,
     "TokenMedoids": 1,
 }

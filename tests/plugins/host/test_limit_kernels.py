@@ -31,6 +31,7 @@ ATTRIBUTES: Mapping[str, Mapping[str, Any]] = {
     "TokenGroupSelect": GROUPS,
     "TokenGreedySelect": {**CHOICE, "objective": 0, "seed": 2},
     "TokenCoverSelect": CHOICE,
+    "TokenDeterminantSelect": {"keep": [32], "protect": [1], "order": 0, "mix": 0.0, "epsilon": 0.0},
     "TokenMatch": alternate(MOST, 1, 4096, 0),
     "TokenCluster": {"keep": [MOST // 2], "remove": [MOST // 2], "linkage": 2},
     "TokenPeaks": {"keep": [MOST], "neighbours": [64]},

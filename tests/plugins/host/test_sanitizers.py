@@ -200,6 +200,14 @@ BREAKS = {
         "slots[0]",
         "ThreadSanitizer: data race",
     ),
+    "a turn that begins while the last one's factors are read": (
+        RACES,
+        "determinants_over_a_boundary and 65",
+        "token_determinant_select.cuh",
+        "        __syncthreads();\n        const float a =",
+        "        const float a =",
+        "ThreadSanitizer: data race",
+    ),
     "one row too many": (
         MEMORY,
         "TokenRestore and every_type",

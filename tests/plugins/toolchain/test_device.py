@@ -50,6 +50,7 @@ NARROW: Mapping[str, str] = {
     "select::by_group": "one number a token, and a group need not start on 16 bytes",
     "cover::bounds_by_rows": "a row of cosines: neighbours read neighbouring numbers",
     "cover::choose_by_rows": "a row of cosines: neighbours read neighbouring numbers",
+    "determinant::choose": "rows of the kernel and of its factor: neighbours read neighbouring numbers",
     "greedy::choose_by_rows": "a row of cosines: neighbours read neighbouring numbers",
     "match::finish": "a value and a place a source and stretch: neighbours read neighbouring ones",
     "match::rank": "a value and a place a source and stretch, staged in shared memory",

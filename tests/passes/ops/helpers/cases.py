@@ -57,6 +57,10 @@ def cases() -> dict[str, tuple[list[Any], Mapping[str, Any]]]:
             [floats(B, N, D), rng.random((B, N)).astype(np.float32)],
             {"keep": K, "protect": 1, "order": 0, "objective": 0, "power": 1.0, "mix": 0.5, "seed": 2},
         ),
+        "TokenDeterminantSelect": (
+            [floats(B, N, D), rng.random((B, N)).astype(np.float32)],
+            {"keep": K, "protect": 1, "order": 0, "mix": 0.5, "epsilon": 1e-6},
+        ),
         "TokenMatch": ([floats(B, N, D)], {**halves, "order": 0}),
         "TokenCluster": ([floats(B, N, D)], {"keep": K, "remove": R, "linkage": 2}),
         "TokenPeaks": ([floats(B, N, D)], {"keep": K, "neighbours": 5}),
@@ -83,6 +87,7 @@ SHAPES = {
     "TokenGroupSelect": [[K]],
     "TokenGreedySelect": [[K]],
     "TokenCoverSelect": [[K]],
+    "TokenDeterminantSelect": [[K]],
     "TokenMatch": [[(N - 1) // 2], [K], [R], [R]],
     "TokenCluster": [[K], [N]],
     "TokenPeaks": [[K], [N]],
