@@ -21,9 +21,9 @@ from tokenrt.passes.planning.outputs import fit as at_output
 from tokenrt.passes.planning.outputs import handover
 from tokenrt.passes.planning.plan import Budget, Plan, places
 from tokenrt.passes.planning.pools import told
-from tokenrt.passes.planning.route import cut, missing
+from tokenrt.passes.planning.route import closed
 from tokenrt.passes.planning.several import Chosen, Routes
-from tokenrt.passes.rewriting.outputs import outlet
+from tokenrt.passes.rewriting.outputs import caches, outlet
 from tokenrt.passes.rewriting.outputs.short import shorten
 from tokenrt.passes.rewriting.prove import attended, prove
 from tokenrt.passes.rewriting.rewrite import Rewriter
@@ -108,6 +108,7 @@ def plan(
     protect: Protect = None,
     span: str | None = None,
     short: str | Sequence[str] | None = None,
+    cache: str | None = None,
     tap_layer: int | None = None,
     shape: ShapeOption = None,
     allow_noop: bool = False,
@@ -120,8 +121,10 @@ def plan(
     reduced, counted from 0 in graph order, or "all"; by default the first, and for methods whose tokens come back after each
     attention all that have as many tokens as the largest. protect: tokens that never leave beside those that the analysis finds,
     as "0,-1,200:217" or a list of positions. span: "S:E", only these tokens may leave. short: outputs with a row for each
-    token, by name, or "all", that keep the rows that are left instead of getting all back. tap_layer: for an output, the block
-    whose attention and keys a method reads, -1 for the last. shape: of inputs, those too that a method adds (text, quotas).
+    token, by name, or "all", that keep the rows that are left instead of getting all back. cache: "per-layer" (the default: the
+    cache of a layer holds the tokens that reached it) or "gathered" (every layer's holds those that are left at the end).
+    tap_layer: for an output, the block whose attention and keys a method reads, -1 for the last. shape: of inputs, those
+    too that a method adds (text, quotas).
     Raises: PlanError, MethodError; NothingToDoError where no site would lose a token and `allow_noop` is off.
     """
     return _planned(
@@ -135,6 +138,7 @@ def plan(
         transformers=transformers,
         protect=_protected(protect, span),
         short=short,
+        cache=cache,
         tap_layer=tap_layer,
         shape=shape,
         allow_noop=allow_noop,
@@ -153,6 +157,7 @@ def _planned(
     transformers: Chosen,
     protect: str,
     short: str | Sequence[str] | None,
+    cache: str | None,
     tap_layer: int | None,
     shape: ShapeOption,
     allow_noop: bool,
@@ -173,6 +178,7 @@ def _planned(
             grid=grid,
             transformers=transformers,
             short=_listed(short),
+            cache=cache,
             allow_noop=allow_noop,
         )
         return prepared, made
@@ -180,6 +186,7 @@ def _planned(
         "--proportional-attention": proportional,
         "--transformers": transformers,
         "--short": short,
+        "--cache": cache,
     }.items():
         if given is not None:
             raise PlanError(
@@ -225,6 +232,7 @@ def reduce(
     protect: Protect = None,
     span: str | None = None,
     short: str | Sequence[str] | None = None,
+    cache: str | None = None,
     tap_layer: int | None = None,
     shape: ShapeOption = None,
     allow_noop: bool = False,
@@ -233,7 +241,7 @@ def reduce(
 ) -> Reduced:
     """Reduce the tokens of a model, by a plan or by a method and a budget; prove the result; write it to `output` if given.
 
-    site, grid, transformers, protect, span, short, tap_layer: as for `plan`. source_map: add the output `token_source_map`
+    site, grid, transformers, protect, span, short, cache, tap_layer: as for `plan`. source_map: add the output `token_source_map`
     [B,N0] int64, the token behind the last site each original one lives in (-1: dropped); transformer 1, where reduced, has
     `token_source_map_1`. Where an output stays short the model gains `kept_index` [B,K] int64, the original position of each of
     its rows, or, where tokens were merged, that map; what a host must do with it is written beside the model, as R.onnx.json.
@@ -254,6 +262,7 @@ def reduce(
             "protect": protect,
             "span": span,
             "short": short,
+            "cache": cache,
             "tap_layer": tap_layer,
         }
         clash = [name for name, value in given.items() if value is not None]
@@ -283,6 +292,7 @@ def reduce(
             transformers=transformers,
             protect=_protected(protect, span),
             short=short,
+            cache=cache,
             tap_layer=tap_layer,
             shape=shape,
             allow_noop=allow_noop,
@@ -349,10 +359,13 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
     op.add_functions(model)
     outputs = len(model.graph.outputs)
     dims: dict[str, tuple[int, ...]] = {}
+    layers = [each for rewriter in rewriters for each in caches.told(rewriter)]
     for rewriter in rewriters:
         dims |= shorten(rewriter)
         if source_map:
             rewriter.expose_source_map()
+    if layers and any(rewriter.path.ordered for rewriter in rewriters):
+        handover.told(model, layers, plan.tokens)
     interface = prepared.interface.changed(dims).with_outputs(
         (str(value.name), ir.DataType.INT64) for value in model.graph.outputs[outputs:]
     )
@@ -378,7 +391,7 @@ def _sites(prepared: Prepared, plan: Plan) -> tuple[SiteReport, ...]:
             if made is not None:
                 reports.append(SiteReport(block.index, where, "applied", *made, transformer=which))
                 continue
-            reason = NOT_PLANNED if cut(block, where) else missing(block, where)
+            reason = closed(block, where, methods.get(plan.method).from_options(plan.options)) or NOT_PLANNED
             reports.append(SiteReport(block.index, where, "refused", reason=reason, transformer=which))
     for refusal in prepared.refusals:
         reports.append(SiteReport(-1, refusal.where, "refused", reason=refusal.reason))

@@ -37,7 +37,8 @@ class Core:
     query, value [B,H,N,D] or [B*H,N,D]; key the same, or [..,D,N] where `key_transposed`; 3-D inputs of an
     Attention node are [B,N,H*D]. masks: (node, input) pairs that bring an additive mask, a bias or a
     condition. key_heads: heads of keys and values, fewer than H where groups of queries share one. unread: the
-    node that makes of the scores more than that formula says, so that they are not recomputed beside it.
+    node that makes of the scores more than that formula says, so that they are not recomputed beside it. causal: beside
+    its masks every query sees the keys up to its own place only.
     """
 
     node: ir.Node
@@ -54,6 +55,7 @@ class Core:
     keys: int
     key_heads: int
     unread: ir.Node | None
+    causal: bool = False
 
     @property
     def fused(self) -> bool:
@@ -198,6 +200,7 @@ def _from_node(node: ir.Node, shapes: Shapes) -> Core | None:
         key_dims[-2],
         key_heads,
         capped,
+        bool("is_causal" in node.attributes and node.attributes["is_causal"].value),
     )
 
 

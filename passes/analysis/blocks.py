@@ -19,7 +19,9 @@ from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Marks
 from tokenrt.passes.analysis.missed import OTHERS, missed, nothing
+from tokenrt.passes.analysis.outlets.caches import caches
 from tokenrt.passes.analysis.protected import (
+    LAST,
     LEARNED,
     WANTED,
     Guard,
@@ -31,7 +33,7 @@ from tokenrt.passes.analysis.protected import (
 )
 from tokenrt.passes.analysis.residual import ADDITIONS, Refusal, Start, refuse, told, traced
 from tokenrt.passes.analysis.stream import Layout, candidates, counted, layout, origins, row_marks, stream_of
-from tokenrt.passes.analysis.visibility import obstacle, unseen
+from tokenrt.passes.analysis.visibility import obstacle, prompts, unseen
 from tokenrt.passes.graph.ancestry import ancestors, between, learned, nested
 from tokenrt.passes.graph.shapes import Shapes, describe
 
@@ -40,7 +42,8 @@ from tokenrt.passes.graph.shapes import Shapes, describe
 class Block:
     """One transformer block. `attended` is None where attention and MLP run side by side.
 
-    branch: the attention apart from the stream, or why it cannot be told apart.
+    branch: the attention apart from the stream, or why it cannot be told apart. apart: why tokens that leave here may not
+    merge or change places, as masks here or behind keep them apart; nothing where they may.
     """
 
     index: int
@@ -49,6 +52,7 @@ class Block:
     attended: ir.Value | None
     output: ir.Value
     branch: Branch | str
+    apart: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Structure:
     (frames, h, w), where one is found. rows: a flow of each axis that makes rows of tokens beside the pictures of the
     batch, as frames folded into it do.
     refusals: attentions its tokens reach that are no block of it, and blocks that take no reduction. unseen: protected
-    tokens of which others do not learn, as those behind a prefix do of later ones: no choice may read them.
+    tokens of which others do not learn, as those behind a prefix do of later ones: no choice may read them. prompt: the last
+    token alone has seen all. cached: some outputs are keys or values of the blocks.
     """
 
     blocks: tuple[Block, ...]
@@ -78,6 +83,8 @@ class Structure:
     rows: tuple[Flow, ...] = ()
     fits: bool = True
     unseen: tuple[int, ...] = ()
+    prompt: bool = False
+    cached: bool = False
 
     @property
     def protected(self) -> tuple[int, ...]:
@@ -183,7 +190,8 @@ def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
             continue
         made = _structure(scene, starts, stream)
         if made.blocks:
-            return replace(made, grid=_grid(made, shapes, scene.graph))
+            cached = bool(caches(scene.graph, made, shapes))
+            return replace(made, grid=_grid(made, shapes, scene.graph), cached=cached)
         proven = attends(core, made.flow, shapes)
         own = [refusal for refusal in made.refusals if refusal.where == refuse(core, "").where]
         reasons.extend((proven, refusal.reason) for refusal in own or made.refusals)
@@ -206,9 +214,10 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
     seeds = origins(entry, stream.marks, tokens, shapes)
     constant = learned(entry, stream.marks[0].axis, shapes).nonzero()[0].tolist() if stream.plain else ()
     asked = resolved(scene.wanted, tokens)
+    prompt = prompts(first, shapes)
+    last = {tokens - 1} - {*(asked or ())} if prompt else ()
     kept, flow = guarded(
-        constant,
-        asked or (),
+        {LEARNED: constant, WANTED: asked or (), LAST: last},
         tokens,
         lambda kept: follow(graph, shapes, seeds, tokens=tokens, protected=kept),
     )
@@ -218,7 +227,9 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         for guard in kept
     )
     fits = asked is not None
-    whole = Structure((), tokens, kept, first_token, stream, seeds, frozenset(), flow, (), fits=fits)
+    whole = Structure(
+        (), tokens, kept, first_token, stream, seeds, frozenset(), flow, (), fits=fits, prompt=prompt
+    )
     in_turn = next((core for core in scene.every if folds_tokens(core, flow, shapes)), None)
     if in_turn is not None:
         return replace(whole, refusals=(refuse(first, _in_turn(in_turn)),))
@@ -245,9 +256,7 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         blocks.append(Block(len(blocks), own, skip, attended if sequential else None, output, apart_from))
     blocks, hidden = _in_sight(blocks, scene.every, whole, shapes, order)
     refusals.extend(hidden)
-    whole = replace(whole, unseen=_unseen(blocks, whole, shapes))
-    if hidden and blocks:
-        entry, whole = blocks[0].entry, _from(blocks[0].entry, whole, shapes)
+    whole = replace(whole, unseen=_unseen([block for block in blocks if not block.apart], whole, shapes))
     body = between(entry, blocks[-1].output) if blocks else frozenset()
     inside = [blocked for blocked in flow.blocked if blocked.node in body]
     if inside:
@@ -288,7 +297,7 @@ def _in_turn(core: Core) -> str:
 def _in_sight(
     blocks: list[Block], every: Sequence[Core], whole: Structure, shapes: Shapes, order: Mapping[ir.Node, int]
 ) -> tuple[list[Block], list[Refusal]]:
-    """The blocks behind the last attention whose mask keeps tokens apart: what leaves before it would come together there."""
+    """The blocks, those marked up to the last attention whose mask keeps tokens apart: what merges would come together there."""
     marks, leaving = whole.flow.marks, free(whole.protected, whole.tokens).tolist()
     met = [core for core in every if marks.get(core.query) and marks.get(core.key)]
     walls = [(core, why) for core in met if (why := obstacle(core, shapes, leaving)) is not None]
@@ -302,9 +311,8 @@ def _in_sight(
                 block.core.node,
                 f"what leaves here comes to the attention at {last.node.op_type} node {last.node.name!r}, and {why}",
             )
-    kept = [block for block in blocks if order[block.core.node] > order[last.node]]
     refused = [refuse(core, reasons[core.node]) for core in met if core.node in reasons]
-    return [replace(block, index=index) for index, block in enumerate(kept)], refused
+    return [replace(block, apart=reasons.get(block.core.node, "")) for block in blocks], refused
 
 
 def _unseen(blocks: Sequence[Block], whole: Structure, shapes: Shapes) -> tuple[int, ...]:

@@ -57,12 +57,14 @@ def follow(
     sites: Sequence[Cut] = (),
     restored: Mapping[ir.Node | None, frozenset[ir.Value]] | None = None,
     unit: int = 1,
+    ordered: bool = False,
 ) -> Flow:
     """Mark every axis that counts tokens, starting from `seeds`.
 
     protected: positions that never leave. sites: cuts in graph order; behind the first the stage is 1, behind the second 2.
     restored: values that a node (None: the graph's outputs) receives in original length: behind them the stage is 0 again.
     unit: tokens leave in whole units of so many that follow each other, which may be put together (ANY: of any number).
+    ordered: what is left keeps its order, and what leaves stands between the protected tokens.
     """
     flow = Flow()
     order = {cut.value: (stage, cut) for stage, cut in enumerate(sites, 1)}
@@ -90,7 +92,9 @@ def follow(
         if not any(marks) or any(output in seeds for output in node.outputs):
             continue
         flow.inputs[node] = marks
-        step = Step(node, marks, shapes, tokens, protected, [() for _ in node.outputs], unit=unit)
+        step = Step(
+            node, marks, shapes, tokens, protected, [() for _ in node.outputs], unit=unit, ordered=ordered
+        )
         try:
             rule = RULES.get((node.domain if node.domain != "ai.onnx" else "", node.op_type))
             if rule is None:

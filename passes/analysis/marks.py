@@ -169,7 +169,8 @@ Edit = SetInput | ReduceAuxiliary | WeighPool | BiasKeys | Reorder
 class Step:
     """What a rule sees of one node; it sets the marks of the outputs and lists edits.
 
-    protected: positions that never leave, ascending. Behind the first reduction these tokens stand in front, in that order.
+    protected: positions that never leave, ascending. Behind the first reduction these tokens stand in front, in that order;
+    ordered: all tokens keep theirs, and those that may leave stand together, between the first and the last ones.
     unit: tokens leave in whole units of so many; of any number where it is ANY.
     """
 
@@ -181,6 +182,7 @@ class Step:
     outputs: list[Marks]
     edits: list[Edit] = field(default_factory=list)
     unit: int = 1
+    ordered: bool = False
 
     @property
     def leading(self) -> int:
@@ -190,14 +192,17 @@ class Step:
         )
 
     def ranks(self, mark: Mark, picked: Sequence[int]) -> list[int] | None:
-        """Where these entries of the model's own axis are once tokens have left; None where one of them may have left."""
+        """Where these entries of the model's own axis are once tokens have left; None where one of them may have left.
+
+        Ordered tokens behind those that may leave are counted from the end.
+        """
         ranks = {token: rank for rank, token in enumerate(self.protected)}
+        if self.ordered:
+            ranks = {token: token if token == rank else token - self.tokens for token, rank in ranks.items()}
         tokens = [mark.offset + entry for entry in picked]
-        return (
-            [ranks[token] - mark.offset for token in tokens]
-            if mark.plain and ranks.keys() >= {*tokens}
-            else None
-        )
+        if not mark.plain or not ranks.keys() >= {*tokens}:
+            return None
+        return [ranks[token] - (mark.offset if ranks[token] >= 0 else 0) for token in tokens]
 
     def dims(self, index: int) -> Dims:
         value = self.node.inputs[index]

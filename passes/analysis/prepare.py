@@ -42,7 +42,7 @@ class Prepared:
 
     def candidates(self) -> int:
         """Attentions that are a block or were refused as one."""
-        blocks = sum(len(structure.blocks) for structure in self.transformers)
+        blocks = sum(not block.apart for structure in self.transformers for block in structure.blocks)
         return blocks + sum(refusal.where.startswith("attention at") for refusal in self.refusals)
 
 

@@ -5,7 +5,7 @@ Positions are of the model's own order. Behind the first reduction protected tok
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -19,6 +19,7 @@ Spans = Sequence[tuple[int, int | None]]
 """Positions as (first, end); negative ones count from the end, and an end of None is behind the last token."""
 
 LEARNED = "learned: no input reaches it"
+LAST = "under a causal mask the next token is read from the last"
 WANTED = "as was asked for (--protect)"
 
 
@@ -56,10 +57,13 @@ def guards(places: Iterable[int], why: str) -> tuple[Guard, ...]:
 
 
 def guarded(
-    learned: Iterable[int], wanted: Iterable[int], tokens: int, follow: Callable[[tuple[int, ...]], Flow]
+    given: Mapping[str, Iterable[int]], tokens: int, follow: Callable[[tuple[int, ...]], Flow]
 ) -> tuple[tuple[Guard, ...], Flow]:
-    """The tokens that never leave, and the flow of the tokens with these protected, which `follow` gives."""
-    kept = (*guards(learned, LEARNED), *guards(wanted, WANTED))
+    """The tokens that never leave, and the flow of the tokens with these protected, which `follow` gives.
+
+    given: why some of them are protected, and which.
+    """
+    kept = tuple(guard for why, places in given.items() for guard in guards(places, why))
     while True:
         flow = follow(positions(kept))
         more = read_by_position(flow, tokens, positions(kept))

@@ -40,6 +40,7 @@ TENSORS: Mapping[str, str] = {
     "attention": "attn [B,H,N,N], or queries and keys",
     "class_attention": "cls_attn [B,H,N], or attn, or queries and keys",
     "received_attention": "attn [B,H,N,N], or queries and keys",
+    "last_attention": "last_attn [B,H,N], or attn, or queries and keys",
     "grid": "grid (h, w)",
     "text": "text [B,T,E]",
     "text_mask": "text_mask [B,T], where some words are padding",
@@ -66,6 +67,7 @@ HOMES: Mapping[str, str] = {
     "block": "behind a block",
     "features": "at the features that go into a projector",
     "output": "at an output of the model",
+    "prefill": "behind a block of a language model, under its causal mask",
 }
 
 

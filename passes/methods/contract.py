@@ -16,7 +16,7 @@ from tokenrt.errors import MethodError
 
 Evidence = Literal["vectors", "independent implementation", "mathematics"]
 Returns = Literal["never", "after-attention", "before-next-site", "before-last-block"]
-Home = Literal["block", "features", "output"]
+Home = Literal["block", "features", "output", "prefill"]
 
 Value = Any
 """A NumPy array, or a value of the graph being built; a method never looks inside."""
@@ -107,6 +107,9 @@ class Taps(Protocol):
     def received_attention(self) -> Value:
         """[B,N] attention each token receives, averaged over heads and queries."""
 
+    def last_attention(self) -> Value:
+        """[B,N] attention of the prompt's last token that is no padding, averaged over heads, be it one of these or not."""
+
     def layer(self, role: str, block: int) -> Taps:
         """The taps of these same tokens at another block, which the method reads in this role; negative counts from the end."""
 
@@ -173,7 +176,8 @@ class Method:
     returns: ClassVar[Returns] = "never"
     """When the tokens that left come back."""
     home: ClassVar[Home] = "block"
-    """Where it is meant to sit: behind a block, at the features that go into a projector, or at an output."""
+    """Where it is meant to sit: behind a block, at the features that go into a projector, at an output, or behind a block under a
+    causal mask."""
     layers: ClassVar[tuple[str, ...]] = ()
     """The roles in which it reads other blocks than the site's, see `Taps.layer`."""
     takes: ClassVar[tuple[str, ...]] = ()
@@ -201,6 +205,11 @@ class Method:
     def fewest(self, tokens: int, protect: int) -> int:
         """The smallest K this method can leave of N tokens in one step."""
         return protect + 1
+
+    @property
+    def selects(self) -> bool:
+        """Whether tokens leave for good and no other takes in what they hold, so that those that stay can keep their order."""
+        return self.drops and not self.merges and self.returns == "never"
 
     @property
     def proportional(self) -> bool:

@@ -22,6 +22,7 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "values": ("B", "H", "N", "D"),
     "attn": ("B", "H", "N", "N"),
     "cls_attn": ("B", "H", "N"),
+    "last_attn": ("B", "H", "N"),
     "size": ("B", "N", "1"),
     "text": ("B", "T", "E"),
     "text_mask": ("B", "T"),
@@ -30,7 +31,8 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "pixels": ("B", "3", "R", "S"),
     "stream": ("B", "N", "F"),
 }
-"""The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn may also be [B,N]; stream is x unless given.
+"""The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn and last_attn
+may also be [B,N]; stream is x unless given.
 
 Those of another layer have its role in front, as in early_attn.
 """
@@ -138,19 +140,26 @@ class TensorTaps:
         return steps.head_mean(self.op, self.tensors["keys"], self.site.heads, self.site.width)
 
     def class_attention(self) -> Value:
-        if "cls_attn" in self.tensors:
-            return self._mean(self.tensors["cls_attn"], [1], self.site.heads)
+        return self._row("class attention", "cls_attn", 0)
+
+    def last_attention(self) -> Value:
+        return self._row("attention of the last token", "last_attn", self.site.tokens - 1)
+
+    def _row(self, what: str, name: str, row: int) -> Value:
+        """[B,N] attention of the token in a row, averaged over heads; name: a tensor that holds it."""
+        if name in self.tensors:
+            return self._mean(self.tensors[name], [1], self.site.heads)
         if "attn" in self.tensors:
-            row = self.op("Slice", self.tensors["attn"], np.array([0]), np.array([1]), np.array([2]))
-            return self._mean(row, [1, 2], self.site.heads)
-        return self._score("class attention", "cls_attn, attn, or queries and keys", 1)
+            own = self.op("Slice", self.tensors["attn"], np.array([row]), np.array([row + 1]), np.array([2]))
+            return self._mean(own, [1, 2], self.site.heads)
+        return self._score(what, f"{name}, attn, or queries and keys", row, row + 1)
 
     def received_attention(self) -> Value:
         if "attn" in self.tensors:
             return self._mean(self.tensors["attn"], [1, 2], self.site.heads * self.site.tokens)
-        return self._score("attention received", "attn, or queries and keys", self.site.tokens)
+        return self._score("attention received", "attn, or queries and keys", 0, self.site.tokens)
 
-    def _score(self, what: str, tensors: str, rows: int) -> Value:
+    def _score(self, what: str, tensors: str, first: int, end: int) -> Value:
         if not {"queries", "keys"} <= self.tensors.keys():
             raise self._missing(what, tensors)
         bias = self.op.constant(np.zeros((1, 1, 1, 1), np.float32))
@@ -159,7 +168,7 @@ class TensorTaps:
             bias = self.op("Unsqueeze", row, np.array([1]))
         scale = self.site.width**-0.5
         queries, keys = self.tensors["queries"], self.tensors["keys"]
-        return self.op("TokenScore", queries, keys, bias, scale=scale, first_row=0, end_row=rows)
+        return self.op("TokenScore", queries, keys, bias, scale=scale, first_row=first, end_row=end)
 
     def _missing(self, what: str, names: str) -> MethodError:
         named = ", ".join(
@@ -188,7 +197,7 @@ def checked(tensors: Mapping[str, Any], roles: Sequence[str] = ()) -> tuple[dict
             continue
         kind = _kind(name, roles)
         array = np.asarray(item)
-        letters = ("B", "N") if kind == "cls_attn" and array.ndim == 2 else SHAPES[kind]
+        letters = ("B", "N") if kind in ("cls_attn", "last_attn") and array.ndim == 2 else SHAPES[kind]
         shape = f"{name} [{','.join(letters)}]"
         if kind in COUNTED and array.dtype.kind not in "iu":
             raise MethodError(f"tensor {shape} must hold whole numbers, got {array.dtype}")

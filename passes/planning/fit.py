@@ -12,6 +12,7 @@ from tokenrt.errors import NothingToDoError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.prepare import Prepared
+from tokenrt.passes.analysis.protected import free
 from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning import units
 from tokenrt.passes.planning.plan import (
@@ -23,10 +24,11 @@ from tokenrt.passes.planning.plan import (
     Transformer,
     Where,
     all_return,
+    cache_of,
     places,
 )
 from tokenrt.passes.planning.resolve import check_count, check_grid, check_place, in_time, resolve, rounded
-from tokenrt.passes.planning.route import cut, missing
+from tokenrt.passes.planning.route import closed, cut, in_order
 from tokenrt.passes.planning.several import Chosen, Routes, choose
 from tokenrt.passes.planning.units import whole
 from tokenrt.passes.planning.work import Work
@@ -44,6 +46,7 @@ def make(
     transformers: Chosen,
     allow_noop: bool,
     short: str = "",
+    cache: str | None = None,
 ) -> Plan:
     """Turn a budget into a plan. Raises: PlanError, MethodError, NothingToDoError."""
     method = methods.get(name).from_options(options or {})
@@ -62,10 +65,11 @@ def make(
         wanted=prepared.protect,
         multiple_of=budget.multiple_of,
         short=short,
+        cache=cache_of(cache),
     )
     if not structures:
         return base
-    chosen = choose(structures, transformers, where)
+    chosen = choose(structures, transformers, where, method)
     base = base.over(
         [
             _counted(prepared, structure, grid, short)
@@ -83,8 +87,11 @@ def make(
             if own.grid is not None:
                 check_grid(own.grid, (own.tokens - own.protect) // own.unit)
         laid_out.append(method.laid_out(own.grid))
-        if all(cut(block, where) is None for block in blocks):
-            raise NothingToDoError(f"{places_of[number]}no block has {_no_place(blocks[0], where)}")
+        if all(closed(block, where, method) for block in blocks):
+            raise NothingToDoError(
+                f"{places_of[number]}block 0, as all others, has {_no_place(blocks[0], where, method)}"
+                + list_refusals(prepared)
+            )
     method = _one(laid_out, chosen)
     base = replace(base, options=method.options(), notes=(*_left_out(base, chosen), *_in_units(base, chosen)))
     if budget.kind == "flops":
@@ -93,11 +100,20 @@ def make(
     for number in chosen:
         own, blocks = base.transformers[number], structures[number].blocks
         with _in(places_of[number]):
-            found, told = resolve(budget, whole(method, own.unit), own.tokens, own.protect, own.blocks, where)
-        for made in found:
-            if cut(blocks[made.block], where) is None:
+            if method.selects and (structures[number].cached or any(block.apart for block in blocks)):
+                check_together(structures[number])
+            if method.home == "prefill" and not structures[number].prompt:
                 raise PlanError(
-                    f"{places_of[number]}block {made.block} has {_no_place(blocks[made.block], where)}"
+                    f"{method.name} reads what the last token of a prompt attends to, under a causal mask, and this model has "
+                    "none: use a method for towers and encoders, e.g. topk"
+                )
+            shut = {block.index for block in blocks if block.apart and closed(block, where, method)}
+            own_method = whole(method, own.unit)
+            found, told = resolve(budget, own_method, own.tokens, own.protect, own.blocks, where, shut)
+        for made in found:
+            if closed(blocks[made.block], where, method):
+                raise PlanError(
+                    f"{places_of[number]}block {made.block} has {_no_place(blocks[made.block], where, method)}"
                 )
         sites.extend(replace(made, transformer=number) for made in found)
         notes.extend(places_of[number] + note for note in told)
@@ -128,6 +144,17 @@ def _check_free(structure: Structure) -> None:
     if structure.protect == structure.tokens:
         why = "; ".join(map(str, structure.guards))
         raise PlanError(f"all {structure.tokens} tokens are protected, none can leave ({why})")
+
+
+def check_together(structure: Structure) -> None:
+    """Whether the tokens that may leave stand together, as those have to that keep their order. Raises: PlanError."""
+    places = free(structure.protected, structure.tokens)
+    if len(places) and places[-1] - places[0] >= len(places):
+        between = sorted({*range(places[0], places[-1])} - {*places.tolist()})
+        raise PlanError(
+            f"under a mask that tells tokens apart, as a causal one, those that may leave must stand "
+            f"together: token {between[0]} among them is protected; name one stretch of them with --span S:E"
+        )
 
 
 def _told(prepared: Prepared, number: int) -> str:
@@ -200,9 +227,9 @@ def _place(method: Method, site: str | None) -> Where:
     return found
 
 
-def _no_place(block: Block, where: Where) -> str:
-    instead = "; use --site after-block" if where == "after-attention" else ""
-    return f"no place {where}: {missing(block, where)}{instead}"
+def _no_place(block: Block, where: Where, method: Method) -> str:
+    instead = "; use --site after-block" if where == "after-attention" and cut(block, where) is None else ""
+    return f"no place {where}: {closed(block, where, method)}{instead}"
 
 
 def _by_work(
@@ -222,7 +249,7 @@ def _by_work(
         for number in chosen
         for block in prepared.transformers[number].blocks
         if block.index in in_time(method.returns, base.transformers[number].blocks, where)
-        and cut(block, where) is not None
+        and not closed(block, where, method)
     )
     work = Work.of(prepared, replace(base, sites=every))
     own_methods = [whole(method, each.unit) for each in base.transformers]
@@ -339,10 +366,12 @@ def _check_sites(
             raise PlanError(
                 f"plan site {number}: block {site.block} does not exist; the model has blocks 0 to {len(blocks) - 1}"
             )
-        if cut(blocks[site.block], site.where) is None:
+        if closed(blocks[site.block], site.where, method):
             raise PlanError(
-                f"plan site {number}: block {site.block} has {_no_place(blocks[site.block], site.where)}"
+                f"plan site {number}: block {site.block} has {_no_place(blocks[site.block], site.where, method)}"
             )
+        if in_order(structure, [site], method.selects):
+            check_together(structure)
         check_place(method, site.block, len(blocks), site.where)
         if site.block == last[0]:
             raise PlanError(

@@ -30,9 +30,14 @@ KEYS = (
     "options",
     "macs",
     "short",
+    "cache",
     "transformer",
     "site",
 )
+PER_LAYER, GATHERED = "per-layer", "gathered"
+CACHES = (PER_LAYER, GATHERED)
+"""How caches hold the tokens: each layer those that reached it, or every layer those that are left at the end."""
+
 BACK = {
     "after-attention": "right after each attention",
     "before-next-site": "before the block of the next site, and behind the last block",
@@ -48,8 +53,9 @@ class Plan:
     tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
     multiply-accumulates of one image. wanted: tokens that the user protects, as in 0,-1,200:217. multiple_of: what every
     count is a multiple of. outputs: choices among the tokens of outputs, behind those of the blocks. short: outputs, by name
-    or "all", that keep only the tokens that are left. unit: so many leave together, as such an output needs. A model of several
-    transformers has these counts for its first, and in `others` those of transformers 1, 2 and so on, reduced or not.
+    or "all", that keep only the tokens that are left. unit: so many leave together, as such an output needs. cache: one of
+    CACHES. A model of several transformers has these counts for its first, and in `others` those of transformers 1, 2 and so on,
+    reduced or not.
     """
 
     method: str
@@ -69,6 +75,7 @@ class Plan:
     outputs: tuple[OutputSite, ...] = ()
     short: str = ""
     unit: int = 1
+    cache: str = PER_LAYER
 
     @property
     def transformers(self) -> tuple[Transformer, ...]:
@@ -146,6 +153,7 @@ class Plan:
             **({"protect": self.wanted} if self.wanted else {}),
             **({"multiple_of": self.multiple_of} if self.multiple_of > 1 else {}),
             **({"short": self.short} if self.short else {}),
+            **({"cache": self.cache} if self.cache != PER_LAYER else {}),
             "proportional_attention": self.proportional_attention,
             "options": written(self.options),
             "macs": {"before": self.macs_before, "after": self.macs_after},
@@ -175,6 +183,7 @@ class Plan:
             "protect": self.wanted or None,
             "multiple_of": self.multiple_of if self.multiple_of > 1 else None,
             "short": self.short or None,
+            "cache": self.cache if self.cache != PER_LAYER else None,
         }
         head = {"method": self.method, **own, **also, "proportional_attention": self.proportional_attention}
         document.update({key: value for key, value in head.items() if value is not None})
@@ -252,6 +261,7 @@ class Plan:
             multiple_of=entries.positive(file, data, "multiple_of"),
             outputs=tuple(outputs),
             short=entries.read(file, data, "short", str, ""),
+            cache=cache_of(entries.read(file, data, "cache", str, PER_LAYER), f"plan {file}: cache = "),
         )
 
     def __rich__(self) -> Any:
@@ -299,6 +309,13 @@ class Plan:
         ratio = f" ({self.macs_after / self.macs_before:.1%})" if self.macs_before else ""
         full, left = self.macs_before / 1e9, self.macs_after / 1e9
         return f"multiply-accumulates per image: {full:.2f} G before, {left:.2f} G after{ratio}"
+
+
+def cache_of(given: str | None, told: str = "--cache ") -> str:
+    """How caches shall hold the tokens, as the user says it. Raises: PlanError."""
+    if given is not None and given not in CACHES:
+        raise PlanError(f"{told}{given}: expected {' or '.join(CACHES)}")
+    return given or PER_LAYER
 
 
 def all_return(when: Returns) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -20,10 +20,19 @@ if TYPE_CHECKING:
 
 
 def resolve(
-    budget: Budget, method: Method, tokens: int, protect: int, blocks: int, where: Where
+    budget: Budget,
+    method: Method,
+    tokens: int,
+    protect: int,
+    blocks: int,
+    where: Where,
+    shut: Collection[int] = (),
 ) -> tuple[tuple[PlannedSite, ...], tuple[str, ...]]:
-    """Turn any budget but flops into integer counts. Raises: PlanError naming the block and the limit."""
-    sites, notes = _unrounded(budget, method, tokens, protect, blocks, where)
+    """Turn any budget but flops into integer counts. Raises: PlanError naming the block and the limit.
+
+    shut: blocks that are left out where none is named, as masks close them to the method.
+    """
+    sites, notes = _unrounded(budget, method, tokens, protect, blocks, where, shut)
     sites, unfit = rounded(sites, method, tokens, protect, budget.multiple_of)
     if budget.kind == "schedule":
         back = all_return(method.returns)
@@ -54,9 +63,15 @@ def rounded(
 
 
 def _unrounded(
-    budget: Budget, method: Method, tokens: int, protect: int, blocks: int, where: Where
+    budget: Budget,
+    method: Method,
+    tokens: int,
+    protect: int,
+    blocks: int,
+    where: Where,
+    shut: Collection[int],
 ) -> tuple[tuple[PlannedSite, ...], tuple[str, ...]]:
-    layers = _layers(budget, method, blocks, where)
+    layers = _layers(budget, method, blocks, where, shut)
     notes: list[str] = []
     sites: list[PlannedSite] = []
     if budget.kind == "tokens" and len(budget.counts) != len(layers):
@@ -152,8 +167,8 @@ def check_count(method: Method, block: int, tokens: int, keep: int, protect: int
         )
 
 
-def _layers(budget: Budget, method: Method, blocks: int, where: Where) -> list[int]:
-    usable = in_time(method.returns, blocks, where)
+def _layers(budget: Budget, method: Method, blocks: int, where: Where, shut: Collection[int]) -> list[int]:
+    usable = [block for block in in_time(method.returns, blocks, where) if block not in shut]
     if budget.layers is None:
         if budget.kind == "keep":
             raise PlanError(
@@ -161,7 +176,7 @@ def _layers(budget: Budget, method: Method, blocks: int, where: Where) -> list[i
             )
         if budget.kind == "schedule":
             return [block for block in schedules.get(budget.name).blocks(blocks) if block in usable]
-        return list(usable)
+        return usable
     for layer in budget.layers:
         if not 0 <= layer < blocks:
             told = "--layers" if budget.name != "once" else budget.option()

@@ -14,9 +14,11 @@ from tokenrt.passes.analysis.flow import Cut, Flow, follow
 from tokenrt.passes.analysis.marks import Blocked
 from tokenrt.passes.analysis.trunk import Trunk, Way
 from tokenrt.passes.graph.shapes import Shapes
-from tokenrt.passes.methods.contract import Returns
+from tokenrt.passes.methods.contract import Method, Returns
 from tokenrt.passes.planning.plan import PlannedSite, Where
 from tokenrt.passes.planning.pools import pools, streams
+
+IN_ORDER = "a method that only selects tokens, e.g. fastv or divprune, keeps their order and can be used"
 
 Restored = dict[ir.Node | None, frozenset[ir.Value]]
 Stop = tuple[ir.Node | None, ir.Value | None]
@@ -30,7 +32,7 @@ class Route:
 
     again: values behind the last block that are made a second time, of restored tokens. carried: for a value where tokens are
     restored and the number of a site, how those that left there become what they are at that value. stops: what needs
-    every token.
+    every token. short: outputs, by name or "all", that keep the tokens that are left. ordered: these keep their order.
     """
 
     sites: tuple[Cut, ...]
@@ -39,6 +41,8 @@ class Route:
     again: Mapping[ir.Value, Way] = field(default_factory=dict)
     carried: Carried = field(default_factory=dict)
     stops: tuple[Blocked, ...] = ()
+    short: str = ""
+    ordered: bool = False
 
 
 def cut(block: Block, where: Where) -> Cut | None:
@@ -47,6 +51,18 @@ def cut(block: Block, where: Where) -> Cut | None:
         return None if isinstance(block.branch, str) else block.branch.inlet
     value = block.attended if where == "after-attention" else block.output
     return None if value is None else Cut(value)
+
+
+def closed(block: Block, where: Where, method: Method) -> str:
+    """Why a method has no place here; nothing where it has one."""
+    if cut(block, where) is None:
+        return missing(block, where)
+    return f"{block.apart}; {IN_ORDER}" if block.apart and not method.selects else ""
+
+
+def in_order(structure: Structure, sites: Iterable[PlannedSite], selects: bool) -> bool:
+    """Whether what is left behind these sites keeps its order: a mask there or behind tells tokens apart, or they are cached."""
+    return (structure.cached and selects) or any(structure.blocks[site.block].apart for site in sites)
 
 
 def missing(block: Block, where: Where) -> str:
@@ -85,13 +101,16 @@ def route(
     drops: bool = True,
     short: str = "",
     unit: int = 1,
+    ordered: bool = False,
 ) -> Route:
     """Follow the tokens; wherever the tail needs every position, restore at the tap.
 
     back: who receives restored tokens in any case. drops: tokens leave for good, so that those that left are carried to where
-    they come back. short: outputs, by name or "all", that keep the tokens that are left. unit: so many leave together.
-    Raises: UnsupportedError where an operator of the body stops the tokens, or those that left.
+    they come back. short: outputs, by name or "all", that keep the tokens that are left. unit: so many leave together. ordered:
+    tokens keep their order, as under a causal mask, where by default every output is short, as caches are. Raises:
+    UnsupportedError where an operator of the body stops the tokens, or those that left.
     """
+    short = short or ("all" if ordered else "")
     restored: Restored = dict(back or {})
     stops: dict[Stop, Blocked] = {}
     while True:
@@ -104,6 +123,7 @@ def route(
             sites=sites,
             restored=restored,
             unit=unit,
+            ordered=ordered,
         )
         blocking = [*flow.blocked, *_across_rows(structure, flow)]
         reduced = [
@@ -131,7 +151,7 @@ def route(
     again, carried = ways.again(needed), {}
     if drops:
         carried = ways.carried(needed, again)
-    return Route(tuple(sites), flow, needed, again, carried, tuple(stops.values()))
+    return Route(tuple(sites), flow, needed, again, carried, tuple(stops.values()), short, ordered)
 
 
 def is_short(output: ir.Value | None, short: str) -> bool:

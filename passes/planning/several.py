@@ -16,16 +16,19 @@ from tokenrt.errors import PlanError, UnsupportedError
 from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Flow
 from tokenrt.passes.analysis.marks import WeighPool
+from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning.plan import Where
-from tokenrt.passes.planning.route import Route, cut
+from tokenrt.passes.planning.route import Route, closed, cut
 
 Chosen = Sequence[int] | Literal["all"] | None
 Routes = Mapping[int, Route]
 """The routes of the transformers that are reduced."""
 
 
-def choose(transformers: Sequence[Structure], wanted: Chosen, where: Where) -> tuple[int, ...]:
-    """The transformers to reduce: those wanted, by default the first.
+def choose(
+    transformers: Sequence[Structure], wanted: Chosen, where: Where, method: Method
+) -> tuple[int, ...]:
+    """The transformers to reduce: those wanted, by default the first, of those without a causal mask where there are some.
 
     By default, tokens that leave around each attention do so in every transformer that has as many as the largest and a
     place for it, as ToMe-SD does at the highest resolution only. Raises: PlanError.
@@ -36,9 +39,15 @@ def choose(transformers: Sequence[Structure], wanted: Chosen, where: Where) -> t
         fits = (
             number
             for number, structure in enumerate(transformers)
-            if structure.tokens == most and any(cut(block, where) for block in structure.blocks)
+            if structure.tokens == most
+            and any(cut(block, where) and not block.apart for block in structure.blocks)
         )
-        return (tuple(fits) if where == "around-attention" else ()) or (0,)
+        free = (
+            number
+            for number, structure in enumerate(transformers)
+            if any(not block.apart and not closed(block, where, method) for block in structure.blocks)
+        )
+        return (tuple(fits) if where == "around-attention" else ()) or (next(free, 0),)
     if isinstance(wanted, str):
         if wanted != "all":
             raise PlanError(f"--transformers {wanted}: expected their numbers, as in 0,2, or all")

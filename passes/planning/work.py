@@ -13,7 +13,7 @@ from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.planning.flops import Cost, cost
 from tokenrt.passes.planning.plan import Plan
-from tokenrt.passes.planning.route import cut, returns, route
+from tokenrt.passes.planning.route import cut, in_order, returns, route
 from tokenrt.passes.planning.several import Routes, check_apart
 
 
@@ -33,9 +33,12 @@ class Work:
         for number in plan.reduced():
             structure, sites = prepared.transformers[number], plan.of(number).sites
             cuts = [made for site in sites if (made := cut(structure.blocks[site.block], site.where))]
-            back, drops = returns(structure, plan.returns, sites), methods.get(plan.method).drops
-            unit = plan.transformers[number].unit
-            routes[number] = route(graph, shapes, structure, cuts, back, drops, plan.shortened(), unit)
+            method, unit = methods.get(plan.method), plan.transformers[number].unit
+            back, drops = returns(structure, plan.returns, sites), method.drops
+            ordered = in_order(structure, sites, method.from_options(plan.options).selects)
+            routes[number] = route(
+                graph, shapes, structure, cuts, back, drops, plan.shortened(), unit, ordered
+            )
         check_apart(routes)
         flows = [path.flow for path in routes.values()]
         work = cost(graph, shapes, together(flows, [len(path.sites) for path in routes.values()]))

@@ -15,7 +15,7 @@ import numpy as np
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.methods.contract import Method, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.methods.parts import bipartite, steps
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.logits import received_of_real
 from tokenrt.passes.rewriting.stages import compose, constant, follow
@@ -42,6 +42,60 @@ def reduce(op: GraphOps, method: Method, taps: Taps, site: Site, order: Places, 
         assign=compose(op, constant(found.assign), back[None]),
         affinity=affinity,
     )
+
+
+def select(
+    op: GraphOps, method: Method, taps: Taps, site: Site, order: Places, unseen: Places, *, front: int
+) -> Reduction:
+    """What is left where tokens keep their order: the protected ones in front, what the method chooses, those behind.
+
+    The method sees the tokens that may leave, which stand together behind the first `front`. Raises: UnsupportedError where what
+    it gives is not some of these tokens as they are.
+    """
+    behind = site.protect - front
+    some = np.arange(front, site.tokens - behind)
+    smaller = replace(
+        site,
+        tokens=len(some),
+        keep=site.keep - site.protect,
+        protect=0,
+        initial=None if site.initial is None else site.initial - site.protect,
+        class_token=False,
+    )
+    found = method.reduce(op, Shown(op, taps, some), smaller)
+    if not selects(found, taps.tokens):
+        raise UnsupportedError(
+            f"{method.name} gives tokens that are not some of those that come to it, or not as they are; where a mask tells "
+            "tokens apart, as a causal one, a token that holds others would tell earlier ones of them: use a method, or options "
+            "of it, that only select, e.g. fastv or divprune"
+        )
+    chosen = constant(found.position)
+    if isinstance(chosen, np.ndarray):
+        index = np.concatenate(
+            [np.arange(front), np.sort(chosen[0]) + front, np.arange(site.tokens - behind, site.tokens)]
+        )
+        return steps.constantly_pruned(op, taps, site, index)
+    if not method.ascending:
+        chosen = bipartite.ascending(op, chosen, smaller.keep)
+    parts = [op("Add", chosen, np.array(front)) if front else chosen]
+    ends = np.arange(front), np.arange(site.tokens - behind, site.tokens)
+    before, after = (
+        [op("Expand", op.constant(end[None]), steps.batch_shape(op, taps.tokens, len(end)))]
+        if len(end)
+        else []
+        for end in ends
+    )
+    return steps.pruned(op, taps, site, bipartite.joined(op, [*before, *parts, *after]))
+
+
+def selects(reduction: Reduction, rows: Value) -> bool:
+    """Whether what stays is some of these rows as they are, and not one of it a mixture."""
+    taken = reduction.tokens.producer()
+    source = (
+        None if taken is None or taken.op_type not in ("Gather", "GatherND", "Slice") else taken.inputs[0]
+    )
+    turned = None if source is None else source.producer()
+    return source is rows or (turned is not None and turned.op_type == "Gather" and turned.inputs[0] is rows)
 
 
 def _beside(op: GraphOps, method: Method, taps: Taps, site: Site, order: Places, unseen: Places) -> Reduction:
@@ -155,6 +209,9 @@ class Arranged:
 
     def received_attention(self) -> Value:
         return self._along(self.taps.received_attention(), 1)
+
+    def last_attention(self) -> Value:
+        return self._along(self.taps.last_attention(), 1)
 
     def layer(self, role: str, block: int) -> Taps:
         return replace(self, taps=self.taps.layer(role, block))

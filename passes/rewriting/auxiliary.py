@@ -71,7 +71,7 @@ class Auxiliaries:
             elif edit.role == "weight" and self.merging:
                 result = self._average(result, axis, rank - len(span) + 1, dims, offset, stage)
             else:
-                result = self._take(result, axis, rank - len(span) + 1, dims, offset, stage, pictures)
+                result = self.take(result, axis, rank - len(span) + 1, dims, offset, stage, pictures)
             dims = (*dims[:axis], stage.count - offset, *dims[axis + 1 :])
             if pictures is not None:
                 dims = (*dims[:pictures], self.rows, *dims[pictures + 1 :])
@@ -96,7 +96,7 @@ class Auxiliaries:
             "token, and it cannot be told which of its axes counts the pictures; it cannot follow the tokens"
         )
 
-    def _take(
+    def take(
         self,
         value: ir.Value,
         axis: int,

@@ -29,7 +29,7 @@ from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting import units
-from tokenrt.passes.rewriting.arrange import reduce
+from tokenrt.passes.rewriting.arrange import reduce, select
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries, check_biases
 from tokenrt.passes.rewriting.logits import FLOAT, additive
 from tokenrt.passes.rewriting.repair import Repairs
@@ -81,6 +81,13 @@ class Rewriter:
     def unseen(self) -> np.ndarray[Any, Any]:
         """[H] int64: which of the protected tokens, counted among them, no choice may read."""
         return np.searchsorted(self.structure.protected, self.structure.unseen)
+
+    @cached_property
+    def front(self) -> int:
+        """How many of the protected tokens, in units, are the first ones."""
+        places = self.structure.protected
+        gap = next((rank for rank, token in enumerate(places) if token != rank), len(places))
+        return gap // self.plan.unit
 
     @cached_property
     def batch(self) -> int:
@@ -199,9 +206,12 @@ class Rewriter:
         # Behind the first reduction protected tokens stand in front.
         order = self.arranged if stage.parent is None else np.arange(stage.count)
         taps, site = self._taps(planned, tokens, stage), self._site(planned, stage)
-        reduction = units.reduce(
-            op, self.plan.unit, taps, site, order, self.unseen, partial(reduce, op, self.method)
+        run = (
+            partial(select, op, self.method, front=self.front)
+            if self.path.ordered
+            else partial(reduce, op, self.method)
         )
+        reduction = units.reduce(op, self.plan.unit, taps, site, order, self.unseen, run)
         self.stages.append(stage.after(op, reduction, tokens, planned.tokens, self.method.drops))
         result = from_rows(op, reduction.tokens, held, planned.tokens)
         for node, index in uses:

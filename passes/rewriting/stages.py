@@ -23,15 +23,16 @@ class Stage:
     position [B,K]: the original token whose place each token takes. source_map [B,N0]: the current token each
     original one lives in, -1 where it was dropped. assign and before belong to the last reduction: where its
     N inputs went, and those inputs; affinity replaces assign where positions are restored by more than a copy.
-    parent: the stage before it. state: what the method hands on to its next site. None: nothing has happened
-    yet (every token in its own place). representative [B,1,C]: the last output token as it was made, where its
-    changes go to the dropped tokens as well.
+    taken [B,K]: the token of the stage before that each one stands for. parent: the stage before it. state: what the
+    method hands on to its next site. None: nothing has happened yet (every token in its own place). representative
+    [B,1,C]: the last output token as it was made, where its changes go to the dropped tokens as well.
     """
 
     count: int
     size: ir.Value | None = None
     position: Value | None = None
     source_map: Value | None = None
+    taken: Value | None = None
     assign: Value | None = None
     before: ir.Value | None = None
     affinity: ir.Value | None = None
@@ -48,6 +49,7 @@ class Stage:
             size=reduction.size,
             position=compose(op, self.position, constant(reduction.position)),
             source_map=follow(op, constant(reduction.assign), self.source_map, drops),
+            taken=constant(reduction.position),
             assign=reduction.assign,
             before=tokens,
             affinity=reduction.affinity,
@@ -56,6 +58,14 @@ class Stage:
             state=reduction.state,
             cache={},
         )
+
+
+def since(op: GraphOps, stage: Stage, earlier: Stage) -> Value:
+    """[B,K] int64: the token of an earlier stage that each one of `stage` stands for."""
+    index, parent = stage.taken, stage.parent
+    while parent is not None and parent is not earlier:
+        index, parent = compose(op, parent.taken, index), parent.parent
+    return index
 
 
 Carry = Callable[[Stage], ir.Value | None]

@@ -19,8 +19,10 @@ from tokenrt.passes.graph.shapes import Dims, Shapes, describe
 from tokenrt.passes.methods.contract import Value
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.rewriting.logits import FLOAT, additive, log_size, real, received_of_real
+from tokenrt.passes.rewriting.logits import FLOAT, LOWEST, additive, log_size, real, received_of_real
 from tokenrt.passes.rewriting.streams import to_rows
+
+END = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,20 @@ class GraphTaps:
             return received_of_real(self.op, self.attention(), self.size)
         return self._attention(0, self.count)
 
+    def last_attention(self) -> ir.Value:
+        if self.padded and self.size is not None:
+            return self._row_attention(self._last_real(self.size))
+        last = self.op(
+            "Slice", self._by_head(self.core.query, self.core.heads, transposed=False), [-1], [END], [2]
+        )
+        return self._one_attention(self._float(last), self._bias(self.count - 1, 1))
+
+    def _last_real(self, size: ir.Value) -> ir.Value:
+        """[B,1,N] float32: 1 for the last token that is no padding."""
+        shown = real(self.op, size)
+        behind = self.op("CumSum", shown, 2, exclusive=1, reverse=1)
+        return self.op("Mul", shown, self.op("Cast", self.op("Equal", behind, 0.0), to=FLOAT))
+
     def _first_real(self, size: ir.Value) -> ir.Value:
         """[B,1,N] float32: 1 for the first token that is no padding, which is the class token of a padded text."""
         shown = real(self.op, size)
@@ -143,15 +159,23 @@ class GraphTaps:
 
     def _row_attention(self, which: ir.Value) -> ir.Value:
         """[B,N] attention of one query of each text, averaged over heads; which [B,1,N]: 1 at that query, 0 elsewhere."""
-        op, (keys, scale) = self.op, self._scaled_keys()
-        row = op("Unsqueeze", which, [1])
-        asking = op("MatMul", row, self.queries())
-        logits = op("Mul", op("MatMul", asking, op("Transpose", keys, perm=[0, 1, 3, 2])), scale)
+        op, row = self.op, self.op("Unsqueeze", which, [1])
         bias = self._bias(0, self.count)
-        if not all(self._one_row(node, index) for node, index in self.core.masks):
+        if self.core.causal or not all(self._one_row(node, index) for node, index in self.core.masks):
             bias = op("MatMul", row, op("Add", bias, np.zeros((1, 1, self.count, 1), np.float32)))
-        logits = op("Add", logits, bias)
-        return op("ReduceMean", op("Softmax", logits, axis=-1), axes=[1, 2], keepdims=0)
+        return self._one_attention(op("MatMul", row, self.queries()), bias)
+
+    def _one_attention(self, asking: ir.Value, bias: ir.Value) -> ir.Value:
+        """[B,N] attention of one query [B,H,1,D] with a bias added, averaged over heads; heads of keys are not repeated."""
+        op, core, (keys, scale) = self.op, self.core, self._scaled_keys()
+        shared = core.key_heads != core.heads
+        if shared:
+            asking = op("Reshape", asking, [self.batch, core.key_heads, -1, core.width])
+        logits = op("MatMul", asking, op("Transpose", keys, perm=[0, 1, 3, 2]))
+        if shared:
+            logits = op("Reshape", logits, [self.batch, core.heads, 1, self.count])
+        weights = op("Softmax", op("Add", op("Mul", logits, scale), bias), axis=-1)
+        return op("ReduceMean", weights, axes=[1, 2], keepdims=0)
 
     def queries(self) -> ir.Value:
         """[B,H,N,D] float32."""
@@ -171,7 +195,7 @@ class GraphTaps:
         weights = self._repeated()
         if weights is not None:
             return weights
-        keys, scale = self._scaled_keys()
+        keys, scale = self._asked_keys()
         # The scale comes last: of a scaled MatMul whose input the model scales too, ONNX Runtime 1.31 drops the model's
         # own Mul when it fuses both (MatMulScaleFusion), and fails to load.
         logits = self.op("MatMul", self.queries(), self.op("Transpose", keys, perm=[0, 1, 3, 2]))
@@ -229,8 +253,16 @@ class GraphTaps:
         keys = self._float(self.op("Transpose", value, perm=[0, 2, 1, 3]) if axis == 2 else value)
         return keys, self.core.scale * factor
 
+    def _asked_keys(self) -> tuple[ir.Value, float]:
+        """Keys [B,H,N,D] with a head for each of the queries', and the scale of their products."""
+        (keys, scale), core = self._scaled_keys(), self.core
+        if core.key_heads != core.heads:
+            shared = np.repeat(np.arange(core.key_heads), core.heads // core.key_heads)
+            keys = self.op("Gather", keys, shared, axis=1)
+        return keys, scale
+
     def _attention(self, first: int, rows: int) -> ir.Value:
-        keys, scale = self._scaled_keys()
+        keys, scale = self._asked_keys()
         return self.op(
             "TokenScore",
             self.queries(),
@@ -262,23 +294,22 @@ class GraphTaps:
             if rank >= 2:
                 mask = self.op("Slice", mask, [first], [first + rows], [rank - 2])
             parts.append(mask if rank != 3 else self._unfolded(mask, node))
+        if self.core.causal and first < self.count - 1:
+            later = np.triu(np.full((rows, self.count), LOWEST, np.float32), first + 1)
+            parts.append(self.op.constant(later[None, None]))
         total = parts[0] if parts else self.op.constant(np.zeros((1, 1, 1, self.count), np.float32))
         for part in parts[1:]:
             total = self.op("Add", total, part)
         return total
 
     def _readable(self) -> None:
-        core = self.core
-        if core.unread is not None:
-            why = f"{core.unread.op_type} node {core.unread.name!r} makes of the scores more than a scale and added biases do"
-        elif core.key_heads != core.heads:
-            shared = f"shares {core.key_heads} heads of keys among {core.heads} of queries"
-            why = f"{core.node.op_type} node {core.node.name!r} {shared}"
-        else:
+        unread = self.core.unread
+        if unread is None:
             return
         raise UnsupportedError(
-            f"{why}, so the attention cannot be recomputed beside it; use a method or an option that does not read "
-            "attention, e.g. tome, or topk with score=key_norm"
+            f"{unread.op_type} node {unread.name!r} makes of the scores more than a scale and added biases do, so the attention "
+            "cannot be recomputed beside it; use a method or an option that does not read attention, e.g. tome, or topk with "
+            "score=key_norm"
         )
 
     def _unfolded(self, mask: ir.Value, node: ir.Node) -> ir.Value:

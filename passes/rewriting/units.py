@@ -214,6 +214,9 @@ class Units:
     def received_attention(self) -> Value:
         return self._received(self.taps.received_attention())
 
+    def last_attention(self) -> Value:
+        return self._received(self.taps.last_attention())
+
     def layer(self, role: str, block: int) -> Taps:
         return replace(self, taps=self.taps.layer(role, block))
 

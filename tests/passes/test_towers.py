@@ -26,6 +26,7 @@ from tests.passes.helpers.streams import (
     plain,
     seeded,
 )
+from tokenrt.passes.analysis.protected import LAST
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
@@ -218,9 +219,11 @@ class Read(Towers):
         return x[:, 0], (y + self.own(y, y, None, self.mask)).mean(dim=1)
 
 
-def test_a_causal_tower_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_causal_tower_is_told_by_name(tmp_path: Path) -> None:
     path = exported(seeded(Read()), "towers", tmp_path / "model.onnx")
     found = inspect(path)
-    assert [each.tokens for each in found.transformers] == [PICTURE]
+    assert [each.tokens for each in found.transformers] == [TEXT, PICTURE]
+    assert [str(guard) for guard in found.transformers[0].guards] == [f"token {TEXT - 1}: {LAST}"]
     assert len(found.refusals) == 1
     assert "its mask is causal" in found.refusals[0].reason
+    assert reduce(path, method="tome", budget=Budget.remove(2)).plan.reduced() == [1]

@@ -88,6 +88,15 @@ Short = Annotated[
         show_default=False,
     ),
 ]
+Cache = Annotated[
+    str | None,
+    typer.Option(
+        help="Inside a language model: per-layer (each layer's cache holds the tokens that reached it, the default), or gathered "
+        "(all hold those that are left at the end, for decoders with one mask).",
+        metavar="FORM",
+        show_default=False,
+    ),
+]
 Span = Annotated[
     str | None,
     typer.Option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenrt.passes.analysis.marks import BiasKeys, ReduceAuxiliary, Step
+from tokenrt.passes.analysis.marks import BiasKeys, Mark, ReduceAuxiliary, Step
 
 
 def attention(step: Step) -> None:
@@ -12,13 +12,13 @@ def attention(step: Step) -> None:
             raise step.block(
                 f"it reads a key-value cache ({name}); prune the prompt before the cache is built instead"
             )
-    if step.attribute("is_causal", 0):
-        raise step.block("causal attention depends on the order of all tokens")
     if any(output is not None and output.uses() for output in step.node.outputs[1:]):
         raise step.block("its score matrix or cache is used elsewhere")
     query, key, value = (step.mark(index, -2) for index in range(3))
     if (key is None) != (value is None) or (key and value and not key.same(value)):
         raise step.block("keys and values count different tokens", "mixed")
+    if step.attribute("is_causal", 0) and not _in_order(step, query, key):
+        raise step.block("causal attention depends on the order of all tokens")
     for index in range(3):
         if any(mark.axis != step.rank(index) - 2 for mark in step.marks[index]):
             raise step.block("the token axis is folded into another axis of the attention")
@@ -31,6 +31,12 @@ def attention(step: Step) -> None:
     if key and key.stage:
         step.edit(BiasKeys(step.node, key))
     step.set([query.at(len(step.out_dims()) - 2)] if query else [])
+
+
+def _in_order(step: Step, query: Mark | None, key: Mark | None) -> bool:
+    """Whether queries and keys are the same tokens in the model's own order, so that what is left of a lower triangle is one."""
+    together = query is not None and key is not None and query.same(key)
+    return together and (step.ordered or not (key and key.stage))
 
 
 def rotary(step: Step) -> None:

@@ -186,7 +186,7 @@ def slice_(step: Step) -> None:
             reason = f"it takes tokens {first} to {last} by position"
             raise step.block(reason, "grid", [picked] if mark.plain else ())
         elif ranks:
-            bound = (ranks[0], ranks[-1] + 1)
+            bound = (ranks[0], ranks[-1] + 1 or END)
         if mark.stage:
             bounds[place] = bound
     for index, (old, new) in enumerate(zip((starts, ends), zip(*bounds, strict=True), strict=True), 1):

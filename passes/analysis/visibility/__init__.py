@@ -42,6 +42,19 @@ def obstacle(core: Core, shapes: Shapes, free: Sequence[int]) -> str | None:
     return None
 
 
+def prompts(core: Core, shapes: Shapes) -> bool:
+    """Whether the last token alone has seen all, as under a causal mask, with a prefix or not; or may have, by a run's mask."""
+    try:
+        relations = seen(core, shapes) if core.queries == core.keys else []
+    except Unproven:
+        return True
+    return any(
+        bool(relation[-1, :-1].any() and not relation[:-1, -1].any())
+        and bool(relation[-1].all() or not np.triu(relation, 1).any())
+        for relation in relations
+    )
+
+
 def unseen(core: Core, shapes: Shapes, asked: Sequence[int]) -> set[int]:
     """Those of `asked` from which, under the masks of a self-attention, not all tokens learn.
 
@@ -59,6 +72,7 @@ def seen(core: Core, shapes: Shapes) -> list[Array]:
     """
     rank = len(shapes.of(core.node.outputs[0]))
     total: Array = np.ones((1,) * (rank - 2) + (core.queries, core.keys), np.bool_)
+    total = np.tril(total) if core.causal else total
     for node, index in (*core.masks, *_gates(core, shapes)):
         shown = _operand(core, node, index, shapes)
         if shown is None:

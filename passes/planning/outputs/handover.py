@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,30 @@ HOST = {
 }
 
 
+CACHE = "tokenrt.cache"
+"""The metadata of a model that holds what its caches are."""
+
+GOES_ON = (
+    "the cache of layer n holds as many tokens as `tokens` says of it; keys are rotated by the positions of the whole prompt",
+    "the next token has position next_position, the length of the whole prompt, not the length of a cache",
+    "a mask, or a count of the past, of a layer is as long as its cache: where a decoder has one for all layers, reduce with "
+    "--cache gathered",
+    f"entry k of a cache behind the last reduction is token {KEPT}[:, k] of the prompt, counted from 0",
+)
+
+
+def told(model: ir.Model, layers: Sequence[Mapping[str, Any]], tokens: int) -> None:
+    """Write into a model what its caches are: those of each layer, and how many tokens the whole prompt has."""
+    model.metadata_props[CACHE] = json.dumps({"layers": layers, "next_position": tokens})
+
+
 def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
     """The handover of a model with short outputs as data; empty for any other."""
-    told = next(
+    index = next(
         (name for name in (KEPT, MAP) if any(value.name == name for value in model.graph.outputs)), None
     )
-    if told is None or not (plan.outputs or plan.short):
+    cache = model.metadata_props.get(CACHE)
+    if index is None or not (plan.outputs or plan.short or cache):
         return {}
     sizes = {
         str(value.name): [size if isinstance(size, int) else str(size) for size in value.shape or ()]
@@ -49,8 +68,8 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
         "tokenrt": __version__,
         "plan": plan.as_dict(),
         "outputs": sizes,
-        "index": told,
-        "ascending": told == KEPT and bool(plan.outputs) and all(map(_ascending, plan.outputs)),
+        "index": index,
+        "ascending": index == KEPT and bool(plan.outputs or cache) and all(map(_ascending, plan.outputs)),
         "inputs": {
             str(value.name): {
                 "shape": [str(size) if not isinstance(size, int) else size for size in value.shape or ()],
@@ -58,7 +77,8 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
             }
             for value in added
         },
-        "host": list(HOST[told]),
+        **({"cache": {"form": plan.cache, **json.loads(cache)}} if cache else {}),
+        "host": list(GOES_ON if cache else HOST[index]),
     }
 
 

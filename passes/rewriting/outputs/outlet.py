@@ -23,7 +23,7 @@ from tokenrt.passes.planning.outputs import fit as at_output
 from tokenrt.passes.planning.outputs.site import OutputSite
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.route import Route
-from tokenrt.passes.rewriting.arrange import reduce
+from tokenrt.passes.rewriting.arrange import reduce, selects
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
 from tokenrt.passes.rewriting.outputs.outlet_taps import OutletTaps
 from tokenrt.passes.rewriting.prove import prove
@@ -111,7 +111,7 @@ class OutletRewriter:
         order, unseen = arranged(protected, outlet.tokens), np.array([], np.int64)
         site, taps = self._site(len(protected), place), self._taps(rows, top)
         found = reduce(self.op, self.method, taps, site, order, unseen)
-        self.selects = self._selects(found, rows)
+        self.selects = selects(found, rows)
         if rest and not self.selects:
             others = ", ".join(repr(other.name) for other, _ in rest)
             raise UnsupportedError(
@@ -167,17 +167,6 @@ class OutletRewriter:
             given = [None if value is None else made.get(value, value) for value in node.inputs]
             made.update(zip(node.outputs, self.op.repeat(node, given), strict=True))
         return to_rows(self.op, made[self.outlet.value], self.outlet.held, self.outlet.tokens)
-
-    def _selects(self, reduction: Reduction, rows: ir.Value) -> bool:
-        """Whether what stays is some of the rows as they are, and not one of it a mixture."""
-        taken = reduction.tokens.producer()
-        source = (
-            None if taken is None or taken.op_type not in ("Gather", "GatherND", "Slice") else taken.inputs[0]
-        )
-        turned = None if source is None else source.producer()
-        return source is rows or (
-            turned is not None and turned.op_type == "Gather" and turned.inputs[0] is rows
-        )
 
     def _in_order(self, rows: ir.Value, found: Reduction, protected: Sequence[int], site: Site) -> Reduction:
         """Rows that stay in their own order, where protected ones among the others were read in front of them."""

@@ -73,6 +73,9 @@ class OutletTaps:
     def received_attention(self) -> Value:
         return self._rows(self._inner().received_attention(), 1)
 
+    def last_attention(self) -> Value:
+        return self._rows(self._inner().last_attention(), 1)
+
     def text(self) -> Value:
         return self._input("text")
 

@@ -20,6 +20,7 @@ from tokenrt.passes.methods.parts import steps
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.route import is_short
 from tokenrt.passes.rewriting import units
+from tokenrt.passes.rewriting.outputs import caches
 from tokenrt.passes.rewriting.stages import compose
 from tokenrt.passes.rewriting.streams import from_rows, to_rows
 
@@ -32,21 +33,23 @@ def shorten(rewriter: Rewriter) -> dict[str, tuple[int, ...]]:
 
     Raises: PlanError where one that was named has no row for each token, or gets all of them back.
     """
-    found: dict[str, tuple[int, ...]] = {}
-    counts, asked = rewriter.plan.counts(), rewriter.plan.shortened()
+    found, ordered = caches.gather(rewriter), rewriter.path.ordered
+    counts, asked = rewriter.plan.counts(), rewriter.path.short
     told: list[Mark] = []
     for value in [*rewriter.graph.outputs]:
         marks = rewriter.path.flow.marks.get(value, ())
         stage = rewriter.reduced.get(value, (value, 0))[1] or max((mark.stage for mark in marks), default=0)
-        if not marks or not is_short(value, asked) or stage < _passed(rewriter, value):
+        if not marks or not is_short(value, asked) or str(value.name) in found:
+            continue
+        if not stage if ordered else stage < _passed(rewriter, value):
             continue
         end, dims, declared = value, list(rewriter.shapes.of(value)), [*(value.shape or ())]
-        if stage < len(counts) - 1:
+        if stage < len(counts) - 1 and not ordered:
             brought = _brought(rewriter, value, marks, stage)
             if brought is None:
                 continue
             end = brought
-        own = [replace(mark, stage=len(counts) - 1) for mark in marks]
+        own = [replace(mark, stage=stage if ordered else len(counts) - 1) for mark in marks]
         for mark in own:
             dims[mark.axis] = mark.size(counts)
             declared[mark.axis : mark.axis + 1] = [dims[mark.axis]] if declared else []
@@ -55,7 +58,7 @@ def shorten(rewriter: Rewriter) -> dict[str, tuple[int, ...]]:
         told.extend(own)
     plan = rewriter.plan
     missing = [name for name in plan.short.split(",") if name not in (*found, "", "all")]
-    if missing or (plan.short and not found):
+    if missing or (plan.short and not found and not ordered):
         which = missing[0] if missing else "any output"
         every = ", ".join(str(value.name) for value in rewriter.graph.outputs)
         raise PlanError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ import pytest
 from onnx import numpy_helper
 
 from tests.passes.helpers import tiny
+from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.analysis.visibility.relation import connected, describe
 
@@ -44,10 +46,14 @@ def model(lines: str, arrays: dict[str, np.ndarray], *inputs: str, opset: int = 
 
 
 def found(*args: object, **options: int) -> tuple[int, str]:
-    """Blocks that take a reduction, and the refusals."""
+    """Blocks where tokens may merge, and the refusals."""
     prepared = prepare(model(*args, **options))  # type: ignore[arg-type]
     reasons = "\n".join(f"{refusal.where}: {refusal.reason}" for refusal in prepared.refusals)
-    return sum(len(structure.blocks) for structure in prepared.transformers), reasons
+    return merging(prepared.transformers), reasons
+
+
+def merging(transformers: Iterable[Structure]) -> int:
+    return sum(not block.apart for structure in transformers for block in structure.blocks)
 
 
 def bias(shown: np.ndarray) -> np.ndarray:
@@ -80,7 +86,7 @@ def test_a_mask_that_keeps_tokens_apart_is_refused_for_what_it_does(kind: str, f
         proto = tiny.model(tiny.MEAN, attention=made.replace("  b{n}_mixed", gate))
         proto.graph.initializer.append(numpy_helper.from_array(shown.astype(np.float32), "m"))
         prepared = prepare(ir.from_proto(proto))
-        blocks, why = sum(len(s.blocks) for s in prepared.transformers), str(prepared.refusals)
+        blocks, why = merging(prepared.transformers), str(prepared.refusals)
     else:
         lines, array = (ADD, bias(shown)) if form == "added" else (SHOW, shown)
         blocks, why = found(lines, {"m": array})

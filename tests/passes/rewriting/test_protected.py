@@ -261,7 +261,15 @@ def prefixed() -> Net:
 )
 def test_behind_a_prefix_a_causal_mask_is_kept_where_the_rest_is_protected(method: str) -> None:
     made = prefixed()
-    with pytest.raises(tokenrt.TokenrtError, match=r"causal behind a prefix of 7 tokens .*: --protect 7:"):
+    if method in ("tome", "dpcknn", "mctf"):
+        with pytest.raises(
+            tokenrt.TokenrtError, match=r"causal behind a prefix of 7 tokens .*: --protect 7:"
+        ):
+            cut(made, {0: 10}, method)
+    elif method == "evit":
+        with pytest.raises(tokenrt.UnsupportedError, match="evit gives tokens that are not some of those"):
+            cut(made, {0: 10}, method)
+    else:
         cut(made, {0: 10}, method)
     result = cut(made, {0: 10, 1: 9}, method, protect="7:")
     if method == "slice":

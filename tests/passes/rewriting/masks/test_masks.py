@@ -151,7 +151,7 @@ NODE = """
     ("options", "width", "reason"),
     [
         ("kv_num_heads = 2, softcap = 0.1", 4, "makes of the scores more"),
-        ("kv_num_heads = 1", 2, "shares 1 heads of keys among 2"),
+        ("kv_num_heads = 1", 2, ""),
     ],
 )
 def test_an_attention_node_that_caps_or_groups(options: str, width: int, reason: str) -> None:
@@ -160,7 +160,10 @@ def test_an_attention_node_that_caps_or_groups(options: str, width: int, reason:
         if tensor.name in ("wk", "wv"):
             tensor.CopyFrom(numpy_helper.from_array(tiny.weights()[tensor.name][:, :width], tensor.name))
     _filled(model, {})
-    with pytest.raises(UnsupportedError, match=rf"Attention node 'Attention_\d+' {reason}"):
+    if reason:
+        with pytest.raises(UnsupportedError, match=rf"Attention node 'Attention_\d+' {reason}"):
+            received(model)
+    else:
         received(model)
     assert all(np.isfinite(output).all() for output in run(merged(model).model, tiny.picture()))
 
