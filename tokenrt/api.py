@@ -56,7 +56,8 @@ def apply_method(
     for a K that does not fit; UnsupportedError for plugin-host without a C++ compiler, or where the method needs an
     operator that has no kernel.
     """
-    from tokenrt.passes.methods.apply import BACKENDS, apply_method, unknown_backend
+    from tokenrt.passes.methods.apply import apply_method, unknown_backend
+    from tokenrt.passes.methods.running import BACKENDS
 
     if backend == HOST:
         from tokenrt.plugins.host.backend import HostOps

@@ -23,6 +23,7 @@ __all__ = [
     "fewer_placeholders",
     "medium_positions",
     "next_position",
+    "pixelprune",
     "placeholders",
     "position_ids",
     "staying",
@@ -162,3 +163,38 @@ def placeholders(kept: int, frames: int) -> list[int]:
 def evs_count(frames: int, tokens: int, rate: float) -> int:
     """How many of frames of `tokens` tokens the engines keep by EVS at a pruning rate."""
     return max(tokens, int(frames * tokens * (1 - rate)))
+
+
+def pixelprune(patches: npt.ArrayLike, grid: tuple[int, int], threshold: float = 0.0) -> Index:
+    """The tokens [K] of a picture that a prediction from their neighbours does not tell, ascending, before a tower encodes them.
+
+    patches [N,D]: the pixels of each token of a grid (h, w). With A on the left, B above and C between, B is predicted where C is
+    A and not B, else A; in the first row A, in the first column B; the first token stays. Two are the same where no pixel differs
+    by more than `threshold`, in float32. Above 0 a token that does not stay counts as its prediction for those behind it, as
+    released.
+
+    Raises: TokenrtError where the grid is of another number of tokens.
+    Source: PixelPrune, arXiv 2604.00886, by its description.
+    """
+    pixels = np.array(patches, np.float32)
+    height, width = grid
+    if pixels.ndim != 2 or len(pixels) != height * width:
+        raise TokenrtError(f"patches {list(pixels.shape)} are not those of {height} x {width} tokens, [N,D]")
+    told = pixels.reshape(height, width, -1).copy()
+
+    def same(one: Any, other: Any) -> bool:
+        return bool(np.max(np.abs(one - other)) <= np.float32(threshold))
+
+    kept = []
+    for row, column in np.ndindex(height, width):
+        if row and column:
+            left, above, between = told[row, column - 1], told[row - 1, column], told[row - 1, column - 1]
+            guess = above if same(between, left) and not same(between, above) else left
+        elif row or column:
+            guess = told[row - 1, column] if row else told[row, column - 1]
+        if (row or column) and same(told[row, column], guess):
+            if threshold:
+                told[row, column] = guess
+        else:
+            kept.append(row * width + column)
+    return np.array(kept, np.int64)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from types import MappingProxyType, ModuleType
+from typing import Any
 
 from tokenrt.errors import MethodError
 from tokenrt.passes.methods.contract import Method
@@ -68,8 +69,15 @@ def names() -> tuple[str, ...]:
 
 
 def at_blocks() -> tuple[str, ...]:
-    """Return the names of the methods that are meant to sit behind a block of the model, sorted."""
-    return tuple(name for name, method in _registry().items() if method.home == "block")
+    """Return the names of the methods that can be written behind a block of a model, sorted."""
+    return tuple(
+        name for name, method in _registry().items() if method.home == "block" and not method.pending
+    )
+
+
+def of_tokens() -> tuple[str, ...]:
+    """Return the names of the methods that reduce tokens, sorted; the others choose entries of a cache."""
+    return tuple(name for name, method in _registry().items() if method.home != "cache")
 
 
 def get(name: str) -> type[Method]:
@@ -80,3 +88,13 @@ def get(name: str) -> type[Method]:
     close = difflib.get_close_matches(str(name), registry, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(close)}?" if close else f"methods: {', '.join(registry)}"
     raise MethodError(f"no method is called {name!r}; {hint}")
+
+
+def for_graph(name: str, options: Mapping[str, Any]) -> Method:
+    """Return the method made of its options, to be written into a graph. Raises: MethodError."""
+    kind = get(name)
+    if kind.pending:
+        raise MethodError(
+            f"method {name!r} runs on arrays so far (tokenrt.apply_method) and cannot be written into a model: {kind.pending}"
+        )
+    return kind.from_options(options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,12 +12,11 @@ from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.methods.contract import Method, Ops, Reduction, Site, Value
 from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.methods.parts.cache import CacheMethod
+from tokenrt.passes.methods.running import BACKENDS, run, whole
 from tokenrt.passes.methods.tensors import Projector, TensorTaps, checked, layout
-from tokenrt.passes.ops import numpy_backend
+from tokenrt.passes.methods.thinning import thinned
 from tokenrt.passes.ops.contract import Array
-
-BACKENDS = ("numpy", "onnxruntime")
-OPSET = 18
 
 
 def apply_method(
@@ -44,30 +42,26 @@ def apply_method(
     method = methods.get(name).from_options(params)
     if isinstance(backend, str) and backend not in BACKENDS:
         raise unknown_backend(backend, BACKENDS)
+    if isinstance(method, CacheMethod):
+        return thinned(
+            method, tensors, keep=keep, backend=backend, state=state or {}, block=block, blocks=blocks
+        )
     arrays, dims = checked(tensors, method.layers)
     site = _in_multiples(method, _site(method, dims, keep, protect, class_token), multiple_of)
     site = replace(site, block=block, blocks=blocks, grid=layout(tensors, site))
     if site.keep == site.tokens:
         return _unchanged(arrays, restore)
-    carried = {name: np.asarray(value) for name, value in (state or {}).items()}
-    if backend == "onnxruntime":
-        result = _on_onnxruntime(method, arrays, carried, site, restore, projector)
-    else:
-        result = _on_arrays(
-            numpy_backend.NumpyOps() if isinstance(backend, str) else backend,
-            method,
-            arrays,
-            carried,
-            site,
-            restore,
-            projector,
-        )
-    return _named(method, arrays, result, site)
+
+    def outputs(op: Ops, given: Mapping[str, Value], carried: Mapping[str, Value]) -> dict[str, Value | None]:
+        taps = TensorTaps(op, given, site, carried, projector=projector)
+        return _outputs(op, method, taps, site, restore)
+
+    return _named(method, arrays, run(backend, name, arrays, state or {}, outputs), site)
 
 
 def _in_multiples(method: Method, site: Site, multiple_of: int) -> Site:
     """The site with K the nearest multiple that the method can leave; K = N stays."""
-    if _whole("multiple_of", multiple_of) < 1:
+    if whole("multiple_of", multiple_of) < 1:
         raise PlanError(f"multiple_of={multiple_of}: expected a whole number of tokens, 1 or more")
     if site.keep == site.tokens or multiple_of == 1:
         return site
@@ -99,12 +93,12 @@ def restored(op: Ops, tokens: Value, reduction: Reduction, site: Site) -> Value:
 
 def _site(method: Method, dims: Mapping[str, int], keep: int, protect: int, class_token: bool | None) -> Site:
     tokens = dims["N"]
-    kept, first = _whole("keep", keep), _whole("protect", protect)
+    kept, first = whole("keep", keep), whole("protect", protect)
     if first < 0 or first >= tokens:
         raise PlanError(f"protect={first}: expected 0 to {tokens - 1} of the {tokens} tokens")
     if kept > tokens:
         raise PlanError(f"keep={kept} is more than the {tokens} tokens there are")
-    if kept <= first:
+    if kept <= first < method.fewest(tokens, first):
         raise PlanError(
             f"keep={kept} leaves nothing beside the {first} protected tokens; keep at least {first + 1}"
         )
@@ -114,18 +108,11 @@ def _site(method: Method, dims: Mapping[str, int], keep: int, protect: int, clas
             f"method {method.name!r} leaves at least {fewest} of {tokens} tokens ({first} protected) in one "
             f"step, got keep={kept}"
         )
+    if not kept:
+        raise PlanError(f"keep=0: method {method.name!r} would leave nothing of {tokens} tokens")
     has_class = first > 0 if class_token is None else class_token
     heads, width, channels = dims.get("H", 1), dims.get("D", 1), dims["C"]
     return Site(tokens, kept, first, heads, width, class_token=has_class, channels=channels)
-
-
-def _whole(name: str, value: Any) -> int:
-    try:
-        if not isinstance(value, bool | np.bool_):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise PlanError(f"{name}={value!r}: expected a whole number of tokens")
 
 
 def _unchanged(arrays: Mapping[str, Array], restore: bool) -> dict[str, Array]:
@@ -140,19 +127,6 @@ def _unchanged(arrays: Mapping[str, Array], restore: bool) -> dict[str, Array]:
     return result | ({"restored": x.copy()} if restore else {})
 
 
-def _on_arrays(
-    op: Ops,
-    method: Method,
-    arrays: Mapping[str, Array],
-    state: Mapping[str, Array],
-    site: Site,
-    restore: bool,
-    projector: Projector | None,
-) -> dict[str, Array | None]:
-    own, carried = ({name: op.constant(array) for name, array in given.items()} for given in (arrays, state))
-    return _outputs(op, method, TensorTaps(op, own, site, carried, projector=projector), site, restore)
-
-
 def _outputs(op: Ops, method: Method, taps: TensorTaps, site: Site, restore: bool) -> dict[str, Value | None]:
     reduction = method.reduce(op, taps, site)
     return {
@@ -164,58 +138,6 @@ def _outputs(op: Ops, method: Method, taps: TensorTaps, site: Site, restore: boo
         "affinity": reduction.affinity if restore else None,
         **{f"state_{name}": value for name, value in reduction.state.items()},
     }
-
-
-def _on_onnxruntime(
-    method: Method,
-    arrays: Mapping[str, Array],
-    state: Mapping[str, Array],
-    site: Site,
-    restore: bool,
-    projector: Projector | None,
-) -> dict[str, Array | None]:
-    import onnx_ir as ir
-    import onnxruntime
-
-    from tokenrt.passes.ops.graph_backend import GraphOps
-
-    feeds = {
-        name: array if name == "x" and array.dtype == np.float16 else _narrow(array)
-        for name, array in (*arrays.items(), *((f"state_{key}", value) for key, value in state.items()))
-    }
-    inputs = [
-        ir.Value(
-            name=name,
-            shape=ir.Shape(["B", *array.shape[1:]]),
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-        )
-        for name, array in feeds.items()
-    ]
-    graph = ir.Graph(inputs, [], nodes=[], opset_imports={"": OPSET}, name=method.name)
-    op = GraphOps(graph, None, OPSET, prefix=f"tokenrt_{method.name}")
-    values = {value.name or "": value for value in inputs}
-    carried = {name: values[f"state_{name}"] for name in state}
-    taps = TensorTaps(op, values, site, carried, projector=projector)
-    results = _outputs(op, method, taps, site, restore)
-    wanted = {key: value for key, value in results.items() if value is not None}
-    for value in wanted.values():
-        graph.outputs.append(op("Identity", value))
-    model = ir.Model(graph, ir_version=10)
-    op.add_functions(model)
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    used = {item.name for item in session.get_inputs()}
-    found = session.run(None, {name: array for name, array in feeds.items() if name in used})
-    return dict.fromkeys(results) | dict(zip(wanted, found, strict=True))
-
-
-def _narrow(array: Array) -> Array:
-    return array.astype(np.float32) if array.dtype.kind == "f" else array
 
 
 def _named(

@@ -40,7 +40,7 @@ TENSORS: Mapping[str, str] = {
     "attention": "attn [B,H,N,N], or queries and keys",
     "class_attention": "cls_attn [B,H,N], or attn, or queries and keys",
     "received_attention": "attn [B,H,N,N], or queries and keys",
-    "last_attention": "last_attn [B,H,N], or attn, or queries and keys",
+    "last_attention": "last_attn [B,H,N], or text_attn, or attn, or queries and keys",
     "grid": "grid (h, w)",
     "text": "text [B,T,E]",
     "text_mask": "text_mask [B,T], where some words are padding",
@@ -48,8 +48,23 @@ TENSORS: Mapping[str, str] = {
     "importance": "importance [B,N]",
     "projected": "projector, a function of op and tokens",
     "pixels": "pixels [B,3,h,w]",
+    "text_attention": "text_attn [B,H,T,N]",
+    "neurons": "neurons [B,N,F]",
+    "text_neurons": "text_neurons [B,T,F]",
+    "segments": "segments [B,N]",
+    "update": "update [B,U,h,w]",
+    "state": "the argument state, behind the first call",
 }
 """What `apply_method` takes for each tap; x always, size [B,N,1] where tokens have sizes."""
+
+CACHED: Mapping[str, str] = {
+    "keys": "keys [B,H,N,D], and values [B,H,N,D] to be thinned with them",
+    "queries": "queries [B,A,Q,D], or attn [B,A,Q,N]",
+    "values": "values [B,H,N,D]",
+    "noise": "noise [B,A,Q,N] where an option asks",
+    "state": TENSORS["state"],
+}
+"""The same for a method that chooses entries of a cache."""
 
 EVIDENCE: Mapping[str, str] = {
     "vectors": "recorded outputs of the published implementation",
@@ -68,6 +83,8 @@ HOMES: Mapping[str, str] = {
     "features": "at the features that go into a projector",
     "output": "at an output of the model",
     "prefill": "behind a block of a language model, under its causal mask",
+    "cache": "in the cache of a language model",
+    "input": "at the rows of pixels that go into a model",
 }
 
 
@@ -94,6 +111,7 @@ class MethodInfo:
     drops: bool
     returns: str
     home: str
+    pending: str
     layers: tuple[str, ...]
     takes: tuple[str, ...]
     ascending: bool
@@ -121,6 +139,7 @@ class MethodInfo:
             drops=method.drops,
             returns=method.returns,
             home=method.home,
+            pending=method.pending,
             layers=method.layers,
             takes=method.takes,
             ascending=method.ascending,
@@ -141,15 +160,16 @@ class MethodInfo:
         said = [
             ("family", methods.families()[self.family].lower()),
             ("sits", HOMES[self.home]),
+            ("runs", self.pending and f"on arrays so far (tokenrt.apply_method): {self.pending}"),
             ("systems", "; ".join(self.systems)),
             ("shipped by", "; ".join(f"{engine} ({words})" for engine, words in self.engines.items())),
             ("inputs gained", ", ".join(self._inputs())),
             ("other layers", ", ".join(self.layers)),
             ("reads", ", ".join(self.reads) or "nothing: the same tokens for every input"),
-            ("arrays", "; ".join(dict.fromkeys([TENSORS["tokens"], *(TENSORS[tap] for tap in self.reads)]))),
+            ("arrays", "; ".join(self._arrays())),
             ("trained weights", "--set weights=FILE with " + ", ".join(needs) if needs else "none"),
             ("token count", f"quota form: {self.quota}" if self.quota else "fixed, as published"),
-            ("fused attention", MATRIX[self.matrix][1]),
+            ("fused attention", "" if self.pending else MATRIX[self.matrix][1]),
             ("sizes", "threaded into attention and pooling" if self.merges else "not used by attention"),
             (
                 "tokens that leave",
@@ -161,6 +181,12 @@ class MethodInfo:
             ("paper", self.paper),
         ]
         return [(key, value) for key, value in said if value]
+
+    def _arrays(self) -> Iterable[str]:
+        """What `apply_method` takes."""
+        if self.home == "cache":
+            return dict.fromkeys(CACHED[tap] for tap in ("keys", *self.reads))
+        return dict.fromkeys(TENSORS[tap] for tap in ("tokens", *self.reads))
 
     def _inputs(self) -> list[str]:
         """The inputs that a model gains, with their shapes; those that some options alone ask for say so."""
@@ -285,7 +311,7 @@ def _line(info: MethodInfo) -> tuple[str, ...]:
         ", ".join(info.reads).replace("_", " ") or "nothing",
         "needed" if info.needs else "none",
         "quota" if info.quota else "native",
-        MATRIX[info.matrix][0],
+        "arrays so far" if info.pending else MATRIX[info.matrix][0],
         info.evidence,
         info.paper,
     )

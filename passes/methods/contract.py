@@ -3,7 +3,8 @@
 A method receives `op`, which runs an operator by name. With the NumPy backend the call computes in float64;
 with the graph backend the call appends a node. So the same few lines are the reference and the rewrite.
 
-Shape letters: B batch, N tokens in, K tokens out, H heads, D head width, C channels, P protected, T words, G groups.
+Shape letters: B batch, N tokens in, K tokens out, H heads, D head width, C channels, P protected, T words, G groups,
+F neurons; of a cache also Q tokens that ask and A heads of queries, a multiple of H.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tokenrt.errors import MethodError
 
 Evidence = Literal["vectors", "independent implementation", "mathematics"]
 Returns = Literal["never", "after-attention", "before-next-site", "before-last-block"]
-Home = Literal["block", "features", "output", "prefill"]
+Home = Literal["block", "features", "output", "prefill", "cache", "input"]
 
 Value = Any
 """A NumPy array, or a value of the graph being built; a method never looks inside."""
@@ -54,6 +55,10 @@ class Site:
     """Layout of the unprotected tokens, (h, w) or (frames, h, w), while all are there; None when unknown."""
     channels: int | None = None
     """C, where it is known: trained tensors are checked against it."""
+    asking: int = 0
+    """Q, of a cache: how many tokens, the last ones, have queries."""
+    shared: int = 1
+    """A / H, of a cache: how many heads of queries share a head of keys."""
 
     @property
     def removed(self) -> int:
@@ -132,6 +137,39 @@ class Taps(Protocol):
         """[B,N,E]: other tokens [B,N,C] in place of these, carried to the output that the tokens are on their way to."""
 
 
+BEYOND: Mapping[str, str] = {
+    "text_attention": "[B,H,T,N] what the T words behind the tokens attend to, softmax rows",
+    "neurons": "[B,N,F] the hidden layer of the block's MLP, act(gate) * up",
+    "text_neurons": "[B,T,F] the same of the words behind the tokens",
+    "segments": "[B,N] int64: the output that each token goes to, an input of the model",
+    "logits": "[B,A,Q,N] scaled products of queries and keys under their mask, of a cache",
+    "noise": "[B,A,Q,N] noise for these, an input of the model",
+    "update": "[B,U,h,w] what the step before added to the latent picture, an input of the model",
+}
+"""Taps that only some places offer: names and what they give. A place that offers one has a function of that name."""
+
+
+def beyond(taps: Taps, name: str) -> Value:
+    """One of the taps BEYOND. Raises: MethodError where this place does not offer it."""
+    offered = getattr(taps, name, None)
+    if offered is None:
+        raise MethodError(
+            f"the method reads {name} {BEYOND[name]}, which this place of the model does not offer"
+        )
+    return offered()
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Which entries of a cache stay: index [B,H,K] int64, ascending, or [B,1,K] where all heads keep the same.
+
+    state: what the next call of the model gives back to the method, for the entries that stay.
+    """
+
+    index: Value
+    state: Mapping[str, Value] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Reduction:
     """What comes out of a site.
@@ -176,12 +214,14 @@ class Method:
     returns: ClassVar[Returns] = "never"
     """When the tokens that left come back."""
     home: ClassVar[Home] = "block"
-    """Where it is meant to sit: behind a block, at the features that go into a projector, at an output, or behind a block under a
-    causal mask."""
+    """Where it is meant to sit: behind a block, at the features that go into a projector, at an output, behind a block under a
+    causal mask, in the cache of a language model, or at the rows of pixels that go into a model."""
+    pending: ClassVar[str] = ""
+    """Why no graph is rewritten by it yet: until then it runs on arrays (`tokenrt.apply_method`), and `reduce` refuses it."""
     layers: ClassVar[tuple[str, ...]] = ()
     """The roles in which it reads other blocks than the site's, see `Taps.layer`."""
     takes: ClassVar[tuple[str, ...]] = ()
-    """Inputs that the model gains: text, text_mask, quotas, importance; those it can do without end in "?"."""
+    """Inputs that the model gains: text, text_mask, quotas, importance, segments, update; those it can do without end in "?"."""
     ascending: ClassVar[bool] = False
     """With its default options the tokens that stay keep their order, so that a causal mask stays one."""
     engines: ClassVar[Mapping[str, str]] = {}

@@ -13,7 +13,9 @@ from pathlib import Path
 from tokenrt.passes.methods import catalog
 from tokenrt.passes.methods.catalog import MethodInfo
 
-WORKS, TRAINED, PART, RECOGNISED, MISSING = "works", "works with weights", "part", "recognised", "not yet"
+WORKS, TRAINED, PART = "works", "works with weights", "part"
+ARRAYS, RECOGNISED, MISSING = "on arrays", "recognised", "not yet"
+STATES = (WORKS, TRAINED, PART, ARRAYS, RECOGNISED, MISSING)
 
 PUBLISHED = """
 Token Transforming | vision | many-to-many K x N transform of tokens, training-free
@@ -134,6 +136,11 @@ ARCHITECTURE = (
     "an architecture trained so: nothing to insert, and `tokenrt inspect` says what it finds in such a model"
 )
 OUTSIDE = "decided outside the graph, from one call of the model to the next"
+PLANNED: Mapping[str, str] = {
+    "VisPCO": "the schedule `--schedule sigmoid=RATIO@CENTER`, with any method; its predictor is not published"
+}
+"""Systems that are a schedule of counts, and which."""
+
 NO_REWRITE: Mapping[str, str] = {
     "TokenPacker": ARCHITECTURE,
     "PVC": ARCHITECTURE,
@@ -171,13 +178,20 @@ class System:
 
     @property
     def state(self) -> str:
-        whole = [name for name, step in self.covered.items() if not step]
-        if any(not catalog.info(name).needs for name in whole):
-            return WORKS
+        found = {name: catalog.info(name) for name in self.covered}
+        whole = [info for name, info in found.items() if not self.covered[name]]
+        written = [info for info in whole if not info.pending]
+        if written:
+            return TRAINED if all(info.needs for info in written) else WORKS
         if whole:
-            return TRAINED
-        if self.covered:
-            return f"{PART}: {', '.join(dict.fromkeys(self.covered.values()))}"
+            return ARRAYS
+        steps = [
+            self.covered[name] + (f" ({ARRAYS})" if info.pending else "") for name, info in found.items()
+        ]
+        if steps:
+            return f"{PART}: {', '.join(dict.fromkeys(steps))}"
+        if self.name in PLANNED:
+            return f"{PART}: the counts of the layers"
         return RECOGNISED if self.name in NO_REWRITE else MISSING
 
     def row(self) -> str:
@@ -185,7 +199,8 @@ class System:
             f"[{name}](methods/{name}.md)" + (" (weights)" if catalog.info(name).needs else "")
             for name in self.covered
         ]
-        cells = (self.name, self.where, self.does, self.state, ", ".join(by) or NO_REWRITE.get(self.name, ""))
+        otherwise = NO_REWRITE.get(self.name) or PLANNED.get(self.name, "")
+        cells = (self.name, self.where, self.does, self.state, ", ".join(by) or otherwise)
         return f"| {' | '.join(cells)} |"
 
 
@@ -218,15 +233,14 @@ def page() -> str:
     """The page in Markdown."""
     every = systems()
     states = [system.state.partition(":")[0] for section in every.values() for system in section]
-    counts = ", ".join(
-        f"{states.count(state)} {state}" for state in (WORKS, TRAINED, PART, RECOGNISED, MISSING)
-    )
+    counts = ", ".join(f"{states.count(state)} {state}" for state in STATES)
     parts = [
         "# Published systems",
         "Written by `make docs` from the methods themselves, each of which says what it covers. *Works*: its whole reduction is "
         "a method here, in the form that each method's page states, with a fixed number of tokens. *Works with weights*: the "
-        "same, with trained tensors from a file. *Part*: the step that is here. *Recognised*: no rewrite of a graph, for the "
-        "reason given. What a method was compared with is on its page.",
+        "same, with trained tensors from a file. *Part*: the step that is here. *On arrays*: its mathematics is a method here, "
+        "and no graph is rewritten by it yet. *Recognised*: no rewrite of a graph, for the reason given. What a method was "
+        "compared with is on its page.",
         f"{counts}.",
     ]
     for title, section in every.items():

@@ -22,22 +22,42 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "values": ("B", "H", "N", "D"),
     "attn": ("B", "H", "N", "N"),
     "cls_attn": ("B", "H", "N"),
-    "last_attn": ("B", "H", "N"),
     "size": ("B", "N", "1"),
     "text": ("B", "T", "E"),
     "text_mask": ("B", "T"),
     "quotas": ("B", "G"),
     "importance": ("B", "N"),
     "pixels": ("B", "3", "R", "S"),
-    "stream": ("B", "N", "F"),
+    "stream": ("B", "N", "V"),
+    "text_attn": ("B", "H", "T", "N"),
+    "last_attn": ("B", "H", "N"),
+    "neurons": ("B", "N", "F"),
+    "text_neurons": ("B", "T", "F"),
+    "segments": ("B", "N"),
+    "update": ("B", "U", "Y", "X"),
 }
-"""The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn and last_attn
-may also be [B,N]; stream is x unless given.
+"""The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn and last_attn may also be [B,N]; stream is x
+unless given, and last_attn the last row of text_attn.
 
 Those of another layer have its role in front, as in early_attn.
 """
-COUNTED = ("quotas",)
+CACHE: Mapping[str, tuple[str, ...]] = {
+    "keys": ("B", "H", "N", "D"),
+    "values": ("B", "H", "N", "D"),
+    "queries": ("B", "A", "Q", "D"),
+    "attn": ("B", "A", "Q", "N"),
+    "noise": ("B", "A", "Q", "N"),
+}
+"""The tensors a method may be given that chooses entries of a cache; the Q tokens that ask are the last of the N."""
+
+BY_HEAD = ("cls_attn", "last_attn")
+"""Those that may be averaged over heads already."""
+
+COUNTED = ("quotas", "segments")
 """Those that hold whole numbers."""
+
+END = 2**31 - 1
+"""Behind the end of every axis."""
 
 Projector = Callable[[Ops, Value], Value]
 """Carries tokens [B,N,C] to an output [B,N,E], by operators."""
@@ -94,6 +114,21 @@ class TensorTaps:
     def pixels(self) -> Value:
         return self._tensor("pixels")
 
+    def segments(self) -> Value:
+        return self._tensor("segments")
+
+    def update(self) -> Value:
+        return self._tensor("update")
+
+    def neurons(self) -> Value:
+        return self._tensor("neurons")
+
+    def text_neurons(self) -> Value:
+        return self._tensor("text_neurons")
+
+    def text_attention(self) -> Value:
+        return self._tensor("text_attn")
+
     def projected(self, tokens: Value) -> Value:
         if self.projector is None:
             raise MethodError(
@@ -143,6 +178,10 @@ class TensorTaps:
         return self._row("class attention", "cls_attn", 0)
 
     def last_attention(self) -> Value:
+        if "last_attn" not in self.tensors and "text_attn" in self.tensors:
+            return self._mean(
+                steps.cut(self.op, self.tensors["text_attn"], -1, END, 2), [1, 2], self.site.heads
+            )
         return self._row("attention of the last token", "last_attn", self.site.tokens - 1)
 
     def _row(self, what: str, name: str, row: int) -> Value:
@@ -184,10 +223,16 @@ class TensorTaps:
         return total if count == 1 else self.op("Mul", total, 1.0 / count)
 
 
-def checked(tensors: Mapping[str, Any], roles: Sequence[str] = ()) -> tuple[dict[str, Array], dict[str, int]]:
+def checked(
+    tensors: Mapping[str, Any],
+    roles: Sequence[str] = (),
+    shapes: Mapping[str, tuple[str, ...]] = SHAPES,
+    first: str = "x",
+) -> tuple[dict[str, Array], dict[str, int]]:
     """Return the tensors as arrays and the size of every axis letter.
 
-    roles: those in which a method reads other layers, whose tensors have them in front. Raises: MethodError.
+    roles: those in which a method reads other layers, whose tensors have them in front. shapes: the names there are; first: the
+    one that no method does without. Raises: MethodError.
     """
     arrays: dict[str, Array] = {}
     dims: dict[str, int] = {}
@@ -195,9 +240,9 @@ def checked(tensors: Mapping[str, Any], roles: Sequence[str] = ()) -> tuple[dict
     for name, item in tensors.items():
         if name == "grid":
             continue
-        kind = _kind(name, roles)
+        kind = _kind(name, roles, shapes)
         array = np.asarray(item)
-        letters = ("B", "N") if kind in ("cls_attn", "last_attn") and array.ndim == 2 else SHAPES[kind]
+        letters = ("B", "N") if kind in BY_HEAD and array.ndim == 2 else shapes[kind]
         shape = f"{name} [{','.join(letters)}]"
         if kind in COUNTED and array.dtype.kind not in "iu":
             raise MethodError(f"tensor {shape} must hold whole numbers, got {array.dtype}")
@@ -216,18 +261,22 @@ def checked(tensors: Mapping[str, Any], roles: Sequence[str] = ()) -> tuple[dict
             if not letter.isdigit():
                 origin.setdefault(letter, name)
                 dims.setdefault(letter, size)
-        arrays[name] = array[:, None] if array.ndim != len(SHAPES[kind]) else array
-    if "x" not in arrays:
-        raise MethodError(f"the tokens are missing: tensor x [B,N,C]; given: {', '.join(tensors) or 'none'}")
+        arrays[name] = array[:, None] if array.ndim != len(shapes[kind]) else array
+    if first not in arrays:
+        what = "tokens are" if first == "x" else "entries of the cache are"
+        raise MethodError(
+            f"the {what} missing: tensor {first} [{','.join(shapes[first])}]; given: {', '.join(tensors) or 'none'}"
+        )
     return arrays, dims
 
 
-def _kind(name: str, roles: Sequence[str]) -> str:
-    """The name in SHAPES of a tensor that may have a role in front. Raises: MethodError."""
+def _kind(name: str, roles: Sequence[str], shapes: Mapping[str, tuple[str, ...]]) -> str:
+    """The name in `shapes` of a tensor that may have a role in front. Raises: MethodError."""
     kind = next((name.removeprefix(f"{role}_") for role in roles if name.startswith(f"{role}_")), name)
-    if kind not in SHAPES:
+    if kind not in shapes:
         more = f"; a layer's have {', '.join(f'{role}_' for role in roles)} in front" if roles else ""
-        raise MethodError(f"no tensor is called {name!r}; names: {', '.join([*SHAPES, 'grid'])}{more}")
+        known = [*shapes, *(["grid"] if shapes is SHAPES else [])]
+        raise MethodError(f"no tensor is called {name!r}; names: {', '.join(known)}{more}")
     return kind
 
 

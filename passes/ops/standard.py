@@ -177,6 +177,7 @@ STANDARD: Mapping[str, Callable[..., Any]] = MappingProxyType(
         "Cast": _cast,
         "CastLike": _cast_like,
         "Concat": _concat,
+        "Cos": np.cos,
         "CumSum": _cum_sum,
         "Div": _div,
         "Elu": _elu,

@@ -26,6 +26,7 @@ class Budget:
     name: str = ""
     rates: Rates | None = None
     multiple_of: int = 1
+    center: float = 0
 
     @classmethod
     def remove(cls, tokens: int, layers: Sequence[int] | None = None) -> Budget:
@@ -66,16 +67,18 @@ class Budget:
     ) -> Budget:
         """A schedule by name, one of `tokenrt.passes.planning.schedules.SCHEDULES`.
 
-        `value` is R, a ratio, "0.5@3" for a ratio at one block, or rates per block.
+        `value` is R, a ratio, "0.5@3" for a ratio at one block or around a layer, or rates per block.
         """
-        amount, rates, own = schedules.read(name, value)
+        amount, rates, own, center = schedules.read(name, value)
         if own is not None and layers is not None:
             raise PlanError(f"--schedule {name}={value} names its block: drop --layers")
         if layers is not None and len(layers) > 1 and schedules.get(name).takes == "RATIO@BLOCK":
             raise PlanError(
                 f"--schedule {name}={value} is for one block: name one with --layers, not {len(layers)}"
             )
-        return cls("schedule", amount, own if layers is None else _layer_list(layers), (), name, rates)
+        return cls(
+            "schedule", amount, own if layers is None else _layer_list(layers), (), name, rates, center=center
+        )
 
     def rounded(self, multiple_of: int) -> Budget:
         """The budget with every count of tokens, protected ones included, a multiple of this, as in --multiple-of 8.

@@ -49,7 +49,7 @@ def make(
     cache: str | None = None,
 ) -> Plan:
     """Turn a budget into a plan. Raises: PlanError, MethodError, NothingToDoError."""
-    method = methods.get(name).from_options(options or {})
+    method = methods.for_graph(name, options or {})
     structures = prepared.transformers
     if not structures and not allow_noop:
         raise NothingToDoError("no transformer block can be reduced" + list_refusals(prepared))
@@ -309,7 +309,7 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
         raise PlanError(
             f"the plan is for {len(plan.transformers)} transformers, the model has {len(structures)}; make a new plan for it"
         )
-    method = methods.get(plan.method).from_options(plan.options)
+    method = methods.for_graph(plan.method, plan.options)
     reduced = plan.reduced()
     sizes = [
         units.unit(prepared.model.graph, prepared.shapes, structure, plan.short) if number in reduced else 1

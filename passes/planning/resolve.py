@@ -91,7 +91,17 @@ def _unrounded(
         fewest = method.fewest(here, protect)
         if budget.kind in ("remove", "schedule"):
             wanted = schedule.behind(
-                schedules.Step(place, len(layers), here, tokens, protect, method, budget.amount, budget.rates)
+                schedules.Step(
+                    place,
+                    len(layers),
+                    here,
+                    tokens,
+                    protect,
+                    method,
+                    budget.amount,
+                    budget.rates,
+                    budget.center,
+                )
             )
         elif budget.kind == "keep":
             wanted = method.after_keeping(math.ceil(budget.amount * (here - protect)), protect)

@@ -35,18 +35,19 @@ class Step:
     method: Method
     amount: float = 0
     rates: Rates | None = None
+    center: float = 0
 
 
 @dataclass(frozen=True)
 class Schedule:
     """What `--schedule NAME=VALUE` does: VALUE, in a line, the source, and the tokens `behind` each block.
 
-    takes: R, tokens that leave a block on average; RATIO, a share that stays, perhaps with the BLOCK at which; FILE,
-    numbers per block. Where a method cannot remove all of R, it removes what it can; the others are exact. blocks: where
-    it applies among the model's, unless --layers or the value says so.
+    takes: R, tokens that leave a block on average; RATIO, a share that stays, perhaps with the BLOCK at which, or with the CENTER
+    around which it is reached; FILE, numbers per block. Where a method cannot remove all of R, it removes what it can; the others
+    are exact. blocks: where it applies among the model's, unless --layers or the value says so.
     """
 
-    takes: Literal["R", "RATIO", "RATIO@BLOCK", "FILE"]
+    takes: Literal["R", "RATIO", "RATIO@BLOCK", "RATIO@CENTER", "FILE"]
     summary: str
     source: str
     behind: Callable[[Step], int]
@@ -93,6 +94,24 @@ def stages_of_original(step: Step) -> int:
     share = Fraction(repr(step.amount)) ** (step.place + 1)
     kept = max(math.floor(share * (step.initial - step.protect)), 1)
     return step.method.after_keeping(kept, step.protect)
+
+
+def sigmoid(step: Step) -> int:
+    """Layer i of L sees 1 + (ratio - 1) sigmoid(10 (i - center)) of the unprotected tokens, by a floor at every layer.
+
+    Of v tokens there floor(v r_i / r_(i-1) + P) - P go on, P protected, in float32 as released, where two shares that round to
+    the same let all pass; so the floors may leave fewer than the ratio. What leaves behind block i is what layer i + 1 does
+    not see, and behind the last block nothing leaves.
+    """
+    import numpy as np
+
+    if step.place + 1 >= step.places:
+        return step.tokens
+    one, layers = np.float32(1), np.arange(step.place, step.place + 2, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        risen = one / (one + np.exp(np.float32(-10) * (layers - np.float32(step.center))))
+    before, share = one + (np.float32(step.amount) - one) * risen
+    return int(np.float32(step.tokens - step.protect) * share / before + np.float32(step.protect))
 
 
 def table(step: Step) -> int:
@@ -146,6 +165,10 @@ SCHEDULES: Mapping[str, Schedule] = MappingProxyType(
             "RATIO@BLOCK", "the ratio of what is there stays at one block, L/4 of L where @BLOCK is left out",
             "this project", stages, one_stage,
         ),
+        "sigmoid": Schedule(
+            "RATIO@CENTER", "the ratio stays, reached within two layers around the center, which need not be whole",
+            "VisPCO, ACL 2026", sigmoid, every_block,
+        ),
         "table": Schedule(
             "FILE", "numbers pruned and merged per block from a file",
             "Chen et al., DiffRate, ICCV 2023", table, every_block,
@@ -174,6 +197,7 @@ class Value(NamedTuple):
     amount: float = 0
     rates: Rates | None = None
     layers: tuple[int, ...] | None = None
+    center: float = 0
 
 
 def read(name: str, value: float | str | os.PathLike[str] | Mapping[str, Any] | None) -> Value:
@@ -193,6 +217,14 @@ def read(name: str, value: float | str | os.PathLike[str] | Mapping[str, Any] | 
                 f"--schedule {name}={value}@{block}: expected a block behind the @, counted from 0"
             )
         layers = (int(block),)
+    center: float | None = 0.0
+    if takes == "RATIO@CENTER":
+        value, _, place = str(value).partition("@")
+        center = _number(place)
+        if center is None or center < 0:
+            raise PlanError(
+                f"--schedule {name}={value}@{place}: expected a layer behind the @, as in 0.3@5.5"
+            )
     amount = _number(value)
     if takes == "R" and (amount is None or amount < 0 or amount != int(amount)):
         raise PlanError(
@@ -200,7 +232,7 @@ def read(name: str, value: float | str | os.PathLike[str] | Mapping[str, Any] | 
         )
     if takes.startswith("RATIO") and (amount is None or not 0 < amount <= 1):
         raise PlanError(f"--schedule {name}={value}: a keep ratio lies above 0 and is at most 1")
-    return Value(float(amount or 0), layers=layers)
+    return Value(float(amount or 0), layers=layers, center=center)
 
 
 def _number(value: Any) -> float | None:

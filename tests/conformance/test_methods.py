@@ -56,7 +56,7 @@ def settings() -> Iterator[Any]:
     Quick: every method at 33 tokens however many are protected; at other small sizes with one of these numbers, at half of the
     large sizes, each method at others than the next.
     """
-    places = {name: place for place, name in enumerate(methods.names())}
+    places = {name: place for place, name in enumerate(methods.of_tokens())}
     for name, tokens, protect, batch in itertools.product(places, SMALL + LARGE, PROTECTED, (1, 3)):
         method = methods.get(name)()
         if protect >= tokens:
@@ -181,7 +181,7 @@ def check_ranges(found: dict[str, Any], tokens: int, keep: int) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", methods.of_tokens())
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 0.0], ids=str)
 @pytest.mark.parametrize("where", [0, 5, slice(None)], ids=["protected", "one", "all"])
 def test_odd_numbers_never_lead_out_of_range(name: str, bad: float, where: Any, backend: str) -> None:
@@ -193,7 +193,7 @@ def test_odd_numbers_never_lead_out_of_range(name: str, bad: float, where: Any, 
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", methods.of_tokens())
 def test_protected_tokens_pass_untouched(name: str, backend: str) -> None:
     given = fitting(name, 38, 27, 2, 2)
     found = apply_method(name, backend=backend, **given)
@@ -201,7 +201,7 @@ def test_protected_tokens_pass_untouched(name: str, backend: str) -> None:
     np.testing.assert_array_equal(found["tokens"][:, rows], given["tensors"]["x"][:, :2])
 
 
-@pytest.mark.parametrize("name", [name for name in methods.names() if methods.get(name).merges])
+@pytest.mark.parametrize("name", [name for name in methods.of_tokens() if methods.get(name).merges])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_equal_tokens_merge_without_loss(name: str, backend: str) -> None:
     """All tokens equal: every mean is the token, bit for bit or within one rounding, and the sizes of all that stay add up."""

@@ -19,7 +19,7 @@ class AIM(Method):
     the same. Of n tokens a frame the authors leave n / 4, in rounds of n / 2 and n / 4: as many as a round can merge until
     n' are left, which is the default here.
     Output order: protected, then frame by frame the unmerged sources by descending likeness and the destinations, as published.
-    This is the stage before the language model; the pruning inside it by PageRank is not here.
+    This is the stage before the language model; the pruning inside it by PageRank is aim_pagerank.
     Options: frames F (0: from the grid (F, h, w), else one); rounds: the tokens that leave a frame in each, as in 98+49.
     """
 

@@ -20,7 +20,7 @@ class DyCoke(Method):
     (4i < F - 4); likeness is the cosine. The authors keep m = floor((1 - p) n), p = 0.7. As that many frames are thinned
     alike, tokens leave in multiples of their number. Padding counts as zero rows, which are like nothing.
     This is the merging part (temporal token merging, which despite its name merges nothing); the part that thins the cache
-    while decoding is not here.
+    while decoding is dycoke_cache.
     Options: frames F (0: from the grid (F, h, w), else two); order of a thinned frame's tokens: position, or score, as
     released (least alike first).
     """

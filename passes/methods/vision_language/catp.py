@@ -17,7 +17,7 @@ class Catp(Method):
     """Choose tokens one by one, each time the one that adds most to the cover of all tokens plus `text_weight` times its own s.
 
     Cover is the sum over tokens of the largest s to a chosen one, s = (1 + cos) / 2; a token's own s is that to the mean of the
-    text's embeddings. Each picture is pruned by itself. The paper's second stage, inside the language model, is not here.
+    text's embeddings. Each picture is pruned by itself. The paper's second stage, inside the language model, is catp_inner.
     Padding covers nothing and comes last.
     Options: text_weight, 0.7 as published; order of the kept tokens: position, or score (as chosen).
     """

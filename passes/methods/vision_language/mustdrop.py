@@ -17,8 +17,8 @@ class MustDrop(Method):
     that fill no window stay.
     Output order: protected, the merged windows by descending cosine, the other tokens by position.
     This is the spatial stage, published behind the first block of the tower (`--layers 0 --site after-block`), 3 x 3 windows,
-    where later attention does not count sizes (`--no-proportional-attention`). The stage inside the language model, which
-    drops by two attention thresholds, and that of the cache are not here.
+    where later attention does not count sizes (`--no-proportional-attention`). The stage inside the language model is
+    mustdrop_dual.
     Options: side w of a window.
     """
 

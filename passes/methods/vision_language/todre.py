@@ -14,7 +14,7 @@ from tokenrt.passes.ops.token_greedy_select import MAX_SUM, MOST_IMPORTANT
 class ToDRE(Method):
     """Choose the token with the most class attention, then each time the one of smallest sum of cosines to those chosen.
 
-    The paper's second stage, which drops all tokens late in the language model, is not here. Padding resembles nothing, and
+    The paper's second stage, which drops all tokens late in the language model, is todre_late. Padding resembles nothing, and
     is not the first.
     Options: score of the first token: class (of the last block, as published), received (towers without a class token, where the
     paper draws it), importance (an input of the model) or auto; order of the kept tokens: position, or score (as chosen).

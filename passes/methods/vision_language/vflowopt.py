@@ -25,7 +25,7 @@ class VFlowOpt(Method):
     values of a token's pixels. A cell's token is the mean of its rest, weighted by score, at the place of the best of them, so
     exactly K tokens come out, in ascending position.
     The last cell of a row or column may be smaller. Scores of the kept tokens are handed on: the authors prune inside the
-    language model by them again. Padding joins its cell with weight 0.
+    language model by them again, which is score=importance, side=0. Padding joins its cell with weight 0.
     Options: threshold; detail; side of a cell, which need not be whole (0: no cells, the rest is dropped); grids: where several
     lie one behind the other, as in 27x27+54x55 (empty: the site's); score: attention, or importance, an input of the model;
     entropy: pixels, importance (an input) or none; mean and deviation by which the model normalised the pixels.

@@ -78,8 +78,8 @@ def make(
     allow_noop: bool,
 ) -> Plan:
     """Turn a budget into a plan. Raises: PlanError, MethodError, NothingToDoError."""
+    method = methods.for_graph(name, options or {})
     outlet = laid_out(prepared, choose(prepared, output)[0], grid)
-    method = methods.get(name).from_options(options or {})
     if method.returns != "never":
         raise PlanError(
             f"--site output: tokens that {name} removes come back, and behind an output there is nowhere to"
@@ -205,7 +205,7 @@ def checked(prepared: Prepared, site: OutputSite) -> tuple[Outlet, tuple[Outlet,
     """What a site of a plan, perhaps edited by hand, is of this model. Raises: PlanError, MethodError."""
     outlet, beside = choose(prepared, site.output)
     outlet = laid_out(prepared, outlet, site.grid)
-    method = methods.get(site.method).from_options(site.options)
+    method = methods.for_graph(site.method, site.options)
     if outlet.tokens != site.arriving:
         raise PlanError(
             f"the plan is for {site.arriving} tokens of output {site.output!r}, the model has {outlet.tokens} there; make a new "

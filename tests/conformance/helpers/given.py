@@ -13,6 +13,8 @@ from tokenrt.perf.bench.method_models import length
 
 C, D, H = 12, 8, 2
 WORDS, PATCH, LEARNED = 5, 4, 36
+WAKING = 24
+BY_ROLE = ("normed", "keys", "queries", "values", "stream", "text_attn")
 FRAMES = (4, 3, 2)
 """How many frames a clip has: the first that its tokens can be split into, else one."""
 
@@ -55,10 +57,27 @@ def taken(
     if "pixels" in names:
         height, width = grid(tokens - protect)
         found["pixels"] = rng.random((batch, 3, PATCH * height, PATCH * width)).astype(np.float32)
+    if "segments" in names:
+        found["segments"] = rng.integers(-1, keep - protect, (batch, tokens))
+    if "update" in names:
+        height, width = grid(tokens - protect)
+        found["update"] = rng.standard_normal((batch, 4, 2 * height, 2 * width)).astype(np.float32)
+    if "neurons" in names:
+        found["neurons"] = rng.standard_normal((batch, tokens, WAKING)).astype(np.float32)
+        found["text_neurons"] = rng.standard_normal((batch, WORDS, WAKING)).astype(np.float32)
+    if names & {"text_attention", "last_attention"}:
+        found["text_attn"] = shares(rng, batch, tokens)
     for role in method.layers:
         own = arrays(tokens, batch, protect, seed + 1 + method.layers.index(role))
-        found |= {f"{role}_{name}": own[name] for name in ("normed", "keys", "queries", "values")}
+        own["stream"], own["text_attn"] = own["normed"], shares(rng, batch, tokens)
+        found |= {f"{role}_{name}": own[name] for name in BY_ROLE}
     return found
+
+
+def shares(rng: np.random.Generator, batch: int, tokens: int) -> Any:
+    """Attention [B,H,T,N] of words to tokens, which leaves a part for other words."""
+    weight = np.exp(rng.standard_normal((batch, H, WORDS, tokens + WORDS)))
+    return (weight / weight.sum(axis=-1, keepdims=True))[..., :tokens].astype(np.float32)
 
 
 def shared(rng: np.random.Generator, total: int, groups: int, most: int) -> Any:

@@ -68,13 +68,14 @@ def test_a_card_fits_one_screen_and_says_what_is_needed(name: str) -> None:
 
 
 TAPS = {
-    "tokens", "stream", "normed", "metric", "queries", "keys", "values", "attention", "class_attention",
-    "last_attention", "received_attention", "grid", "state", "text", "text_mask", "quotas", "importance", "pixels", "projected",
+    "tokens", "stream", "normed", "metric", "queries", "keys", "values", "attention", "class_attention", "received_attention",
+    "grid", "state", "text", "text_mask", "quotas", "importance", "pixels", "projected", "text_attention", "last_attention",
+    "neurons", "text_neurons", "segments", "update", "noise",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("class_token", [True, False])
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", methods.of_tokens())
 def test_a_matrix_is_computed_when_the_catalogue_says(
     name: str, class_token: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

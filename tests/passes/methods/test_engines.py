@@ -18,8 +18,8 @@ SLOW = ("aim",)
 
 NAMES = [
     pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
-    for name in methods.names()
-    if methods.get(name).home != "block"
+    for name in methods.of_tokens()
+    if methods.get(name).home != "block" or methods.get(name).pending
 ]
 
 

@@ -37,9 +37,12 @@ def test_what_a_method_covers_is_on_the_page(name: str) -> None:
         ("ToMe", "works"),
         ("Which Tokens to Use (10 methods)", "works"),
         ("TORE", "works with weights"),
-        ("AIM", "part: merging before the language model"),
+        ("DivPrune", "works"),
+        ("MrT5", "works with weights"),
+        ("AIM", "part: merging before the language model, pruning inside the language model"),
+        ("MustDrop", "part: merging inside the tower, dropping inside the language model (on arrays)"),
         ("CAS-ViT", "recognised"),
-        ("H2O", "not yet"),
+        ("H2O", "on arrays"),
     ],
 )
 def test_states(system: str, state: str) -> None:

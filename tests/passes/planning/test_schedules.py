@@ -55,6 +55,12 @@ def test_evit_on_deit_small() -> None:
     assert behind("stages", 0.5, "evit")[3::3] == [100, 52, 28]
 
 
+def test_vispco_between_two_layers() -> None:
+    """576 tokens of a picture and 60 words, 0.31 around layer 2.4: what each of 28 layers sees, as recorded from the release."""
+    seen = [636, *behind("sigmoid", "0.31@2.4", "topk", 636, 28, 60)[:-1]]
+    assert seen == [636, 635, 627, 238, 237, *[236] * 23]
+
+
 def test_dynamicvit_on_deit_small() -> None:
     """0.7, 0.49 and 0.343 of 196 patches, rounded down, and the class token."""
     assert behind("stages-of-original", 0.7, "topk") == [197] * 3 + [138] * 3 + [97] * 3 + [68] * 3

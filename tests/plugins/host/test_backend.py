@@ -24,7 +24,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
-@pytest.mark.parametrize("name", methods.names())
+@pytest.mark.parametrize("name", methods.of_tokens())
 def test_every_method_runs_by_kernels(name: str) -> None:
     given = call(methods.get(name), 37, 25, 1, 2)
     try:

@@ -13,7 +13,9 @@ from tokenrt.errors import MethodError
 from tokenrt.passes import methods
 
 BACKENDS = ("numpy", "onnxruntime")
-NAMES = [name for name in methods.names() if methods.get(name).needs and methods.get(name).home != "block"]
+NAMES = [
+    name for name in methods.of_tokens() if methods.get(name).needs and methods.get(name).home != "block"
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

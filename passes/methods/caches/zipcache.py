@@ -1,0 +1,56 @@
+"""ZipCache: find the salient entries, which are kept exact while the others are stored in fewer bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tokenrt.errors import MethodError
+from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps
+from tokenrt.passes.methods.parts import cache
+from tokenrt.passes.methods.parts.cache import CacheMethod
+
+
+@dataclass(frozen=True)
+class ZipCache(CacheMethod):
+    """Score an entry by the attention of the probes to it, divided by how many probes can see it; the best K are salient.
+
+    Probes are the last `share` of the Q tokens that ask, and as many others, drawn once by the seed. Published: 60 % are salient
+    and take 4 bits, the others 2; which bits an entry takes is the host's, this is the choice.
+    Options: share; seed; heads.
+    """
+
+    name: ClassVar[str] = "zipcache"
+    summary: ClassVar[str] = "choose the salient entries by attention that counts early and late ones alike"
+    paper: ClassVar[str] = (
+        "He et al., ZipCache: Accurate and Efficient KV Cache Quantization with Salient Token Identification, NeurIPS 2024"
+    )
+    reads: ClassVar[tuple[str, ...]] = ("queries", "keys")
+    evidence: ClassVar[Evidence] = "mathematics"
+    systems: ClassVar[tuple[str, ...]] = ("ZipCache: the choice of salient entries",)
+
+    share: float = 0.05
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.share <= 1:
+            raise MethodError(
+                f"option share={self.share} of method {self.name!r}: expected more than 0 and at most 1"
+            )
+
+    def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
+        probes = self.probes(site.asking)
+        rows = op("Gather", taps.attention(), probes, axis=2)
+        sees = np.arange(site.tokens)[None] <= (site.tokens - site.asking + probes)[:, None]
+        fair = op("Div", cache.received(op, rows), np.maximum(sees.sum(axis=0), 1).astype(np.float32))
+        score = self.by_head(op, fair, site)
+        return Entries(cache.best(op, score, self.lists(site), site.keep, site.tokens))
+
+    def probes(self, asking: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        """Which of Q tokens probe, ascending: the last ones, and as many of the others."""
+        last = max(round(self.share * asking), 1)
+        drawn = np.random.default_rng(self.seed).permutation(asking - last)[:last]
+        return np.sort(np.concatenate([drawn, np.arange(asking - last, asking)]))

@@ -1,0 +1,107 @@
+"""RAS: regions of a latent picture that the last step's noise left unsettled are computed, the others rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from tokenrt.errors import MethodError, PlanError
+from tokenrt.passes.methods.contract import Evidence, Method, Ops, Reduction, Site, Taps, Value, beyond
+from tokenrt.passes.methods.parts import bipartite, clusters, pooling, scores, steps
+
+STD, LENGTH = "std", "l2norm"
+RESTED = "rested"
+SURE = 1e29
+
+
+@dataclass(frozen=True)
+class RAS(Method):
+    """Rank the patches by m exp(gamma c) and let R rest: the lowest floor(R (1 - high)) and the highest floor(R high).
+
+    m is the standard deviation over the U channels of what the step before added to the latent picture (the input update
+    [B,U,h,w], step size times model output), or its length, averaged over the latents of a patch; c says how often a patch has
+    rested: the state rested [B,N] is an input and an output, and counts one more for each patch that rests. The others are
+    active: they go through the model, and the rest takes last step's noise, keys and values, which the host keeps.
+    R = N - K. high is 1 as released, where the paper lets the lowest rest too; rounding both parts down may let one patch fewer
+    rest, and then this refuses with the count that fits.
+    Options: metric: std or l2norm; high; gamma, against starvation; order: position, or score, as released (ascending).
+    """
+
+    name: ClassVar[str] = "ras"
+    summary: ClassVar[str] = "compute the regions that the last step left unsettled, let the others rest"
+    paper: ClassVar[str] = "Liu et al., Region-Adaptive Sampling for Diffusion Transformers, arXiv 2502.10389"
+    reads: ClassVar[tuple[str, ...]] = ("update", "state")
+    evidence: ClassVar[Evidence] = "vectors"
+    drops: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = ("update",)
+    ascending: ClassVar[bool] = True
+    pending: ClassVar[str] = (
+        "what a step of diffusion hands to the next is no input and output of a rewritten model yet"
+    )
+    systems: ClassVar[tuple[str, ...]] = ("RAS",)
+
+    metric: str = STD
+    high: float = 1.0
+    gamma: float = 0.1
+    order: str = steps.BY_POSITION
+
+    def __post_init__(self) -> None:
+        steps.choice(self.name, "metric", self.metric, (STD, LENGTH))
+        steps.choice(self.name, "order", self.order, tuple(steps.ORDERS))
+        if not 0 <= self.high <= 1:
+            raise MethodError(f"option high={self.high} of method {self.name!r}: expected 0 to 1")
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        low, high = self._resting(site)
+        rested = taps.state.get(RESTED, scores.filled(op, taps.tokens, 0.0, site.tokens))
+        settled = op("Exp", op("Mul", steps.free(op, rested, site), self.gamma))
+        rank = scores.behind_protected(op, op("Mul", self._metric(op, taps, site), settled), site)
+        there = scores.present(op, taps)
+        if there is not None:
+            rank = op("Where", op("Greater", there, 0.0), rank, SURE if high else -1.0)
+        free = site.tokens - site.protect
+        own = scores.numbers(op, steps.free(op, rank, site))
+        falling = op("TokenSelect", own, keep=free, protect=0, order=steps.ORDERS[steps.BY_SCORE])
+        active = steps.cut(op, falling, high, free - low)
+        if self.order == steps.BY_POSITION:
+            active = bipartite.ascending(op, active, clusters.outputs(site))
+        else:
+            active = op("Gather", active, np.arange(free - low - high - 1, -1, -1), axis=1)
+        made = steps.pruned(op, taps, site, clusters.whole(op, taps, site, active))
+        once = op("Cast", op("Less", made.assign, np.array(0)), to=steps.FLOAT)
+        return replace(made, state={RESTED: op("Add", rested, once)})
+
+    def _resting(self, site: Site) -> tuple[int, int]:
+        """How many of the lowest and of the highest rest. Raises: PlanError."""
+        for skipped in (site.removed, site.removed + 1):
+            parts = int(skipped * (1 - self.high)), int(skipped * self.high)
+            if sum(parts) == site.removed:
+                return parts
+        raise PlanError(
+            f"{self.name}: with high={self.high} no number of patches to rest leaves {site.keep} of {site.tokens}, both parts "
+            f"rounded down; {site.keep + 1} can stay"
+        )
+
+    def _metric(self, op: Ops, taps: Taps, site: Site) -> Value:
+        """What the step before left unsettled in each patch: [B,T]."""
+        frames, rows, columns = pooling.grids(self, site)
+        if frames != 1:
+            raise steps.no_grid(self.name, site)
+        update = beyond(taps, "update")
+        if self.metric == STD:
+            centred = op("Sub", update, op("ReduceMean", update, axes=[1], keepdims=1))
+            square = op("ReduceSum", op("Mul", centred, centred), np.array([1]), keepdims=0)
+            channels = op(
+                "Cast", op("Slice", op("Shape", update), np.array([1]), np.array([2])), to=steps.FLOAT
+            )
+            each = op("Sqrt", op("Div", square, op("Max", op("Sub", channels, 1.0), 1.0)))
+        else:
+            each = op("Sqrt", op("ReduceSum", op("Mul", update, update), np.array([1]), keepdims=0))
+        shape = op("Shape", each)
+        high, wide = (op("Slice", shape, np.array([axis]), np.array([axis + 1])) for axis in (1, 2))
+        cells = [np.array([-1, rows]), op("Div", high, np.array([rows])), np.array([columns])]
+        split = op("Reshape", each, op("Concat", *cells, op("Div", wide, np.array([columns])), axis=0))
+        mean = op("ReduceMean", split, axes=[2, 4], keepdims=0)
+        return op("Reshape", mean, np.array([-1, rows * columns]))

@@ -1,0 +1,56 @@
+"""CoreMatching: keep the tokens that wake the same neurons as a word."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from tokenrt.errors import MethodError
+from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value, beyond
+from tokenrt.passes.methods.parts import scores, steps
+from tokenrt.passes.methods.tensors import END
+
+
+@dataclass(frozen=True)
+class CoreMatching(Method):
+    """Score a token by how many neurons of the block's MLP are awake, act(gate) up > 0, in it and in one word of the text.
+
+    Scores are whole numbers, so that ties are common: the smaller index stays. Padding leaves first.
+    Options: word, which one (published: the fifth from the end of a LLaVA prompt, -5).
+    """
+
+    name: ClassVar[str] = "corematching"
+    summary: ClassVar[str] = "keep the tokens that wake the same neurons as a word of the text"
+    paper: ClassVar[str] = (
+        "Wang et al., CoreMatching: A Co-adaptive Sparse Inference Framework with Token and Neuron Pruning, ICML 2025"
+    )
+    reads: ClassVar[tuple[str, ...]] = ("neurons", "text_neurons")
+    evidence: ClassVar[Evidence] = "vectors"
+    home: ClassVar[Home] = "prefill"
+    drops: ClassVar[bool] = True
+    ascending: ClassVar[bool] = True
+    quota: ClassVar[str] = (
+        "a fixed count instead of the elbow of the sorted scores, behind which the release drops all ties"
+    )
+    pending: ClassVar[str] = "no site of a language model offers the neurons of its MLP yet"
+    systems: ClassVar[tuple[str, ...]] = ("CoreMatching: the tokens, without the neurons",)
+
+    word: int = -5
+
+    def __post_init__(self) -> None:
+        if not -END < self.word < END:
+            raise MethodError(
+                f"option word={self.word} of method {self.name!r}: expected the number of a word"
+            )
+
+    def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        words, behind = beyond(taps, "text_neurons"), self.word + 1 or END
+        one = _awake(op, steps.cut(op, words, self.word, behind))
+        alike = op("MatMul", _awake(op, beyond(taps, "neurons")), op("Transpose", one, perm=[0, 2, 1]))
+        return scores.pruned(op, taps, site, op("Squeeze", alike, np.array([2])), steps.BY_POSITION)
+
+
+def _awake(op: Ops, neurons: Value) -> Value:
+    return op("Cast", op("Greater", neurons, 0.0), to=steps.FLOAT)
