@@ -232,7 +232,7 @@ def read(name: str, value: float | str | os.PathLike[str] | Mapping[str, Any] | 
         )
     if takes.startswith("RATIO") and (amount is None or not 0 < amount <= 1):
         raise PlanError(f"--schedule {name}={value}: a keep ratio lies above 0 and is at most 1")
-    return Value(float(amount or 0), layers=layers, center=center)
+    return Value(float(amount or 0), layers=layers, center=center or 0.0)
 
 
 def _number(value: Any) -> float | None:

@@ -26,6 +26,10 @@ MAY_NOT_BE_COMMITTED = {
     "zoo_prune",
     "geoprune",
     "cosine_vllm",
+    "fastv",
+    "tokenpacker",
+    "locret",
+    "tokenbutler",
 }
 """Releases without a licence, or with one for non-commercial use."""
 
@@ -82,6 +86,16 @@ def test_a_difference_is_found_and_named(
     assert "tr_topk                  0 passed, 1 failed, 0 unsupported" in printed
     assert message in printed
     assert printed.splitlines()[-1] == f"{CASES - 1} passed, 1 failed, 0 unsupported"
+
+
+def test_vectors_of_an_architecture_are_counted_apart(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["methods"]["tokenpacker"] = {"cases": {"one": {"file": "tokenpacker/one.npz", "params": {}}}}
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    assert runner.main() == 0
+    said = capsys.readouterr().out
+    assert "one: no rewrite of a graph: an architecture trained so" in said
+    assert said.splitlines()[-1] == f"{CASES} passed, 0 failed, 0 unsupported, 1 no rewrite of a graph"
 
 
 def test_methods_of_later_versions_are_counted_as_unsupported(
