@@ -11,7 +11,6 @@ from typing import Any
 import onnx_ir as ir
 
 from tokenrt.errors import PlanError
-from tokenrt.passes import methods
 from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
@@ -341,12 +340,9 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
     if not plan.sites:
         prove(model, plan, shapes, [], prepared.interface)
         return model
-    method = methods.get(plan.method).from_options(plan.options)
     op = GraphOps(model.graph, None, opset(model), "tokenrt")
     rewriters = [
-        Rewriter(
-            model.graph, shapes, prepared.transformers[number], method, plan.of(number), path, op, number
-        )
+        Rewriter(model.graph, shapes, prepared.transformers[number], plan.of(number), path, op, number)
         for number, path in routes.items()
     ]
     axes = [
@@ -386,7 +382,7 @@ def _sites(prepared: Prepared, plan: Plan) -> tuple[SiteReport, ...]:
     reports = []
     for number, structure in enumerate(prepared.transformers):
         which = number if len(prepared.transformers) > 1 else None
-        for block, where in itertools.product(structure.blocks, places(plan.returns)):
+        for block, where in itertools.product(structure.blocks, places(plan.of(number).returns)):
             made = applied.get((number, block.index, where))
             if made is not None:
                 reports.append(SiteReport(block.index, where, "applied", *made, transformer=which))

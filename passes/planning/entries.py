@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tokenrt.errors import PlanError
-from tokenrt.passes.planning.outputs.site import OUTPUT
+from tokenrt.passes.planning.outputs.site import OUTPUT, written
 
 Where = Literal["around-attention", "after-attention", "after-block"]
 PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
 COUNTS = ("tokens", "protected", "grid", "blocks", "unit")
+SITE = ("transformer", "block", "where", "tokens", "method", "options")
 
 
 @dataclass(frozen=True)
 class PlannedSite:
-    """One reduction: `tokens` stay behind `where` of block `block` of a transformer (both count from 0)."""
+    """One reduction: `tokens` stay behind `where` of block `block` of a transformer (both count from 0).
+
+    method, options: its own; empty for the plan's. Options of its own stand for all of the plan's.
+    """
 
     block: int
     where: Where
     tokens: int
     transformer: int = 0
+    method: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self, several: bool) -> dict[str, Any]:
+        """As files have it; several: there is more than one transformer, so that this one's is named."""
+        return {
+            **({"transformer": self.transformer} if several else {}),
+            "block": self.block,
+            "where": self.where,
+            "tokens": self.tokens,
+            **({"method": self.method} if self.method else {}),
+            **({"options": written(self.options)} if self.options else {}),
+        }
+
+    def spec(self) -> str:
+        """As one part of a plan's line: 3+:120 behind block 3, 2/0:96 in transformer 2, 6:80 by evit."""
+        signs = {"after-block": "+", "around-attention": "~"}
+        inside = f"{self.transformer}/" if self.transformer else ""
+        by = f" by {self.method}" if self.method else ""
+        return f"{inside}{self.block}{signs.get(self.where, '')}:{self.tokens}{by}"
 
 
 @dataclass(frozen=True)
@@ -122,7 +146,7 @@ def at_output(entry: Any) -> bool:
 def site(file: Path, number: int, entry: Any, transformers: int) -> PlannedSite:
     if not isinstance(entry, dict):
         raise PlanError(f"plan {file}: site {number} must be a table [[site]], found {entry!r}")
-    known(file, f"site {number}", entry, ("transformer", "block", "where", "tokens"))
+    known(file, f"site {number}", entry, SITE)
     where = entry.get("where", "after-attention")
     if where not in PLACES:
         raise PlanError(f"plan {file}: site {number}: where={where!r} is not one of {', '.join(PLACES)}")
@@ -131,4 +155,11 @@ def site(file: Path, number: int, entry: Any, transformers: int) -> PlannedSite:
         raise PlanError(
             f"plan {file}: site {number} is in transformer {which}, and the plan lists {transformers}, counted from 0"
         )
-    return PlannedSite(read(file, entry, "block", int), where, read(file, entry, "tokens", int), which)
+    return PlannedSite(
+        read(file, entry, "block", int),
+        where,
+        read(file, entry, "tokens", int),
+        which,
+        read(file, entry, "method", str, ""),
+        read(file, entry, "options", dict, {}),
+    )

@@ -222,9 +222,14 @@ def _place(method: Method, site: str | None) -> Where:
     if found is None:
         raise PlanError(
             f"--site {site}: {method.name} sits {' or '.join(places(method.returns))}, where the tokens it removes "
-            + (f"come back {BACK[method.returns]}" if method.returns in BACK else "stay away")
+            f"{_way(method)}"
         )
     return found
+
+
+def _way(method: Method) -> str:
+    """What becomes of the tokens a method removes."""
+    return f"come back {BACK[method.returns]}" if method.returns in BACK else "stay away"
 
 
 def _no_place(block: Block, where: Where, method: Method) -> str:
@@ -326,10 +331,17 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
                 "counted from 0"
             )
     for number, structure in enumerate(structures):
-        own = [(place, site) for place, site in enumerate(plan.sites) if site.transformer == number]
+        own = [
+            (place, site, whole(plan.at(site), sizes[number]))
+            for place, site in enumerate(plan.sites)
+            if site.transformer == number
+        ]
         with _in(_told(prepared, number)):
-            _check_sites(own, structure, whole(method, sizes[number]), plan.multiple_of)
-        sites.extend(site for _, site in own)
+            _check_sites(own, structure, plan.multiple_of)
+        sites.extend(
+            replace(site, options=chosen.options()) if site.method or site.options else site
+            for _, site, chosen in own
+        )
     unlisted = [counts(structure, structure.grid) for structure in structures[len(plan.transformers) :]]
     known = [
         replace(planned, grid=planned.grid or (structure.grid if size == 1 else None), unit=size)
@@ -357,11 +369,11 @@ def _checkcounts(planned: Transformer, structure: Structure, unit: int) -> None:
 
 
 def _check_sites(
-    sites: Sequence[tuple[int, PlannedSite]], structure: Structure, method: Method, multiple_of: int
+    sites: Sequence[tuple[int, PlannedSite, Method]], structure: Structure, multiple_of: int
 ) -> None:
-    """Whether these sites, with their places in the plan, can lie in one transformer."""
+    """Whether these sites, with their places in the plan and their methods, can lie in one transformer."""
     last, here, blocks = (-1, -1), structure.tokens, structure.blocks
-    for number, site in sites:
+    for place, (number, site, method) in enumerate(sites):
         if not 0 <= site.block < len(blocks):
             raise PlanError(
                 f"plan site {number}: block {site.block} does not exist; the model has blocks 0 to {len(blocks) - 1}"
@@ -373,6 +385,17 @@ def _check_sites(
         if in_order(structure, [site], method.selects):
             check_together(structure)
         check_place(method, site.block, len(blocks), site.where)
+        if method.returns != sites[0][2].returns:
+            raise PlanError(
+                f"plan site {number}: the tokens {method.name} removes {_way(method)}, and those of {sites[0][2].name} "
+                f"{_way(sites[0][2])}; sites of one transformer must agree in that"
+            )
+        others = place and sites[place - 1][2].name != method.name
+        if others and here < structure.tokens and "frames" in method.options():
+            raise PlanError(
+                f"plan site {number}: {method.name} compares the frames of a clip, which are no longer whole behind "
+                f"{sites[place - 1][2].name}; put it in front"
+            )
         if site.block == last[0]:
             raise PlanError(
                 f"plan site {number}: block {site.block} has a site before it; a block takes one, since its attention "

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenrt.errors import PlanError
 from tokenrt.files import atomic
@@ -19,7 +19,10 @@ from tokenrt.passes.planning.entries import PlannedSite as PlannedSite
 from tokenrt.passes.planning.entries import Transformer as Transformer
 from tokenrt.passes.planning.entries import Where as Where
 from tokenrt.passes.planning.outputs import site as output_site
-from tokenrt.passes.planning.outputs.site import OutputSite, written
+from tokenrt.passes.planning.outputs.site import OutputSite, inherited, written
+
+if TYPE_CHECKING:
+    from tokenrt.passes.methods.contract import Method
 
 KEYS = (
     "method",
@@ -50,12 +53,12 @@ BACK = {
 class Plan:
     """Everything the rewrite needs besides the model.
 
-    tokens: the model's own count N. grid: layout of the unprotected ones, where known. macs_before, macs_after:
-    multiply-accumulates of one image. wanted: tokens that the user protects, as in 0,-1,200:217. multiple_of: what every
-    count is a multiple of. outputs: choices among the tokens of outputs, behind those of the blocks. short: outputs, by name
-    or "all", that keep only the tokens that are left. unit: so many leave together, as such an output needs. cache: one of
-    CACHES. A model of several transformers has these counts for its first, and in `others` those of transformers 1, 2 and so on,
-    reduced or not.
+    method, options: those of every site that names none of its own. tokens: the model's own count N. grid: layout of the
+    unprotected ones, where known. macs_before, macs_after: multiply-accumulates of one image. wanted: tokens that the user
+    protects, as in 0,-1,200:217. multiple_of: what every count is a multiple of. outputs: choices among the tokens of outputs,
+    behind those of the blocks. short: outputs, by name or "all", that keep only the tokens that are left. unit: so many leave
+    together, as such an output needs. cache: one of CACHES. A model of several transformers has these counts for its first, and
+    in `others` those of transformers 1, 2 and so on, reduced or not.
     """
 
     method: str
@@ -116,11 +119,23 @@ class Plan:
     def arriving(self) -> list[int]:
         """Tokens that reach each site."""
         here = [transformer.tokens for transformer in self.transformers]
-        stay, found = not all_return(self.returns), []
+        found = []
         for site in self.sites:
             found.append(here[site.transformer])
-            here[site.transformer] = site.tokens if stay else here[site.transformer]
+            if not all_return(self.at(site).returns):
+                here[site.transformer] = site.tokens
         return found
+
+    def at(self, site: PlannedSite) -> Method:
+        """The method of a site, its own or the plan's. Raises: MethodError where there is none of the name, or of an option's."""
+        from tokenrt.passes import methods
+
+        name, options = inherited(site.method, site.options, self.method, self.options)
+        return methods.get(name).from_options(options)
+
+    def methods(self) -> tuple[str, ...]:
+        """The methods of the sites of blocks, in the order they come in; the plan's where it has no such site."""
+        return tuple(dict.fromkeys(site.method or self.method for site in self.sites)) or (self.method,)
 
     def shortened(self) -> str:
         """The outputs that keep the tokens that are left: those asked for, and those that are reduced themselves."""
@@ -128,19 +143,17 @@ class Plan:
 
     @property
     def returns(self) -> Returns:
-        """When the tokens that left come back; the method decides. Raises: MethodError where there is no such method."""
+        """When the tokens that left come back; the method decides, and all methods of one transformer agree.
+
+        Raises: MethodError where there is no such method.
+        """
         from tokenrt.passes import methods
 
-        return methods.get(self.method).returns
+        return methods.get(self.methods()[0]).returns
 
     def spec(self) -> str:
-        """The reduction as one line, e.g. reduce{method=tome,sites=0:189;1:181,proportional=true}; 2/0: transformer 2."""
-        signs = {"after-block": "+", "around-attention": "~"}
-        sites = ";".join(
-            f"{f'{s.transformer}/' if s.transformer else ''}{s.block}{signs.get(s.where, '')}:{s.tokens}"
-            for s in self.sites
-        )
-        sites = ";".join(filter(None, (sites, *(site.spec() for site in self.outputs))))
+        """The reduction as one line, e.g. reduce{method=tome,sites=0:189;1:181,proportional=true}."""
+        sites = ";".join((*(site.spec() for site in self.sites), *(site.spec() for site in self.outputs)))
         options = "".join(f",{key}={value}" for key, value in sorted(written(self.options).items()))
         return f"reduce{{method={self.method},sites={sites},proportional={str(self.proportional_attention).lower()}{options}}}"
 
@@ -162,12 +175,8 @@ class Plan:
         }
 
     def _entries(self) -> list[dict[str, Any]]:
-        return [*(self._entry(site) for site in self.sites), *(site.as_dict() for site in self.outputs)]
-
-    def _entry(self, site: PlannedSite) -> dict[str, Any]:
-        """A site as files have it: where there is one transformer, it need not be named."""
-        number = {"transformer": site.transformer} if self.others else {}
-        return {**number, "block": site.block, "where": site.where, "tokens": site.tokens}
+        several = bool(self.others)
+        return [*(site.as_dict(several) for site in self.sites), *(site.as_dict() for site in self.outputs)]
 
     def to_toml(self) -> str:
         import tomlkit
@@ -175,7 +184,8 @@ class Plan:
         document = tomlkit.document()
         document.add(
             tomlkit.comment(
-                "tokenrt plan: edit the token counts or delete sites, then: tokenrt reduce MODEL --plan THIS -o OUT"
+                "tokenrt plan: edit the token counts, delete sites or give one a method of its own, then: tokenrt reduce MODEL "
+                "--plan THIS -o OUT"
             )
         )
         own = {} if self.others else self.transformers[0].as_dict()
@@ -196,7 +206,11 @@ class Plan:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan file. Raises: PlanError where an option holds arrays, which it cannot."""
-        named = [(self.method, self.options), *((site.method, site.options) for site in self.outputs)]
+        named = [
+            (self.method, self.options),
+            *((site.method or self.method, site.options) for site in self.sites),
+            *((site.method, site.options) for site in self.outputs),
+        ]
         for method, key, value in ((method, *item) for method, options in named for item in options.items()):
             if isinstance(value, Mapping):
                 raise PlanError(
@@ -279,14 +293,16 @@ class Plan:
         )
         blocks = sum(each.blocks for each in chosen)
         table = Table(
-            title=f"plan: {self.method} on {on}{blocks} blocks, {tokens} tokens ({protected} protected)"
+            title=f"plan: {', '.join(self.methods())} on {on}{blocks} blocks, {tokens} tokens ({protected} protected)"
         )
         names = ("block", "where", "tokens in", "tokens out", "removed")
-        for name in ("transformer", *names) if self.others else names:
-            table.add_column(name, justify="left" if name == "where" else "right")
+        mixed = any(site.method or site.options for site in self.sites)
+        for name in (*["transformer"] * bool(self.others), *names, *["method"] * mixed):
+            table.add_column(name, justify="left" if name in ("where", "method") else "right")
         for site, before in zip(self.sites, self.arriving(), strict=True):
-            entry = [*self._entry(site).values()]
-            table.add_row(*map(str, (*entry[:-1], before, entry[-1], before - site.tokens)))
+            row = (site.block, site.where, before, site.tokens, before - site.tokens)
+            by = [" ".join((site.method or self.method, *_told(site.options)))]
+            table.add_row(*map(str, (*[site.transformer] * bool(self.others), *row, *by * mixed)))
         attention = f"proportional attention: {'on' if self.proportional_attention else 'off'}"
         back = [f"tokens that left come back {BACK[self.returns]}"] if self.returns in BACK else []
         return Group(

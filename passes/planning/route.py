@@ -97,21 +97,21 @@ def route(
     shapes: Shapes,
     structure: Structure,
     sites: Sequence[Cut],
-    back: Mapping[ir.Node | None, frozenset[ir.Value]] | None = None,
-    drops: bool = True,
+    back: Mapping[ir.Node | None, frozenset[ir.Value]],
+    drops: Sequence[bool],
     short: str = "",
     unit: int = 1,
     ordered: bool = False,
 ) -> Route:
     """Follow the tokens; wherever the tail needs every position, restore at the tap.
 
-    back: who receives restored tokens in any case. drops: tokens leave for good, so that those that left are carried to where
-    they come back. short: outputs, by name or "all", that keep the tokens that are left. unit: so many leave together. ordered:
-    tokens keep their order, as under a causal mask, where by default every output is short, as caches are. Raises:
-    UnsupportedError where an operator of the body stops the tokens, or those that left.
+    back: who receives restored tokens in any case. drops: for each site, whether tokens leave for good there, so that those
+    that left are carried to where they come back. short: outputs, by name or "all", that keep the tokens that are left. unit: so
+    many leave together. ordered: tokens keep their order, as under a causal mask, where by default every output is short, as
+    caches are. Raises: UnsupportedError where an operator of the body stops the tokens, or those that left.
     """
     short = short or ("all" if ordered else "")
-    restored: Restored = dict(back or {})
+    restored: Restored = dict(back)
     stops: dict[Stop, Blocked] = {}
     while True:
         flow = follow(
@@ -141,16 +141,15 @@ def route(
         if fresh.keys() <= stops.keys():
             raise UnsupportedError(f"tokens cannot be restored before {reduced[0].describe()}")
         stops = fresh | stops
-        restored = _joined(back or {}, edges(stops, flow, structure))
+        restored = _joined(back, edges(stops, flow, structure))
     needed = {
         reader: frozenset(value for value in values if _short(value, reader, flow, sites))
         for reader, values in restored.items()
     }
     needed = {reader: values for reader, values in needed.items() if values}
-    ways = Ways(structure, shapes, flow, tuple(sites))
-    again, carried = ways.again(needed), {}
-    if drops:
-        carried = ways.carried(needed, again)
+    ways = Ways(structure, shapes, flow, tuple(sites), tuple(drops))
+    again = ways.again(needed)
+    carried = ways.carried(needed, again)
     return Route(tuple(sites), flow, needed, again, carried, tuple(stops.values()), short, ordered)
 
 
@@ -246,6 +245,7 @@ class Ways:
     shapes: Shapes
     flow: Flow
     sites: tuple[Cut, ...]
+    drops: tuple[bool, ...]
 
     @cached_property
     def trunk(self) -> Trunk:
@@ -258,7 +258,7 @@ class Ways:
         return {value: self.trunk.whole(value, body_values) for value in wanted if value.producer()}
 
     def carried(self, restored: Restored, again: Mapping[ir.Value, Way]) -> Carried:
-        """How the tokens that left at each site become those at each tap. Raises: UnsupportedError."""
+        """How the tokens that left for good at each site become those at each tap. Raises: UnsupportedError."""
         found: Carried = {}
         wanted = dict.fromkeys(value for values in restored.values() for value in values)
         taps = dict.fromkeys(
@@ -267,8 +267,8 @@ class Ways:
         for tap in taps:
             for number in self._left(tap):
                 cut = self.sites[number - 1]
-                if cut.readers is not None:
-                    continue  # They come back at once, as the method says: as they were in front of the attention.
+                if cut.readers is not None or not self.drops[number - 1]:
+                    continue  # Back at once, as they were in front of the attention; or as copies of what they were merged into.
                 try:
                     found[tap, number] = self.trunk.way(tap, cut)
                 except Blocked as blocked:

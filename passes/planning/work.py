@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from tokenrt.passes import methods
 from tokenrt.passes.analysis.flow import Flow
 from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.analysis.prepare import Prepared
@@ -31,11 +30,11 @@ class Work:
         graph, shapes = prepared.model.graph, prepared.shapes
         routes = {}
         for number in plan.reduced():
-            structure, sites = prepared.transformers[number], plan.of(number).sites
-            cuts = [made for site in sites if (made := cut(structure.blocks[site.block], site.where))]
-            method, unit = methods.get(plan.method), plan.transformers[number].unit
-            back, drops = returns(structure, plan.returns, sites), method.drops
-            ordered = in_order(structure, sites, method.from_options(plan.options).selects)
+            structure, own = prepared.transformers[number], plan.of(number)
+            cuts = [made for site in own.sites if (made := cut(structure.blocks[site.block], site.where))]
+            chosen, unit = [own.at(site) for site in own.sites], plan.transformers[number].unit
+            back, drops = returns(structure, own.returns, own.sites), [method.drops for method in chosen]
+            ordered = in_order(structure, own.sites, all(method.selects for method in chosen))
             routes[number] = route(
                 graph, shapes, structure, cuts, back, drops, plan.shortened(), unit, ordered
             )

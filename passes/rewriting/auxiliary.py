@@ -29,13 +29,12 @@ LEAST = 1e-30
 class Auxiliaries:
     """Reduces auxiliary inputs to the length of a stage, once for each input and stage.
 
-    validity [B,N,1]: 0 for padding, or None. merging: tokens are merged, not only dropped. rows: the pictures B.
+    validity [B,N,1]: 0 for padding, or None. rows: the pictures B.
     """
 
     op: GraphOps
     shapes: Shapes
     validity: ir.Value | None
-    merging: bool
     rows: int
 
     def reduce(self, edit: ReduceAuxiliary, stage: Stage) -> ir.Value:
@@ -63,12 +62,12 @@ class Auxiliaries:
                 dims = (*dims[:axis], prod(dims[axis : axis + 2]), *dims[axis + 2 :])
                 result = self.op("Reshape", result, [-1 if size % BATCH == 0 else size for size in dims])
             keys = edit.role == "logits" and axis == rank - 1
-            if keys and self.merging:
+            if keys and stage.merged:
                 truth = value.dtype == ir.DataType.BOOL
                 if truth and edit.node.op_type == "Where" and not depends_on_input(value):
                     stage.cache["shown", *key] = self._log(self._over_keys(result, rank, offset, stage))
                 result = self._mean(result, rank, offset, stage, truth=truth)
-            elif edit.role == "weight" and self.merging:
+            elif edit.role == "weight" and stage.merged:
                 result = self._average(result, axis, rank - len(span) + 1, dims, offset, stage)
             else:
                 result = self.take(result, axis, rank - len(span) + 1, dims, offset, stage, pictures)

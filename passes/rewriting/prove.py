@@ -87,7 +87,7 @@ def prove(
     streams: every reduced and every restored stream. interface: the inputs and outputs it must have. axes: those that
     attention runs over.
     """
-    fault = partial(ProofError, run=f"method {plan.method}, plan {plan.spec()}")
+    fault = partial(ProofError, run=f"method {', '.join(plan.methods())}, plan {plan.spec()}")
     for axis in axes:
         if axis.fault:
             raise fault(

@@ -36,8 +36,8 @@ END = 2**31 - 1
 class Repairs:
     """Applies edits to a graph. stages grows while reductions are inserted; counts are the plan's.
 
-    rows: the pictures B of the stream, as shapes count them; batch: the same as a Reshape says it. drops: tokens leave for
-    good. originals: inputs that follow the tokens, as they were for all of them.
+    rows: the pictures B of the stream, as shapes count them; batch: the same as a Reshape says it. originals: inputs that
+    follow the tokens, as they were for all of them.
     """
 
     graph: ir.Graph
@@ -50,7 +50,6 @@ class Repairs:
     proportional: bool
     batch: int
     rows: int
-    drops: bool
     originals: dict[tuple[ir.Node, int], ir.Value] = field(default_factory=dict)
 
     def apply(self, edit: Edit) -> None:
@@ -130,9 +129,8 @@ class Repairs:
         size, data = self._size(mark), node.inputs[0]
         assert data is not None
         kind, left = int(data.dtype or ir.DataType.FLOAT), self.counts[mark.stage] - mark.offset
-        shown = (
-            self._shown(edit, size) if self.drops and node.op_type in ("ReduceMean", "ReduceSum") else None
-        )
+        dropped, averages = self.stages[mark.stage].dropped, node.op_type in ("ReduceMean", "ReduceSum")
+        shown = self._shown(edit, size) if dropped and averages else None
         if shown is not None:
             data = op("Mul", data, op("Cast", shown, to=kind))
             node.replace_input_with(0, data)

@@ -7,7 +7,7 @@ attention).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.errors import UnsupportedError
+from tokenrt.errors import PlanError, UnsupportedError
 from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut
 from tokenrt.passes.analysis.marks import Edit
@@ -54,7 +54,6 @@ class Rewriter:
     graph: ir.Graph
     shapes: Shapes
     structure: Structure
-    method: Method
     plan: Plan
     path: Route
     op: GraphOps
@@ -90,6 +89,11 @@ class Rewriter:
         return gap // self.plan.unit
 
     @cached_property
+    def methods(self) -> tuple[Method, ...]:
+        """The method of each site."""
+        return tuple(self.plan.at(site) for site in self.plan.sites)
+
+    @cached_property
     def batch(self) -> int:
         """Images in the stream, -1 where that is dynamic."""
         return self.structure.stream.batch
@@ -105,11 +109,12 @@ class Rewriter:
             if any(value in full for full in restored.values())
         ]
         readers = {value: [(n, i) for n, i in value.uses() if value in restored.get(n, ())] for value in taps}
-        for block in self.structure.blocks if self.method.merges else ():
-            if any(mark.stage for mark in self.path.flow.marks[block.core.key]):
+        for block in self.structure.blocks:
+            stage = max((mark.stage for mark in self.path.flow.marks[block.core.key]), default=0)
+            if any(method.merges for method in self.methods[:stage]):
                 check_biases(block.core, self.shapes)
         self.stages.append(Stage(self.structure.tokens))
-        if self.method.reads:
+        if any(method.reads for method in self.methods):
             self._start_sizes()
         repairs = Repairs(
             graph=self.graph,
@@ -118,13 +123,10 @@ class Rewriter:
             path=self.path,
             counts=self.plan.counts(),
             stages=self.stages,
-            auxiliaries=Auxiliaries(
-                self.op, self.shapes, self.validity, self.method.merges, self.structure.stream.rows
-            ),
+            auxiliaries=Auxiliaries(self.op, self.shapes, self.validity, self.structure.stream.rows),
             proportional=self.plan.proportional_attention,
             batch=self.batch,
             rows=self.structure.stream.rows,
-            drops=self.method.drops,
         )
         sites = {
             cut.value: (number, planned, cut)
@@ -200,19 +202,19 @@ class Rewriter:
     ) -> None:
         op, value = self.op, cut.value
         op.before, op.prefix = _next(self.graph, value), self._prefix(f"block{planned.block}")
-        held = self._held(value)
+        held, method, state = self._held(value), self.methods[number], self._handed(number)
         stage = self.stages[held.marks[0].stage]
         tokens = to_rows(op, value, held, stage.count)
         # Behind the first reduction protected tokens stand in front.
         order = self.arranged if stage.parent is None else np.arange(stage.count)
-        taps, site = self._taps(planned, tokens, stage), self._site(planned, stage)
+        taps, site = self._taps(planned, tokens, stage, state), self._site(planned, stage)
         run = (
-            partial(select, op, self.method, front=self.front)
+            partial(select, op, method, front=self.front)
             if self.path.ordered
-            else partial(reduce, op, self.method)
+            else partial(reduce, op, method)
         )
         reduction = units.reduce(op, self.plan.unit, taps, site, order, self.unseen, run)
-        self.stages.append(stage.after(op, reduction, tokens, planned.tokens, self.method.drops))
+        self.stages.append(stage.after(op, reduction, tokens, planned.tokens, method))
         result = from_rows(op, reduction.tokens, held, planned.tokens)
         for node, index in uses:
             if cut.reaches(node) and value not in self.path.restored.get(node, ()):
@@ -221,7 +223,24 @@ class Rewriter:
         if cut.readers is None:
             self.reduced[value] = (result, number + 1)
 
-    def _taps(self, planned: PlannedSite, tokens: ir.Value, stage: Stage) -> GraphTaps:
+    def _handed(self, number: int) -> Mapping[str, ir.Value]:
+        """What the method of a site handed on at its site before. Raises: PlanError where one of another lies between."""
+        method, before = self.methods[number], number - 1
+        own = [
+            place
+            for place, other in enumerate(self.methods[:number])
+            if other.name == method.name and self.stages[place + 1].state
+        ]
+        if own and own[-1] != before:
+            raise PlanError(
+                f"block {self.plan.sites[number].block}: {method.name} goes on with what it noted at its site before, of tokens "
+                f"that {self.methods[before].name} has changed since; put the sites of {method.name} next to one another"
+            )
+        return self.stages[-1].state if own else {}
+
+    def _taps(
+        self, planned: PlannedSite, tokens: ir.Value, stage: Stage, state: Mapping[str, ir.Value]
+    ) -> GraphTaps:
         """What the method may read here."""
         core, marks = self.structure.blocks[planned.block].core, self.path.flow.marks
         entry = self.structure.blocks[planned.block].entry
@@ -237,7 +256,7 @@ class Rewriter:
             stage.size,
             self.validity is not None,
             self.plan.proportional_attention,
-            self.stages[-1].state,
+            state,
             entry,
             self.reduced.get(entry, (entry,))[0],
         )
@@ -320,7 +339,7 @@ class Rewriter:
             return to_rows(self.op, self.replay.run(way, found, parent), held, parent.count)
 
         rows = to_rows(self.op, current, held, self.stages[number].count)
-        tokens = full(self.op, rows, self.stages[number], self.method.drops, carry)
+        tokens = full(self.op, rows, self.stages[number], carry)
         whole = from_rows(self.op, tokens, held, self.structure.tokens, full=True)
         self._stream(whole, held, self.structure.tokens, full=True)
         return whole

@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.methods.contract import Reduction, Value
+from tokenrt.passes.methods.contract import Method, Reduction, Value
 from tokenrt.passes.ops.graph_backend import GraphOps
 
 INT64 = int(ir.DataType.INT64)
@@ -23,9 +23,9 @@ class Stage:
     position [B,K]: the original token whose place each token takes. source_map [B,N0]: the current token each
     original one lives in, -1 where it was dropped. assign and before belong to the last reduction: where its
     N inputs went, and those inputs; affinity replaces assign where positions are restored by more than a copy.
-    taken [B,K]: the token of the stage before that each one stands for. parent: the stage before it. state: what the
-    method hands on to its next site. None: nothing has happened yet (every token in its own place). representative
-    [B,1,C]: the last output token as it was made, where its changes go to the dropped tokens as well.
+    taken [B,K]: the token of the stage before that each one stands for. parent: the stage before it. method: what made
+    it. state: what that hands on to its next site. None: nothing has happened yet (every token in its own place).
+    representative [B,1,C]: the last output token as it was made, where its changes go to the dropped tokens as well.
     """
 
     count: int
@@ -38,23 +38,49 @@ class Stage:
     affinity: ir.Value | None = None
     representative: ir.Value | None = None
     parent: Stage | None = None
+    method: Method | None = None
     state: Mapping[str, ir.Value] = field(default_factory=dict)
     cache: dict[Any, ir.Value] = field(default_factory=dict)
 
-    def after(self, op: GraphOps, reduction: Reduction, tokens: ir.Value, count: int, drops: bool) -> Stage:
+    @property
+    def drops(self) -> bool:
+        """Whether the last reduction put some tokens into no other."""
+        return self.method is not None and self.method.drops
+
+    @property
+    def dropped(self) -> bool:
+        """Whether tokens are gone, at this reduction or before."""
+        return any(step.drops for step in self.chain())
+
+    @property
+    def merged(self) -> bool:
+        """Whether tokens are averages of several, of this reduction or before."""
+        return any(step.method is not None and step.method.merges for step in self.chain())
+
+    def chain(self) -> Iterator[Stage]:
+        """The stage and those before it, without the first, where no token had left."""
+        stage = self
+        while stage.parent is not None:
+            yield stage
+            stage = stage.parent
+
+    def after(
+        self, op: GraphOps, reduction: Reduction, tokens: ir.Value, count: int, method: Method
+    ) -> Stage:
         """The next stage behind one more reduction of `tokens`."""
         return replace(
             self,
             count=count,
             size=reduction.size,
             position=compose(op, self.position, constant(reduction.position)),
-            source_map=follow(op, constant(reduction.assign), self.source_map, drops),
+            source_map=follow(op, constant(reduction.assign), self.source_map, method.drops or self.dropped),
             taken=constant(reduction.position),
             assign=reduction.assign,
             before=tokens,
             affinity=reduction.affinity,
             representative=_last(op, reduction.tokens, count) if reduction.represented else None,
             parent=self,
+            method=method,
             state=reduction.state,
             cache={},
         )
@@ -72,20 +98,18 @@ Carry = Callable[[Stage], ir.Value | None]
 """The N tokens in front of a reduction, carried to where all are to be there again; None: they are there what they were."""
 
 
-def full(
-    op: GraphOps, tokens: ir.Value, stage: Stage, drops: bool, carry: Carry = lambda step: None
-) -> ir.Value:
+def full(op: GraphOps, tokens: ir.Value, stage: Stage, carry: Carry = lambda step: None) -> ir.Value:
     """[B,N0,C] from the [B,K,C] of a stage: merged tokens are copied, or spread by affinity; dropped ones are carried here."""
-    if not drops and all(step.affinity is None for step in _chain(stage)):
+    if not stage.dropped and all(step.affinity is None for step in stage.chain()):
         return tokens if stage.source_map is None else _spread(op, tokens, stage.source_map)
-    for step in _chain(stage):
+    for step in stage.chain():
         assert step.parent is not None
         if step.affinity is not None:
             single = op("Cast", tokens, to=int(ir.DataType.FLOAT))
             tokens = op("CastLike", op("MatMul", step.affinity, single), tokens)
             continue
         source = constant(step.assign)
-        if drops:
+        if step.drops:
             cached = np.arange(step.count, step.count + step.parent.count, dtype=np.int64)[None]
             if isinstance(source, np.ndarray):
                 source = np.where(source < 0, cached, source)
@@ -117,13 +141,6 @@ def _last(op: GraphOps, tokens: ir.Value, count: int) -> ir.Value:
     """The last of `count` tokens: [B,1,C]."""
     last: ir.Value = op("Slice", tokens, [count - 1], [count], [1])
     return last
-
-
-def _chain(stage: Stage) -> Iterator[Stage]:
-    """The stage and those before it, without the first, where no token had left."""
-    while stage.parent is not None:
-        yield stage
-        stage = stage.parent
 
 
 def _spread(op: GraphOps, tokens: ir.Value, source_map: Value) -> ir.Value:

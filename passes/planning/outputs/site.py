@@ -79,11 +79,17 @@ def read(entry: Mapping[str, Any], method: str, options: Mapping[str, Any], wher
     unknown = next((key for key in entry if key not in KEYS), None)
     if unknown is not None:
         raise PlanError(f"{where} has no entry {unknown!r}; those of a site at an output: {', '.join(KEYS)}")
-    own = values["method"] or method
-    values["options"] = values["options"] or ({} if values["method"] not in ("", method) else dict(options))
+    own, values["options"] = inherited(values["method"], values["options"], method, options)
     grid = tuple(values["grid"]) or None
     inputs = {name: tuple(dims) for name, dims in values["inputs"].items()}
     return OutputSite(**{**values, "method": own, "grid": grid, "inputs": inputs})
+
+
+def inherited(
+    name: str, own: Mapping[str, Any], method: str, options: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """The method of a site and its options, where it may leave either to its plan, whose `method` and `options` stand behind."""
+    return name or method, dict(own or (options if name in ("", method) else {}))
 
 
 def written(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -213,7 +213,7 @@ class OutletRewriter:
         """Constants and tables behind the choice that hold one entry for each token."""
         tokens = self.outlet.tokens
         start = Stage(tokens)
-        stages = [start, start.after(self.op, reduction, kept, self.site.tokens, self.method.drops)]
+        stages = [start, start.after(self.op, reduction, kept, self.site.tokens, self.method)]
         shapes, rows, batch = self.prepared.shapes, place.held.rows, place.held.batch
         repairs = Repairs(
             graph=self.graph,
@@ -222,11 +222,10 @@ class OutletRewriter:
             path=Route((Cut(place.value),), place.flow, {}),
             counts=[tokens, self.site.tokens],
             stages=stages,
-            auxiliaries=Auxiliaries(self.op, shapes, None, self.method.merges, rows),
+            auxiliaries=Auxiliaries(self.op, shapes, None, rows),
             proportional=False,
             batch=batch,
             rows=rows,
-            drops=self.method.drops,
         )
         for edit in place.flow.edits:
             repairs.apply(edit)

@@ -86,9 +86,10 @@ def _brought(rewriter: Rewriter, value: ir.Value, marks: Marks, stage: int) -> i
                 "plain row of channels for each token"
             )
         return None
-    if rewriter.method.merges:
+    merging = next((method for method in rewriter.methods[stage:] if method.merges), None)
+    if merging is not None:
         raise UnsupportedError(
-            f"output {value.name!r} is made before {rewriter.method.name} merges tokens, and has no rows of the merged ones: use "
+            f"output {value.name!r} is made before {merging.name} merges tokens, and has no rows of the merged ones: use "
             "a method that selects, e.g. topk or divprune, or name other outputs with --short"
         )
     op, (mark,) = rewriter.op, marks
@@ -127,7 +128,7 @@ def _tell(rewriter: Rewriter, told: Sequence[Mark]) -> None:
         )
     op, stage = rewriter.op, rewriter.stages[-1]
     op.before, op.prefix = None, "tokenrt_kept"
-    merged = rewriter.method.merges
+    merged = stage.merged
     value = units.lives(op, stage, mark) if merged else units.places(op, stage, mark)
     name = MAP if merged else KEPT
     count = mark.entries(rewriter.structure.tokens if merged else stage.count)
