@@ -381,13 +381,15 @@ def _sites(prepared: Prepared, plan: Plan) -> tuple[SiteReport, ...]:
     }
     reports = []
     for number, structure in enumerate(prepared.transformers):
+        own = plan.of(number)
+        method = own.at(next(iter(own.sites), None))
         which = number if len(prepared.transformers) > 1 else None
-        for block, where in itertools.product(structure.blocks, places(plan.of(number).returns)):
+        for block, where in itertools.product(structure.blocks, places(own.returns)):
             made = applied.get((number, block.index, where))
             if made is not None:
                 reports.append(SiteReport(block.index, where, "applied", *made, transformer=which))
                 continue
-            reason = closed(block, where, methods.get(plan.method).from_options(plan.options)) or NOT_PLANNED
+            reason = closed(block, where, method) or NOT_PLANNED
             reports.append(SiteReport(block.index, where, "refused", reason=reason, transformer=which))
     for refusal in prepared.refusals:
         reports.append(SiteReport(-1, refusal.where, "refused", reason=refusal.reason))

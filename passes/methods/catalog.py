@@ -92,9 +92,9 @@ HOMES: Mapping[str, str] = {
 class MethodInfo:
     """One method: what it is, what it needs, and how far it has been compared.
 
-    needs: trained tensors and their shapes. quota: how a count that depends on the data was fixed; empty where the published
-    count is fixed already. matrix: a key of MATRIX. fused: whether a fused attention stays without such a matrix, given
-    a class token.
+    needs: trained tensors and their shapes. own_queries: a model that has them itself needs none. quota: how a count that
+    depends on the data was fixed; empty where the published count is fixed already. matrix: a key of MATRIX. fused: whether a
+    fused attention stays without such a matrix, given a class token.
     """
 
     name: str
@@ -103,6 +103,7 @@ class MethodInfo:
     paper: str
     reads: tuple[str, ...]
     needs: Mapping[str, str]
+    own_queries: bool
     quota: str
     fused: bool
     matrix: str
@@ -131,6 +132,7 @@ class MethodInfo:
             paper=method.paper,
             reads=method.reads,
             needs=dict(method.needs),
+            own_queries=method.own_queries,
             quota=method.quota,
             fused=matrix != ALWAYS,
             matrix=matrix,
@@ -150,6 +152,11 @@ class MethodInfo:
             text=inspect.getdoc(method) or "",
         )
 
+    @property
+    def trained(self) -> bool:
+        """Whether it needs trained tensors whatever the model has."""
+        return bool(self.needs) and not self.own_queries
+
     def as_dict(self) -> dict[str, Any]:
         return {field.name: _plain(getattr(self, field.name)) for field in fields(self)}
 
@@ -157,6 +164,7 @@ class MethodInfo:
         """What the card and the page say, a property to a row."""
         options = [f"--set {key}={value}" for key, value in self.options.items() if key != "weights"]
         needs = [f"{name} [{shape}]" for name, shape in self.needs.items()]
+        own = "none for a model that reads with learned queries itself; else " if self.own_queries else ""
         said = [
             ("family", methods.families()[self.family].lower()),
             ("sits", HOMES[self.home]),
@@ -167,7 +175,7 @@ class MethodInfo:
             ("other layers", ", ".join(self.layers)),
             ("reads", ", ".join(self.reads) or "nothing: the same tokens for every input"),
             ("arrays", "; ".join(self._arrays())),
-            ("trained weights", "--set weights=FILE with " + ", ".join(needs) if needs else "none"),
+            ("trained weights", own + "--set weights=FILE with " + ", ".join(needs) if needs else "none"),
             ("token count", f"quota form: {self.quota}" if self.quota else "fixed, as published"),
             ("fused attention", "" if self.pending else MATRIX[self.matrix][1]),
             ("sizes", "threaded into attention and pooling" if self.merges else "not used by attention"),
@@ -309,7 +317,7 @@ def _line(info: MethodInfo) -> tuple[str, ...]:
     return (
         info.name,
         ", ".join(info.reads).replace("_", " ") or "nothing",
-        "needed" if info.needs else "none",
+        ("for others' queries" if info.own_queries else "needed") if info.needs else "none",
         "quota" if info.quota else "native",
         "arrays so far" if info.pending else MATRIX[info.matrix][0],
         info.evidence,

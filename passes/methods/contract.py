@@ -220,6 +220,8 @@ class Method:
     """Why no graph is rewritten by it yet: until then it runs on arrays (`tokenrt.apply_method`), and `reduce` refuses it."""
     layers: ClassVar[tuple[str, ...]] = ()
     """The roles in which it reads other blocks than the site's, see `Taps.layer`."""
+    own_queries: ClassVar[bool] = False
+    """Given no weights, it keeps the first of the learned queries that the model itself reads a picture with."""
     takes: ClassVar[tuple[str, ...]] = ()
     """Inputs that the model gains: text, text_mask, quotas, importance, segments, update; those it can do without end in "?"."""
     ascending: ClassVar[bool] = False

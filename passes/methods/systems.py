@@ -182,7 +182,7 @@ class System:
         whole = [info for name, info in found.items() if not self.covered[name]]
         written = [info for info in whole if not info.pending]
         if written:
-            return TRAINED if all(info.needs for info in written) else WORKS
+            return TRAINED if all(info.trained for info in written) else WORKS
         if whole:
             return ARRAYS
         steps = [
@@ -196,7 +196,7 @@ class System:
 
     def row(self) -> str:
         by = [
-            f"[{name}](methods/{name}.md)" + (" (weights)" if catalog.info(name).needs else "")
+            f"[{name}](methods/{name}.md)" + (" (weights)" if catalog.info(name).trained else "")
             for name in self.covered
         ]
         otherwise = NO_REWRITE.get(self.name) or PLANNED.get(self.name, "")

@@ -126,11 +126,12 @@ class Plan:
                 here[site.transformer] = site.tokens
         return found
 
-    def at(self, site: PlannedSite) -> Method:
+    def at(self, site: PlannedSite | None = None) -> Method:
         """The method of a site, its own or the plan's. Raises: MethodError where there is none of the name, or of an option's."""
         from tokenrt.passes import methods
 
-        name, options = inherited(site.method, site.options, self.method, self.options)
+        own = ("", {}) if site is None else (site.method, site.options)
+        name, options = inherited(*own, self.method, self.options)
         return methods.get(name).from_options(options)
 
     def methods(self) -> tuple[str, ...]:
@@ -301,7 +302,7 @@ class Plan:
             table.add_column(name, justify="left" if name in ("where", "method") else "right")
         for site, before in zip(self.sites, self.arriving(), strict=True):
             row = (site.block, site.where, before, site.tokens, before - site.tokens)
-            by = [" ".join((site.method or self.method, *_told(site.options)))]
+            by = [" ".join((site.method or self.method, *self._unusual(site)))]
             table.add_row(*map(str, (*[site.transformer] * bool(self.others), *row, *by * mixed)))
         attention = f"proportional attention: {'on' if self.proportional_attention else 'off'}"
         back = [f"tokens that left come back {BACK[self.returns]}"] if self.returns in BACK else []
@@ -313,6 +314,12 @@ class Plan:
             attention,
             *(escape(f"note: {note}") for note in self.notes),
         )
+
+    def _unusual(self, site: PlannedSite) -> list[str]:
+        """The options of a site that are not those of its method by default, as `--set` takes them."""
+        method = self.at(site)
+        usual, own = type(method)().options(), written(method.options())
+        return [f"{key}={value}" for key, value in own.items() if key not in usual or value != usual[key]]
 
     def _told_outputs(self) -> list[str]:
         """A line for each choice among the tokens of an output."""

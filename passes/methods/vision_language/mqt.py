@@ -27,9 +27,10 @@ class MQT(Trained):
 
     Keys hold positions only, LN(table) with the table resized to the grid, and queries are constants too, LN(query + table):
     so attention is a constant, and y = A LN(x) W. The outputs are the first K of those that all Q queries give, to the bit of
-    the arithmetic. On arrays this is the whole resampler; a model that has it as its projector is reduced by slicing its
-    query initialiser and the first rows of its table to K instead, which needs no site. Behind protected tokens E must be C.
-    Padding is read like any token, as the release has none.
+    the arithmetic. So a model that has a resampler as its projector needs no weights: at its output (`--site output`) the
+    constant of its queries keeps the first K, with the rows of every table beside them; queries that read one another are
+    refused. With weights, and on arrays, this is the whole resampler. Behind protected tokens E must be C. Padding is read
+    like any token, as the release has none.
     Options: heads (0: C / 128, as published); weights: the resampler's state, names as in the checkpoint.
     """
 
@@ -41,7 +42,8 @@ class MQT(Trained):
     reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "vectors"
     home: ClassVar[Home] = "features"
-    systems: ClassVar[tuple[str, ...]] = ("MQT: the resampler with its first queries, on arrays",)
+    own_queries: ClassVar[bool] = True
+    systems: ClassVar[tuple[str, ...]] = ("MQT",)
     needs: ClassVar[Mapping[str, str]] = {
         "query": "L,C",
         "pos_embed": "L,C",

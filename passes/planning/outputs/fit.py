@@ -9,6 +9,7 @@ from typing import Any
 from tokenrt.errors import NothingToDoError, PlanError
 from tokenrt.passes import methods
 from tokenrt.passes.analysis.outlets.find import Climb, Outlet, as_clip, climb, find, here
+from tokenrt.passes.analysis.outlets.queries import Queries, queries
 from tokenrt.passes.analysis.prepare import Prepared, ShapeOption
 from tokenrt.passes.analysis.protected import parse, resolved
 from tokenrt.passes.graph.canonicalize import Axes, parse_shapes
@@ -85,6 +86,8 @@ def make(
             f"--site output: tokens that {name} removes come back, and behind an output there is nowhere to"
         )
     kept = protected(outlet, protect)
+    if kept and learned(prepared, outlet, method) is not None:
+        raise PlanError(f"--protect, --span: {name} keeps the first of the model's queries, and no others")
     layout = tuple(grid) if grid is not None else outlet.grid if not kept else None
     if layout is not None:
         check_grid(layout, outlet.tokens - len(kept))
@@ -188,11 +191,25 @@ def with_work(prepared: Prepared, plan: Plan, outlet: Outlet) -> Plan:
     """The plan with its work: the choice saves what lies between it and the output."""
     (site,) = plan.outputs
     graph, shapes = prepared.model.graph, prepared.shapes
-    work = cost(
-        graph, shapes, place(climb(graph, shapes, outlet), outlet, methods.get(site.method)).flow.inputs
-    )
+    method = methods.get(site.method).from_options(site.options)
+    asked = learned(prepared, outlet, method)
+    flow = asked.flow if asked is not None else place(climb(graph, shapes, outlet), outlet, method).flow
+    work = cost(graph, shapes, flow.inputs)
     counts = [site.arriving, site.tokens]
     return replace(plan, macs_before=work.macs([counts[0]] * 2), macs_after=work.macs(counts))
+
+
+def learned(prepared: Prepared, outlet: Outlet, method: Method) -> Queries | None:
+    """The learned queries of which a method keeps the first; None for one that works on rows. Raises: PlanError."""
+    if not method.own_queries or "weights" in method.options():
+        return None
+    found = queries(prepared.model.graph, prepared.shapes, outlet)
+    if isinstance(found, str):
+        raise PlanError(
+            f"output {outlet.name!r}: {found}; {method.name} keeps the first of such queries where every row is one query's "
+            "alone, or reads the tokens itself with --set weights=FILE"
+        )
+    return found
 
 
 def place(top: Climb, outlet: Outlet, method: type[Method] | Method) -> Climb:

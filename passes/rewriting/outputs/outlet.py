@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import PlanError, UnsupportedError
-from tokenrt.passes.analysis.flow import Cut
+from tokenrt.passes.analysis.flow import Cut, Flow
 from tokenrt.passes.analysis.outlets.find import Climb, Outlet, climb
+from tokenrt.passes.analysis.outlets.queries import Queries
 from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.analysis.protected import arranged
 from tokenrt.passes.graph.ancestry import between
@@ -27,7 +29,7 @@ from tokenrt.passes.rewriting.arrange import reduce, selects
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
 from tokenrt.passes.rewriting.outputs.outlet_taps import OutletTaps
 from tokenrt.passes.rewriting.prove import prove
-from tokenrt.passes.rewriting.repair import Repairs
+from tokenrt.passes.rewriting.repair import END, Repairs
 from tokenrt.passes.rewriting.stages import Stage, compose, constant, follow
 from tokenrt.passes.rewriting.streams import from_rows, tell, to_rows
 from tokenrt.passes.rewriting.tidy import tidy
@@ -59,8 +61,12 @@ def rewrite(prepared: Prepared, plan: Plan, site: OutputSite) -> ir.Model:
     pictures = next((value for value in here.values() if len(shapes.of(value)) == 4), None)
     given = added if pictures is None else {"pixels": pictures, **added}
     rewriter = OutletRewriter(prepared, outlet, beside, site, method, op, given)
+    asked = at_output.learned(prepared, outlet, method)
     told = [name for name in (KEPT, MAP) if name in {str(value.name) for value in model.graph.outputs}]
-    rewriter.run()
+    if asked is None:
+        rewriter.run()
+    else:
+        rewriter.ask(asked)
     op.add_functions(model)
     last = model.graph.outputs[-1]
     interface = (
@@ -126,6 +132,39 @@ class OutletRewriter:
             )
             self._replace(other, at, kept, reduction, uses[at.value])
         self._tell(reduction)
+
+    def ask(self, queries: Queries) -> None:
+        """Keep the first of the model's queries, so that all between them and the output runs on these."""
+        count, every = self.site.tokens, self.outlet.tokens
+        value, first, uses = queries.value, np.arange(count), [*queries.given.uses()]
+        assert value.const_value is not None
+        array = np.take(value.const_value.numpy(), first, axis=queries.axis)
+        kept = ir.Value(name=f"{value.name}_first_{count}", const_value=ir.tensor(array, dtype=value.dtype))
+        kept.type, kept.shape = value.type, ir.Shape(array.shape)
+        self.graph.register_initializer(kept)
+        kept = self._repeated(kept, queries)
+        for node, index in uses:
+            node.replace_input_with(index, kept)
+        assign = np.concatenate([first, np.full(every - count, steps.DROPPED)])
+        reduction = Reduction(kept, None, first[None], assign[None])
+        self.selects = True
+        self._repair(queries.given, queries.flow, reduction, kept)
+        end = self.outlet.value
+        self._shorten(self.outlet, end, None if end.shape is None else [*end.shape])
+        self._tell(reduction)
+
+    def _repeated(self, kept: ir.Value, queries: Queries) -> ir.Value:
+        """What goes into the attention of these queries, repeated for every picture where the model does so."""
+        node, op = queries.given.producer(), self.op
+        if queries.given is queries.value or node is None:
+            return kept
+        op.before, inputs = node, [kept, *node.inputs[1:]]
+        if node.op_type == "Expand":
+            behind = len(kept.shape or ()) - queries.axis  # Shapes meet at their ends.
+            sides = (op("Slice", inputs[1], *ends, [0]) for ends in (([0], [-behind]), ([1 - behind], [END])))
+            front, back = sides if behind > 1 else (next(sides), np.array([], np.int64))
+            inputs[1] = op("Concat", front, [1], back, axis=0)
+        return op.repeat(node, inputs)[0]
 
     def _site(self, protect: int, place: Climb) -> Site:
         source, structures = self.outlet.source, self.prepared.transformers
@@ -199,9 +238,13 @@ class OutletRewriter:
         else:
             for node, index in uses:
                 node.replace_input_with(index, result)
-            self._repair(place, reduction, kept)
+            self._repair(place.value, place.flow, reduction, kept, place.held.rows, place.held.batch)
+        self._shorten(outlet, end, declared)
+
+    def _shorten(self, outlet: Outlet, end: ir.Value, declared: list[Any] | None) -> None:
+        """Say the shape that an output has now, of which the model declared this before."""
         dims = list(outlet.held.dims)
-        sizes = {len(dims) - 2: count} | ({0: 1} if outlet.frames > 1 else {})
+        sizes = {len(dims) - 2: self.site.tokens} | ({0: 1} if outlet.frames > 1 else {})
         for axis, size in sizes.items():
             dims[axis] = size
             if declared is not None:
@@ -209,17 +252,19 @@ class OutletRewriter:
         end.shape = end.shape if declared is None else ir.Shape(declared)
         self.dims[str(end.name)] = tuple(dims)
 
-    def _repair(self, place: Climb, reduction: Reduction, kept: ir.Value) -> None:
+    def _repair(
+        self, value: ir.Value, flow: Flow, reduction: Reduction, kept: ir.Value, rows: int = 1, batch: int = 1
+    ) -> None:
         """Constants and tables behind the choice that hold one entry for each token."""
         tokens = self.outlet.tokens
         start = Stage(tokens)
         stages = [start, start.after(self.op, reduction, kept, self.site.tokens, self.method)]
-        shapes, rows, batch = self.prepared.shapes, place.held.rows, place.held.batch
+        shapes = self.prepared.shapes
         repairs = Repairs(
             graph=self.graph,
             op=self.op,
             shapes=shapes,
-            path=Route((Cut(place.value),), place.flow, {}),
+            path=Route((Cut(value),), flow, {}),
             counts=[tokens, self.site.tokens],
             stages=stages,
             auxiliaries=Auxiliaries(self.op, shapes, None, rows),
@@ -227,7 +272,7 @@ class OutletRewriter:
             batch=batch,
             rows=rows,
         )
-        for edit in place.flow.edits:
+        for edit in flow.edits:
             repairs.apply(edit)
         self.op.before, self.op.prefix = None, "tokenrt_output"
 

@@ -138,23 +138,33 @@ def _shape(form: str, batch: int) -> tuple[int, ...]:
 
 def tower(form: str, opset: int = 18) -> Path:
     """The file of a form, exported once."""
-    path = folder() / f"projector_{form}_{opset}.onnx"
-    if not path.exists():
-        tail, class_token, batch = FORMS[form]
+    tail, class_token, batch = FORMS[form]
+
+    def made() -> nn.Module:
         torch.manual_seed(0)
-        module = Tower(tail, class_token).eval()
-        names = ["image_features", *(f"deepstack_{n}" for n in range(2 if form == "deepstack" else 0))]
-        example = (torch.randn(_shape(form, batch or 2)),)
-        free = {} if batch else {"dynamic_shapes": ({0: torch.export.Dim("batch")},)}
+        return Tower(tail, class_token)
+
+    names = ["image_features", *(f"deepstack_{n}" for n in range(2 if form == "deepstack" else 0))]
+    return exported(
+        f"projector_{form}_{opset}", made, torch.randn(_shape(form, batch or 2)), names, opset, not batch
+    )
+
+
+def exported(
+    name: str, make: Callable[[], nn.Module], example: Tensor, outputs: list[str], opset: int, free: bool
+) -> Path:
+    """The file of a module that takes `pixel_values`, exported once; free: its batch is."""
+    path = folder() / f"{name}.onnx"
+    if not path.exists():
         with torch.no_grad(), quiet():
             program = torch.onnx.export(
-                module,
-                example,
+                make().eval(),
+                (example,),
                 input_names=["pixel_values"],
-                output_names=names,
+                output_names=outputs,
                 opset_version=opset,
                 dynamo=True,
-                **free,
+                **({"dynamic_shapes": ({0: torch.export.Dim("batch")},)} if free else {}),
             )
         assert program is not None
         temporary = path.with_suffix(".tmp")
