@@ -248,6 +248,11 @@ class Method:
         """The smallest K this method can leave of N tokens in one step."""
         return protect + 1
 
+    def counts(self, site: Site) -> Sequence[int]:
+        """The K below N, ascending, that it can leave at a site; its `keep` says nothing. Raises: PlanError, MethodError."""
+        least = self.fewest(site.tokens, site.protect)
+        return [kept for kept in range(least, site.tokens) if (site.tokens - kept) % self.unit == 0]
+
     @property
     def selects(self) -> bool:
         """Whether tokens leave for good and no other takes in what they hold, so that those that stay can keep their order."""

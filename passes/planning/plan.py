@@ -281,11 +281,10 @@ class Plan:
 
     def __rich__(self) -> Any:
         from rich.console import Group
-        from rich.markup import escape
         from rich.table import Table
 
         if self.outputs and not self.sites:
-            return Group(*self._told_outputs(), self._work())
+            return Group(*self._told_outputs(), self._work(), *self._told_notes())
         chosen = [self.transformers[number] for number in self.reduced()] or [self.transformers[0]]
         on = f"{len(chosen)} of {len(self.transformers)} transformers, " if self.others else ""
         tokens, protected = (
@@ -312,8 +311,13 @@ class Plan:
             *back,
             self._work(),
             attention,
-            *(escape(f"note: {note}") for note in self.notes),
+            *self._told_notes(),
         )
+
+    def _told_notes(self) -> list[str]:
+        from rich.markup import escape
+
+        return [escape(f"note: {note}") for note in self.notes]
 
     def _unusual(self, site: PlannedSite) -> list[str]:
         """The options of a site that are not those of its method by default, as `--set` takes them."""

@@ -50,10 +50,8 @@ def still(method: str, option: str, share: float, segments: Sequence[int], each:
 
 def fitted(method: str, site: Site, count: Callable[[float], int]) -> float:
     """The ratio at which the counts, which grow with it, add up to the K - P outputs there are. Raises: PlanError."""
-    wanted, low, high = site.keep - site.protect, 0.0, 1.0
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (low, middle) if count(middle) >= wanted else (middle, high)
+    wanted = site.keep - site.protect
+    low, high = _around(count, wanted)
     if count(high) != wanted:
         near = sorted({site.protect + count(ratio) for ratio in (low, high)} - {site.tokens, site.protect})
         raise PlanError(
@@ -61,6 +59,25 @@ def fitted(method: str, site: Site, count: Callable[[float], int]) -> float:
             f"segment; {' or '.join(map(str, near)) or 'no count near it'} can"
         )
     return high
+
+
+def reachable(site: Site, count: Callable[[float], int]) -> list[int]:
+    """All K below N at which the counts add up for some ratio, ascending."""
+    found, free = list[int](), site.tokens - site.protect
+    while (kept := count(_around(count, found[-1] + 1 if found else 1)[1])) < free and kept > (found or [0])[
+        -1
+    ]:
+        found.append(kept)
+    return [site.protect + kept for kept in found]
+
+
+def _around(count: Callable[[float], int], wanted: int) -> tuple[float, float]:
+    """Two ratios side by side: the larger is the first at which there are as many as wanted."""
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if count(middle) >= wanted else (middle, high)
+    return low, high
 
 
 def places(op: Ops, score: Value, count: int, each: int) -> tuple[Value, Value]:

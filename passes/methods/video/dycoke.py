@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -48,7 +49,7 @@ class DyCoke(Method):
         steps.choice(self.name, "order", self.order, tuple(steps.ORDERS))
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        count, each = frames.split(self.name, self.frames or clips.of_grid(site.grid) or 2, site)
+        count, each = self._split(site)
         pairs = thinned(count)
         stay = self._staying(site, count, each)
         rows = frames.folded(op, taps, site, count)
@@ -72,9 +73,7 @@ class DyCoke(Method):
         thin = len(thinned(count))
         leave, rest = divmod(site.removed, thin) if thin else (0, 1)
         if rest or leave >= each:
-            fits = (
-                [site.tokens - thin * part for part in (leave, leave + 1) if 0 < part < each] if thin else []
-            )
+            fits = [kept for kept in self.counts(site) if abs(kept - site.keep) < thin]
             raise PlanError(
                 f"block {site.block}: {self.name} thins {thin} of {count} frames of {each} tokens alike, so {site.keep} of "
                 f"{site.tokens} tokens cannot stay; "
@@ -85,6 +84,15 @@ class DyCoke(Method):
                 )
             )
         return each - leave
+
+    def counts(self, site: Site) -> Sequence[int]:
+        count, each = self._split(site)
+        thin = len(thinned(count))
+        return [site.tokens - thin * part for part in range(each - 1, 0, -1)] if thin else []
+
+    def _split(self, site: Site) -> tuple[int, int]:
+        """Frames, and tokens of each."""
+        return frames.split(self.name, self.frames or clips.of_grid(site.grid) or 2, site)
 
     @property
     def unit(self) -> int:

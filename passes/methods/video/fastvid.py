@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -79,13 +80,8 @@ class FastVID(Method):
                 "fastvid joins all tokens of a segment, and here some may be padding, which would be joined with them; use a "
                 "method that only selects, e.g. evs"
             )
-        count, each = frames.split(self.name, self.frames, site)
-        parts = segments.lengths(self.name, self.segments, count, 8)
-        if self.anchor == 1:
-            parts = [1] * count
-        kept = round(
-            segments.fitted(self.name, site, lambda ratio: self._total(round(ratio * each), parts)) * each
-        )
+        count, each, parts = self._layout(site)
+        kept = round(segments.fitted(self.name, site, self._totals(each, parts)) * each)
         salient = kept - int(kept * self.context)
         rows = frames.folded(op, taps, site, count)
         score = scores.unpadded(op, taps, scores.numbers(op, greedy.importance(op, taps, site, self.score)))
@@ -97,7 +93,7 @@ class FastVID(Method):
         start, joined = 0, []
         for length in parts:
             anchors, share = self._centres(kept, length)
-            if not 0 < share <= each - salient:
+            if not self._fits(kept, each, length):
                 raise PlanError(
                     f"block {site.block}: {self.name}: each anchor of a segment of {length} frames would have {share} centres "
                     f"among the {each - salient} of its {each} tokens that are not salient; say shorter segments "
@@ -111,6 +107,25 @@ class FastVID(Method):
             )
             start += length
         return _merged(op, taps, site, joined)
+
+    def counts(self, site: Site) -> Sequence[int]:
+        _, each, parts = self._layout(site)
+        fitting = (kept for kept in range(1, each) if all(self._fits(kept, each, length) for length in parts))
+        return sorted({site.protect + self._total(kept, parts) for kept in fitting})
+
+    def _fits(self, kept: int, each: int, length: int) -> bool:
+        """Whether each anchor of a segment has centres, and no more than there are tokens that are not salient."""
+        return 0 < self._centres(kept, length)[1] <= each - kept + int(kept * self.context)
+
+    def _layout(self, site: Site) -> tuple[int, int, list[int]]:
+        """Frames, tokens of each, and frames of each segment."""
+        count, each = frames.split(self.name, self.frames, site)
+        parts = segments.lengths(self.name, self.segments, count, 8)
+        return count, each, [1] * count if self.anchor == 1 else parts
+
+    def _totals(self, each: int, parts: list[int]) -> Callable[[float], int]:
+        """How many tokens stay at a ratio."""
+        return lambda ratio: self._total(round(ratio * each), parts)
 
     def laid_out(self, grid: tuple[int, ...] | None) -> FastVID:
         return replace(self, frames=self.frames or clips.of_grid(grid))

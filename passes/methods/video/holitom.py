@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import ClassVar
@@ -75,30 +76,36 @@ class HoliTom(Method):
         return False
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        count, each = frames.split(self.name, self.frames, site)
-        parts = segments.lengths(self.name, self.segments, count, count // segments.FRAMES_EACH)
-        still = segments.still(self.name, self.still, self.share, parts, each)
-
-        def counts(ratio: float) -> list[tuple[int, int]]:
-            return [(round(held * ratio), ceil((each - held) * ratio)) for held in still]
-
-        def total(ratio: float) -> int:
-            return sum(
-                fixed + length * moving for (fixed, moving), length in zip(counts(ratio), parts, strict=True)
-            )
-
+        count, each, parts, still = self._layout(site)
         rows = frames.folded(op, taps, site, count)
         score = scores.numbers(op, greedy.importance(op, taps, site, self.score))
         rated = op(
             "Reshape", steps.free(op, scores.unpadded(op, taps, score), site), np.array([-1, count, each])
         )
-        ratio = segments.fitted(self.name, site, total)
+        ratio = segments.fitted(self.name, site, self._total(site))
         start, slot, made = 0, site.protect, []
-        for length, held, (fixed, moving) in zip(parts, still, counts(ratio), strict=True):
+        for length, held, (fixed, moving) in zip(parts, still, _kept(still, each, ratio), strict=True):
             span = Span(site.protect, start, length, each, held, fixed, moving, slot)
             made.append(self._segment(op, taps, rows, rated, span))
             start, slot = start + length, slot + fixed + length * moving
         return _joined(op, taps, site, made)
+
+    def counts(self, site: Site) -> Sequence[int]:
+        return segments.reachable(site, self._total(site))
+
+    def _layout(self, site: Site) -> tuple[int, int, list[int], list[int]]:
+        """Frames, tokens of each, frames of each segment, and how many of its places are still."""
+        count, each = frames.split(self.name, self.frames, site)
+        parts = segments.lengths(self.name, self.segments, count, count // segments.FRAMES_EACH)
+        return count, each, parts, segments.still(self.name, self.still, self.share, parts, each)
+
+    def _total(self, site: Site) -> Callable[[float], int]:
+        """How many tokens stay at a ratio."""
+        _, each, parts, still = self._layout(site)
+        return lambda ratio: sum(
+            fixed + length * moving
+            for (fixed, moving), length in zip(_kept(still, each, ratio), parts, strict=True)
+        )
 
     def laid_out(self, grid: tuple[int, ...] | None) -> HoliTom:
         return replace(self, frames=self.frames or clips.of_grid(grid))
@@ -142,6 +149,11 @@ class HoliTom(Method):
         whole = op("Div", count, op("Add", count, 1.0))
         share = whole if self.mix == MEAN else op("Where", op("Greater", count, 0.0), 1 - self.beta, 0.0)
         return op("Add", near, op("Where", op("Greater", count, 0.0), op("Mul", apart, share), 0.0))
+
+
+def _kept(still: Sequence[int], each: int, ratio: float) -> list[tuple[int, int]]:
+    """How many of the still places of each segment, and of the others of each frame, stay at a ratio."""
+    return [(round(held * ratio), ceil((each - held) * ratio)) for held in still]
 
 
 @dataclass(frozen=True)

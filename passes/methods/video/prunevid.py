@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -61,17 +62,8 @@ class PruneVid(Method):
         return False
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        count, each = frames.split(self.name, self.frames, site)
-        parts = segments.lengths(self.name, self.segments, count, count // segments.FRAMES_EACH)
-        still = segments.still(self.name, self.still, self.share, parts, each)
-
-        def total(ratio: float) -> int:
-            return sum(
-                clustered(held, ratio) + length * clustered(each - held, ratio)
-                for held, length in zip(still, parts, strict=True)
-            )
-
-        ratio = segments.fitted(self.name, site, total)
+        count, each, parts, still = self._layout(site)
+        ratio = segments.fitted(self.name, site, self._total(site))
         rows = frames.folded(op, taps, site, count)
         start, slot = 0, 0
         center: list[Value] = []
@@ -91,6 +83,23 @@ class PruneVid(Method):
             bipartite.joined(op, center),
             bipartite.joined(op, assign),
             bipartite.counted_once(op, taps, site),
+        )
+
+    def counts(self, site: Site) -> Sequence[int]:
+        return segments.reachable(site, self._total(site))
+
+    def _layout(self, site: Site) -> tuple[int, int, list[int], list[int]]:
+        """Frames, tokens of each, frames of each segment, and how many of its places are still."""
+        count, each = frames.split(self.name, self.frames, site)
+        parts = segments.lengths(self.name, self.segments, count, count // segments.FRAMES_EACH)
+        return count, each, parts, segments.still(self.name, self.still, self.share, parts, each)
+
+    def _total(self, site: Site) -> Callable[[float], int]:
+        """How many tokens stay at a ratio."""
+        _, each, parts, still = self._layout(site)
+        return lambda ratio: sum(
+            clustered(held, ratio) + length * clustered(each - held, ratio)
+            for held, length in zip(still, parts, strict=True)
         )
 
     def laid_out(self, grid: tuple[int, ...] | None) -> PruneVid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -43,14 +44,21 @@ class M3(Method):
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         frames, rows, columns = pooling.grids(self, site)
         kept = pooling.each_frame(self, site, frames)
-        sides = [self.pool] if self.pool else range(1, min(rows, columns) + 1)
-        fitting = [side for side in sides if (rows // side) * (columns // side) == kept]
+        fitting = [side for side in self._sides(rows, columns) if (rows // side) * (columns // side) == kept]
         if not fitting:
-            counts = {site.protect + frames * (rows // side) * (columns // side) for side in sides}
-            near = sorted(counts, key=lambda count: abs(count - site.keep))[:2]
+            near = sorted(self.counts(site), key=lambda count: abs(count - site.keep))[:2]
             raise PlanError(
                 f"method {self.name!r} averages square windows of the {rows} x {columns} grid, and none leave {site.keep} of "
                 f"{site.tokens} tokens; {' or '.join(str(count) for count in sorted(near))} can stay"
             )
         side = next((k for k in fitting if rows % k == columns % k == 0), fitting[0])
         return pooling.pooled(op, taps, site, pooling.blocks(rows, side), pooling.blocks(columns, side))
+
+    def counts(self, site: Site) -> Sequence[int]:
+        frames, rows, columns = pooling.grids(self, site)
+        every = {frames * (rows // side) * (columns // side) for side in self._sides(rows, columns)}
+        return sorted(site.protect + count for count in every if site.protect + count < site.tokens)
+
+    def _sides(self, rows: int, columns: int) -> Sequence[int]:
+        """The sides that windows can have."""
+        return [self.pool] if self.pool else range(1, min(rows, columns) + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import log
 from typing import ClassVar
@@ -41,15 +42,19 @@ class TokenFLEX(Method):
         kept = pooling.each_frame(self, site, frames)
         shapes = _shapes(kept, rows, columns)
         if not shapes:
-            fitting = [count for count in range(1, rows * columns) if _shapes(count, rows, columns)]
-            near = sorted(sorted(fitting, key=lambda count: abs(count - kept))[:2])
-            counts = " or ".join(str(site.protect + frames * count) for count in near)
+            near = sorted(sorted(self.counts(site), key=lambda count: abs(count - site.keep))[:2])
+            counts = " or ".join(map(str, near))
             raise PlanError(
                 f"method {self.name!r} leaves a grid, and {kept} tokens are none of at most {rows} x {columns} cells; "
                 f"{counts} of {site.tokens} tokens can stay"
             )
         down, across = min(shapes, key=lambda shape: abs(log(shape[0] * columns / (shape[1] * rows))))
         return pooling.pooled(op, taps, site, pooling.adaptive(rows, down), pooling.adaptive(columns, across))
+
+    def counts(self, site: Site) -> Sequence[int]:
+        frames, rows, columns = pooling.grids(self, site)
+        each = (count for count in range(1, rows * columns) if _shapes(count, rows, columns))
+        return [site.protect + frames * count for count in each]
 
 
 def _shapes(count: int, rows: int, columns: int) -> list[tuple[int, int]]:

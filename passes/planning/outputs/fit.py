@@ -14,7 +14,7 @@ from tokenrt.passes.analysis.prepare import Prepared, ShapeOption
 from tokenrt.passes.analysis.protected import parse, resolved
 from tokenrt.passes.graph.canonicalize import Axes, parse_shapes
 from tokenrt.passes.graph.shapes import BATCH, describe
-from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.planning import fit
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.planning.flops import cost
@@ -92,7 +92,7 @@ def make(
     if layout is not None:
         check_grid(layout, outlet.tokens - len(kept))
     method = method.laid_out(layout)
-    stay = left(budget, method, outlet.tokens, len(kept))
+    stay, notes = left(budget, method, _rows(outlet, kept, layout))
     base = Plan(
         method=name,
         tokens=0,
@@ -102,6 +102,7 @@ def make(
         proportional_attention=False,
         options=method.options(),
         multiple_of=budget.multiple_of,
+        notes=notes,
     ).over([fit.counts(each, each.grid) for each in prepared.transformers or (prepared.structure,)])
     if stay == outlet.tokens:
         if allow_noop:
@@ -122,6 +123,13 @@ def make(
         taken(method, outlet, inputs),
     )
     return with_work(prepared, replace(base, outputs=(site,)), outlet)
+
+
+def _rows(outlet: Outlet, kept: Sequence[int], grid: tuple[int, ...] | None) -> Site:
+    """The rows of an output as a method's counts are asked for them."""
+    return Site(
+        outlet.tokens, 0, len(kept), 1, 1, initial=outlet.tokens, grid=grid, channels=outlet.held.channels
+    )
 
 
 def laid_out(prepared: Prepared, outlet: Outlet, grid: Sequence[int] | None) -> Outlet:
@@ -229,7 +237,7 @@ def checked(prepared: Prepared, site: OutputSite) -> tuple[Outlet, tuple[Outlet,
             "plan for it"
         )
     kept = protected(outlet, site.protect)
-    check(method, site.tokens, outlet.tokens, len(kept))
+    check(method, site.tokens, _rows(outlet, kept, site.grid))
     if site.grid is not None:
         check_grid(site.grid, outlet.tokens - len(kept))
     taken(method, outlet, site.inputs)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import os
+from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from tokenrt.errors import PlanError
-from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.planning.budget import Budget
 
 OUTPUT = "output"
@@ -103,14 +104,18 @@ def written(options: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def left(budget: Budget, method: Method, tokens: int, protect: int) -> int:
-    """How many of the rows of an output a budget leaves. Raises: PlanError."""
+def left(budget: Budget, method: Method, site: Site) -> tuple[int, tuple[str, ...]]:
+    """How many of the rows of an output a budget leaves, and a note where a ratio had to be rounded. Raises: PlanError.
+
+    site: with the counts of the output; its `keep` says nothing. A ratio goes to the nearest count that the method can leave.
+    """
+    tokens, notes = site.tokens, tuple[str, ...]()
     if budget.layers is not None:
         raise PlanError("--layers names blocks, and the tokens leave at an output here: drop it")
     if budget.kind == "remove":
         wanted = tokens - int(budget.amount)
     elif budget.kind == "keep":
-        wanted = method.after_keeping(math.ceil(budget.amount * (tokens - protect)), protect)
+        wanted = method.after_keeping(math.ceil(budget.amount * (tokens - site.protect)), site.protect)
     elif budget.kind == "tokens":
         if len(budget.counts) != 1:
             raise PlanError(
@@ -122,26 +127,37 @@ def left(budget: Budget, method: Method, tokens: int, protect: int) -> int:
             f"--{budget.kind} divides tokens over blocks, and an output is reduced once: give --tokens K, --keep RATIO or "
             "--remove R"
         )
-    if budget.multiple_of > 1:
-        fitting = method.nearest(wanted, tokens, protect, budget.multiple_of)
-        if fitting is None:
-            raise PlanError(f"{method.name} can leave no multiple of {budget.multiple_of} of {tokens} tokens")
-        wanted = fitting
-    check(method, wanted, tokens, protect)
-    return wanted
+    if budget.kind == "keep" or budget.multiple_of > 1:
+        whole = wanted >= tokens or budget.multiple_of > 1
+        fitting = [k for k in (*method.counts(site), *[tokens] * whole) if k % budget.multiple_of == 0]
+        if not fitting:
+            multiple = f" multiple of {budget.multiple_of}" if budget.multiple_of > 1 else " count but all"
+            raise PlanError(f"{method.name} can leave no{multiple} of {tokens} tokens")
+        nearest = min(fitting, key=lambda count: (abs(count - wanted), -count))
+        if nearest != wanted and budget.multiple_of == 1:
+            notes = (
+                f"{budget.option()}: {method.name} cannot leave {wanted} of {tokens} tokens; {nearest} is the nearest",
+            )
+        wanted = nearest
+    check(method, wanted, site)
+    return wanted, notes
 
 
-def check(method: Method, wanted: int, tokens: int, protect: int) -> None:
+def check(method: Method, wanted: int, site: Site) -> None:
     """Whether so many rows can stay. Raises: PlanError with the limits."""
+    tokens = site.tokens
     if wanted > tokens:
         raise PlanError(f"{wanted} tokens cannot stay: the output has {tokens}")
-    fewest = method.fewest(tokens, protect)
+    fewest = method.fewest(tokens, site.protect)
     if wanted < fewest:
-        kept = f" ({protect} of them never leave)" if protect else ""
+        kept = f" ({site.protect} of them never leave)" if site.protect else ""
         raise PlanError(
             f"{wanted} of the output's {tokens} tokens cannot stay alone: {method.name} leaves {fewest} at the least{kept}"
         )
-    if (tokens - wanted) % method.unit:
+    counts = method.counts(site)
+    if wanted < tokens and wanted not in counts:
+        place = bisect(counts, wanted)
+        near = " or ".join(map(str, counts[max(place - 1, 0) : place + 1])) or "none"
         raise PlanError(
-            f"tokens leave in units of {method.unit} with {method.name}, and {tokens - wanted} are none"
+            f"{wanted} of the output's {tokens} tokens cannot stay with {method.name}, which leaves certain counts: {near} can"
         )

@@ -61,7 +61,7 @@ def test_tokenflex_is_adaptive_pooling(
 
 
 def test_counts_that_are_no_grid_are_refused() -> None:
-    with pytest.raises(PlanError, match="12 x 12 grid, and none leave 100 of 144 tokens; 36 or 144 can stay"):
+    with pytest.raises(PlanError, match="12 x 12 grid, and none leave 100 of 144 tokens; 16 or 36 can stay"):
         apply_method("m3", pictures(12, 12, 0), keep=100, protect=0)
     with pytest.raises(PlanError, match="53 tokens are none of at most 12 x 12 cells; 54 or 55 of 144"):
         apply_method("tokenflex", pictures(12, 12, 0), keep=53, protect=0)
