@@ -32,7 +32,7 @@ def gather(rewriter: Rewriter) -> dict[str, tuple[int, ...]]:
         )
     op.before, op.prefix = None, "tokenrt_cache"
     last, rows = rewriter.stages[-1], rewriter.structure.stream.rows
-    auxiliaries = Auxiliaries(op, shapes, None, False, rows)
+    auxiliaries = Auxiliaries(op, shapes, None, rows)
     for cache in every:
         value, dims = cache.output, shapes.of(cache.output)
         stage = rewriter.stages[rewriter.path.flow.marks[value][0].stage]
