@@ -12,6 +12,7 @@ from typing import Any
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.blocks import Block, Structure
+from tokenrt.passes.analysis.outlets.caches import caches
 from tokenrt.passes.analysis.outlets.find import find
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.analysis.protected import Guard
@@ -59,7 +60,8 @@ class TokenAxis:
 class TransformerView:
     """One transformer as inspect shows it: its blocks, its tokens, and what follows the last block.
 
-    restored: where all tokens are there again when some leave at the first site, as `reduce` reports it.
+    restored: where all tokens are there again when some leave at the first site, as `reduce` reports it. caches: the outputs that
+    hold the keys and values of each layer; prompt: whether the last token alone has seen all, as in a language model.
     """
 
     tokens: int
@@ -71,6 +73,8 @@ class TransformerView:
     token_axes: tuple[TokenAxis, ...]
     restored: tuple[str, ...] = ()
     guards: tuple[Guard, ...] = ()
+    caches: tuple[str, ...] = ()
+    prompt: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -82,6 +86,8 @@ class TransformerView:
             "blocks": [block.as_dict() for block in self.blocks],
             "follows": list(self.follows),
             "restored": list(self.restored),
+            "caches": list(self.caches),
+            "prompt": self.prompt,
             "token_axes": [{**axis.__dict__, "axes": list(axis.axes)} for axis in self.token_axes],
         }
 
@@ -109,12 +115,23 @@ class TransformerView:
             else "x".join(map(str, self.grid))
         )
         lines = [f"protected: {guard}" for guard in self.guards]
+        lines += self._decoder()
         lines.append(f"grid of the unprotected tokens: {cells}")
         lines += [f"refused: {text}" for text in _refused_sites(self.blocks)]
         lines += [f"after the last block: {text}" for text in self.follows]
         lines += [f"restored: {text}" for text in self.restored]
         lines.append(f"token axis: {len(self.token_axes)} tensors count tokens (listed with --json)")
         return Group(table, *(escape(line) for line in lines))
+
+    def _decoder(self) -> list[str]:
+        """What there is to say of a language model."""
+        span = (
+            "a language model's prompt: methods that select tokens keep their order (e.g. fastv, divprune); name the image "
+            "tokens with --span S:E, that text stays"
+        )
+        held = "cache: {} outputs, {} to {}, each as long as what reaches its layer; --cache gathered gives all one length"
+        told = [held.format(len(self.caches), self.caches[0], self.caches[-1])] if self.caches else []
+        return ([span] if self.prompt else []) + told
 
 
 @dataclass(frozen=True)
@@ -207,11 +224,7 @@ class Inspection:
         from rich.markup import escape
 
         ends = [f"input {text}" for text in self.inputs] + [f"output {text}" for text in self.outputs]
-        lines = (
-            ends
-            + [*map(str, self.outlets)]
-            + [f"refused: {refusal.where}: {refusal.reason}" for refusal in self.refusals]
-        )
+        lines = [*ends, *map(str, self.outlets), *map(str, self.refusals)]
         several = len(self.transformers) > 1
         parts: list[Any] = [
             transformer.shown(f"transformer {number}: " if several else "")
@@ -278,6 +291,8 @@ def _view(prepared: Prepared, number: int, offered: Offers) -> TransformerView:
             if marks
         ),
         restored=restorations(routes),
+        caches=tuple(str(cache.output.name) for cache in caches(prepared.model.graph, structure, shapes)),
+        prompt=structure.prompt,
     )
 
 

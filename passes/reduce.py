@@ -391,7 +391,10 @@ def _sites(prepared: Prepared, plan: Plan) -> tuple[SiteReport, ...]:
                 continue
             reason = closed(block, where, method) or NOT_PLANNED
             reports.append(SiteReport(block.index, where, "refused", reason=reason, transformer=which))
+    selects = methods.get(plan.method).from_options(plan.options).selects
     for refusal in prepared.refusals:
+        if refusal.merging and selects:
+            continue
         reports.append(SiteReport(-1, refusal.where, "refused", reason=refusal.reason))
     return tuple(reports)
 

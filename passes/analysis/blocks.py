@@ -311,7 +311,7 @@ def _in_sight(
                 block.core.node,
                 f"what leaves here comes to the attention at {last.node.op_type} node {last.node.name!r}, and {why}",
             )
-    refused = [refuse(core, reasons[core.node]) for core in met if core.node in reasons]
+    refused = [refuse(core, reasons[core.node], merging=True) for core in met if core.node in reasons]
     return [replace(block, apart=reasons.get(block.core.node, "")) for block in blocks], refused
 
 

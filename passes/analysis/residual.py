@@ -25,13 +25,17 @@ ONE_PRODUCT = "write them as one product over all heads and export again"
 
 @dataclass(frozen=True)
 class Refusal:
-    """Why an attention or a site takes no reduction."""
+    """Why an attention or a site takes no reduction; merging: none that merges, where one that selects in order can sit."""
 
     where: str
     reason: str
+    merging: bool = False
 
-    def as_dict(self) -> dict[str, str]:
-        return {"where": self.where, "reason": self.reason}
+    def as_dict(self) -> dict[str, str | bool]:
+        return {"where": self.where, "reason": self.reason} | ({"merging": True} if self.merging else {})
+
+    def __str__(self) -> str:
+        return f"{'merging ' if self.merging else ''}refused: {self.where}: {self.reason}"
 
 
 Start = tuple[Core, tuple[ir.Value, ir.Value]]
@@ -124,5 +128,5 @@ def _met(node: ir.Node) -> str:
     return f"its result meets {node.op_type} node {node.name!r} before a residual is added; {remedy}"
 
 
-def refuse(core: Core | Missed, reason: str) -> Refusal:
-    return Refusal(f"attention at {core.node.op_type} node {core.node.name!r}", reason)
+def refuse(core: Core | Missed, reason: str, *, merging: bool = False) -> Refusal:
+    return Refusal(f"attention at {core.node.op_type} node {core.node.name!r}", reason, merging)

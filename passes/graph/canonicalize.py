@@ -171,17 +171,14 @@ def _drop_identities(graph: ir.Graph) -> None:
 
 
 def parse_shapes(pairs: Iterable[str]) -> dict[str, Axes]:
-    """Read `NAME=1x3x224x224` or `NAME=Bx128`. Raises: ShapeError on any other form."""
+    """Read `NAME=1x3x224x224` or `NAME=Bx128`; 0 for an axis that is empty, as a past. Raises: ShapeError on any other form."""
     shapes: dict[str, Axes] = {}
     for pair in pairs:
         name, separator, text = pair.rpartition("=")
         axes = tuple(int(part) if part.isdigit() else part for part in text.split("x"))
         named = [axis for axis in axes if isinstance(axis, str)]
         ok = (
-            separator
-            and name
-            and all(re.fullmatch(r"[A-Za-z_]\w*", axis) for axis in named)
-            and 0 not in axes
+            separator and name and all(re.fullmatch(r"[A-Za-z_]\w*", axis) for axis in named) and axes[0] != 0
         )
         if not ok or any(isinstance(axis, str) for axis in axes[1:]):
             raise ShapeError(

@@ -173,15 +173,21 @@ class Judged:
 
 
 def judged(
-    family: str, form: str, given: dict[str, Tensor], counts: dict[int, int], gathered: bool = False
+    family: str,
+    form: str,
+    given: dict[str, Tensor],
+    counts: dict[int, int],
+    gathered: bool = False,
+    span: tuple[int, int] = SPAN,
 ) -> Judged:
     """Prune image tokens behind layers by the attention of the last token there, original positions kept, as FastV does.
 
-    counts: how many tokens are left behind each of these layers.
+    counts: how many tokens are left behind each of these layers. span: the first image token, and the one behind the last.
     """
     made = model(family)
     made.set_attn_implementation("eager")
     every = torch.arange(TOKENS)[None].repeat(next(iter(given.values())).shape[0], 1)
+    real = given.get("attention_mask", torch.ones_like(every))
     kept, weights, lengths = [every], dict[int, Tensor](), dict[int, Tensor]()
     hooks = []
 
@@ -192,7 +198,9 @@ def judged(
         def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             (x,) = args
             if layer - 1 in counts:
-                now = _chosen(weights[layer - 1][:, :, -1].mean(1), kept[-1], counts[layer - 1])
+                rows = torch.arange(len(kept[-1]))
+                asking = weights[layer - 1][rows, :, real.gather(1, kept[-1]).cumsum(1).argmax(1)]
+                now = _chosen(asking.mean(1), kept[-1], counts[layer - 1], span)
                 x = x.gather(1, now[..., None].expand(-1, -1, x.shape[-1]))
                 kept.append(kept[-1].gather(1, now))
             places = lengths[layer] = kept[-1]
@@ -230,9 +238,9 @@ def judged(
     return Judged(kept[-1].numpy(), result.logits.numpy(), [part.numpy() for part in parts])
 
 
-def _chosen(score: Tensor, kept: Tensor, count: int) -> Tensor:
+def _chosen(score: Tensor, kept: Tensor, count: int, span: tuple[int, int]) -> Tensor:
     """Places among the tokens that are left: all text, and of the image those that score most, ascending."""
-    image = (kept >= SPAN[0]) & (kept < SPAN[1])
+    image = (kept >= span[0]) & (kept < span[1])
     best = torch.where(image, score, torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
     return best.sort(dim=1).values
 
