@@ -391,7 +391,8 @@ def _sites(prepared: Prepared, plan: Plan) -> tuple[SiteReport, ...]:
                 continue
             reason = closed(block, where, method) or NOT_PLANNED
             reports.append(SiteReport(block.index, where, "refused", reason=reason, transformer=which))
-    selects = methods.get(plan.method).from_options(plan.options).selects
+    parts = [plan.of(number) for number in plan.reduced()]
+    selects = all(part.at(site).selects for part in parts for site in part.sites)
     for refusal in prepared.refusals:
         if refusal.merging and selects:
             continue
