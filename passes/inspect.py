@@ -139,7 +139,8 @@ class OutletView:
     """One output with a row for each token, that `reduce --site output` takes: how many, and what they are made of.
 
     fixed: rows that no token reaches and that never leave. made_of: tokens of a transformer in each row, 0 where it is not known,
-    and then no attention can be read for them. beside: outputs that follow the same choice.
+    and then no attention can be read for them. beside: outputs that follow the same choice. unit: tokens that leave together
+    inside the transformer where the output stays short, 0 where it cannot.
     """
 
     name: str
@@ -149,6 +150,7 @@ class OutletView:
     transformer: int | None
     made_of: int
     beside: tuple[str, ...]
+    unit: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return {**self.__dict__, "grid": list(self.grid) if self.grid else None, "beside": list(self.beside)}
@@ -160,7 +162,12 @@ class OutletView:
         rows += f", each of {self.made_of} behind the blocks" if self.made_of > 1 else ""
         rows += "" if self.made_of else ", of what is not known: methods that read attention are refused"
         rows += f"; {', '.join(self.beside)} follow the same choice" if self.beside else ""
-        return f"{rows}: --site output:{self.name} reduces them"
+        inside = (
+            f"; --short {self.name} lets tokens leave inside, in whole units of {self.unit}"
+            if self.unit > 1
+            else ""
+        )
+        return f"{rows}: --site output:{self.name} reduces them{inside}"
 
 
 @dataclass(frozen=True)
@@ -250,11 +257,11 @@ def inspect(model: ModelLike, *, shape: ShapeOption = None, protect: Protect = N
         outputs=tuple(_signature(value, prepared) for value in prepared.model.graph.outputs),
         transformers=tuple(_view(prepared, number, offered) for number in range(len(prepared.transformers))),
         refusals=prepared.refusals,
-        outlets=_outlets(prepared),
+        outlets=_outlets(prepared, offered),
     )
 
 
-def _outlets(prepared: Prepared) -> tuple[OutletView, ...]:
+def _outlets(prepared: Prepared, offered: Offers) -> tuple[OutletView, ...]:
     every = [
         outlet
         for outlet in find(prepared.model.graph, prepared.shapes, prepared.transformers)
@@ -269,6 +276,7 @@ def _outlets(prepared: Prepared) -> tuple[OutletView, ...]:
             None if outlet.source is None else outlet.source.transformer,
             0 if outlet.source is None else outlet.source.tokens.shape[1],
             tuple(other.name for other in every if other is not outlet and other.beside(outlet)),
+            offered.short.get(outlet.name, 0),
         )
         for outlet in every
     )

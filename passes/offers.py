@@ -8,7 +8,7 @@ their own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from tokenrt.errors import TokenrtError
@@ -16,7 +16,7 @@ from tokenrt.passes import methods
 from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.methods.contract import Returns
 from tokenrt.passes.methods.floor.slice import Slice
-from tokenrt.passes.planning import fit
+from tokenrt.passes.planning import fit, units
 from tokenrt.passes.planning.plan import PLACES, Budget, Plan, PlannedSite, Where, all_return
 from tokenrt.passes.planning.route import cut, missing
 from tokenrt.passes.planning.several import Routes
@@ -43,10 +43,14 @@ class Place:
 
 @dataclass(frozen=True)
 class Offers:
-    """The places that take a reduction, with a plan for each alone, and the reason of every other."""
+    """The places that take a reduction, with a plan for each alone, and the reason of every other.
+
+    short: outputs behind a merger that can stay short, by name, and of how many tokens the units are that then leave.
+    """
 
     taken: Mapping[Place, Plan]
     refused: Mapping[Place, str]
+    short: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, transformer: int, block: int) -> tuple[tuple[Where, ...], dict[str, str]]:
         """What one block takes, and what it does not, with reasons."""
@@ -58,10 +62,7 @@ class Offers:
         """How tokens run that leave one transformer at the first place where they can stay away, if there is one."""
         mine = (place for place in self.taken if place.transformer == transformer)
         away = [place for place in mine if place.where != "around-attention"]
-        if not away:
-            return {}
-        first = min(away, key=lambda place: (place.block, PLACES.index(place.where)))
-        return fit.with_cost(prepared, self.taken[first])[1]
+        return fit.with_cost(prepared, self.taken[_first(away)])[1] if away else {}
 
 
 def offers(prepared: Prepared) -> Offers:
@@ -79,7 +80,25 @@ def offers(prepared: Prepared) -> Offers:
                     plans[place] = made
             refused |= _refused(prepared, [*plans.items()])
             taken |= {place: plan for place, plan in plans.items() if place not in refused}
-    return Offers(taken, refused)
+    return Offers(taken, refused, _short(prepared, taken))
+
+
+def _first(places: Sequence[Place]) -> Place:
+    return min(places, key=lambda place: (place.block, PLACES.index(place.where)))
+
+
+def _short(prepared: Prepared, taken: Mapping[Place, Plan]) -> dict[str, int]:
+    """The outputs behind a merger that stay short where a unit leaves at the first place of their transformer."""
+    found: dict[str, int] = {}
+    for number, structure in enumerate(prepared.transformers):
+        away = [place for place in taken if place.transformer == number and place.where != "around-attention"]
+        sizes = units.rows(prepared.model.graph, prepared.shapes, structure) if away else {}
+        for output, size in sizes.items():
+            if size > 1:
+                made = _planned(prepared, _first(away), size, str(output.name))
+                if not isinstance(made, str) and not _rewritten(prepared, [made]):
+                    found[str(output.name)] = size
+    return found
 
 
 def _places(prepared: Prepared, where: Where) -> Iterator[Place]:
@@ -88,8 +107,8 @@ def _places(prepared: Prepared, where: Where) -> Iterator[Place]:
             yield Place(number, block.index, where)
 
 
-def _planned(prepared: Prepared, place: Place) -> Plan | str:
-    """The plan that removes one token there, or why there is none."""
+def _planned(prepared: Prepared, place: Place, leave: int = 1, short: str = "") -> Plan | str:
+    """The plan that removes so many tokens there, one if not said, or why there is none."""
     block = prepared.transformers[place.transformer].blocks[place.block]
     if cut(block, place.where) is None:
         return missing(block, place.where)
@@ -97,13 +116,14 @@ def _planned(prepared: Prepared, place: Place) -> Plan | str:
         return fit.make(
             prepared,
             (SliceAround if place.where == "around-attention" else Slice).name,
-            Budget.remove(1, [place.block]),
+            Budget.remove(leave, [place.block]),
             site=place.where,
             proportional=None,
             options=None,
             grid=None,
             transformers=[place.transformer],
             allow_noop=False,
+            short=short,
         )
     except TokenrtError as error:
         return _reason(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.attended import attends, folds_tokens, heads_first, with_heads
@@ -33,7 +34,8 @@ from tokenrt.passes.analysis.protected import (
 )
 from tokenrt.passes.analysis.residual import ADDITIONS, Refusal, Start, refuse, told, traced
 from tokenrt.passes.analysis.stream import Layout, candidates, counted, layout, origins, row_marks, stream_of
-from tokenrt.passes.analysis.visibility import obstacle, prompts, unseen
+from tokenrt.passes.analysis.visibility import obstacle, prompts, together, unseen
+from tokenrt.passes.analysis.visibility.relation import connected, told_to_all
 from tokenrt.passes.graph.ancestry import ancestors, between, learned, nested
 from tokenrt.passes.graph.shapes import Shapes, describe
 
@@ -301,7 +303,8 @@ def _in_sight(
     marks, leaving = whole.flow.marks, free(whole.protected, whole.tokens).tolist()
     met = [core for core in every if marks.get(core.query) and marks.get(core.key)]
     walls = [(core, why) for core in met if (why := obstacle(core, shapes, leaving)) is not None]
-    if not walls:
+    every_layer = together(met, shapes) if walls else None
+    if not walls or (every_layer is not None and connected(every_layer[np.ix_(leaving, leaving)])):
         return blocks, []
     last, why = walls[-1]
     reasons = {core.node: reason for core, reason in walls}
@@ -319,8 +322,11 @@ def _unseen(blocks: Sequence[Block], whole: Structure, shapes: Shapes) -> tuple[
     """The protected tokens of which not all tokens learn in the blocks; learned ones tell nothing of the input."""
     constant = positions(guard for guard in whole.guards if guard.why == LEARNED)
     asked = sorted({*whole.protected} - {*constant})
-    found = (unseen(block.core, shapes, asked) for block in blocks if asked)
-    return tuple(sorted(set().union(*found)))
+    found = set().union(*(unseen(block.core, shapes, asked) for block in blocks if asked))
+    every_layer = together((block.core for block in blocks), shapes) if found else None
+    return tuple(
+        sorted(token for token in found if every_layer is None or not told_to_all(every_layer, token))
+    )
 
 
 def _block_output(

@@ -1,7 +1,8 @@
-"""Joint attention: tokens of several streams, text and image, each projected by itself and put one behind the other.
+"""Attention over more or less than one stream of tokens.
 
-One reduction follows one stream with one residual; what leaves a joint attention would have to leave the part of it that
-the stream fills, and come back to that stream alone.
+Joint attention: tokens of several streams, text and image, each projected by itself and put one behind the other. One reduction
+follows one stream with one residual; what leaves a joint attention would have to leave the part of it that the stream fills, and
+come back to that stream alone. And windows that a Split cuts out of the stream, with an attention for each.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ REMEDY = (
 def joined(core: Core, shapes: Shapes) -> str | None:
     """Why an attention over several streams takes no reduction, or None where its keys come of one product each."""
     value, axis = places(core, shapes)[1]
-    for node, parts in _joins(value, Mark(axis), core.keys, shapes):
+    for node, parts in _along("Concat", value, Mark(axis), core.keys, shapes):
         sources = [frozenset(_products(part, shapes)) for part in parts]
         if len(sources) > 1 and all(sources) and not frozenset.intersection(*sources):
             counts = " and ".join(describe(shapes.of(part)) for part in parts if shapes.known(part))
@@ -50,10 +51,22 @@ def joined(core: Core, shapes: Shapes) -> str | None:
     return None
 
 
-def _joins(
-    value: ir.Value, mark: Mark, tokens: int, shapes: Shapes
+def parted(core: Core, shapes: Shapes) -> str | None:
+    """Why an attention over one window of the tokens takes no reduction, or None where no Split cuts its keys out of more."""
+    value, axis = places(core, shapes)[1]
+    for node, _ in _along("Split", value, Mark(axis), core.keys, shapes):
+        return (
+            f"it runs over one of {len(node.outputs)} windows of tokens, which Split node {node.name!r} cuts apart, and what "
+            "leaves would leave another number in each; export one attention over all tokens, with a mask that keeps windows "
+            "apart, as tokenrt export --part vision does for Qwen2.5-VL"
+        )
+    return None
+
+
+def _along(
+    kind: str, value: ir.Value, mark: Mark, tokens: int, shapes: Shapes
 ) -> Iterator[tuple[ir.Node, list[ir.Value]]]:
-    """Concats along the axis that a mark of `value` counts, each with what it joins, back to the projections."""
+    """Concats or Splits along the axis that a mark of `value` counts, each with what it reads, back to the projections."""
     todo, seen = [(value, mark)], set[ir.Value]()
     while todo:
         here, at = todo.pop()
@@ -61,7 +74,7 @@ def _joins(
         if here in seen or node is None or node.op_type not in ALONG or not shapes.known(here):
             continue
         seen.add(here)
-        if node.op_type == "Concat" and node.attributes["axis"].value % len(shapes.of(here)) == at.axis:
+        if node.op_type == kind and node.attributes.get_int("axis", 0) % len(shapes.of(here)) == at.axis:
             yield node, [part for part in node.inputs if part is not None and part.const_value is None]
             continue
         for step in node.inputs:

@@ -9,7 +9,7 @@ from typing import TypeVar
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.attention import Core
-from tokenrt.passes.analysis.joint import joined
+from tokenrt.passes.analysis.joint import joined, parted
 from tokenrt.passes.analysis.missed import OTHERS, Missed
 from tokenrt.passes.graph.ancestry import ancestors
 from tokenrt.passes.graph.quantization import parameter
@@ -52,8 +52,8 @@ def traced(every: Sequence[Core], shapes: Shapes) -> list[Trace]:
 
 
 def told(found: Traced | Refusal, core: Core, shapes: Shapes) -> Traced | Refusal:
-    """A refusal, in better words where the attention joins several streams; anything else as it is."""
-    better = joined(core, shapes) if isinstance(found, Refusal) else None
+    """A refusal, in better words where the attention joins several streams, or is one of several over windows; else as it is."""
+    better = joined(core, shapes) or parted(core, shapes) if isinstance(found, Refusal) else None
     return found if better is None else refuse(core, better)
 
 

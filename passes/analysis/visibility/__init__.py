@@ -2,8 +2,8 @@
 
 A merged token carries what its members hold to everybody who sees one of them. That creates no way for information
 that the model did not have where every token that can leave reaches every other one, over any number of layers: under
-no mask, under padding (a key hidden from everybody), under a band around each token. Under a causal mask, behind a
-prefix, between frames or pictures that are kept apart it would.
+no mask, under padding (a key hidden from everybody), under a band around each token, under windows where other layers
+have none or others. Under a causal mask, behind a prefix, between frames or pictures that are kept apart it would.
 
 Constants are read entry by entry. What depends on an input must be the same for all queries, or for all keys where both
 sides are hidden by the same input; only then is it padding, whatever the input holds.
@@ -11,7 +11,7 @@ sides are hidden by the same input; only then is it padding, whatever the input 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -53,6 +53,27 @@ def prompts(core: Core, shapes: Shapes) -> bool:
         and bool(relation[-1].all() or not np.triu(relation, 1).any())
         for relation in relations
     )
+
+
+def together(cores: Iterable[Core], shapes: Shapes) -> Array | None:
+    """[N,N] of truth, who (row) sees whom in any of these self-attentions; None where one is not known to have windows or none.
+
+    Windows keep tokens apart in one attention that see each other in the next: over all layers there is a way between them.
+    In each a token sees itself and is seen by whom it sees, so that none that is left is without a key, however few of its
+    window are.
+    """
+    total: Array | None = None
+    for core in cores:
+        if core.queries != core.keys:
+            continue
+        try:
+            relations = seen(core, shapes)
+        except Unproven:
+            return None
+        if len(relations) != 1 or not relations[0].diagonal().all() or (relations[0] != relations[0].T).any():
+            return None
+        total = relations[0] if total is None else np.asarray(total | relations[0])
+    return total
 
 
 def unseen(core: Core, shapes: Shapes, asked: Sequence[int]) -> set[int]:

@@ -248,6 +248,25 @@ def test_what_leaves_before_such_a_mask_is_refused_as_well() -> None:
     assert why.count("causal") == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "blocks"),
+    [
+        (APART, np.ones((N, N), bool), 2),
+        (BAND, APART, 2),
+        (APART, np.roll(APART, 1, (0, 1)), 2),
+        (APART, APART, 0),
+        (APART & ~np.eye(N, dtype=bool), BAND, 1),
+        (FRAMES, BAND, 1),
+    ],
+)
+def test_windows_are_taken_where_other_layers_join_them(
+    first: np.ndarray, second: np.ndarray, blocks: int
+) -> None:
+    """Where each token sees itself and is seen by whom it sees."""
+    lines = "  b{n}_masked = Add (b{n}_scores, m{n})\n"
+    assert found(lines, {"m0": bias(first), "m1": bias(second)})[0] == blocks
+
+
 def test_what_is_reached_counts_and_not_what_is_seen_at_once() -> None:
     ring = np.eye(5, k=1, dtype=bool)
     assert not connected(ring)

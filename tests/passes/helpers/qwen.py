@@ -25,9 +25,10 @@ UNIT, SIDE = 4, 8
 
 @dataclass(frozen=True)
 class Stream:
-    """Tokens x [T,C] in whole units: their rotary angles cos, sin [T,D], masks [T,T] of windows and of all, sizes and places [T].
+    """Tokens x [T,C] in whole units, their rotary angles cos, sin [T,D] and sizes [T], and places [T] that they had at first.
 
-    places: where each stood before any left. keys [H,T,D], received [T]: of the attention that was computed last.
+    windows, every [T,T]: of each key (column) how many members a query (row) sees, in windows and in all of them. keys [H,T,D],
+    received [T]: of the attention that was computed last.
     """
 
     x: Tensor
@@ -92,14 +93,14 @@ def run(name: str, pixels: Tensor, choices: Mapping[int, Choice]) -> tuple[list[
         )
         x = x + (model.pos_embed(index) * weights[:, :, None]).sum(1)
     cos, sin = model.rotary_pos_emb(x, angles)
-    order, every = torch.arange(len(x) // UNIT), torch.ones(len(x), len(x), dtype=torch.bool)
+    order, every = torch.arange(len(x) // UNIT), torch.ones(len(x), len(x))
     windows = every
     if hasattr(model, "window_size"):
         order, ends = vision_utils.get_vision_window_index(grid, 2, model.window_size, model.patch_size)
         tokens = (order[:, None] * UNIT + torch.arange(UNIT)).flatten()
         x, cos, sin = x[tokens], cos[tokens], sin[tokens]
         which = torch.arange(len(ends) - 1).repeat_interleave(ends.diff())
-        windows = which[:, None] == which
+        windows = (which[:, None] == which).float()
     places, deep, at = torch.arange(len(x)), [], list(getattr(model, "deepstack_visual_indexes", ()))
     stream = Stream(x, cos, sin, windows, every, torch.ones(len(x)), places, x, x[:, 0])
     for number, block in enumerate(model.blocks):
@@ -119,13 +120,12 @@ def run(name: str, pixels: Tensor, choices: Mapping[int, Choice]) -> tuple[list[
 
 
 def _attend(block: Any, stream: Stream, mask: Tensor) -> Stream:
-    """The stream behind the attention of a block, keys counted by their sizes."""
+    """The stream behind the attention of a block, keys counted by the members of them that are seen."""
     attention = block.attn
     mixed = attention.qkv(block.norm1(stream.x)).reshape(len(stream.x), 3, attention.num_heads, -1)
     query, key, value = mixed.permute(1, 2, 0, 3)
     query, key = (_turned(part, stream) for part in (query, key))
-    scores = query @ key.transpose(-1, -2) * attention.scaling + stream.sizes.log()
-    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    weights = (query @ key.transpose(-1, -2) * attention.scaling + mask.log()).softmax(-1)
     x = stream.x + attention.proj((weights @ value).transpose(0, 1).reshape(len(stream.x), -1))
     return replace(stream, x=x, keys=key, received=weights.mean((0, 1)))
 
@@ -185,11 +185,15 @@ def matched(keep: int) -> Choice:
         joined, alone = ranked[: (len(stream.x) - keep) // UNIT], ranked[(len(stream.x) - keep) // UNIT :]
         wide, sizes = stream.x.reshape(len(keys), UNIT, -1), stream.sizes[::UNIT].clone()
         total = wide * sizes[:, None, None]
+        masks = [mask.clone() for mask in (stream.windows, stream.every)]
         for source in joined:
-            total[odd[where[source]]] += total[even[source]]
-            sizes[odd[where[source]]] += sizes[even[source]]
+            start, goal = even[source], odd[where[source]]
+            total[goal] += total[start]
+            sizes[goal] += sizes[start]
+            for mask in masks:
+                mask[:, _members(goal[None])] += mask[:, _members(start[None])]
         units = torch.cat((even[alone], odd))
-        kept = stream.at(_members(units))
+        kept = replace(stream, windows=masks[0], every=masks[1]).at(_members(units))
         mean = (total / sizes[:, None, None])[units]
         return replace(kept, x=mean.flatten(0, 1), sizes=sizes[units].repeat_interleave(UNIT))
 

@@ -9,11 +9,12 @@ import onnx_ir as ir
 import pytest
 
 from tests.export.helpers import vision_language as small
-from tests.passes.helpers import qwen
+from tests.passes.helpers import qwen, tiny
 from tests.passes.helpers.projectors import pictures, tower
 from tests.passes.helpers.running import session
-from tokenrt.errors import PlanError, UnsupportedError
+from tokenrt.errors import NothingToDoError, PlanError, UnsupportedError
 from tokenrt.passes.graph.canonicalize import Canonicalize
+from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.passes.reduce import Reduced, plan, reduce
 
@@ -59,6 +60,8 @@ def test_towers_of_torch_are_those_of_transformers() -> None:
         ("qwen3_vl", "evit", 1, 32),
         ("qwen3_vl", "divprune", 0, 8),
         ("qwen2_vl", "tome", 1, 40),
+        ("qwen2_5_vl", "topk", 0, 16),
+        ("qwen2_5_vl", "tome", 0, 36),
     ],
 )
 def test_units_leave_as_in_torch(name: str, method: str, block: int, keep: int) -> None:
@@ -69,13 +72,47 @@ def test_units_leave_as_in_torch(name: str, method: str, block: int, keep: int) 
 @pytest.mark.parametrize("keep", [32, 16, 8])
 @pytest.mark.parametrize("method", ["topk", "evit", "tome", "divprune", "random", "slice"])
 @pytest.mark.parametrize("opset", [20, 23])
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", TOWERS)
 def test_towers(name: str, opset: int, method: str, keep: int) -> None:
     """At 50, 25 and 11 % (two of sixteen units)."""
     if method == "tome" and keep < 32:
         pytest.skip("tome leaves half of the tokens at the least")
     for block in (0, 1):
         equals(small.onnx(name, opset), name, method, block, keep)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_inspect_offers_what_reduce_takes(name: str) -> None:
+    """Slice leaves whole windows empty; no row is then without a key."""
+    path = small.onnx(name, 17, "torchscript")
+    found = inspect(path)
+    assert [block.sites[-2:] for block in found.blocks[:2]] == [("after-attention", "after-block")] * 2
+    assert {outlet.unit for outlet in found.outlets} == {4}
+    assert "--short image_features lets tokens leave inside, in whole units of 4" in str(found.outlets[0])
+    made = reduce(path, method="slice", budget=Budget.tokens([4], [0]), short="image_features")
+    values = session(made.model).run(None, {"pixel_values": qwen.patches(name).numpy()})
+    assert all(np.isfinite(value).all() for value in values)
+
+
+def test_windows_cut_apart_are_refused_by_that_name() -> None:
+    attention = "".join(f"  b{{n}}_{x} = MatMul (b{{n}}_in, w{x})\n" for x in "qkv")
+    attention += "".join(f"  b{{n}}_{x}0, b{{n}}_{x}1 = Split <axis = 1> (b{{n}}_{x})\n" for x in "qkv")
+    for part in "01":
+        attention += f"""
+  b{{n}}_t{part} = Transpose <perm = [0, 2, 1]> (b{{n}}_k{part})
+  b{{n}}_s{part} = MatMul (b{{n}}_q{part}, b{{n}}_t{part})
+  b{{n}}_w{part} = Softmax <axis = -1> (b{{n}}_s{part})
+  b{{n}}_m{part} = MatMul (b{{n}}_w{part}, b{{n}}_v{part})
+"""
+    attention += "  b{n}_result = Concat <axis = 1> (b{n}_m0, b{n}_m1)\n"
+    with pytest.raises(
+        NothingToDoError, match=r"one of 2 windows of tokens, which Split node '\S*' cuts apart"
+    ):
+        reduce(
+            ir.from_proto(tiny.model(tiny.MEAN, attention=attention, opset=17)),
+            method="topk",
+            budget=Budget.keep(0.5, [0]),
+        )
 
 
 def test_what_stays_is_whole_units() -> None:
