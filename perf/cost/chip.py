@@ -54,6 +54,10 @@ CONSTANTS: Mapping[str, Constant] = MappingProxyType(
         "step_cycles": Constant(100, f"one more load of each thread in such a pass; {ESTIMATE}"),
         "row_bytes_a_cycle": Constant(64, "estimate: what one multiprocessor reads from L2"),
         "sort_cycles": Constant(70, f"a step of a sort in shared memory with its barrier; {ESTIMATE}"),
+        "remote_cycles": Constant(
+            200, "estimate: latency of a load from another block of a cluster; 180 were measured on an H100, arXiv 2402.13499"
+        ),
+        "cluster_cycles": Constant(500, f"two barriers of a cluster; {ESTIMATE}"),
         "merge_cycles": Constant(1500, f"the barriers of one merge of TokenCluster; {ESTIMATE}"),
         "look_cycles": Constant(350, f"its look through 256 tokens; {ESTIMATE}"),
     }
@@ -66,6 +70,9 @@ throughput of arithmetic instructions."""
 
 MMA = 8.0
 """Compute capability from which on the kernels use tensor cores: mma.cuh."""
+
+CLUSTERS: Mapping[float, int] = MappingProxyType({9.0: 16, 11.0: 8})
+"""Compute capability from which on -> the blocks of a cluster that the kernels start: cluster.cuh."""
 
 INTEGRATED = frozenset({"8.7", "11.0", "12.1"})
 """Compute capabilities of GPUs that share the memory of the processor: Orin, Thor and GB10, developer.nvidia.com/cuda-gpus."""
@@ -83,6 +90,7 @@ class Chip:
     """A GPU. Units: bytes and operations a second, a multiply-add being two; cycles a second; seconds a launch.
 
     products: what our kernels reach where they multiply on tensor cores, which they do from compute capability 8.0 on.
+    capability: compute capability, 0 where it does not count.
     """
 
     name: str
@@ -93,6 +101,14 @@ class Chip:
     products: float
     clock: float
     launch: float
+    capability: float = 0.0
+
+    @property
+    def cluster(self) -> int:
+        """The most blocks of a cluster, 0 where there are none."""
+        return next(
+            (CLUSTERS[first] for first in sorted(CLUSTERS, reverse=True) if self.capability >= first), 0
+        )
 
     @classmethod
     def of(cls, target: Target) -> Chip:
@@ -127,4 +143,5 @@ class Chip:
             products=products if float(capability) >= MMA else usual,
             clock=rate / (2 * count * LANES.get(capability, 128)),
             launch=constant(name) / 1e6,
+            capability=float(capability),
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tokenrt.perf.cost.chip import Chip
 from tokenrt.perf.cost.choosing import GRAM_MOST
 from tokenrt.perf.cost.launch import Work
 from tokenrt.perf.cost.model import Block
@@ -30,7 +31,12 @@ class Job:
 
     @property
     def work(self) -> Work:
-        return work(self.operator, self.shapes, self.attributes, self.item)
+        """What every GPU can launch."""
+        return self.on(None)
+
+    def on(self, chip: Chip | None) -> Work:
+        """What this GPU launches."""
+        return work(self.operator, self.shapes, self.attributes, self.item, chip)
 
 
 def jobs(block: Block, batch: int) -> Iterator[Job]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +80,7 @@ class Work:
             spent[longest] += parts[longest]
         return max(spent, key=lambda name: spent[name])
 
-    def as_dict(self, chips: Sequence[Chip]) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         return {
             "operator": self.operator,
             "launches": [
@@ -90,5 +89,4 @@ class Work:
             ],
             "bytes": round(self.bytes),
             "operations": round(self.operations),
-            "model_us": {chip.name: round(1e6 * self.seconds(chip), 2) for chip in chips},
         }

@@ -8,6 +8,7 @@ from tokenrt.perf.cost.chip import constant
 from tokenrt.perf.cost.launch import Launch
 from tokenrt.perf.cost.sizes import (
     INDEX,
+    MMA_SLICE,
     SINGLE,
     SORT_MOST,
     Call,
@@ -28,6 +29,13 @@ MERGE_THREADS, MERGE_MIDDLE = 512 * 256, 1024
 """Threads of TokenMerge, all images together, beyond which each block takes several turns of survivors; sources above which a
 block has 1,024 threads instead of 256."""
 
+IMAGE_TILE, IMAGE_SOURCES = 64, 256
+"""Where a cluster merges an image in one launch: rows of a tile, of which a block takes one; the most sources."""
+
+SAVED, TURN, SLICE = 3500, 1500, 240
+"""Cycles: what a launch costs beyond two barriers of a cluster, what each further turn of survivors costs, and each 128 bytes of
+the metric's rows. One launch is taken while the latter two are no more than the first (merge_image.cuh)."""
+
 FEWEST_FILTERED, MOST_FILTERED = 64, 4096
 """Columns from which on and up to which destinations are filtered on tensor cores (filter.cuh)."""
 
@@ -44,7 +52,7 @@ def _similarity(call: Call) -> tuple[Launch, int]:
     stretch = over(tiles, min(tiles, over(MATCH_FILL, rows)))
     stretches = over(tiles, stretch)
     blocks, products = rows * stretches * batch, 2.0 * batch * sources * targets * width
-    if FEWEST_FILTERED <= width <= MOST_FILTERED and width * call.item % 16 == 0:
+    if _filters(width, call.item):
         settled = width * constant("settle_cycles")
         cycles = stretch * (mma_cycles(width, call.item, tile) + constant("candidate_cycles")) + settled
         operations, products = 6.0 * batch * sources * stretches * width, products * call.item / 2
@@ -53,6 +61,11 @@ def _similarity(call: Call) -> tuple[Launch, int]:
     moved = call.data + batch * stretches * sources * PART
     launch = Launch("match::similarity", blocks, threads, cycles, moved, operations, products)
     return launch, stretches
+
+
+def _filters(width: int, item: int) -> bool:
+    """Whether rows of so many columns are compared on tensor cores."""
+    return FEWEST_FILTERED <= width <= MOST_FILTERED and width * item % 16 == 0
 
 
 def _rank_cycles(sources: int, stretches: int, threads: int) -> float:
@@ -103,6 +116,9 @@ def merge(call: Call) -> tuple[Launch, ...]:
     sources = len(call.attributes["sources"])
     if sources > SORT_MOST:
         return *matched, joined
+    at_once = _at_once(call, joined)
+    if at_once is not None:
+        return (at_once,)
     (similarity, stretches), across = _similarity(paired), joined.blocks // over(kept, 8)
     threads = 1024 if sources > MERGE_MIDDLE else 256
     tiles = over(kept, threads // 32)
@@ -113,6 +129,31 @@ def merge(call: Call) -> tuple[Launch, ...]:
         matched[1].bytes + joined.bytes, joined.operations,
     )  # fmt: skip
     return similarity, last
+
+
+def _at_once(call: Call, joined: Launch) -> Launch | None:
+    """The one launch of clusters by which the GPU of the call merges (merge_image.cuh); joined: what TokenCombine launches."""
+    (batch, _, channels), (_, _, width) = call.shapes[0], call.shapes[2]
+    sources, targets = len(call.attributes["sources"]), len(call.attributes["destinations"])
+    stretches, parts = over(targets, IMAGE_TILE), joined.blocks // batch
+    blocks = 0 if call.chip is None else call.chip.cluster
+    if call.chip is None or blocks * batch > call.chip.multiprocessors or sources > IMAGE_SOURCES:
+        return None
+    if over(sources, IMAGE_TILE) * stretches > blocks or channels * call.item % 16 != 0:
+        return None
+    turns, slices = over(parts, max(blocks, 1)), over(width * call.item, MMA_SLICE)
+    if not _filters(width, call.item) or TURN * (turns - 1) + SLICE * slices > SAVED:
+        return None
+    compared = mma_cycles(width, call.item, IMAGE_TILE) + constant("candidate_cycles")
+    ranked = constant("remote_cycles") - constant("load_cycles") + _rank_cycles(sources, stretches, 256)
+    settled = width * constant("settle_cycles") + constant("cluster_cycles")
+    lists = batch * (sources * SINGLE + (call.size("keep") + 2 * call.size("remove")) * INDEX)
+    return Launch(
+        "combine::merge_image", blocks * batch, 256, compared + settled + ranked + turns * joined.cycles,
+        replace(call, shapes=call.shapes[2:]).data + lists + joined.bytes,
+        6.0 * batch * sources * stretches * width + joined.operations,
+        batch * sources * targets * width * float(call.item),
+    )  # fmt: skip
 
 
 def restore(call: Call) -> tuple[Launch, ...]:

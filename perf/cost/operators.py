@@ -12,6 +12,7 @@ from typing import Any
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.perf.cost import choosing, clustering, merging, scoring
+from tokenrt.perf.cost.chip import Chip
 from tokenrt.perf.cost.launch import Launch, Work
 from tokenrt.perf.cost.sizes import Call
 
@@ -36,12 +37,16 @@ OPERATORS: Mapping[str, Callable[[Call], tuple[Launch, ...]]] = MappingProxyType
 
 
 def work(
-    operator: str, shapes: Sequence[Sequence[int]], attributes: Mapping[str, Any], item: int = 2
+    operator: str,
+    shapes: Sequence[Sequence[int]],
+    attributes: Mapping[str, Any],
+    item: int = 2,
+    chip: Chip | None = None,
 ) -> Work:
-    """What the plugin of an operator launches for inputs of these shapes.
+    """What the plugin of an operator launches for inputs of these shapes, on a GPU or on any.
 
     item: bytes of an element of what keeps its own type. Raises: UnsupportedError for an operator without a plugin.
     """
     if operator not in OPERATORS:
         raise UnsupportedError(f"operator {operator} has no plugin; plugins: {', '.join(OPERATORS)}")
-    return Work(operator, OPERATORS[operator](Call(shapes, attributes, item)))
+    return Work(operator, OPERATORS[operator](Call(shapes, attributes, item, chip)))

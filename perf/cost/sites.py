@@ -54,7 +54,7 @@ def cost_of(
         prepared = prepare(model, shape, plan.wanted or None)
         known = groups.groups_of(prepared)
         reduced = reduce(model, plan=plan, shape=shape).model
-        refused, plugins = _plugins(reduced, known, batch, accepts) if accepts.plugins else ({}, {})
+        refused, plugins = _plugins(reduced, known, batch, accepts, chip) if accepts.plugins else ({}, {})
         functions = _functions(reduced, known, accepts.top_k, batch)
     except TokenrtError as error:
         return found.told(f"launches were not counted: {error}")
@@ -101,7 +101,7 @@ class Calls:
 
 
 def _plugins(
-    model: ir.Model, known: Mapping[str, str], batch: int, accepts: Accepts
+    model: ir.Model, known: Mapping[str, str], batch: int, accepts: Accepts, chip: Chip | None
 ) -> tuple[dict[ir.Node, str], dict[str, Calls]]:
     """Nodes that no plugin takes, and the plugins by group, but for groups with such a node, as `lower` writes them.
 
@@ -117,19 +117,19 @@ def _plugins(
         ours = [node for node in nodes if node.domain == DOMAIN and node.op_type in OPERATORS]
         if any(node in refused for node in ours):
             continue
-        works = tuple(_work(node, dims, batch) for node in ours)
+        works = tuple(_work(node, dims, batch, chip) for node in ours)
         found[group] = Calls(works, tuple(fusion.launched(nodes, told, dims, batch)))
     return refused, found
 
 
-def _work(node: ir.Node, dims: Mapping[str, Dims], batch: int) -> Work:
+def _work(node: ir.Node, dims: Mapping[str, Dims], batch: int, chip: Chip | None) -> Work:
     shapes = [
         fusion.images(dims.get(str(value.name), ()), batch) for value in node.inputs if value is not None
     ]
     if not shapes[0]:
         raise TargetError(f"the shape of {node.inputs[0]} is not known")
     own = {key: attribute.value for key, attribute in node.attributes.items()}
-    return work(node.op_type, shapes, own, SINGLE if node.op_type in IN_SINGLE else HALF)
+    return work(node.op_type, shapes, own, SINGLE if node.op_type in IN_SINGLE else HALF, chip)
 
 
 def _functions(

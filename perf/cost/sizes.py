@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil, log2, prod
 from typing import Any
 
-from tokenrt.perf.cost.chip import constant
+from tokenrt.perf.cost.chip import Chip, constant
 
 SINGLE, INDEX = 4, 8
 """Bytes of a score or a size (float32) and of an index (int64)."""
@@ -23,12 +23,14 @@ MMA_SLICE = 128
 class Call:
     """A call of an operator.
 
-    shapes: of its inputs; attributes: as of the ONNX node; item: bytes of an element of what keeps its own type, 2 or 4.
+    shapes: of its inputs; attributes: as of the ONNX node; item: bytes of an element of what keeps its own type, 2 or 4. chip:
+    the GPU, where launches are to be those that it takes; else they are those that every GPU takes.
     """
 
     shapes: Sequence[Sequence[int]]
     attributes: Mapping[str, Any]
     item: int = 2
+    chip: Chip | None = None
 
     def size(self, name: str) -> int:
         """An attribute that sets a size, a list of one number on a node."""

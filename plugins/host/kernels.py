@@ -105,6 +105,19 @@ def backwards() -> Iterator[None]:
         library().host_backwards(0)
 
 
+@contextmanager
+def gpu(capability: float, multiprocessors: int, cluster: int = 16) -> Iterator[None]:
+    """Let launchers find a GPU, on which they may choose other launches; without one they take those of every GPU.
+
+    cluster: the most blocks of a cluster that it starts, whatever its compute capability says.
+    """
+    library().host_device(round(10 * capability), multiprocessors, cluster)
+    try:
+        yield
+    finally:
+        library().host_device(0, 0, 0)
+
+
 def call(name: str, *arguments: Any) -> None:
     """Call a launcher. Raises: UnsupportedError with what the error it returned means."""
     passed = [_passed(item) for item in arguments]

@@ -28,11 +28,12 @@ Dims = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Start:
-    """One launch. Units: blocks, threads, bytes of dynamic shared memory."""
+    """One launch. Units: blocks, threads, blocks of a cluster, bytes of dynamic shared memory."""
 
     kernel: str
     grid: Dims
     block: Dims
+    cluster: int
     shared: int
 
     @property
@@ -91,10 +92,11 @@ def recorded(name: str, inputs: Sequence[Any], attributes: Mapping[str, Any]) ->
 
 
 def _start(library: ctypes.CDLL, number: int) -> Start:
-    held = (ctypes.c_ulonglong * 9)()
+    held = (ctypes.c_ulonglong * 10)()
     library.host_recorded(number, held)
     place, *sizes, shared, known = (int(item) for item in held)
     if not known:
         raise UnsupportedError("the host build cannot say which kernel it launched: dladdr does not know it")
-    x, y, z, wide, high, deep = sizes
-    return Start(symbols.functions(Path(library._name))[place], (x, y, z), (wide, high, deep), shared)
+    x, y, z, wide, high, deep, cluster = sizes
+    kernel = symbols.functions(Path(library._name))[place]
+    return Start(kernel, (x, y, z), (wide, high, deep), cluster, shared)

@@ -16,17 +16,15 @@ struct Pairs {
     SortKey keys[Policy::kMost];         // sources by falling value: those that leave, then the others
     unsigned short stay[Policy::kMost];  // sources that stay, in the order of the output
 
-    // From the bests of the stretches of this image. told(source, value), once a source. All threads of the
-    // block call it, and may read when it returns.
-    template <typename Told>
-    __device__ __forceinline__ void rank(const Part* __restrict__ parts, int stretches,
-                                         const MatchShape& shape, Told told) {
+    // nearest(source): the best of a source, asked for once a source. All threads of the block call it, and
+    // may read when it returns.
+    template <typename Nearest>
+    __device__ __forceinline__ void rank(const MatchShape& shape, Nearest nearest) {
         constexpr int kThreads = Policy::kThreads;
         const int me = static_cast<int>(threadIdx.x);
         SortKey held[Policy::kHeld];
         fill<Policy>(keys, held, shape.sources, [=](int i) {
-            const Part best = best_of(parts, i, stretches, shape.sources);
-            told(i, best.value);
+            const Part best = nearest(i);
             return sort_key(best.value, i, best.nearest);
         });
         sort<Policy>(keys, shape.sources);

@@ -33,14 +33,18 @@ constexpr std::size_t most_parts(int rows) {
     return static_cast<std::size_t>(each < filled ? each : filled);
 }
 
-// The best over all stretches: the earlier one among equals, which stands in front.
-__device__ __forceinline__ Part best_of(const Part* parts, int row, int stretches, int rows) {
-    Part best = parts[row];
+// The best over all stretches, of which part(i) is one: the earlier one among equals, which stands in front.
+template <typename Stretch>
+__device__ __forceinline__ Part best_part(int stretches, Stretch part) {
+    Part best = part(0);
     for (int i = 1; i < stretches; ++i) {
-        const Part next = parts[static_cast<std::int64_t>(i) * rows + row];
+        const Part next = part(i);
         best = next.value > best.value ? next : best;
     }
     return best;
+}
+__device__ __forceinline__ Part best_of(const Part* parts, int row, int stretches, int rows) {
+    return best_part(stretches, [=](int i) { return parts[static_cast<std::int64_t>(i) * rows + row]; });
 }
 
 }  // namespace tokenrt

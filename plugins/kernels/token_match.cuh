@@ -61,8 +61,12 @@ static __global__ void __launch_bounds__(Policy::kThreads, 512 / Policy::kThread
     __shared__ Pairs<Policy> pairs;
     const std::int64_t image = blockIdx.x;
     float* values = value + image * shape.sources;
-    pairs.rank(parts + image * stretches * shape.sources, stretches, shape,
-               [=](int i, float best) { values[i] = best; });
+    const Part* own = parts + image * stretches * shape.sources;
+    pairs.rank(shape, [=](int i) {
+        const Part best = best_of(own, i, stretches, shape.sources);
+        values[i] = best.value;
+        return best;
+    });
     pairs.write(sources, destinations, others, keep + image * shape.keep(), source + image * shape.remove,
                 destination + image * shape.remove, shape);
 }

@@ -8,87 +8,20 @@
 //           merges slots as TokenCombine does, a warp a slot and a stretch of channels; only slots of
 //           destinations look for what comes. One block an image writes the lists. Blocks are not more than
 //           hold kMergeThreads, all images together, and take several turns of slots instead: few rank twice
-//           on one multiprocessor.
-// Launches  2; from more than kSortMost sources those of TokenMatch and of TokenCombine, 4.
+//           on one multiprocessor. Small images do both in one launch where there are clusters:
+//           merge_image.cuh.
+// Launches  1 where image_blocks() says so, else 2; from more than kSortMost sources 4: those of TokenMatch
+//           and of TokenCombine.
 // Bytes     those of both, without the lists read again; parts come again for every block, from cache.
 // Bound     latency at batch 1: tiles of products, then a sort of the sources and one read and one write of a
 //           row; memory bandwidth in large batches.
 #pragma once
 
+#include "merge_image.cuh"
 #include "token_combine.cuh"
 #include "token_match.cuh"
 
 namespace tokenrt {
-
-constexpr unsigned kMergeThreads = 512 * 256;  // about half of what the largest GPUs hold at once
-
-// A long sort takes a block of all threads there are; then 64 registers are left for each.
-template <int kSources>
-struct MergePolicy {
-    static constexpr int kMost = kSources;
-    static constexpr int kThreads = kMost > 1024 ? 1024 : CombinePolicy::kThreads;
-    static constexpr int kBlocks = kMost > 1024 ? 1 : CombinePolicy::kBlocks;
-    static constexpr int kHeld = kMost / kThreads;
-    static constexpr int kVectors = CombinePolicy::kVectors;
-};
-
-namespace combine {
-
-template <typename T, int kVector, typename Policy>
-static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
-    merge_pairs(const T* __restrict__ tokens, const float* __restrict__ size, const Part* __restrict__ parts,
-                const int* __restrict__ sources, const int* __restrict__ destinations,
-                const int* __restrict__ others, T* __restrict__ merged, float* __restrict__ total,
-                float* __restrict__ value, std::int64_t* __restrict__ keep, std::int64_t* __restrict__ source,
-                std::int64_t* __restrict__ destination, int stretches, int width, MatchShape shape) {
-    using Own = Survivor<T, kVector, Policy::kVectors>;
-    __shared__ match::Pairs<Policy> pairs;
-    constexpr int kWarps = Policy::kThreads / static_cast<int>(kWarp);
-    const std::int64_t image = blockIdx.z;
-    const bool tells = blockIdx.x == 0 && blockIdx.y == 0;
-    float* values = value + image * shape.sources;
-    pairs.rank(parts + image * stretches * shape.sources, stretches, shape, [=](int i, float best) {
-        if (tells) {
-            values[i] = best;
-        }
-    });
-    if (tells) {
-        pairs.write(sources, destinations, others, keep + image * shape.keep(), source + image * shape.remove,
-                    destination + image * shape.remove, shape);
-    }
-    const T* rows = tokens + image * shape.tokens * width;
-    const int receiving = shape.keep() - shape.destinations;
-    for (int slot = static_cast<int>(blockIdx.x) * kWarps + static_cast<int>(warp()); slot < shape.keep();
-         slot += static_cast<int>(gridDim.x) * kWarps) {
-        const std::int64_t row = image * shape.keep() + slot;
-        const float mass = merge_slot<Own>(
-            rows, size + image * shape.tokens, pairs.kept(slot, sources, destinations, others, shape), width,
-            static_cast<int>(blockIdx.y) * Own::kStretch, slot < receiving ? 0 : shape.remove,
-            [&](int r) { return pairs.slot(r, shape) == slot; },
-            [&](int r) { return pairs.source(r, sources); }, merged + row * width);
-        if (blockIdx.y == 0 && lane() == 0) {
-            total[row] = mass;
-        }
-    }
-}
-
-template <typename T, int kVector, typename Policy>
-cudaError_t run_pairs(const void* tokens, const float* size, const Part* parts, const int* sources,
-                      const int* destinations, const int* others, void* merged, float* total, float* value,
-                      std::int64_t* keep, std::int64_t* source, std::int64_t* destination, int stretches,
-                      int width, MatchShape shape, cudaStream_t stream) {
-    const long long across = ceil_div(width, Survivor<T, kVector, Policy::kVectors>::kStretch),
-                    tiles = ceil_div(shape.keep(), Policy::kThreads / kWarp),
-                    most = kMergeThreads / Policy::kThreads / (across * shape.batch),
-                    turns = ceil_div(tiles, most > 1 ? most : 1);
-    const dim3 grid(static_cast<unsigned>(ceil_div(tiles, turns)), static_cast<unsigned>(across),
-                    static_cast<unsigned>(shape.batch));
-    return launch(merge_pairs<T, kVector, Policy>, grid, Policy::kThreads, stream,
-                  static_cast<const T*>(tokens), size, parts, sources, destinations, others,
-                  static_cast<T*>(merged), total, value, keep, source, destination, stretches, width, shape);
-}
-
-}  // namespace combine
 
 inline std::size_t token_merge_workspace(int batch, int sources, int destinations) {
     return token_match_workspace(batch, sources, destinations);
@@ -126,6 +59,21 @@ inline cudaError_t token_merge(int type, const void* tokens, const float* size, 
         return state != cudaSuccess ? state
                                     : token_combine(type, tokens, size, keep, source, destination, merged,
                                                     total, joined, stream);
+    }
+    // Metrics have the type of the tokens, or are float32 beside half ones: other pairs take two launches.
+    const auto at_once = [=](auto* like, auto* metric_like) {
+        return combine::run_image<std::remove_pointer_t<decltype(like)>,
+                                  std::remove_pointer_t<decltype(metric_like)>>(
+            tokens, size, metric, sources, destinations, others, merged, total, value, keep, source,
+            destination, width, shape, stream);
+    };
+    state = with_type(type, [=](auto* like) {
+        return metric_type == type     ? at_once(like, like)
+               : metric_type == kFloat ? at_once(like, static_cast<float*>(nullptr))
+                                       : cudaErrorNotSupported;
+    });
+    if (state == cudaSuccess) {
+        return state;
     }
     int stretches = 0;
     Part* parts = static_cast<Part*>(workspace);

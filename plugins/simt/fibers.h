@@ -9,6 +9,7 @@
 
 #include <functional>
 #include <mutex>
+#include <vector>
 
 #include "block.h"
 
@@ -53,7 +54,10 @@ struct Fiber : Thread {
 class Stacks {
   public:
     static constexpr std::size_t kBytes = 256 * 1024;
-    char* bottom(unsigned number) {
+    char* bottom(std::size_t number) {
+        if (number >= stacks_.size()) {
+            stacks_.resize(number + 1);
+        }
         if (stacks_[number] == nullptr) {
             void* found = mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
                                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -67,7 +71,7 @@ class Stacks {
     }
 
   private:
-    char* stacks_[kMostThreads] = {};
+    std::vector<char*> stacks_;
 };
 
 struct WarpState {
@@ -79,7 +83,8 @@ struct Engine {
     std::mutex one_launch;  // static shared memory and the ring exist once
     Stacks stacks;
     Grid grid;
-    Fiber fibers[kMostThreads];
+    std::vector<Fiber> fibers;         // of all blocks of a cluster
+    Fiber* paused[kMostCluster] = {};  // of each block, the one that goes on first
     WarpState warps[kMostThreads / kWarp];
     Fiber home;
     std::size_t home_bytes = 0;
@@ -149,6 +154,15 @@ struct Engine {
         }
         return slots;
     }
+    // Behind the barrier of the block, whoever is first leaves it to the others of the cluster.
+    void arrive_at_cluster(int where) {
+        const unsigned mine = grid.round;
+        arrive_at(where);
+        while (grid.round == mine) {
+            paused[grid.rank] = current;
+            go(&home);
+        }
+    }
     void finish() {
         if (arrived != 0) {
             fail(kReturned, line);
@@ -160,7 +174,7 @@ struct Engine {
         self->after->before = self->before;
         go(self->after == self ? &home : self->after, true);
     }
-    void run_block();
+    int turn(bool begins);
 };
 
 inline Engine& engine() {
@@ -173,7 +187,7 @@ inline void enter() {
     const void* bottom;
     std::size_t size;
     __sanitizer_finish_switch_fiber(nullptr, &bottom, &size);
-    if (engine().home_bytes == 0) {  // the first fiber of a block comes from the stack of the launch
+    if (engine().home_bytes == 0) {  // the first fiber of a launch comes from its stack
         engine().home.stack = static_cast<char*>(const_cast<void*>(bottom));
         engine().home_bytes = size;
     }
@@ -182,17 +196,18 @@ inline void enter() {
     engine().finish();
 }
 
-inline void Engine::run_block() {
+inline int Engine::turn(bool begins) {
     const unsigned count = grid.threads();
-    grid.poison();
+    Fiber* const own = &fibers[grid.rank * count];
+    Fiber* next = begins ? own : paused[grid.rank];
+    paused[grid.rank] = nullptr;
     returned = arrived = idle = 0;
-    home_bytes = 0;
-    for (unsigned flat = 0; flat < count; ++flat) {
-        Fiber& fiber = fibers[flat];
+    for (unsigned flat = 0; begins && flat < count; ++flat) {
+        Fiber& fiber = own[flat];
         static_cast<Thread&>(fiber) = grid.thread(flat);
-        fiber.stack = stacks.bottom(flat);
-        fiber.before = &fibers[(flat + count - 1) % count];
-        fiber.after = &fibers[(flat + 1) % count];
+        fiber.stack = stacks.bottom(grid.rank * count + flat);
+        fiber.before = &own[(flat + count - 1) % count];
+        fiber.after = &own[(flat + 1) % count];
 #if defined(__x86_64__)
         // Six registers and the address to return to; the stack is then aligned as after a call.
         void** top = reinterpret_cast<void**>(fiber.stack + Stacks::kBytes - 64);
@@ -208,7 +223,8 @@ inline void Engine::run_block() {
 #endif
     }
     current = &home;
-    go(&fibers[0]);
+    go(next);
+    return paused[grid.rank] != nullptr ? line : 0;
 }
 
 inline Thread& self() {
@@ -220,6 +236,9 @@ inline Grid& grid() {
 inline void barrier(int line) {
     engine().arrive_at(line);
 }
+inline void cluster_barrier(int line) {
+    engine().arrive_at_cluster(line);
+}
 inline std::uint64_t* exchange(std::uint64_t value) {
     return engine().exchange(value);
 }
@@ -230,12 +249,15 @@ inline void warp_barrier() {
     engine().exchange(0);
 }
 
-inline void run(dim3 blocks, dim3 block, std::size_t shared, std::function<void()> body) {
+inline void run(dim3 blocks, dim3 block, unsigned cluster, std::size_t shared, std::function<void()> body) {
     Engine& one = engine();
     const std::lock_guard<std::mutex> held(one.one_launch);
-    one.grid = {blocks, block, {}, shared, std::unique_ptr<unsigned char[]>(new unsigned char[shared])};
+    one.grid = {blocks, block, {}, shared, std::unique_ptr<unsigned char[]>(new unsigned char[shared]),
+                cluster};
+    one.fibers.resize(std::size_t{cluster} * one.grid.threads());
+    one.home_bytes = 0;
     one.body = std::move(body);
-    one.grid.every_block([&] { one.run_block(); });
+    one.grid.every_block([&](bool begins) { return one.turn(begins); });
 }
 
 }  // namespace simt

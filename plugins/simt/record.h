@@ -10,6 +10,7 @@ namespace simt {
 struct Launch {
     void (*kernel)();
     dim3 grid, block;
+    unsigned cluster;  // blocks
     std::size_t shared_bytes;
 };
 

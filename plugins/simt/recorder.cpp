@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 
 #include "block.h"
+#include "device.h"
 #include "record.h"
 
 extern "C" {
@@ -31,14 +32,19 @@ void host_backwards(int chosen) {
     simt::backwards() = chosen != 0;
 }
 
+// The GPU that launchers find: see device.h.
+void host_device(int capability, int multiprocessors, int cluster) {
+    simt::device() = {capability, multiprocessors, static_cast<unsigned>(cluster)};
+}
+
 // Ends the record. Returns how many launches it holds.
 int host_record_end() {
     simt::record().on = false;
     return static_cast<int>(simt::record().launches.size());
 }
 
-// Writes launch `i` as 9 numbers: where the kernel lies in this library, its grid, its block, bytes of
-// dynamic shared memory, and 0 where the library is unknown.
+// Writes launch `i` as 10 numbers: where the kernel lies in this library, its grid, its block, the blocks of
+// a cluster, bytes of dynamic shared memory, and 0 where the library is unknown.
 void host_recorded(int i, unsigned long long* to) {
     const simt::Launch& launch = simt::record().launches.at(static_cast<std::size_t>(i));
     const auto place = reinterpret_cast<std::uintptr_t>(launch.kernel);
@@ -51,8 +57,9 @@ void host_recorded(int i, unsigned long long* to) {
         to[2 + 3 * side] = sides[side]->y;
         to[3 + 3 * side] = sides[side]->z;
     }
-    to[7] = launch.shared_bytes;
-    to[8] = known;
+    to[7] = launch.cluster;
+    to[8] = launch.shared_bytes;
+    to[9] = known;
 }
 
 }  // extern "C"

@@ -14,6 +14,7 @@
 #include <tuple>
 #include <utility>
 
+#include "device.h"
 #include "record.h"
 #include "types.h"
 #if defined(SIMT_THREADS)
@@ -32,13 +33,17 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* how, void (*kernel)(P..
     if (empty || large || threads % simt::kWarp != 0 || how->dynamicSmemBytes > simt::kMostShared) {
         return cudaErrorInvalidConfiguration;
     }
+    const unsigned cluster = how->numAttrs == 0 ? 1 : how->attrs->val.clusterDim.x;
+    if (how->numAttrs != 0 && (cluster == 0 || cluster > simt::device().cluster || grid.x % cluster != 0)) {
+        return cudaErrorInvalidClusterSize;
+    }
     if (simt::record().on) {
         simt::record().launches.push_back(
-            {reinterpret_cast<void (*)()>(kernel), grid, block, how->dynamicSmemBytes});
+            {reinterpret_cast<void (*)()>(kernel), grid, block, cluster, how->dynamicSmemBytes});
         return cudaSuccess;
     }
     const std::tuple<P...> arguments(static_cast<P>(std::forward<A>(given))...);
-    simt::run(grid, block, how->dynamicSmemBytes, [&] { std::apply(kernel, arguments); });
+    simt::run(grid, block, cluster, how->dynamicSmemBytes, [&] { std::apply(kernel, arguments); });
     return cudaSuccess;
 }
 
@@ -72,6 +77,13 @@ T unpacked(std::uint64_t word) {
     T value;
     std::memcpy(&value, &word, sizeof value);
     return value;
+}
+
+// What a block shows to the others of its cluster, as a T that nobody has constructed.
+template <typename T>
+T& shown() {
+    static_assert(sizeof(T) <= kMostShared && alignof(T) <= alignof(Shown), "more than shared memory holds");
+    return *reinterpret_cast<T*>(grid().shown.at(grid().rank).bytes);
 }
 
 inline void whole(unsigned mask) {

@@ -2,8 +2,9 @@
 //
 // The orders a kernel may lean on are the ones ThreadSanitizer is shown: __syncthreads and __syncwarp order
 // memory; shuffles, votes and atomics order nothing, and are built from relaxed operations and fences it does
-// not see. Blocks run one after another, so a race between blocks stays invisible: no kernel here writes what
-// another reads.
+// not see. Blocks run one after another, those of a cluster from one barrier of it to the next, so a race
+// between blocks stays invisible. Only those of a cluster read what another writes: a barrier of the cluster
+// that is missing shows in what they find (block.h).
 #pragma once
 
 #include <linux/futex.h>
@@ -88,7 +89,8 @@ constexpr int kBetween = -1;  // the line of the barrier between blocks
 struct Engine {
     std::mutex one_launch;
     Grid grid;
-    Barrier inner, outer;  // outer: between blocks
+    Barrier inner;
+    int line = 0;  // of the barrier of the cluster that the block waits at
     WarpState warps[kMostThreads / kWarp];
 };
 
@@ -98,6 +100,7 @@ inline Engine& engine() {
 }
 
 inline thread_local Thread current;
+inline thread_local Barrier* turns;  // where the turns of this thread's block begin and end
 
 inline Thread& self() {
     return current;
@@ -107,6 +110,15 @@ inline Grid& grid() {
 }
 inline void barrier(int line) {
     engine().inner.arrive(line);
+}
+
+inline void cluster_barrier(int line) {
+    engine().inner.arrive(line);
+    if (current.flat == 0) {
+        engine().line = line;
+    }
+    turns->arrive(kBetween);
+    turns->arrive(kBetween);
 }
 
 inline std::atomic<std::uint64_t>* exchange(std::uint64_t value) {
@@ -141,32 +153,41 @@ inline void warp_barrier() {
     order.load(std::memory_order_acquire);
 }
 
-inline void run(dim3 blocks, dim3 block, std::size_t shared, std::function<void()> body) {
+inline void run(dim3 blocks, dim3 block, unsigned cluster, std::size_t shared, std::function<void()> body) {
     Engine& one = engine();
     const std::lock_guard<std::mutex> held(one.one_launch);
-    one.grid = {blocks, block, {}, shared, std::unique_ptr<unsigned char[]>(new unsigned char[shared])};
+    one.grid = {blocks, block, {}, shared, std::unique_ptr<unsigned char[]>(new unsigned char[shared]),
+                cluster};
     const unsigned count = one.grid.threads();
-    one.outer.reset(count + 1);
+    std::vector<Barrier> outer(cluster);
     bool more = true;
     std::vector<std::thread> threads;
-    for (unsigned flat = 0; flat < count; ++flat) {
-        threads.emplace_back([&, flat] {
-            current = one.grid.thread(flat);
-            for (one.outer.arrive(kBetween); more; one.outer.arrive(kBetween)) {
-                body();
-                one.inner.leave();
-                one.outer.arrive(kBetween);
-            }
-        });
+    for (Barrier& between : outer) {
+        between.reset(count + 1);
+        for (unsigned flat = 0; flat < count; ++flat) {
+            threads.emplace_back([&, flat] {
+                current = one.grid.thread(flat);
+                turns = &between;
+                for (between.arrive(kBetween); more; between.arrive(kBetween)) {
+                    body();
+                    one.inner.leave();
+                    between.arrive(kBetween);
+                }
+            });
+        }
     }
-    one.grid.every_block([&] {
-        one.grid.poison();
+    one.grid.every_block([&](bool) {
+        Barrier& between = outer[one.grid.rank];
         one.inner.reset(count);
-        one.outer.arrive(kBetween);
-        one.outer.arrive(kBetween);
+        one.line = 0;
+        between.arrive(kBetween);
+        between.arrive(kBetween);
+        return one.line;
     });
     more = false;
-    one.outer.arrive(kBetween);
+    for (Barrier& between : outer) {
+        between.arrive(kBetween);
+    }
     for (std::thread& thread : threads) {
         thread.join();
     }

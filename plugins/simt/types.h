@@ -37,18 +37,33 @@ enum cudaError_t {
     cudaErrorInvalidValue = 1,
     cudaErrorMemoryAllocation = 2,
     cudaErrorInvalidConfiguration = 9,
+    cudaErrorNoDevice = 100,
     cudaErrorNotReady = 600,
     cudaErrorMisalignedAddress = 716,
     cudaErrorNotSupported = 801,
+    cudaErrorInvalidClusterSize = 912,
 };
 
 using cudaStream_t = struct CUstream_st*;
+
+enum cudaLaunchAttributeID { cudaLaunchAttributeClusterDimension = 4 };
+
+union cudaLaunchAttributeValue {
+    struct {
+        unsigned x, y, z;
+    } clusterDim;
+};
+
+struct cudaLaunchAttribute {
+    cudaLaunchAttributeID id;
+    cudaLaunchAttributeValue val;
+};
 
 struct cudaLaunchConfig_t {
     dim3 gridDim, blockDim;
     std::size_t dynamicSmemBytes;
     cudaStream_t stream;
-    void* attrs;
+    cudaLaunchAttribute* attrs;
     unsigned numAttrs;
 };
 

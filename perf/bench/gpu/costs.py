@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenrt.perf.bench import results
 from tokenrt.perf.cost.chip import CONSTANTS, Chip
-from tokenrt.perf.cost.jobs import jobs
+from tokenrt.perf.cost.jobs import Job, jobs
 from tokenrt.perf.cost.model import MODELS
 from tokenrt.targets import load
 
@@ -38,12 +38,24 @@ def as_dict() -> dict[str, Any]:
                 "batch": batch,
                 "block_us": {chip.name: round(1e6 * block.seconds(chip, batch), 2) for chip in named},
                 "operators": [
-                    {"setting": job.setting, **job.work.as_dict(named)} for job in jobs(block, batch)
+                    {"setting": job.setting, **job.work.as_dict(), **_on(job, named)}
+                    for job in jobs(block, batch)
                 ],
             }
             for name, block in MODELS.items()
             for batch in BATCHES
         ],
+    }
+
+
+def _on(job: Job, named: list[Chip]) -> dict[str, Any]:
+    """Time on each GPU, and launches where they are others than those of every GPU."""
+    works = {chip: job.on(chip) for chip in named}
+    return {
+        "model_us": {chip.name: round(1e6 * work.seconds(chip), 2) for chip, work in works.items()},
+        "launches_on": {
+            chip.name: work.as_dict()["launches"] for chip, work in works.items() if work != job.work
+        },
     }
 
 
@@ -77,12 +89,14 @@ def _rows(name: str, batch: int, named: list[Chip]) -> Iterator[list[str]]:
     whole = {chip: block.seconds(chip, batch) for chip in named}
     yield ["*a block of the model*", "", "8", "", *(f"*{_short(1e6 * whole[chip])}*" for chip in named)]
     for job in jobs(block, batch):
-        work = job.work
+        works, last = {chip: job.on(chip) for chip in named}, named[-1]
+        launches, own = len(job.work.launches), len(works[last].launches)
         yield [
-            f"`{work.operator}`", job.setting, str(len(work.launches)), str(work.longest(named[-1]).blocks),
+            f"`{job.operator}`", job.setting, f"{launches}" if own == launches else f"{launches}, {own} on {last.name}",
+            str(works[last].longest(last).blocks),
             *(
                 f"{_short(1e6 * work.seconds(chip))} ({_short(work.seconds(chip) / whole[chip])})"
-                for chip in named
+                for chip, work in works.items()
             ),
         ]  # fmt: skip
 

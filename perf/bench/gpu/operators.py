@@ -161,8 +161,9 @@ def _time(job: Job, library: ctypes.CDLL, gpu: bool, chip: Chip | None) -> dict[
             begin = time.perf_counter()
             start()
             taken = time.perf_counter() - begin
-    model = None if chip is None else round(1e6 * job.work.seconds(chip), 2)
-    return {"us": round(1e6 * taken, 2), "model_us": model, "launches": len(job.work.launches)}
+    work = job.on(chip)
+    model = None if chip is None else round(1e6 * work.seconds(chip), 2)
+    return {"us": round(1e6 * taken, 2), "model_us": model, "launches": len(work.launches)}
 
 
 def _chip(card: Card | None) -> Chip | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,10 @@ from tests.plugins.helpers.running import needs_compiler
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.ops import OPERATORS as NODES
 from tokenrt.perf.cost import jobs, operators
+from tokenrt.perf.cost.chip import Chip
 from tokenrt.perf.cost.launch import Launch
 from tokenrt.perf.cost.model import MODELS, Block
-from tokenrt.plugins.host import recorder
+from tokenrt.plugins.host import kernels, recorder
 from tokenrt.plugins.host.launches import KERNELS
 
 INDICES = {"keep", "source", "destination", "source_map", "start"}
@@ -76,6 +79,35 @@ def test_selections_of_any_length(tokens: int, order: int) -> None:
 def test_matches_of_any_size(tokens: int) -> None:
     job = next(job for job in jobs.jobs(Block(tokens, 64), 2) if job.operator == "TokenMatch")
     assert told(job.work.launches) == started(job)
+
+
+CLUSTERS = [
+    Chip("h100", 132, 1e12, 1e13, 1e14, 1e14, 2e9, 2e-6, 9.0),
+    Chip("rtx-5090", 170, 1e12, 1e13, 1e14, 1e14, 2e9, 2e-6, 12.0),
+    Chip("part of a b200", 20, 1e12, 1e13, 1e14, 1e14, 2e9, 2e-6, 10.0),
+    Chip("l4", 58, 1e12, 1e13, 1e14, 1e14, 2e9, 2e-6, 8.9),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("chip", CLUSTERS, ids=lambda chip: chip.name)
+@pytest.mark.parametrize(
+    ("width", "head"), [(384, 64), (192, 64), (768, 64), (1024, 64), (384, 48), (100, 68)]
+)
+def test_merges_take_one_launch_where_the_kernels_do(width: int, head: int, chip: Chip) -> None:
+    """Tokens, images and widths over each boundary of the rule, in both lengths of an element."""
+    found = set()
+    for tokens, batch, item in itertools.product(
+        (34, 129, 197, 257, 401, 512, 520, 577), (1, 2, 8, 9, 22), (2, 4)
+    ):
+        for job in jobs.jobs(Block(tokens, width, head), batch):
+            if job.operator == "TokenMerge":
+                job = replace(job, item=item, attributes={**job.attributes, "type": 10 if item == 2 else 1})
+                with kernels.gpu(chip.capability, chip.multiprocessors):
+                    wanted = started(job)
+                assert told(job.on(chip).launches) == wanted, (tokens, batch, item, job.setting)
+                found.add(len(wanted))
+    assert found == ({1, 2} if chip.cluster else {2})
 
 
 @needs_compiler

@@ -13,6 +13,7 @@ import pytest
 
 from tests.passes.ops.helpers.cases import alternate
 from tests.plugins.helpers.running import needs_compiler
+from tokenrt.plugins.host import kernels
 from tokenrt.plugins.host.recorder import Job, like, recorded
 
 pytestmark = needs_compiler
@@ -103,6 +104,30 @@ def test_a_merge_is_two_launches_of_which_the_second_ranks_and_combines(tokens: 
     for batch in (1, 8, 32):
         many = merge(tokens, width, batch).launches[1]
         assert min(CHIP, most // 2, batch * tiles) <= many.blocks <= most
+
+
+@pytest.mark.parametrize("width", [64, 384])
+@pytest.mark.parametrize(
+    ("gpu", "blocks"),
+    [((9.0, 132), 16), ((10.0, 148), 16), ((12.0, 170), 8)],
+    ids=["h100", "b200", "rtx-5090"],
+)
+def test_a_merge_is_one_launch_where_clusters_save_one(
+    gpu: tuple[float, int], blocks: int, width: int
+) -> None:
+    """A cluster an image: tiles of 64 x 64, of which 197 tokens have 4, and 8 survivors a block, of which they have 24 groups."""
+    with kernels.gpu(*gpu):
+        for batch in (1, gpu[1] // blocks):
+            job = merge(197, width, batch)
+            if width == 64 or blocks == 16:
+                assert kernels_of(job) == ["combine::merge_image"]
+                assert (job.launches[0].grid, job.launches[0].cluster) == ((blocks, 1, batch), blocks)
+                assert filled(job, 4 * batch)
+            else:
+                assert len(job.launches) == 2, "wide rows on 8 blocks: a launch saves less than it costs"
+        assert len(merge(197, width, gpu[1] // blocks + 1).launches) == 2
+        assert len(merge(577, width).launches) == len(merge(4096, width).launches) == 2
+    assert len(merge(197, width).launches) == 2
 
 
 CHOICE: dict[str, Any] = {"protect": [1], "order": 0, "power": 1.0, "mix": 0.0}

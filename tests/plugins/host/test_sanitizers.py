@@ -240,6 +240,22 @@ BREAKS = {
         "    Vector* target = out + row * length;\n    source = blockIdx.x > 0 ? out : source;",
         "AssertionError",
     ),
+    "bests of a cluster read before all have come": (
+        PLAIN,
+        "cluster_past_a_boundary",
+        "merge_image.cuh",
+        "        cluster_barrier();\n        float* values",
+        "        __syncthreads();\n        float* values",
+        "AssertionError",
+    ),
+    "a block that returns before others have read its bests": (
+        PLAIN,
+        "cluster_past_a_boundary",
+        "merge_image.cuh",
+        "        cluster_leave();\n    }\n}",
+        "    }\n}",
+        "AssertionError",
+    ),
     "16 bytes at once from a part of a larger tensor": (
         MEMORY,
         "any_element and TokenMatch",

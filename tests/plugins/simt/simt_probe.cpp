@@ -97,6 +97,39 @@ __global__ void copied(const float* in, float* out) {
     out[me] = held[4 * me] + held[4 * me + 3];
 }
 
+// Each block of a cluster adds 100 times its place to 64 numbers, and gives those of the block behind it.
+// kOut, kBack: whether the cluster waits before it reads what others show, and before these return.
+template <bool kOut, bool kBack>
+__global__ void passed_on(const float* in, float* out) {
+    float* own = simt::shown<float[kThreads]>();
+    own[threadIdx.x] = in[threadIdx.x] + 100.0f * static_cast<float>(blockIdx.x);
+    if (kOut) {
+        simt::cluster_barrier(__LINE__);
+    } else {
+        __syncthreads();
+    }
+    const unsigned next = blockIdx.x ^ 1;
+    const float found = static_cast<const float*>(simt::grid().mapped(own, next % 2))[threadIdx.x ^ 1];
+    if (kBack) {
+        simt::cluster_barrier(__LINE__);
+    }
+    out[blockIdx.x * kThreads + threadIdx.x] = found;
+}
+
+// Blocks of a cluster at two barriers of it.
+__global__ void apart(const float*, float*) {
+    if (blockIdx.x == 0) {
+        simt::cluster_barrier(__LINE__);
+    } else {
+        simt::cluster_barrier(__LINE__);
+    }
+}
+
+// A place that is no part of what blocks show each other.
+__global__ void stranger(const float* in, float* out) {
+    out[threadIdx.x] = *static_cast<const float*>(simt::grid().mapped(in, 0));
+}
+
 // 16 bytes from an address that is a multiple of 4 only.
 __global__ void misaligned(const float* in, float* out) {
     const float4 four = *reinterpret_cast<const float4*>(in + 1);
@@ -109,6 +142,14 @@ int launch(unsigned blocks, std::size_t shared, void (*kernel)(P...), A... given
     return cudaLaunchKernelEx(&how, kernel, given...);
 }
 
+// Two clusters of two blocks.
+template <typename... P, typename... A>
+int launch_clusters(void (*kernel)(P...), A... given) {
+    cudaLaunchAttribute two{cudaLaunchAttributeClusterDimension, {{2, 1, 1}}};
+    const cudaLaunchConfig_t how{dim3(2, 2), dim3(kThreads), 0, nullptr, &two, 1};
+    return cudaLaunchKernelEx(&how, kernel, given...);
+}
+
 }  // namespace
 
 int main(int count, char** given) {
@@ -117,6 +158,8 @@ int main(int count, char** given) {
     for (std::size_t i = 0; i < in.size(); ++i) {
         in[i] = static_cast<float>(i);
     }
+    simt::device().cluster = what == "no-clusters" ? 0 : 2;
+    simt::backwards() = what.find("-backwards") != std::string::npos;
     int votes = 0, status = 0;
     if (what == "right") {
         status = launch(2, 0, reverse<true, 0>, in.data(), out.data(), &votes);
@@ -148,8 +191,19 @@ int main(int count, char** given) {
         simt::shared_variables() = {{reinterpret_cast<unsigned char*>(kept), sizeof kept}};
         status = launch(2, 0, unwritten, in.data(), out.data());
     } else if (what == "chained" || what == "chained-backwards") {
-        simt::backwards() = what == "chained-backwards";
         status = launch(3, 0, chained, in.data(), out.data());
+    } else if (what == "clusters" || what == "clusters-backwards") {
+        status = launch_clusters(passed_on<true, true>, in.data(), out.data());
+    } else if (what == "no-barrier-of-clusters") {
+        status = launch_clusters(passed_on<false, true>, in.data(), out.data());
+    } else if (what == "return-from-clusters") {
+        status = launch_clusters(passed_on<true, false>, in.data(), out.data());
+    } else if (what == "apart") {
+        status = launch_clusters(apart, in.data(), out.data());
+    } else if (what == "stranger") {
+        status = launch_clusters(stranger, in.data(), out.data());
+    } else if (what == "no-clusters") {
+        status = launch_clusters(passed_on<true, true>, in.data(), out.data());
     } else if (what == "too-many-threads") {
         const cudaLaunchConfig_t how{dim3(1), dim3(2048), 0, nullptr, nullptr, 0};
         status = cudaLaunchKernelEx(&how, divergent, in.data(), out.data());

@@ -92,6 +92,41 @@ def test_blocks_run_in_another_order_too(mode: str) -> None:
     assert run(mode, "chained-backwards").stdout.split()[2] == "1"
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_blocks_of_a_cluster_read_what_others_show(mode: str) -> None:
+    """The first two numbers of each block are 1 and 0 of the other one, 33 and 32 of its second warp."""
+    for kernel in ("clusters", "clusters-backwards"):
+        done = run(mode, kernel)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "0 0 101 133 1\n", "")
+
+
+@pytest.mark.parametrize("mode", ["fibers", "threads", "race", "address"])
+def test_a_barrier_of_a_cluster_that_is_missing_leaves_nothing_to_read(mode: str) -> None:
+    """Block 0 reads before block 1 has written; or block 0 has returned when block 1 reads."""
+    first, _, second = run(mode, "no-barrier-of-clusters").stdout.split()[2:]
+    assert ("nan" in first, second) == (True, "1")
+    first, _, second = run(mode, "return-from-clusters").stdout.split()[2:]
+    assert (first, "nan" in second) == ("101", True)
+
+
+@pytest.mark.parametrize("mode", ["fibers", "threads"])
+@pytest.mark.parametrize(
+    ("kernel", "told"),
+    [
+        ("apart", "blocks of a cluster wait at different barriers of it"),
+        ("stranger", "no place of the memory that the blocks of a cluster show each other"),
+    ],
+)
+def test_broken_clusters_stop_the_program(mode: str, kernel: str, told: str) -> None:
+    done = run(mode, kernel)
+    assert done.returncode != 0
+    assert told in done.stderr
+
+
+def test_clusters_are_refused_where_there_are_none() -> None:
+    assert run("fibers", "no-clusters").stdout == "912 0 -1 -1 -1\n"
+
+
 @pytest.mark.parametrize("mode", ["fibers", "threads", "undefined"])
 def test_copies_come_when_they_are_waited_for(mode: str) -> None:
     """Thread 0 adds 0 and 3, thread 32 too; the last ones copy zeros."""

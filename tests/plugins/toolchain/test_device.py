@@ -32,10 +32,14 @@ def needs_nvcc() -> None:
 VECTORS: Mapping[str, Callable[[list[str]], bool]] = {
     "combine::merge": lambda arguments: arguments[1] != "1",
     "combine::merge_pairs": lambda arguments: arguments[1] != "1",
+    "combine::merge_image": lambda arguments: True,
     "gather::copy_rows": lambda arguments: arguments[0] == "uint4",
 }
 """Kernels that read rows -> which of their forms, by template arguments, read them 16 bytes at a time. Where the last
 argument is kWhole, true for rows of whole 16-byte vectors, it need not be named here."""
+
+CLUSTERS = {"combine::merge_image"}
+"""Kernels for clusters of blocks, which have a body from 9.0 on. Rows that are no whole vectors go to other kernels."""
 
 NARROW: Mapping[str, str] = {
     "cluster::merge": "one number a pair of clusters, and a row of N need not start on 16 bytes",
@@ -98,11 +102,12 @@ def check_rows(code: Mapping[str, tuple[sass.Instruction, ...]]) -> None:
         widths = {line.bits for line in sass.looped(code[symbol]) if line.name.startswith("LDG")}
         wanted = wide(plain, arguments)
         forms.setdefault(plain, set()).add(wanted)
-        if wanted is not None:
+        reads = any(line.name.startswith("LDG") for line in code[symbol])
+        if wanted is not None and (reads or plain not in CLUSTERS):
             assert (128 in widths) == wanted, (
                 f"{plain}<{', '.join(arguments)}> reads {sorted(widths)} bits in loops"
             )
-    assert all(found == {True, False} for plain, found in forms.items() if plain not in NARROW)
+    assert all(found == {True, False} for plain, found in forms.items() if plain not in (*NARROW, *CLUSTERS))
     unknown = [plain for plain, found in forms.items() if found == {None} and plain not in NARROW]
     assert not unknown, "say in VECTORS or NARROW how these read"
 
@@ -169,6 +174,8 @@ def test_tiles_are_multiplied_from_16_byte_reads_of_shared_memory(kernel: str) -
 
 def multiplies_on_tensor_cores(plain: str, arguments: list[str]) -> bool:
     """By template arguments: rows of whole vectors; of a score, of halves."""
+    if plain in CLUSTERS:
+        return True
     whole = bool(arguments) and arguments[-1] == "true"
     if plain == "match::similarity":
         return whole and arguments[-2] == "true"
@@ -187,7 +194,10 @@ def test_tensor_cores_multiply_from_fragments_that_were_copied_past_the_register
             name: [line for line in inner if line.name.startswith(name)]
             for name in ("HMMA", "LDSM", "LDGSTS")
         }
-        if arch == 75 or not multiplies_on_tensor_cores(plain, arguments):
+        if plain in CLUSTERS:
+            waits = [line for line in code[symbol] if line.name.startswith("UCGABAR")]
+            assert bool(waits) == (arch >= 90)
+        if arch < (90 if plain in CLUSTERS else 80) or not multiplies_on_tensor_cores(plain, arguments):
             assert not any(found.values()), plain
         else:
             steps = 4  # of a slice
