@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 
@@ -23,6 +25,12 @@ NARROW: Mapping[int, str] = {10: "float16", 16: "bfloat16"}
 """Types that do not reach a Python operator: they travel as float32, exactly, and are narrowed for the kernel."""
 
 Kernel = Callable[..., Any]
+PLACES = frozenset({"keep", "source", "destination", "source_map", "start"})
+"""Inputs that are int64; all others are floats."""
+
+_numbers = itertools.count()
+_calls: MutableMapping[int, Kernel] = WeakValueDictionary()
+"""What each node of the sessions that are alive runs, by its number."""
 
 
 class HostSession:
@@ -39,20 +47,15 @@ class HostSession:
         import onnx
         import onnxruntime
 
-        try:
-            import onnxruntime_extensions as extensions
-        except ImportError as error:
-            raise DependencyError(
-                "onnxruntime-extensions", "plugins", "running a whole model by the kernels"
-            ) from error
+        library = _entered()
         host.library()
         proto = onnx.ModelProto()
         proto.CopyFrom(model if isinstance(model, onnx.ModelProto) else _loaded(model))
         self._fault: Exception | None = None
-        self._kernels = self._rewire(proto, extensions)
+        self._kernels = self._rewire(proto)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        options.register_custom_ops_library(extensions.get_library_path())
+        options.register_custom_ops_library(library)
         self._session = onnxruntime.InferenceSession(
             proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
@@ -71,8 +74,8 @@ class HostSession:
                 raise fault
         return dict(zip(names, found, strict=True))
 
-    def _rewire(self, proto: Any, extensions: Any) -> list[Kernel]:
-        """Turn each tokenrt node into a Python operator of its own; returns those, which must live on."""
+    def _rewire(self, proto: Any) -> list[Kernel]:
+        """Turn each tokenrt node into a Python operator; returns what they run, which must live on."""
         types = _types(proto)
         nodes = [node for node in proto.graph.node if node.domain == DOMAIN]
         if not nodes:
@@ -84,7 +87,7 @@ class HostSession:
             if node.domain != DOMAIN:
                 kept.append(node)
                 continue
-            replaced, kernel = self._replaced(node, types, extensions)
+            replaced, kernel = self._replaced(node, types)
             kept.extend(replaced)
             kernels.append(kernel)
         del proto.graph.node[:]
@@ -96,7 +99,7 @@ class HostSession:
         opset.domain, opset.version = PYTHON_DOMAIN, 1
         return kernels
 
-    def _replaced(self, node: Any, types: Mapping[str, int], extensions: Any) -> tuple[list[Any], Kernel]:
+    def _replaced(self, node: Any, types: Mapping[str, int]) -> tuple[list[Any], Kernel]:
         from onnx import helper
 
         if node.op_type not in KERNELS:
@@ -120,16 +123,10 @@ class HostSession:
             for wide, name, kind in zip(outputs, node.output, made, strict=True)
             if kind in NARROW
         ]
-        # The extensions keep one table of operators for the whole process, so each needs a name of its own.
-        key = hashlib.sha256(f"{id(self)} {node.output[0]} {given} {attributes}".encode()).hexdigest()[:16]
-        kernel = self._kernel(operator, attributes, given, made)
-        kernel = extensions.onnx_op(
-            op_type=f"{node.op_type}_{key}",
-            inputs=[_wire(kind, extensions) for kind in given],
-            outputs=[_wire(kind, extensions) for kind in made],
-        )(kernel)
+        kernel, number = self._kernel(operator, attributes, given, made), next(_numbers)
+        _calls[number] = kernel
         call = helper.make_node(
-            f"{node.op_type}_{key}", inputs, outputs, name=node.name, domain=PYTHON_DOMAIN
+            node.op_type, inputs, outputs, name=node.name, domain=PYTHON_DOMAIN, node=number
         )
         return [*before, call, *after], kernel
 
@@ -151,6 +148,37 @@ class HostSession:
 
 
 _NUMBERS: Mapping[str, int] = {"float32": FLOAT, "int64": INT64}
+
+
+@functools.cache
+def _entered() -> str:
+    """Enter the operators among those of the extensions, and return the library that has them.
+
+    The extensions keep one table for the whole process, to which sessions point and which moves when it grows: so each operator
+    is entered once and before the first session, and a node names itself by a number.
+
+    Raises: DependencyError without onnxruntime-extensions.
+    """
+    try:
+        import onnxruntime_extensions as extensions
+    except ImportError as error:
+        raise DependencyError(
+            "onnxruntime-extensions", "plugins", "running a whole model by the kernels"
+        ) from error
+    floats, places = extensions.PyOp.dt_float, extensions.PyOp.dt_int64
+    for name in KERNELS:
+        operator = OPERATORS[name]
+        extensions.onnx_op(
+            op_type=name,
+            inputs=[places if given in PLACES else floats for given in operator.inputs],
+            outputs=[places if kind == "int64" else floats for kind in operator.types],
+            attrs={"node": places},
+        )(_run)
+    return str(extensions.get_library_path())
+
+
+def _run(*arrays: Array, node: int) -> Any:
+    return _calls[node](*arrays)
 
 
 def _loaded(model: Any) -> Any:
@@ -194,10 +222,6 @@ def _widened(node: Any, kinds: Sequence[int]) -> tuple[list[Any], list[str]]:
         if name != wide
     ]
     return casts, names
-
-
-def _wire(kind: int, extensions: Any) -> Any:
-    return extensions.PyOp.dt_int64 if kind == INT64 else extensions.PyOp.dt_float
 
 
 def _narrowed(array: Array, kind: int) -> Array:

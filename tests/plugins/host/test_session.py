@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -118,3 +121,31 @@ def test_a_model_without_nodes_and_a_node_without_kernel_are_refused() -> None:
     model.graph.node[0].domain = ""
     with pytest.raises(TokenrtError, match="no tokenrt nodes"):
         HostSession(model)
+
+
+MANY = """
+import sys
+import numpy as np
+from tests.passes.ops.helpers import runner
+from tests.passes.ops.helpers.cases import cases
+from tokenrt.plugins.host.session import HostSession
+
+inputs, attributes = cases()["TokenSelect"]
+model = runner.model("TokenSelect", inputs, attributes)
+sessions = [HostSession(model) for _ in range(6)]
+feeds = {given.name: np.asarray(array) for given, array in zip(model.graph.input, inputs)}
+results = [session.run(feeds) for session in sessions]
+assert [session.calls for session in sessions] == [1] * 6
+"""
+
+
+def test_many_sessions_live_until_the_process_ends() -> None:
+    """With an operator of its own for each node, a process of four sessions crashed when it ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+    assert (done.returncode, done.stderr) == (0, "")
