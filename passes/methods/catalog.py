@@ -62,6 +62,7 @@ CACHED: Mapping[str, str] = {
     "queries": "queries [B,A,Q,D], or attn [B,A,Q,N]",
     "values": "values [B,H,N,D]",
     "noise": "noise [B,A,Q,N] where an option asks",
+    "hidden": "hidden [B,N,C]",
     "state": TENSORS["state"],
 }
 """The same for a method that chooses entries of a cache."""

@@ -38,6 +38,10 @@ class CacheTaps(TensorTaps):
         )
         return op("Where", seen(site)[None, None], product, steps.LOWEST)
 
+    def hidden(self) -> Value:
+        """[B,N,C]."""
+        return self._tensor("hidden")
+
     def noise(self) -> Value:
         """[B,A,Q,N]."""
         return self._tensor("noise")

@@ -53,8 +53,7 @@ class Locret(CacheMethod, Trained):
         parts = [_joined(op, part, site) for part in (taps.queries(), taps.keys(), taps.values())]
         hidden = layers.linear(op, op("Concat", *parts, axis=2), first, None)
         rated = layers.linear(op, op("Mul", hidden, op("Sigmoid", hidden)), last, None)
-        every = op("Transpose", rated, perm=[0, 2, 1])
-        score = op("ReduceSum", every, np.array([1]), keepdims=1) if self.heads == cache.COMMON else every
+        score = self.by_key(op, op("Transpose", rated, perm=[0, 2, 1]))
         index = cache.beside(op, score, self.lists(site), site, site.tokens - self.stable, self.stable)
         return Entries(index, {cache.SCORE: cache.kept_state(op, score, index)})
 

@@ -35,7 +35,10 @@ class AIMPageRank(Method):
     drops: ClassVar[bool] = True
     ascending: ClassVar[bool] = True
     systems: ClassVar[tuple[str, ...]] = ("AIM: pruning inside the language model",)
-    deviations: ClassVar[str] = "the release masks the tokens that leave; here they are gone"
+    deviations: ClassVar[str] = (
+        "the release masks the tokens that leave; here they are gone. In a model's prompt the walk is among the tokens that those of "
+        "the picture see, without the words behind it"
+    )
 
     temperature: float = 0.1
     iterations: int = 5

@@ -48,12 +48,14 @@ class CacheMethod(Method):
 
     def by_head(self, op: Ops, score: Value, site: Site) -> Value:
         """Add up scores [B,A,N] of heads of queries for the heads of keys they share, [B,H,N], or for all, [B,1,N]."""
-        if self.heads == COMMON:
-            return op("ReduceSum", score, np.array([1]), keepdims=1)
-        if site.shared == 1:
-            return score
+        if self.heads == COMMON or site.shared == 1:
+            return self.by_key(op, score)
         split = op("Reshape", score, np.array([0, site.heads, site.shared, site.tokens]))
         return op("ReduceSum", split, np.array([2]), keepdims=0)
+
+    def by_key(self, op: Ops, score: Value) -> Value:
+        """Scores [B,H,N] of heads of keys, as they are or added up, [B,1,N]."""
+        return op("ReduceSum", score, np.array([1]), keepdims=1) if self.heads == COMMON else score
 
     def lists(self, site: Site) -> int:
         """How many lists of entries there are: H, or 1."""

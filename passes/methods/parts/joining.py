@@ -19,6 +19,18 @@ def rest(op: Ops, like: Value, index: Value, site: Site, kept: int) -> Value:
     return op("TokenSelect", gone, keep=site.tokens - kept, protect=0, order=steps.ORDERS[steps.BY_POSITION])
 
 
+def to_nearest(op: Ops, taps: Taps, site: Site, index: Value, tokens: Value) -> Pairs:
+    """Each token that is not among `index` [B,K] joins the unprotected one of these of largest cosine of tokens [B,N,C]."""
+    source = rest(op, tokens, index, site, site.keep)
+    unit = op("LpNormalization", scores.apart(op, taps, tokens), axis=2, p=2)
+    near, far = (steps.gather(op, unit, places) for places in (source, index))
+    alike = op("MatMul", near, op("Transpose", far, perm=[0, 2, 1]))
+    if site.protect:
+        outside = (np.arange(site.keep) < site.protect)[None, None]
+        alike = op("Where", outside, -2.0, alike)
+    return Pairs(index, source, op("ArgMax", alike, axis=2, keepdims=0))
+
+
 def spread(count: int, targets: int) -> tuple[list[int], list[int]]:
     """Places of every step-th of `count` tokens, the first `targets` of them, and the other places; step = count // targets."""
     chosen = [place * max(1, count // targets) for place in range(targets)]

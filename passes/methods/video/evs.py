@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps
+from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
 from tokenrt.passes.methods.parts import clips, frames, steps
 
 
@@ -53,11 +53,14 @@ class EVS(Method):
         if site.keep == first:
             return steps.constantly_pruned(op, taps, site, np.arange(first))
         rows = frames.folded(op, taps, site, count)
-        alike = frames.likeness(op, rows, range(1, count), range(count - 1))
-        score = op("Reshape", op("Sub", 1.0, alike), np.array([-1, (count - 1) * each]))
+        score = op("Reshape", self.change(op, rows, count), np.array([-1, (count - 1) * each]))
         rest = op("TokenSelect", score, keep=site.keep - first, protect=0, order=0)
         head = steps.numbered(op, taps.tokens, first)
         return steps.pruned(op, taps, site, op("Concat", head, op("Add", rest, np.array(first)), axis=1))
+
+    def change(self, op: Ops, rows: Value, count: int) -> Value:
+        """How much the tokens of all frames but the first, of rows [B,F,n,C], differ from the frame before: [B,F-1,n]."""
+        return op("Sub", 1.0, frames.likeness(op, rows, range(1, count), range(count - 1)))
 
     def laid_out(self, grid: tuple[int, ...] | None) -> EVS:
         return replace(self, frames=self.frames or clips.of_grid(grid))

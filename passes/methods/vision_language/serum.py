@@ -9,8 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.passes.methods.contract import Evidence, Home, Ops, Reduction, Site, Taps
-from tokenrt.passes.methods.parts import bipartite, clusters, layers, scores, steps
-from tokenrt.passes.methods.parts.bipartite import Pairs
+from tokenrt.passes.methods.parts import bipartite, clusters, joining, layers, scores, steps
 from tokenrt.passes.methods.parts.weights import Trained
 
 
@@ -53,15 +52,7 @@ class SeRum(Trained):
         logits = op("MatMul", layers.linear(op, tokens, weight, bias), np.ascontiguousarray(queries.T))
         best = op("ReduceMax", logits, axes=[2], keepdims=0)
         index = scores.select(op, taps, site, best, steps.BY_POSITION)
-        gone = scores.dropped(op, best, index, site)
-        source = op("TokenSelect", gone, keep=site.removed, protect=0, order=0)
-        unit = op("LpNormalization", scores.apart(op, taps, tokens), axis=2, p=2)
-        near, far = (steps.gather(op, unit, places) for places in (source, index))
-        alike = op("MatMul", near, op("Transpose", far, perm=[0, 2, 1]))
-        if site.protect:
-            outside = (np.arange(site.keep) < site.protect)[None, None]
-            alike = op("Where", outside, -2.0, alike)
-        pairs = Pairs(index, source, op("ArgMax", alike, axis=2, keepdims=0))
+        pairs = joining.to_nearest(op, taps, site, index, tokens)
         mark = op("Unsqueeze", op("Max", op("Sigmoid", best), scores.EPSILON), steps.LAST)
         if taps.padded:
             mark = op("Mul", mark, bipartite.counted_once(op, taps, site))

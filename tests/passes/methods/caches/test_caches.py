@@ -13,23 +13,28 @@ from tokenrt.passes import methods
 
 NAMES = [name for name in methods.names() if methods.get(name).home == "cache"]
 BACKENDS = ("numpy", "onnxruntime")
-D, HIDDEN = 8, 6
+C, D, HIDDEN = 10, 8, 6
 
 
 def cache(batch: int, heads: int, tokens: int, asking: int, shared: int = 1, seed: int = 0) -> dict[str, Any]:
     rng = np.random.default_rng([seed, tokens])
     shapes = {"keys": (heads, tokens), "values": (heads, tokens), "queries": (heads * shared, asking)}
-    return {
+    found = {
         name: rng.standard_normal((batch, *shape, D)).astype(np.float32) for name, shape in shapes.items()
     }
+    return found | {"hidden": rng.standard_normal((batch, tokens, C)).astype(np.float32)}
 
 
 def options(name: str, heads: int, shared: int) -> dict[str, Any]:
     if not methods.get(name).needs:
         return {}
     rng = np.random.default_rng(3)
-    shapes = {"fc1": (HIDDEN, (shared + 2) * heads * D), "fc2": (heads, HIDDEN)}
-    return {"weights": {key: rng.standard_normal(shape).astype(np.float32) for key, shape in shapes.items()}}
+    shapes = {
+        "fc1": (HIDDEN, (shared + 2) * heads * D), "fc2": (heads, HIDDEN),
+        "types.weight": (3 * heads, C), "types.bias": (3 * heads,),
+    }  # fmt: skip
+    own = {key: rng.standard_normal(shapes[key]).astype(np.float32) for key in methods.get(name).needs}
+    return {"weights": own}
 
 
 def attention(given: dict[str, Any]) -> Any:
@@ -74,6 +79,7 @@ def test_heavy_hitters_go_on_from_call_to_call(shared: int, backend: str) -> Non
         heavy = np.sort(np.argsort(-mine[head, :16], kind="stable")[:8])
         assert first["index"][0, head].tolist() == [*heavy, 16, 17, 18, 19]
     fresh = cache(1, 2, 2, 2, shared, seed=1)
+    del given["hidden"]
     later = {name: np.concatenate([first[name], fresh[name]], axis=2) for name in ("keys", "values")}
     later["queries"] = fresh["queries"]
     state = {"score": first["state_score"]}
@@ -100,6 +106,18 @@ def test_salient_entries_are_rated_by_those_who_can_see_them(backend: str) -> No
     for head in range(2):
         wanted = np.sort(np.argsort(-rows[head] / sees, kind="stable")[:15])
         assert found["index"][0, head].tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_trained_layer_ranks_what_is_global(backend: str) -> None:
+    given, more = cache(1, 2, 20, 1), options("nats", 2, 1)
+    found = apply_method("nats", given, keep=8, window=3, backend=backend, **more)
+    rated = given["hidden"][0] @ more["weights"]["types.weight"].T + more["weights"]["types.bias"]
+    kinds = rated.reshape(20, 3, 2)
+    score = kinds[:, 0] - kinds[:, 1:].max(axis=1)
+    for head in range(2):
+        best = np.sort(np.argsort(-score[:17, head], kind="stable")[:5])
+        assert found["index"][0, head].tolist() == [*best, 17, 18, 19]
 
 
 def test_a_temperature_rises_with_the_calls_and_noise_changes_the_choice() -> None:
