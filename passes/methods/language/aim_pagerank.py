@@ -36,8 +36,8 @@ class AIMPageRank(Method):
     ascending: ClassVar[bool] = True
     systems: ClassVar[tuple[str, ...]] = ("AIM: pruning inside the language model",)
     deviations: ClassVar[str] = (
-        "the release masks the tokens that leave; here they are gone. In a model's prompt the walk is among the tokens that those of "
-        "the picture see, without the words behind it"
+        "the release masks the tokens that leave; here they are gone. In a model's prompt the walk is among those tokens that "
+        "the picture's own see, without the words behind it"
     )
 
     temperature: float = 0.1
