@@ -6,8 +6,10 @@ ContribOperators.md of ONNX Runtime 1.31.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -272,6 +274,91 @@ def _turned(op: GraphOps, node: ir.Node, index: int, side: str) -> ir.Value | No
     return op("Transpose", value, perm=order)
 
 
+def _grouped(op: GraphOps, node: ir.Node) -> Opened:
+    """Attention of a prompt, causal, with heads of keys that queries share; the cache it leaves is keys, rotated, and values."""
+    query, key, value, past, _, lengths, _, cos, sin, places, extra = (_input(node, i) for i in range(11))
+    heads, key_heads = (int(_attribute(node, name, 0)) for name in ("num_heads", "kv_num_heads"))
+    if past is not None and not (past.shape is not None and len(past.shape) == 4 and past.shape[2] == 0):
+        raise _refuse(
+            node,
+            f"it has a past, {past.name!r}, and only a prompt without one can lose tokens: fix it to none for a file of prompts, "
+            f"--shape {past.name}=1x{key_heads}x0xD, and the same for all others",
+        )
+    odd = [
+        name for name in ("softcap", "smooth_softmax", "sliding_window_cache") if _attribute(node, name, 0)
+    ]
+    odd += [str(value.name) for value in node.inputs[11:] if value is not None]
+    if odd or not _attribute(node, "causal", 1):
+        raise _refuse(node, f"{', '.join(odd) or 'attention without a causal mask'} is not supported")
+    if key is None or value is None:
+        packed = op("Reshape", query, [0, 0, heads + 2 * key_heads, -1])
+        ends = [0, heads, heads + key_heads, heads + 2 * key_heads]
+        parts = [op("Slice", packed, [a], [b], [2]) for a, b in itertools.pairwise(ends)]
+    else:
+        counts = (heads, key_heads, key_heads)
+        parts = [
+            op("Reshape", part, [0, 0, n, -1]) for part, n in zip((query, key, value), counts, strict=True)
+        ]
+    q, k, v = (op("Transpose", part, perm=[0, 2, 1, 3]) for part in parts)
+    length = op("Squeeze", op("Slice", op("Shape", q), [2], [3]), [0])
+    every = op("Range", np.int64(0), length, np.int64(1))
+    if _attribute(node, "do_rotary", 0):
+        if cos is None or sin is None or cos.shape is None:
+            raise _refuse(node, "its rotary tables are missing")
+        rows = op("Unsqueeze", every, [0]) if places is None else places
+        tables = [op("Unsqueeze", op("Gather", table, rows, axis=0), [1]) for table in (cos, sin)]
+        turn = partial(_rotated, op, tables=tables, half=_size(cos, 1))
+        q, k = (turn(part, pairs=bool(_attribute(node, "rotary_interleaved", 0))) for part in (q, k))
+    shared = np.repeat(np.arange(key_heads), heads // key_heads)
+    keys, values = (op("Gather", part, shared, axis=1) for part in (k, v))
+    scores = op("MatMul", q, op("Transpose", keys, perm=[0, 1, 3, 2]))
+    scale = float(_attribute(node, "scale", 0.0))
+    if scale:
+        scores = op("Mul", scores, _scalar(scale, scores))
+    else:
+        width = op("Cast", op("Slice", op("Shape", q), [3], [4]), to=int(scores.dtype or ir.DataType.FLOAT))
+        scores = op("Div", scores, op("Sqrt", width))
+    if extra is not None:
+        scores = op("Add", scores, extra)
+    shown = _shown(op, every, lengths, int(_attribute(node, "local_window_size", -1)))
+    scores = op("Where", shown, scores, _scalar(LOWEST[scores.dtype == ir.DataType.FLOAT16], scores))
+    weighted = op("MatMul", op("Softmax", scores, axis=-1), values)
+    return op("Reshape", op("Transpose", weighted, perm=[0, 2, 1, 3]), [0, 0, -1]), k, v
+
+
+LOWEST = (-3e38, -6e4)
+"""What hides a score, and what does in halves."""
+
+
+def _rotated(op: GraphOps, part: ir.Value, *, tables: list[ir.Value], half: int, pairs: bool) -> ir.Value:
+    """[B,H,N,D] turned by tables [B,1,N,D'/2], halves against halves, or neighbours (pairs); what lies behind D' stays."""
+    turned, rest = op("Slice", part, [0], [2 * half], [3]), op("Slice", part, [2 * half], [2**31 - 1], [3])
+    if pairs:
+        one, other = (op("Slice", turned, [first], [2**31 - 1], [3], [2]) for first in (0, 1))
+    else:
+        one, other = op("Slice", turned, [0], [half], [3]), op("Slice", turned, [half], [2 * half], [3])
+    cos, sin = tables
+    first = op("Sub", op("Mul", one, cos), op("Mul", other, sin))
+    second = op("Add", op("Mul", other, cos), op("Mul", one, sin))
+    if not pairs:
+        return op("Concat", first, second, rest, axis=3)
+    woven = op("Concat", *(op("Unsqueeze", each, [4]) for each in (first, second)), axis=4)
+    return op("Concat", op("Reshape", woven, [0, 0, 0, 2 * half]), rest, axis=3)
+
+
+def _shown(op: GraphOps, every: ir.Value, lengths: ir.Value | None, window: int) -> ir.Value:
+    """[B,1,N,N] of truth: no later token, none outside a window, none behind the last of its prompt; lengths [B]: that one."""
+    rows, columns = op("Unsqueeze", every, [1]), op("Unsqueeze", every, [0])
+    shown = op("LessOrEqual", columns, rows)
+    if window > 0:
+        shown = op("And", shown, op("Greater", columns, op("Sub", rows, np.int64(window))))
+    if lengths is None:
+        return op("Unsqueeze", shown, [0, 1])
+    last = op("Reshape", op("Cast", lengths, to=int(ir.DataType.INT64)), [-1, 1, 1, 1])
+    held: ir.Value = op("And", op("Unsqueeze", shown, [0, 1]), op("LessOrEqual", columns, last))
+    return held
+
+
 OPENERS: Mapping[tuple[str, str], Callable[[GraphOps, ir.Node], Opened]] = {
     ("com.microsoft", "Attention"): _attention,
     ("com.microsoft", "BiasGelu"): _gelu,
@@ -279,6 +366,7 @@ OPENERS: Mapping[tuple[str, str], Callable[[GraphOps, ir.Node], Opened]] = {
     ("com.microsoft", "FastGelu"): _fast_gelu,
     ("com.microsoft", "FusedMatMul"): _fused_matmul,
     ("com.microsoft", "Gelu"): _gelu,
+    ("com.microsoft", "GroupQueryAttention"): _grouped,
     ("com.microsoft", "MultiHeadAttention"): _multi_head,
     ("com.microsoft", "QuickGelu"): _quick_gelu,
     ("", "SimplifiedLayerNormalization"): _rms_norm,

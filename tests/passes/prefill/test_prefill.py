@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 import tokenrt
-from tests.passes.helpers import prefill, tiny
+from tests.passes.helpers import grouped, prefill, tiny
 from tests.passes.helpers.prefill import SPAN, TOKENS
 from tests.passes.helpers.running import run, session
 from tokenrt import Budget
@@ -209,3 +209,21 @@ def test_a_merged_token_would_tell_earlier_ones_of_later_ones(monkeypatch: pytes
         tokenrt.reduce(ir.from_proto(proto), **wish)
     monkeypatch.setattr(blocks, "_in_sight", lambda found, *_: (found, []))
     assert earlier(tokenrt.reduce(ir.from_proto(proto), **wish).model) > 1e-3
+
+
+@pytest.mark.parametrize("cache", ["per-layer", "gathered"])
+def test_a_decoder_of_fused_nodes(cache: str) -> None:
+    """As ONNX Runtime's model builder writes it; two prompts, the second shorter, and a batch that stays free."""
+    given = prefill.inputs("mask", batch=2)
+    given["attention_mask"][1, -2:] = 0
+    result = pruned(ir.from_proto(grouped.builder_model()), COUNTS, cache=cache)
+    empty = {name: torch.zeros(2, 2, 0, 8) for name in prefill.PAST}
+    found = outputs(result.model, given | empty)
+    wanted = prefill.judged("llama", "mask", given, COUNTS, gathered=cache == "gathered")
+    assert (found["kept_index"] == wanted.kept).all()
+    real = given["attention_mask"].numpy() > 0
+    for prompt in range(2):
+        left = real[prompt][wanted.kept[prompt]]
+        np.testing.assert_allclose(found["logits"][prompt][left], wanted.logits[prompt][left], atol=CLOSE)
+        for name, theirs in zip(prefill.CACHES[-2:], wanted.caches[-2:], strict=True):
+            np.testing.assert_allclose(found[name][prompt][:, left], theirs[prompt][:, left], atol=CLOSE)
