@@ -17,8 +17,10 @@ from tokenrt.perf.demo import subject
 PYTHON = "python"
 SHARED = "tokenrt export timm:deit_tiny_patch16_224 -o deit.onnx --random-weights"
 TOWER = "tokenrt export hf:llava --part vision -o vision.onnx --random-weights --image-size 336"
-SMALLER = {"x4096": "x40", "4x24x24": "4x6x6", "x3x336x336": "x3x24x24"}
-"""The guide's projector has 4096 channels and its grid 24 x 24 patches, those of the small tower in its place 40 and 6 x 6."""
+PATCHES = "tokenrt export hf:qwen3_vl --part vision -o patches.onnx --random-weights --image-grid 16x16"
+SMALLER = {"x4096": "x40", "4x24x24": "4x6x6", "x3x336x336": "x3x24x24", "--layers 8": "--layers 1"}
+"""The guide's projector has 4096 channels and its grid 24 x 24 patches, those of the small tower in its place 40 and 6 x 6, and
+three blocks."""
 FOLDERS = {"onnxruntime_genai": hosts.genai, "transformers_js": hosts.transformers_js}
 """What writes the folder that a guide begins with."""
 
@@ -61,6 +63,8 @@ def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Path, run: Ru
                 shutil.copy(exported, desk / "deit.onnx")
             elif line == TOWER:
                 shutil.copy(tower("mlp"), desk / "vision.onnx")
+            elif line == PATCHES:
+                shutil.copy(tower("deepstack"), desk / "patches.onnx")
             elif line.startswith("tokenrt "):
                 for guides, towers in SMALLER.items():
                     line = line.replace(guides, towers)

@@ -83,7 +83,8 @@ Short = Annotated[
     str | None,
     typer.Option(
         help="Outputs with a row for each token, by name, or all, that keep the rows that are left instead of getting every "
-        "token back; the model then tells which these are in kept_index, or in token_source_map where tokens were merged.",
+        "token back; the model then tells which these are in kept_index, or in token_source_map where tokens were merged. "
+        "Behind a merger that makes one row of k x k tokens (Qwen) they leave in whole units.",
         metavar="NAME,...|all",
         show_default=False,
     ),

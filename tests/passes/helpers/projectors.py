@@ -110,7 +110,15 @@ def resized(model: Tower, states: list[Tensor]) -> Tensor:
 
 def deepstack(model: Tower, states: list[Tensor]) -> tuple[Tensor, ...]:
     """Qwen3-VL: no batch, four tokens in a row become one, the same of earlier blocks."""
-    rows = [state[0].reshape(-1, 4 * WIDTH) for state in states]
+    return _stacked(model, [state[0].reshape(-1, 4 * WIDTH) for state in states])
+
+
+def stacked(model: Tower, states: list[Tensor]) -> tuple[Tensor, ...]:
+    """The same for pictures of a batch."""
+    return _stacked(model, [state.reshape(-1, SIDE**2 // 4, 4 * WIDTH) for state in states])
+
+
+def _stacked(model: Tower, rows: list[Tensor]) -> tuple[Tensor, ...]:
     return (model.wide(rows[-1]), *(layer(row) for layer, row in zip(model.deep, rows, strict=False)))
 
 
@@ -122,8 +130,13 @@ FORMS: Mapping[str, tuple[Callable[[Tower, list[Tensor]], object], bool, int]] =
     "tiled": (tiled, True, 0),
     "resized": (resized, False, 4),
     "deepstack": (deepstack, False, 1),
+    "stacked": (stacked, False, 0),
 }
 """What stands behind the tower, whether it has a class token, and the batch it is made for; 0: any."""
+
+
+DEEP = ("deepstack", "stacked")
+"""Forms with outputs of earlier blocks."""
 
 
 def pictures(form: str, batch: int = 2) -> dict[str, object]:
@@ -144,7 +157,7 @@ def tower(form: str, opset: int = 18) -> Path:
         torch.manual_seed(0)
         return Tower(tail, class_token)
 
-    names = ["image_features", *(f"deepstack_{n}" for n in range(2 if form == "deepstack" else 0))]
+    names = ["image_features", *(f"deepstack_{n}" for n in range(2 if form in DEEP else 0))]
     return exported(
         f"projector_{form}_{opset}", made, torch.randn(_shape(form, batch or 2)), names, opset, not batch
     )

@@ -12,7 +12,8 @@ from tests.export.helpers import vision_language as small
 from tests.passes.helpers import qwen, tiny
 from tests.passes.helpers.projectors import pictures, tower
 from tests.passes.helpers.running import session
-from tokenrt.errors import NothingToDoError, PlanError, UnsupportedError
+from tokenrt.errors import NothingToDoError, PlanError, TokenrtError, UnsupportedError
+from tokenrt.passes import methods
 from tokenrt.passes.graph.canonicalize import Canonicalize
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget, Plan
@@ -199,6 +200,41 @@ def test_outputs_of_earlier_blocks_follow_the_last_choice() -> None:
     where = [whole["kept_index"][0].tolist().index(row) for row in later["kept_index"][0]]
     for name in ("deepstack_0", "deepstack_1"):
         np.testing.assert_allclose(later[name], whole[name][where], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "short"), [("topk", "all"), ("tome", "image_features"), ("random", "all")]
+)
+def test_pictures_of_a_batch_choose_for_themselves(method: str, short: str) -> None:
+    pixels = pictures("stacked")["pixel_values"]
+    assert isinstance(pixels, np.ndarray)
+    one, many = (
+        session(reduce(tower(form), method=method, budget=Budget.tokens([20], [1]), short=short).model)
+        for form in ("deepstack", "stacked")
+    )
+    found = many.run(None, {"pixel_values": pixels})
+    for place in range(len(pixels)):
+        alone = one.run(None, {"pixel_values": pixels[place : place + 1]})
+        for got, want in zip(found, alone, strict=True):
+            np.testing.assert_allclose(got[place].squeeze(), want.squeeze(), atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", methods.at_blocks())
+def test_every_method_takes_units_or_says_why(method: str) -> None:
+    short = "image_features" if methods.get(method).merges else "all"
+    try:
+        made = reduce(
+            tower("deepstack"), method=method, budget=Budget.tokens([20], [0]), short=short, grid=(3, 3)
+        )
+    except TokenrtError as refused:
+        pytest.skip(f"{method}: {str(refused).splitlines()[0]}")
+    found = outputs(made)
+    told = found.get("kept_index", found.get("token_source_map"))
+    assert told is not None
+    assert told.max() < 9
+    assert all(np.isfinite(value).all() for value in found.values())
+    assert found["deepstack_0" if short == "all" else "image_features"].shape == (5, 40)
 
 
 def test_without_short_outputs_all_tokens_come_back() -> None:
