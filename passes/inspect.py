@@ -12,6 +12,8 @@ from typing import Any
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.blocks import Block, Structure
+from tokenrt.passes.analysis.known.looks import Scene
+from tokenrt.passes.analysis.known.recognise import Known, recognise
 from tokenrt.passes.analysis.outlets.caches import caches
 from tokenrt.passes.analysis.outlets.find import find
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
@@ -180,6 +182,7 @@ class Inspection:
     transformers: tuple[TransformerView, ...]
     refusals: tuple[Refusal, ...]
     outlets: tuple[OutletView, ...] = ()
+    known: tuple[Known, ...] = ()
 
     @property
     def first(self) -> TransformerView:
@@ -222,6 +225,7 @@ class Inspection:
             "outputs": list(self.outputs),
             **self.first.as_dict(),
             **({"transformers": every} if len(every) > 1 else {}),
+            "known": [each.as_dict() for each in self.known],
             "outlets": [outlet.as_dict() for outlet in self.outlets],
             "refusals": [refusal.as_dict() for refusal in self.refusals],
         }
@@ -231,7 +235,7 @@ class Inspection:
         from rich.markup import escape
 
         ends = [f"input {text}" for text in self.inputs] + [f"output {text}" for text in self.outputs]
-        lines = [*ends, *map(str, self.outlets), *map(str, self.refusals)]
+        lines = [*ends, *map(str, self.outlets), *map(str, self.known), *map(str, self.refusals)]
         several = len(self.transformers) > 1
         parts: list[Any] = [
             transformer.shown(f"transformer {number}: " if several else "")
@@ -258,6 +262,7 @@ def inspect(model: ModelLike, *, shape: ShapeOption = None, protect: Protect = N
         transformers=tuple(_view(prepared, number, offered) for number in range(len(prepared.transformers))),
         refusals=prepared.refusals,
         outlets=_outlets(prepared, offered),
+        known=recognise(Scene(prepared.model.graph, prepared.shapes)),
     )
 
 

@@ -146,7 +146,7 @@ NO_REWRITE: Mapping[str, str] = {
     "PVC": ARCHITECTURE,
     "FlexDiT": ARCHITECTURE,
     "PT-DiT (Qihoo-T2X)": ARCHITECTURE,
-    "ENAT": ARCHITECTURE,
+    "ENAT": OUTSIDE,
     "Learn Your Tokens": ARCHITECTURE,
     "Hierarchical autoregressive / HAT": ARCHITECTURE,
     "PoNet": ARCHITECTURE,

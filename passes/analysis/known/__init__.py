@@ -1,0 +1,1 @@
+"""Architectures that `inspect` knows by what their graphs do."""
