@@ -53,7 +53,7 @@ def export(
     `pixel_values` to `image_features`; `image_grid` (`2x2`, `4x16x16`) then says frames, rows and columns: of
     patches for a model that takes patches (Qwen), of crops where crops are stitched (LLaVA-NeXT, LLaVA-OneVision).
     `keep_layer` keeps the attention of a layer of the tower that the features do not read, which exporters drop: the
-    stream behind it becomes the output `attended_L`.
+    stream behind it becomes the output `attended_L`, which `reduce` takes away once it has chosen at another output.
 
     Raises: ExportError when the source, the options, the exporter or the comparison fails, DependencyError
         when a package is missing. Nothing is written then.

@@ -22,7 +22,7 @@ from tokenrt.passes.planning.plan import Budget, Plan, places
 from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.route import closed
 from tokenrt.passes.planning.several import Chosen, Routes
-from tokenrt.passes.rewriting.outputs import caches, outlet
+from tokenrt.passes.rewriting.outputs import caches, outlet, unread
 from tokenrt.passes.rewriting.outputs.short import shorten
 from tokenrt.passes.rewriting.prove import attended, prove
 from tokenrt.passes.rewriting.rewrite import Rewriter
@@ -56,18 +56,23 @@ class SiteReport:
 
 @dataclass(frozen=True)
 class Report:
-    """Every candidate site, applied or refused with a reason, where tokens are restored, and what each pool counts."""
+    """Every candidate site, applied or refused with a reason, where tokens are restored, and what each pool counts.
+
+    dropped: outputs that only a method was to read, see `unread`.
+    """
 
     sites: tuple[SiteReport, ...]
     restored: tuple[str, ...]
     seconds: float
     pools: tuple[str, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "sites": [site.as_dict() for site in self.sites],
             "restored": list(self.restored),
             "pools": list(self.pools),
+            "dropped": list(self.dropped),
             "seconds": round(self.seconds, 3),
         }
 
@@ -91,6 +96,9 @@ class Reduced:
         lines = [f"refused: {site.place()}: {site.reason}" for site in refused]
         lines += [f"restored: {text}" for text in self.report.restored]
         lines += [f"pooled: {text}" for text in self.report.pools]
+        lines += [
+            f"dropped: output {name}, which export kept for a method to read" for name in self.report.dropped
+        ]
         return Group(self.plan, *(escape(line) for line in lines))
 
 
@@ -322,7 +330,9 @@ def _reduced(prepared: Prepared, wanted: Plan, source_map: bool, allow_noop: boo
             prepared = prepare(rewritten)
         rewritten = outlet.rewrite(prepared, wanted, site)
         sites = (*sites, SiteReport(-1, f"output {site.output}", "applied", site.arriving, site.tokens))
-    return Reduced(rewritten, wanted, Report(sites, restored, 0.0, tuple(pools)))
+    return Reduced(
+        rewritten, wanted, Report(sites, restored, 0.0, tuple(pools), unread.drop(rewritten, wanted))
+    )
 
 
 def _marked(prepared: Prepared, plan: Plan) -> ir.Model:

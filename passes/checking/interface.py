@@ -12,7 +12,7 @@ from tokenrt.errors import ModelError
 from tokenrt.passes.checking.emulate import FLOATS
 from tokenrt.passes.checking.shortened import Dims, shorter
 from tokenrt.passes.checking.verdict import FAILED, HELD, Property
-from tokenrt.passes.graph.interface import GAINED, KEPT, MAP
+from tokenrt.passes.graph.interface import DROPPED, GAINED, KEPT, MAP
 
 NAME = "interface"
 
@@ -44,11 +44,12 @@ def told_apart(before: ir.Model, after: ir.Model) -> Property:
     Raises: ModelError where the reduced model has other inputs, or no output is common: nothing can be compared then.
     """
     faults: list[str] = []
+    gone = after.metadata_props.get(DROPPED, "").split(",")
     for what, pair in (
         ("input", (inputs(before), inputs(after))),
         ("output", ([*before.graph.outputs], [*after.graph.outputs])),
     ):
-        names = [[str(value.name) for value in values] for values in pair]
+        names = [[str(value.name) for value in values if value.name not in gone] for values in pair]
         common = set(names[0]) & set(names[1])
         if (not common and any(names)) or (what == "input" and not set(names[1]) <= common | GAINED.keys()):
             raise ModelError(_foreign(what, *names))

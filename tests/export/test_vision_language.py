@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -155,6 +156,18 @@ def test_a_method_reads_the_layer_that_is_kept(layer: int) -> None:
         attention = model.vision_tower(pixels, output_attentions=True).attentions[layer]
     best = attention.mean(1)[:, 0, 1:].topk(8).indices.sort().values
     assert torch.equal(torch.from_numpy(index), best)
+    assert [value.name for value in reduced.model.graph.outputs] == ["image_features", "kept_index"]
+    assert reduced.report.dropped == ("attended_2",)
+
+
+def test_an_output_goes_only_where_export_says_that_it_added_it() -> None:
+    model = onnx.load(small.onnx("llava_kept", 17, "torchscript"))
+    del model.metadata_props[:]
+    reduced = tokenrt.reduce(
+        model, method="fastervlm", budget=tokenrt.Budget.keep(0.5), site="output:image_features"
+    )
+    assert "attended_2" in {value.name for value in reduced.model.graph.outputs}
+    assert reduced.report.dropped == ()
 
 
 @pytest.mark.parametrize("kind", ["llava_next", "llava_onevision"])

@@ -73,7 +73,7 @@ def export(
         int | None,
         typer.Option(
             help="Layer of the tower that the features do not read, as LLaVA's last, -1: its attention stays a block, which "
-            "`reduce --site output --tap-layer` reads, and attended_L an output.",
+            "`reduce --site output --tap-layer` reads, and attended_L an output, which `reduce` then takes away.",
             metavar="L",
         ),
     ] = None,
