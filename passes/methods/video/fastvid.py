@@ -23,7 +23,8 @@ class FastVID(Method):
     counted from its last; they share the context of the segment's frames evenly. Centres are the density peaks of an anchor's
     tokens that are not salient; every other such token of the segment joins the centre of largest cosine, and a cluster becomes
     w of its centre and 1 - w of the mean of all of it, w = max(1 / (count + 1), beta). K = P + F s + the sum of the anchors'.
-    Kept tokens ascend, centres among them. Padding counts as zero rows, and is salient last.
+    Kept tokens ascend, centres among them. Tokens that may be padding are refused: rows of padding are dense, so that they
+    would be centres, and what is not salient joins a centre in any case.
     Options: frames F (0: from the grid (F, h, w), else one); segments: frames of each, as in 3+5 (empty: eight, as even as can
     be); context d; anchor p; beta; score: auto, class, received or importance (an input of the model, published: the
     attention of the tower's pooling head).
@@ -88,8 +89,6 @@ class FastVID(Method):
         flat = op("Reshape", steps.free(op, score, site), np.array([-1, each]))
         _, rest = segments.places(op, flat, salient, each)
         rest = op("Reshape", rest, np.array([-1, count, each - salient]))
-        there = scores.present(op, taps)
-        shown = None if there is None else steps.free(op, there, site)
         start, joined = 0, []
         for length in parts:
             anchors, share = self._centres(kept, length)
@@ -101,9 +100,7 @@ class FastVID(Method):
                 )
             own, index = (steps.cut(op, value, start, start + length) for value in (rows, rest))
             joined.append(
-                self._joining(
-                    op, own, index, shown, Part(start, length, each, each - salient, anchors, share)
-                )
+                self._joining(op, own, index, Part(start, length, each, each - salient, anchors, share))
             )
             start += length
         return _merged(op, taps, site, joined)
@@ -141,7 +138,7 @@ class FastVID(Method):
             len(anchors) * share for anchors, share in shares
         )
 
-    def _joining(self, op: Ops, rows: Value, rest: Value, shown: Value | None, part: Part) -> Joining:
+    def _joining(self, op: Ops, rows: Value, rest: Value, part: Part) -> Joining:
         """Which tokens at the places `rest` [B,F,m] of a segment's rows [B,F,n,C] join which, and with what weights."""
         length, count = part.length, part.length * part.free
         first = (np.arange(length) + part.start) * part.each
@@ -154,8 +151,6 @@ class FastVID(Method):
         near = op("MatMul", steps.gather(op, unit, center), op("Transpose", unit, perm=[0, 2, 1]))
         assign = op("ArgMax", op("Where", itself, 2.0, near), axis=1, keepdims=0)
         member = op("Cast", clusters.members(op, assign, part.share * len(part.anchors)), to=steps.FLOAT)
-        if shown is not None:
-            member = op("Mul", member, op("Unsqueeze", scores.gather_row(op, shown, place), np.array([1])))
         number = op("ReduceSum", member, steps.LAST, keepdims=1)
         middle = op("Max", op("Div", 1.0, op("Add", number, 1.0)), self.beta)
         each = op("Div", op("Sub", 1.0, middle), op("Max", number, 1.0))

@@ -183,3 +183,13 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(error, match=said):
         apply_method(name, clip(0), keep=60, protect=0, **options)
+
+
+def test_fastvid_takes_no_tokens_that_may_be_padding() -> None:
+    """Sizes may be 0, which says padding: that of one token is."""
+    sizes = np.ones((2, F * n, 1), np.float32)
+    sizes[0, 5] = 0
+    with pytest.raises(MethodError, match=r"fastvid joins all tokens of a segment, .* may be padding"):
+        apply_method(
+            "fastvid", clip(0) | {"size": sizes}, keep=48, protect=0, score="importance", segments="6"
+        )
