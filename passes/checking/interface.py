@@ -16,7 +16,7 @@ from tokenrt.passes.graph.interface import DROPPED, GAINED, KEPT, MAP
 
 NAME = "interface"
 
-ASKED_FOR = re.compile(rf"({MAP}|{KEPT})(_\d+)?")
+ASKED_FOR = re.compile(rf"({MAP}|{KEPT})(_layer\d+)?(_\d+)?")
 """Outputs that `reduce` adds: with --source-map, and where an output has only the tokens that are left."""
 
 

@@ -45,10 +45,21 @@ def aligned(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[
     }
 
 
+def _entries(every: Array, count: int, candidate: Mapping[str, Any]) -> Array:
+    """The entries [B,H,K,D] of a cache [B,H,N,D]; as they are where the model tells of no K that are left."""
+    told = [np.asarray(value) for name, value in candidate.items() if name.startswith(KEPT)]
+    index = next((each for each in told if each.shape == (len(every), count)), None)
+    if index is None or index.size == 0 or index.max() >= every.shape[-2]:
+        return every
+    return np.take_along_axis(every, index[:, None, :, None], axis=-2)
+
+
 def _rows(every: Array, left: Array, candidate: Mapping[str, Any]) -> Array:
     """The rows [..,K,C] of [..,N,C]; as they are where the model tells of others."""
     count, channels = left.shape[-2:]
     if KEPT in candidate and MAP not in candidate:
+        if every.ndim > 3 and every.shape[:-2] == left.shape[:-2]:
+            return _entries(every, count, candidate)
         index = np.asarray(candidate[KEPT])
         rows = every.reshape(len(index), -1, channels)
         if index.shape[1] != count or index.size == 0 or index.max() >= rows.shape[1]:

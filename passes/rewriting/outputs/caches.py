@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import PlanError
 from tokenrt.passes.analysis.outlets.caches import caches
+from tokenrt.passes.graph.interface import KEPT
 from tokenrt.passes.planning.plan import GATHERED
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
 from tokenrt.passes.rewriting.stages import Stage, since
@@ -23,6 +24,7 @@ def gather(rewriter: Rewriter) -> dict[str, tuple[int, ...]]:
     """
     found: dict[str, tuple[int, ...]] = {}
     if rewriter.plan.cache != GATHERED:
+        _tell(rewriter)
         return found
     op, graph, shapes = rewriter.op, rewriter.graph, rewriter.shapes
     every = caches(graph, rewriter.structure, shapes)
@@ -50,11 +52,32 @@ def gather(rewriter: Rewriter) -> dict[str, tuple[int, ...]]:
     return found
 
 
+def _tell(rewriter: Rewriter) -> None:
+    """Say of caches between two choices which tokens they hold; those behind the last are told in any case."""
+    if not rewriter.path.ordered:
+        return
+    every = caches(rewriter.graph, rewriter.structure, rewriter.shapes)
+    held = {rewriter.path.flow.marks[cache.output][0].stage for cache in every}
+    rewriter.op.before, rewriter.op.prefix = None, "tokenrt_kept"
+    for number in sorted(held - {0, len(rewriter.stages) - 1}):
+        stage = rewriter.stages[number]
+        rewriter.output(rewriter.op.value(stage.position), _index(rewriter, number), stage.count)
+
+
+def _index(rewriter: Rewriter, number: int) -> str:
+    """The output that says which tokens are left behind a choice."""
+    last = number == len(rewriter.path.sites)
+    layer = "" if last else f"_layer{rewriter.plan.sites[number - 1].block + 1}"
+    return f"{KEPT}{layer}_{rewriter.number}" if rewriter.number else f"{KEPT}{layer}"
+
+
 def told(rewriter: Rewriter) -> list[dict[str, Any]]:
-    """For each layer with a cache: its number, the names of its outputs, and how many tokens these hold."""
+    """For each layer with a cache: its number, its outputs, how many tokens these hold, and the output that says which."""
     counts, layers = rewriter.plan.counts(), dict[int, dict[str, Any]]()
     for cache in caches(rewriter.graph, rewriter.structure, rewriter.shapes):
-        count = rewriter.path.flow.marks[cache.output][0].size(counts)
-        layers.setdefault(cache.block, {"layer": cache.block})[cache.part] = str(cache.output.name)
-        layers[cache.block]["tokens"] = counts[-1] if rewriter.plan.cache == GATHERED else count
+        mark, last = rewriter.path.flow.marks[cache.output][0], len(rewriter.path.sites)
+        stage = last if rewriter.plan.cache == GATHERED else mark.stage
+        layer = layers.setdefault(cache.block, {"layer": cache.block})
+        layer |= {cache.part: str(cache.output.name), "tokens": counts[stage]}
+        layer |= {"index": _index(rewriter, stage)} if stage else {}
     return [*layers.values()]

@@ -58,6 +58,9 @@ def test_it_is_what_torch_gives(family: str, form: str, opset: int, cache: str, 
         assert mine.shape == theirs.shape
         np.testing.assert_allclose(mine, theirs, atol=CLOSE)
     told = json.loads((tmp_path / "pruned.onnx.json").read_text())["cache"]
+    names = [None, "kept_index_layer1", "kept_index"] if cache == "per-layer" else ["kept_index"] * 3
+    assert [layer.get("index") for layer in told["layers"]] == names
+    assert all(found[name].shape == (1, count) for name, count in zip(names, lengths, strict=True) if name)
     assert (told["form"], told["next_position"]) == (cache, TOKENS)
     assert [layer["tokens"] for layer in told["layers"]] == lengths
     assert [layer[part] for layer in told["layers"] for part in ("key", "value")] == prefill.CACHES
@@ -227,3 +230,13 @@ def test_a_decoder_of_fused_nodes(cache: str) -> None:
         np.testing.assert_allclose(found["logits"][prompt][left], wanted.logits[prompt][left], atol=CLOSE)
         for name, theirs in zip(prefill.CACHES[-2:], wanted.caches[-2:], strict=True):
             np.testing.assert_allclose(found[name][prompt][:, left], theirs[prompt][:, left], atol=CLOSE)
+
+
+def test_check_compares_each_cache_with_the_same_tokens_of_the_original(tmp_path: Path) -> None:
+    path, target = prefill.exported("llama", "embeds", 20), tmp_path / "pruned.onnx"
+    pruned(path, COUNTS, output=target)
+    done = tokenrt.check(path, target, samples=1)
+    assert done.ok, done.reasons
+    drifts = {drift.output: drift.relative_l2 for drift in done.outputs}
+    # What is left behind the first layer is what it was without the reduction.
+    assert all(drifts[name] is not None and drifts[name] < 1e-6 for name in prefill.CACHES[:4])
