@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -165,8 +166,9 @@ class Units:
         """[B,N] as [B,N/U]: what the tokens of a unit receive together."""
         return self.op("ReduceSum", self.op("Reshape", value, [0, self.count, self.unit]), [2], keepdims=0)
 
-    @property
+    @cached_property
     def tokens(self) -> Value:
+        """One value, so that what a method selects can be told from what it mixes."""
         return self._rows(self.taps.tokens)
 
     @property

@@ -19,8 +19,13 @@ from tokenrt.export.quiet import quiet
 from tokenrt.export.sources.vision_language import vision
 from tokenrt.perf.bench.towers.families import configuration
 
-UNIT, SIDE = 4, 8
-"""Tokens of a merge unit, and the side of the grid of patches of `small.FILES`."""
+UNIT = 4
+"""Tokens of a merge unit."""
+
+
+def grid(name: str) -> Tensor:
+    """[1,3] frames, rows and columns of the patches of a file of `small.FILES`."""
+    return torch.tensor([[2, 4, 4] if name.endswith("video") else [1, 8, 8]])
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ def patches(name: str, seed: int = 5) -> Tensor:
     """[T,V] seeded values of patches."""
     config = tower(name).config
     width = config.in_channels * config.temporal_patch_size * config.patch_size**2
-    return torch.randn(SIDE * SIDE, width, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(int(grid(name).prod()), width, generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
@@ -83,24 +88,23 @@ def run(name: str, pixels: Tensor, choices: Mapping[int, Choice]) -> tuple[list[
     """
     from transformers import vision_utils
 
-    model, grid = tower(name), torch.tensor([[1, SIDE, SIDE]])
-    angles = vision_utils.get_vision_position_ids(grid, 2)
+    model, size = tower(name), grid(name)
+    angles = vision_utils.get_vision_position_ids(size, 2)
     x = model.patch_embed(pixels)
     if hasattr(model, "pos_embed"):
         given = {"num_grid_per_side": model.num_grid_per_side, "mode": model.interpolation_mode}
         index, weights = vision_utils.get_vision_interpolation_indices_and_weights(
-            grid, align_corners=model.interpolation_align_corners, spatial_merge_size=2, **given
+            size, align_corners=model.interpolation_align_corners, spatial_merge_size=2, **given
         )
         x = x + (model.pos_embed(index) * weights[:, :, None]).sum(1)
     cos, sin = model.rotary_pos_emb(x, angles)
-    order, every = torch.arange(len(x) // UNIT), torch.ones(len(x), len(x))
+    order, every = torch.arange(len(x) // UNIT), _together(vision_utils.get_vision_cu_seqlens(size))
     windows = every
     if hasattr(model, "window_size"):
-        order, ends = vision_utils.get_vision_window_index(grid, 2, model.window_size, model.patch_size)
+        order, ends = vision_utils.get_vision_window_index(size, 2, model.window_size, model.patch_size)
         tokens = (order[:, None] * UNIT + torch.arange(UNIT)).flatten()
         x, cos, sin = x[tokens], cos[tokens], sin[tokens]
-        which = torch.arange(len(ends) - 1).repeat_interleave(ends.diff())
-        windows = (which[:, None] == which).float()
+        windows = _together(ends)
     places, deep, at = torch.arange(len(x)), [], list(getattr(model, "deepstack_visual_indexes", ()))
     stream = Stream(x, cos, sin, windows, every, torch.ones(len(x)), places, x, x[:, 0])
     for number, block in enumerate(model.blocks):
@@ -117,6 +121,12 @@ def run(name: str, pixels: Tensor, choices: Mapping[int, Choice]) -> tuple[list[
         there = {int(place): row for row, place in enumerate(places[::UNIT])}
         rows.append(made[[there[int(place)] for place in stream.places[::UNIT]]])
     return rows, units[turn]
+
+
+def _together(ends: Tensor) -> Tensor:
+    """[T,T]: 1 where two tokens lie between the same two of these ends."""
+    which = torch.arange(len(ends) - 1).repeat_interleave(ends.diff())
+    return (which[:, None] == which).float()
 
 
 def _attend(block: Any, stream: Stream, mask: Tensor) -> Stream:
@@ -206,7 +216,6 @@ def told(name: str, rows: Any) -> Choice:
 
     model, units = tower(name), torch.as_tensor(rows)
     if hasattr(model, "window_size"):
-        grid = torch.tensor([[1, SIDE, SIDE]])
-        order, _ = vision_utils.get_vision_window_index(grid, 2, model.window_size, model.patch_size)
+        order, _ = vision_utils.get_vision_window_index(grid(name), 2, model.window_size, model.patch_size)
         units = torch.argsort(order)[units]
     return given(units)

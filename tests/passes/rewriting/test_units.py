@@ -24,15 +24,19 @@ CHOICES = {"topk": qwen.most_received, "evit": qwen.fused, "tome": qwen.matched}
 """What torch chooses by itself; of other methods it takes the rows that the model tells."""
 
 
-def equals(path: Path, name: str, method: str, block: int, keep: int) -> None:
-    """A tower reduced at a block, against torch."""
+def equals(path: Path, name: str, method: str, *sites: tuple[int, int]) -> None:
+    """A tower reduced at these blocks to so many tokens, against torch."""
     short = "image_features" if method == "tome" else "all"
-    made = reduce(path, method=method, budget=Budget.tokens([keep], [block]), short=short)
+    made = reduce(
+        path, method=method, budget=Budget.tokens([n for _, n in sites], [b for b, _ in sites]), short=short
+    )
     pixels, ready = qwen.patches(name), session(made.model)
     names = [value.name for value in ready.get_outputs()]
     found = dict(zip(names, ready.run(None, {"pixel_values": pixels.numpy()}), strict=True))
-    known = CHOICES[method](keep) if method in CHOICES else qwen.told(name, found["kept_index"][0])
-    wanted, rows = qwen.run(name, pixels, {block: known})
+    told = {} if method in CHOICES else {sites[0][0]: qwen.told(name, found["kept_index"][0])}
+    known = told or {block: CHOICES[method](count) for block, count in sites}
+    wanted, rows = qwen.run(name, pixels, known)
+    keep = sites[-1][1]
     if method == "tome":
         where = found["token_source_map"][0][rows.numpy()]
         assert sorted(where) == [*range(keep // 4)]
@@ -55,18 +59,19 @@ def test_towers_of_torch_are_those_of_transformers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "block", "keep"),
+    ("name", "method", "sites"),
     [
-        ("qwen2_vl", "topk", 0, 16),
-        ("qwen3_vl", "evit", 1, 32),
-        ("qwen3_vl", "divprune", 0, 8),
-        ("qwen2_vl", "tome", 1, 40),
-        ("qwen2_5_vl", "topk", 0, 16),
-        ("qwen2_5_vl", "tome", 0, 36),
+        ("qwen2_vl", "topk", [(0, 16)]),
+        ("qwen2_vl", "tome", [(1, 40)]),
+        ("qwen2_vl_video", "topk", [(0, 16)]),
+        ("qwen2_5_vl", "topk", [(0, 40), (1, 16)]),
+        ("qwen2_5_vl", "tome", [(0, 36)]),
+        ("qwen3_vl", "evit", [(0, 40), (1, 32)]),
+        ("qwen3_vl", "divprune", [(0, 8)]),
     ],
 )
-def test_units_leave_as_in_torch(name: str, method: str, block: int, keep: int) -> None:
-    equals(small.onnx(name, 17, "torchscript"), name, method, block, keep)
+def test_units_leave_as_in_torch(name: str, method: str, sites: list[tuple[int, int]]) -> None:
+    equals(small.onnx(name, 17, "torchscript"), name, method, *sites)
 
 
 @pytest.mark.slow
@@ -79,7 +84,7 @@ def test_towers(name: str, opset: int, method: str, keep: int) -> None:
     if method == "tome" and keep < 32:
         pytest.skip("tome leaves half of the tokens at the least")
     for block in (0, 1):
-        equals(small.onnx(name, opset), name, method, block, keep)
+        equals(small.onnx(name, opset), name, method, (block, keep))
 
 
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
