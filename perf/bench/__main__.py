@@ -21,7 +21,7 @@ from tokenrt.perf.bench import (
 )
 from tokenrt.perf.bench.front import demonstration
 from tokenrt.perf.bench.gpu import engine_layers
-from tokenrt.perf.bench.quality import quality
+from tokenrt.perf.bench.quality import kept, quality
 from tokenrt.perf.bench.towers import towers
 
 
@@ -43,6 +43,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "large": ("large_models", large.run),
     "flops": ("flops", flops.run),
     "quality": ("quality", quality.run),
+    "kept": ("kept_tokens", kept.run),
     "methods": ("method_costs", methods.run),
     "models": ("method_models", method_models.run),
     "dense": ("method_models_dense", method_models.run_dense),
