@@ -13,6 +13,7 @@ import onnx_ir as ir
 from tokenrt.errors import PlanError
 from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
+from tokenrt.passes.graph.interface import Port
 from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning import fit
@@ -372,8 +373,10 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
             rewriter.expose_source_map()
     if layers and any(rewriter.path.ordered for rewriter in rewriters):
         handover.told(model, layers, plan.tokens)
-    interface = prepared.interface.changed(dims).with_outputs(
-        (str(value.name), ir.DataType.INT64) for value in model.graph.outputs[outputs:]
+    interface = (
+        prepared.interface.changed(dims)
+        .with_inputs(Port(name, value.dtype) for each in rewriters for name, value in each.gained.items())
+        .with_outputs((str(value.name), ir.DataType.INT64) for value in model.graph.outputs[outputs:])
     )
     tidy(model)
     alive = {value.name for node in model.graph for value in node.outputs}

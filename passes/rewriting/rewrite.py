@@ -48,7 +48,7 @@ class Rewriter:
 
     streams: every reduced or restored stream, its token axis and the tokens it must have. wholes: values of all tokens, where
     some had left. layouts: how the streams seen so far hold their tokens. number: that of the transformer; the names of what is
-    put in say it from the second on.
+    put in say it from the second on. gained: inputs that methods asked for, by name.
     """
 
     graph: ir.Graph
@@ -65,6 +65,7 @@ class Rewriter:
     wholes: dict[ir.Value, ir.Value] = field(default_factory=dict)
     layouts: dict[ir.Value, Layout] = field(default_factory=dict)
     validity: ir.Value | None = None
+    gained: dict[str, ir.Value] = field(default_factory=dict)
 
     @cached_property
     def order(self) -> dict[ir.Node, int]:
@@ -259,7 +260,28 @@ class Rewriter:
             state,
             entry,
             self.reduced.get(entry, (entry,))[0],
+            partial(self._gain, planned, stage),
         )
+
+    def _gain(self, planned: PlannedSite, stage: Stage, name: str) -> ir.Value:
+        """An input [B,N] float32 of the model, of the tokens before any has left. Raises: PlanError."""
+        if stage.parent is not None or self.plan.unit > 1:
+            raise PlanError(
+                f"block {planned.block}: {self.plan.at(planned).name} reads the input {name} [B,N] of all tokens of the model, "
+                "and here they are fewer, or leave in groups: reduce with it at one block, the first, one token at a time"
+            )
+        if name not in self.gained:
+            if name in {value.name for value in self.graph.inputs}:
+                raise PlanError(
+                    f"the model has an input {name!r} already, and a method needs one of that name"
+                )
+            batch: int | str = self.batch if self.batch > 0 else _free_batch(self.graph)
+            value = ir.Value(
+                name=name, shape=ir.Shape([batch, stage.count]), type=ir.TensorType(ir.DataType.FLOAT)
+            )
+            self.graph.inputs.append(value)
+            self.gained[name] = value
+        return self.gained[name]
 
     def _site(self, planned: PlannedSite, stage: Stage) -> Site:
         structure = self.structure
@@ -343,6 +365,12 @@ class Rewriter:
         whole = from_rows(self.op, tokens, held, self.structure.tokens, full=True)
         self._stream(whole, held, self.structure.tokens, full=True)
         return whole
+
+
+def _free_batch(graph: ir.Graph) -> str:
+    """The name that the model has for a batch of any size."""
+    names = (value.shape[0] for value in graph.inputs if value.shape)
+    return next((str(name) for name in names if isinstance(name, ir.SymbolicDim) and name.value), "batch")
 
 
 def _next(graph: ir.Graph, value: ir.Value) -> ir.Node | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -31,7 +31,7 @@ class GraphTaps:
 
     tokens is [B,N,C] already; batch is -1 where it is dynamic. padded: a size of 0 says that a token is padding.
     weighted: attention is proportional, so the model itself adds log size to its scores. entry: what enters the
-    block, as the analysis saw it; entered: what stands in its place now.
+    block, as the analysis saw it; entered: what stands in its place now. gains: makes an input [B,N] of the model, by its name.
     """
 
     op: GraphOps
@@ -47,6 +47,7 @@ class GraphTaps:
     state: Mapping[str, ir.Value] = field(default_factory=dict)
     entry: ir.Value | None = None
     entered: ir.Value | None = None
+    gains: Callable[[str], ir.Value] | None = None
 
     def layer(self, role: str, block: int) -> GraphTaps:
         raise UnsupportedError(
@@ -63,7 +64,7 @@ class GraphTaps:
         return self._input("quotas")
 
     def importance(self) -> ir.Value:
-        return self._input("importance")
+        return self._input("importance") if self.gains is None else self.gains("importance")
 
     def pixels(self) -> ir.Value:
         return self._input("pixels")

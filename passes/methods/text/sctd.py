@@ -14,7 +14,8 @@ class ScTD(Method):
     """Keep the tokens of highest importance; those that left come back, as they left, before the last block.
 
     Importance is a table over the vocabulary, the running mean of the loss of each token in training, which the host looks up for
-    a text: the input importance [B,N]. Published: half of the tokens skip layers L/2 - 1 to L - 2 of L. Padding leaves first.
+    a text: the input importance [B,N], which a model gains for one block. Published: half of the tokens skip layers L/2 - 1 to
+    L - 2 of L. Padding leaves first.
     """
 
     name: ClassVar[str] = "sctd"
@@ -29,7 +30,6 @@ class ScTD(Method):
     returns: ClassVar[Returns] = "before-last-block"
     takes: ClassVar[tuple[str, ...]] = ("importance",)
     ascending: ClassVar[bool] = True
-    pending: ClassVar[str] = "no site behind a block takes an input of its own yet"
     systems: ClassVar[tuple[str, ...]] = ("Revisiting Token Dropping (ScTD)",)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:

@@ -86,7 +86,7 @@ def test_the_fifth_word_from_the_end_is_the_one_that_is_matched() -> None:
     assert found["index"][0].tolist() == [0, *(1 + np.sort(np.argsort(-score[1:], kind="stable")[:11]))]
 
 
-@pytest.mark.parametrize("name", ["sparsevlm", "h2o", "ras"])
+@pytest.mark.parametrize("name", ["sparsevlm", "h2o", "ras", "segments"])
 def test_what_runs_on_arrays_is_not_written_into_a_model(name: str, tmp_path: Path) -> None:
     form = PlainViT(width=32, heads=2, blocks=2, patch=8, image=32, classes=5)
     model = form.write(tmp_path / "tiny.onnx")

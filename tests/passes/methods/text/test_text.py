@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.conformance.helpers import given
-from tokenrt import apply_method
+from tests.passes.helpers.running import run, session
+from tokenrt import Budget, apply_method, check, reduce
+from tokenrt.errors import PlanError
 from tokenrt.passes import methods
+from tokenrt.perf.bench.plain_vit import PlainViT
 
 BACKENDS = ("numpy", "onnxruntime")
 
@@ -74,3 +78,39 @@ def test_the_easy_half_comes_back_as_it_left(backend: str) -> None:
             0, *(1 + np.sort(np.argsort(-weight[text, 1:], kind="stable")[:5]))
         ]  # fmt: skip
     np.testing.assert_array_equal(found["restored"], x)
+
+
+class FirstOnes(methods.get("slice")):  # type: ignore[misc]
+    """The first tokens stay, the others come back before the last block."""
+
+    name, returns = "first_ones", "before-last-block"
+
+
+@pytest.fixture
+def encoder(tmp_path: Path) -> Path:
+    form = PlainViT(width=32, heads=2, blocks=4, patch=8, image=32, classes=5)
+    return form.write(tmp_path / "encoder.onnx")
+
+
+def test_a_model_gains_the_importance_of_its_tokens(encoder: Path, tmp_path: Path) -> None:
+    """Importance that falls with the position keeps the first tokens."""
+    target, budget = tmp_path / "reduced.onnx", Budget.tokens([9], [1])
+    made = reduce(encoder, method="sctd", budget=budget, output=target)
+    assert any("block3" in line for line in made.report.restored)
+    (gained,) = [value for value in made.model.graph.inputs if value.name == "importance"]
+    assert [str(size) for size in gained.shape or ()] == ["batch", "17"]
+    assert check(encoder, target).ok
+    rng = np.random.default_rng(3)
+    feeds = {"pixel_values": rng.standard_normal((2, 3, 32, 32)).astype(np.float32)}
+    falling = np.tile(-np.arange(17, dtype=np.float32), (2, 1))
+    (found,) = run(session(made.model), feeds | {"importance": falling})
+    with methods.also(FirstOnes):
+        (wanted,) = run(session(reduce(encoder, method="first_ones", budget=budget).model), feeds)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    (other,) = run(session(made.model), feeds | {"importance": -falling})
+    assert np.abs(other - found).max() > 1e-4
+
+
+def test_an_importance_is_of_all_tokens(encoder: Path) -> None:
+    with pytest.raises(PlanError, match=r"block 2: sctd reads the input importance \[B,N\] of all tokens"):
+        reduce(encoder, method="sctd", budget=Budget.tokens([12, 9], [1, 2]))
