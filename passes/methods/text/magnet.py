@@ -39,7 +39,7 @@ class Magnet(Trained):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         rows = clusters.finite(op, clusters.plain(op, taps, site))
-        rated = scores.behind_protected(op, scores.numbers(op, scores.gate(op, self, site, rows)), site)
+        rated = scores.behind_protected(op, scores.gate(op, self, site, rows), site)
         rated = steps.free(op, scores.unpadded(op, taps, rated), site)
         free, count = site.tokens - site.protect, clusters.outputs(site)
         final = np.arange(free) == free - 1
@@ -47,7 +47,11 @@ class Magnet(Trained):
             "TokenSelect", op("Where", final[None], -steps.LOWEST, rated), keep=count, protect=0, order=0
         )
         ended = op(
-            "ScatterElements", op("Mul", rated, 0.0), ends, scores.filled(op, rated, 1.0, count), axis=1
+            "ScatterElements",
+            scores.filled(op, rated, 0.0, free),
+            ends,
+            scores.filled(op, rated, 1.0, count),
+            axis=1,
         )
         before = op("Sub", op("CumSum", ended, np.array(1)), ended)
         return clusters.merged(op, taps, site, ends, op("Cast", before, to=scores.INT64))

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.passes.methods.contract import Evidence, Ops, Reduction, Site, Taps
-from tokenrt.passes.methods.parts import layers, scores, steps
+from tokenrt.passes.methods.parts import clusters, layers, scores, steps
 from tokenrt.passes.methods.parts.weights import Trained
 
 
@@ -42,11 +42,11 @@ class MrT5(Trained):
         self.check("norm", norm, (width,))
         self.check("gate", gate, (1, width))
         self.check("bias", bias, (1,))
-        rows = steps.float_tokens(op, taps)
+        rows = clusters.finite(op, steps.float_tokens(op, taps))
         square = op("ReduceMean", op("Mul", rows, rows), axes=[2], keepdims=1)
         unit = op("Mul", op("Div", rows, op("Sqrt", op("Add", square, EPSILON))), norm)
         logit = op("Squeeze", layers.linear(op, unit, gate, bias), np.array([2]))
-        return scores.pruned(op, taps, site, scores.numbers(op, logit), steps.BY_POSITION)
+        return scores.pruned(op, taps, site, logit, steps.BY_POSITION)
 
 
 EPSILON = 1e-6

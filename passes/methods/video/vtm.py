@@ -38,7 +38,7 @@ class VideoTokenMerging(Trained):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         tokens = clusters.finite(op, steps.float_tokens(op, taps))
-        score = scores.numbers(op, scores.gate(op, self, site, tokens))
+        score = scores.gate(op, self, site, tokens)
         index = scores.select(op, taps, site, score, steps.BY_POSITION)
         pairs = joining.to_nearest(op, taps, site, index, tokens)
         return bipartite.merged(op, taps, site, pairs, bipartite.counted_once(op, taps, site))

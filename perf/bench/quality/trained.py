@@ -197,7 +197,7 @@ def logits(net: Any, method: Method, tokens: Tensor, places: Mapping[int, Site],
             for before, made, site in reversed(trail):
                 tokens = restored(op, before, replace(made, tokens=tokens), site)
         normed = block.norm1(tokens)
-        tokens = tokens + _attention(block.attn, normed, size if method.merges else None)
+        tokens = tokens + _attention(block.attn, normed, size if method.proportional else None)
         if number in places:
             tensors = {"x": tokens, "normed": normed} | ({} if size is None else {"size": size})
             made = method.reduce(op, TensorTaps(op, tensors, places[number], state), places[number])
