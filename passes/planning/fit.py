@@ -426,6 +426,8 @@ def _shortening(plan: Plan) -> Plan:
 def _not_empty(prepared: Prepared, plan: Plan, allow_noop: bool) -> Plan:
     if not plan.sites and not allow_noop:
         multiples = f" with counts in multiples of {plan.multiple_of}" if plan.multiple_of > 1 else ""
+        together = sorted({each.unit for each in plan.transformers} - {1})
+        multiples += f" in whole merge units of {together[0]}" if together else ""
         raise NothingToDoError(
             f"the budget removes no token at any block{multiples}; ask for more, or pass --allow-noop to write the model "
             "unchanged" + list_refusals(prepared)

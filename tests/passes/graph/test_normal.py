@@ -57,6 +57,27 @@ def test_an_einsum_becomes_a_product_of_the_same_value(equation: str) -> None:
     assert np.abs(run(made, feeds)[0] - wanted).max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("index", "batch", "kind"),
+    [
+        ("int64[3,1] i = {1, 0, -1}", 0, "Gather"),
+        ("int64[2,1] i = {1, 0}", 1, "GatherND"),
+        ("int64[2,2] i = {1, 0, 0, 1}", 0, "GatherND"),
+    ],
+)
+def test_rows_taken_by_number_are_one_gather(index: str, batch: int, kind: str) -> None:
+    text = (
+        '<ir_version: 9, opset_import: ["": 17]> g (float[2,3] x) => (float y) '
+        f"<{index}> {{ y = GatherND <batch_dims = {batch}> (x, i) }}"
+    )
+    model = onnx.parser.parse_model(text)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    feeds = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
+    made = Canonicalize()(ir.from_proto(model))
+    assert [node.op_type for node in made.graph if node.op_type != "Identity"] == [kind]
+    np.testing.assert_array_equal(run(made, feeds)[0], run(ir.from_proto(model), feeds)[0])
+
+
 @pytest.mark.parametrize("equation", STAYS)
 def test_an_einsum_of_another_kind_stays(equation: str) -> None:
     model, feeds = einsum(equation, *STAYS[equation])

@@ -142,6 +142,7 @@ def test_what_stays_is_whole_units() -> None:
             {"budget": Budget.tokens([18], [0])},
             r"18 of 36 tokens cannot stay: .* whole merge units of 4.*; 20 is the nearest",
         ),
+        ({"budget": Budget.remove(1)}, r"removes no token at any block in whole merge units of 4"),
         (
             {"protect": "5"},
             r"of tokens 4 to 7, which become one row, token 5 never leaves and token 4 may; .* --protect 4:8",
@@ -152,7 +153,7 @@ def test_what_stays_is_whole_units() -> None:
     ],
 )
 def test_refusals_say_why(more: dict[str, object], why: str) -> None:
-    with pytest.raises(PlanError, match=why):
+    with pytest.raises((PlanError, NothingToDoError), match=why):
         plan(
             tower("deepstack"), **{"method": "topk", "budget": Budget.keep(0.5, [0]), "short": "all", **more}
         )  # type: ignore[arg-type]
