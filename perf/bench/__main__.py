@@ -17,8 +17,8 @@ from tokenrt.perf.bench import (
     method_models,
     methods,
     results,
-    tome,
 )
+from tokenrt.perf.bench.cpu import greedy, tome
 from tokenrt.perf.bench.front import demonstration
 from tokenrt.perf.bench.gpu import engine_layers
 from tokenrt.perf.bench.quality import kept, quality
@@ -37,6 +37,7 @@ class Bench(Protocol):
 BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "demo": ("demo", demonstration.run),
     "tome": ("tome_cost", tome.run),
+    "greedy": ("greedy", greedy.run),
     "agreement": ("profile_agreement", agreement.run),
     "engine_layers": ("engine_layers", engine_layers.run),
     "half": ("half_precision", half.run),
