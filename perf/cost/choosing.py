@@ -13,6 +13,7 @@ from tokenrt.perf.cost.sizes import (
     SORT_MOST,
     Call,
     count_cycles,
+    mma_cycles,
     over,
     pass_cycles,
     sort_cycles,
@@ -61,23 +62,31 @@ def group_select(call: Call) -> tuple[Launch, ...]:
     return (Launch("select::by_group", len(lengths) * batch, 128, ROUNDS * pass_cycles(longest, 128), moved),)
 
 
-def _cosines(call: Call, batch: int) -> Launch:
-    """Those of all pairs of free tokens, which a turn then reads a row of: gram.cuh."""
-    _, tokens, width = call.shapes[0]
-    free = tokens - call.size("protect")
-    large = free >= GRAM_LARGE and width * call.item % 16 == 0
-    tile, threads = (64, 256) if large else (32, 64)
-    moved = batch * (free * width * call.item + free**2 * SINGLE)
-    return Launch(
-        "gram::cosines", over(free, tile) ** 2 * batch, threads, tile_cycles(width, call.item, threads), moved,
-        2.0 * batch * free**2 * width,
-    )  # fmt: skip
+def cosines(kernel: str, call: Call, batch: int, tokens: int) -> Launch:
+    """Those of all pairs of so many tokens, in memory; halves whose rows are whole vectors on tensor cores: gram.cuh."""
+    width, whole = call.shapes[0][2], call.shapes[0][2] * call.item % 16 == 0
+    tile, threads = (64, 256) if whole and tokens >= GRAM_LARGE else (32, 64)
+    moved = batch * (tokens * width * call.item + tokens**2 * SINGLE)
+    blocks, operations = over(tokens, tile) ** 2 * batch, 2.0 * batch * tokens**2 * width
+    if whole and call.item < SINGLE:
+        cycles = mma_cycles(width, call.item, tile)
+        return Launch(kernel, blocks, threads, cycles, moved, products=operations)
+    return Launch(kernel, blocks, threads, tile_cycles(width, call.item, threads), moved, operations)
+
+
+def _free(call: Call) -> int:
+    """Tokens that are not protected."""
+    return call.shapes[0][1] - call.size("protect")
+
+
+def _pairs(call: Call, batch: int) -> Launch:
+    """The cosines that a turn then reads a row of."""
+    return cosines("gram::cosines", call, batch, _free(call))
 
 
 def _choice(call: Call, kernel: str, batch: int, looks: int) -> Launch:
     """One block an image that chooses token by token, over rows of cosines."""
-    _, tokens, _ = call.shapes[0]
-    free, turns = tokens - call.size("protect"), call.size("keep") - call.size("protect")
+    free, turns = _free(call), call.size("keep") - call.size("protect")
     each = 2 * constant("load_cycles") + 2 * pass_cycles(free, 512)
     moved = batch * (looks * turns * free * SINGLE + call.size("keep") * INDEX)
     return Launch(kernel, batch, 512, looks * turns * each, moved, 2.0 * batch * looks * turns * free)
@@ -85,8 +94,7 @@ def _choice(call: Call, kernel: str, batch: int, looks: int) -> Launch:
 
 def _by_rows(call: Call, images: Callable[[int], tuple[Launch, ...]]) -> tuple[Launch, ...]:
     """The launches of as many images at once as the workspace holds the cosines of, and of the rest."""
-    batch, tokens, _ = call.shapes[0]
-    free = tokens - call.size("protect")
+    batch, free = call.shapes[0][0], _free(call)
     at_once = GRAM_WORKSPACE // (SINGLE * 4 * over(free, 4) * (free + over(free, 32)))
     full, rest = divmod(batch, at_once)
     return images(at_once) * full + (images(rest) if rest else ())
@@ -94,8 +102,7 @@ def _by_rows(call: Call, images: Callable[[int], tuple[Launch, ...]]) -> tuple[L
 
 def _turns(call: Call, looks: int) -> float:
     """Cycles of one block that reads all rows again for each token it chooses, as images too large for cosines do."""
-    _, tokens, width = call.shapes[0]
-    free = tokens - call.size("protect")
+    width, free = call.shapes[0][2], _free(call)
     each = looks * free * width * call.item / constant("row_bytes_a_cycle") + pass_cycles(free, 512)
     return (call.size("keep") - call.size("protect")) * each
 
@@ -112,7 +119,7 @@ def _long(call: Call, kernel: str, looks: int, numbers: int) -> Launch:
 def _compared(call: Call, kernel: str, large: bool) -> Launch:
     """A tile of tokens a block, against all others."""
     batch, tokens, width = call.shapes[0]
-    free = tokens - call.size("protect")
+    free = _free(call)
     tile, threads = (64, 256) if large else (32, 64)
     cycles = over(free, tile) * tile_cycles(width, call.item, threads)
     moved = call.data + 4 * batch * tokens * SINGLE
@@ -121,8 +128,8 @@ def _compared(call: Call, kernel: str, large: bool) -> Launch:
 
 def greedy(call: Call) -> tuple[Launch, ...]:
     """TokenGreedySelect: metric [B,N,D], importance [B,N]."""
-    if call.shapes[0][1] - call.size("protect") <= GRAM_MOST:
-        return _by_rows(call, lambda n: (_cosines(call, n), _choice(call, "greedy::choose_by_rows", n, 1)))
+    if _free(call) <= GRAM_MOST:
+        return _by_rows(call, lambda n: (_pairs(call, n), _choice(call, "greedy::choose_by_rows", n, 1)))
     choose = _long(call, "greedy::choose", 1, 4)
     isolated = call.size("seed") == FROM_ISOLATED
     return (_compared(call, "greedy::isolation", True), choose) if isolated else (choose,)
@@ -130,13 +137,13 @@ def greedy(call: Call) -> tuple[Launch, ...]:
 
 def cover(call: Call) -> tuple[Launch, ...]:
     """TokenCoverSelect: metric [B,N,D], importance [B,N]."""
-    free = call.shapes[0][1] - call.size("protect")
+    free = _free(call)
 
     def images(count: int) -> tuple[Launch, ...]:
         cycles = 2 * constant("load_cycles") + pass_cycles(free, 512)
         moved = count * free**2 * SINGLE
         bounds = Launch("cover::bounds_by_rows", free * count, 512, cycles, moved, 2.0 * count * free**2)
-        return _cosines(call, count), bounds, _choice(call, "cover::choose_by_rows", count, LOOKS)
+        return _pairs(call, count), bounds, _choice(call, "cover::choose_by_rows", count, LOOKS)
 
     if free <= GRAM_MOST:
         return _by_rows(call, images)
@@ -145,8 +152,7 @@ def cover(call: Call) -> tuple[Launch, ...]:
 
 def determinant(call: Call) -> tuple[Launch, ...]:
     """TokenDeterminantSelect: metric [B,N,D], importance [B,N]. A turn reads a row of each turn before, too."""
-    _, tokens, _ = call.shapes[0]
-    free, turns = tokens - call.size("protect"), call.size("keep") - call.size("protect")
+    free, turns = _free(call), call.size("keep") - call.size("protect")
     rows = turns * (turns - 1) / 2
     read = free * SINGLE / constant("row_bytes_a_cycle")
 
@@ -154,7 +160,7 @@ def determinant(call: Call) -> tuple[Launch, ...]:
         choice = _choice(call, "determinant::choose", count, 1)
         cycles = choice.cycles + turns * constant("load_cycles") + rows * read
         moved, operations = choice.bytes + count * rows * free * SINGLE, 2.0 * count * rows * free
-        return _cosines(call, count), replace(
+        return _pairs(call, count), replace(
             choice, cycles=cycles, bytes=moved, operations=choice.operations + operations
         )
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from tokenrt.perf.cost.chip import constant
-from tokenrt.perf.cost.choosing import BY_SCORE, GRAM_LARGE, GRAM_MOST, GRAM_WORKSPACE, chosen
+from tokenrt.perf.cost.choosing import BY_SCORE, GRAM_LARGE, GRAM_MOST, GRAM_WORKSPACE, chosen, cosines
 from tokenrt.perf.cost.launch import Launch
 from tokenrt.perf.cost.merging import MATCH_FILL, PART
 from tokenrt.perf.cost.sizes import INDEX, SINGLE, Call, over, pass_cycles, tile_cycles
 
 CLUSTER_LONG = 1024
-"""Tokens from which on tiles are 64 rows, and above which one block of 512 threads merges."""
+"""Tokens above which one block of 512 threads merges."""
 
 CLUSTER_WORKSPACE = 1 << 30
 """Bytes of similarities that are held at once: images beyond take their turn, in launches of their own."""
@@ -28,19 +28,14 @@ def cluster(call: Call) -> tuple[Launch, ...]:
 
 def _clustered(call: Call, batch: int) -> tuple[Launch, ...]:
     """The launches of images whose similarities are held at once."""
-    _, tokens, width = call.shapes[0]
-    long = tokens >= CLUSTER_LONG and width * call.item % 16 == 0
-    tile, threads = (64, 256) if long else (TILE, THREADS)
+    _, tokens, _ = call.shapes[0]
     like, state = batch * tokens**2 * SINGLE, 6 * batch * tokens * SINGLE
     merges = tokens - call.size("keep")
     each = constant("merge_cycles") + constant("look_cycles") * over(tokens, 256)
     return (
-        Launch(
-            "cluster::compare", over(tokens, tile) ** 2 * batch, threads, tile_cycles(width, call.item, threads),
-            batch * tokens * width * call.item + like, 2.0 * batch * tokens**2 * width,
-        ),
+        cosines("cluster::compare", call, batch, tokens),
         Launch("cluster::merge", batch, 512 if tokens > CLUSTER_LONG else 256, merges * each, like + state),
-    )  # fmt: skip
+    )
 
 
 def _compared(kernel: str, call: Call, against: int, bytes_more: float = 0, stretches: int = 1) -> Launch:

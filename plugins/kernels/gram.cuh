@@ -1,13 +1,17 @@
 // The cosines of all pairs of an image's free tokens, in memory: what choosing one token after the other
 // reads a row a turn of.
 //
-// Division  a tile of pairs a block (tile.cuh). A row's cosines stand side by side, rows begin on 16 bytes.
+// Division  a tile of pairs a block (stream.cuh), halves on tensor cores where their rows are whole vectors,
+//           the others in float32 (tile.cuh). A row's cosines stand side by side, rows begin on 16 bytes.
 // Bytes     B * 4 N^2, of at most kMost tokens, and of as many images at once as kMostBytes hold; the
 //           others take their turn in launches of their own.
-// Bound     arithmetic: 2 B N^2 D operations in fp32, by (N / tile)^2 blocks an image.
+// Bound     arithmetic: 2 B N^2 D operations on tensor cores or in fp32, by (N / tile)^2 blocks an image.
+// Rounding  a cosine errs by what a float32 sum of D products does, on tensor cores by up to three times that
+//           (filter.cuh has the bound); equal tokens have equal cosines, as far as a core's sums do not
+//           depend on where a row stands. So gains that differ by less may be chosen from either way.
 #pragma once
 
-#include "tile.cuh"
+#include "stream.cuh"
 
 namespace tokenrt {
 namespace gram {
@@ -21,12 +25,17 @@ constexpr float kBelow = -2.0f;                           // below every cosine
 __host__ __device__ constexpr int pitch_of(int free) {
     return (free + 3) / 4 * 4;
 }
+// Columns that share a number of `nearest`.
+constexpr int kStretch = 32;
+__host__ __device__ constexpr int stretches_of(int free) {
+    return (free + kStretch - 1) / kStretch;
+}
 constexpr int tile_of(int free, bool whole) {
     return whole && free >= kLarge ? 64 : 32;
 }
-// Floats of an image: its rows, and for each tile of columns the largest cosine of each row to another.
+// Floats of an image: its rows, and for each stretch of columns the largest cosine of each row to another.
 __host__ __device__ constexpr std::int64_t floats_of(int free) {
-    return static_cast<std::int64_t>(pitch_of(free)) * (free + (free + 31) / 32);
+    return static_cast<std::int64_t>(pitch_of(free)) * (free + stretches_of(free));
 }
 inline int at_once(int batch, int free) {
     const std::size_t most = kMostBytes / (sizeof(float) * static_cast<std::size_t>(floats_of(free)));
@@ -50,17 +59,19 @@ __host__ __device__ inline Held held_by(float* workspace, std::int64_t image, in
 }
 
 // rows [n,n]: cosine (i, j) of free tokens i and j, divided by the larger length first, so that (j, i) is the
-// same to the bit: two tokens that are each other's nearest tie. nearest [tiles,n], where kNearest: the
-// largest cosine of each row to another token in one tile of columns. Grid: tiles of columns, of rows,
+// same to the bit: two tokens that are each other's nearest tie. nearest [stretches,n], where asked for: the
+// largest cosine of each row to another token in one stretch of columns. Grid: tiles of columns, of rows,
 // images.
 template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     cosines(const T* __restrict__ metric, float* __restrict__ workspace, int tokens, int width, int protect,
             bool nearest) {
-    __shared__ TileShared<T, Policy> shared;
-    constexpr int kEach = Policy::kEach;
-    const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
-              y = static_cast<int>(threadIdx.x) / Policy::kSide;
+    using Form = TilesFor<T, Policy, kWhole>;
+    constexpr int kTogether = Form::kTogether, kLanes = kStretch / Form::kColumns;
+    struct alignas(sizeof(float) * kTogether) Together {
+        float item[kTogether];
+    };
+    __shared__ typename Form::Shared shared;
     const std::int64_t image = blockIdx.z;
     const int column = static_cast<int>(blockIdx.x) * Policy::kTile, free = tokens - protect;
     const int row = static_cast<int>(blockIdx.y) * Policy::kTile;
@@ -69,38 +80,46 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     const auto row_at = [=](int i) {
         return i < free ? rows + static_cast<std::int64_t>(i) * width : nullptr;
     };
-    float product[kEach][kEach];
-    tile_product<T, Policy, kWhole, Tile::kDotsAndSquares>(
-        shared, [=](int i) { return row_at(row + i); }, [=](int i) { return row_at(column + i); }, width,
-        product);
-    float lengths[kEach];
+    const auto store = [&](int, const typename Form::Products& products) {
+        float lengths[Form::kColumns];
 #pragma unroll
-    for (int j = 0; j < kEach; ++j) {
-        lengths[j] = length_of(shared.right_square[kEach * x + j]);
-    }
-    const int first = column + kEach * x;
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-        const int own = row + kEach * y + i;
-        const float length = length_of(shared.left_square[kEach * y + i]);
-        float highest = kBelow;
-#pragma unroll
-        for (int j = 0; j < kEach; ++j) {
-            product[i][j] = cosine_of(product[i][j], fmaxf(lengths[j], length), fminf(lengths[j], length));
-            const bool other = first + j < free && first + j != own;
-            highest = other ? fmaxf(highest, product[i][j]) : highest;
+        for (int j = 0; j < Form::kColumns; ++j) {
+            lengths[j] = length_of(shared.right_square[Form::column(j)]);
         }
-        if (own < free && first < free) {
-            *reinterpret_cast<float4*>(held.rows + static_cast<std::int64_t>(own) * pitch_of(free) + first) =
-                float4{product[i][0], product[i][1], product[i][2], product[i][3]};
-        }
-        if (nearest) {
-            highest = group_max<Policy::kSide>(highest);
-            if (x == 0 && own < free) {
-                held.nearest[static_cast<std::int64_t>(blockIdx.x) * pitch_of(free) + own] = highest;
+#pragma unroll
+        for (int i = 0; i < Form::kRows; ++i) {
+            const int own = row + Form::row(i);
+            const float length = length_of(shared.left_square[Form::row(i)]);
+            float highest = kBelow;
+#pragma unroll
+            for (int j = 0; j < Form::kColumns; j += kTogether) {
+                const int first = column + Form::column(j);
+                Together cosines;
+#pragma unroll
+                for (int k = 0; k < kTogether; ++k) {
+                    const float other = lengths[j + k];
+                    cosines.item[k] =
+                        cosine_of(products[i][j + k], fmaxf(other, length), fminf(other, length));
+                    const bool counts = first + k < free && first + k != own;
+                    highest = counts ? fmaxf(highest, cosines.item[k]) : highest;
+                }
+                if (own < free && first < free) {
+                    *reinterpret_cast<Together*>(held.rows + static_cast<std::int64_t>(own) * pitch_of(free) +
+                                                 first) = cosines;
+                }
+            }
+            if (nearest) {
+                highest = group_max<kLanes>(highest);
+                const int first = column + Form::column(0), stretch = first / kStretch;
+                if (first % kStretch == 0 && own < free && first < free) {
+                    held.nearest[static_cast<std::int64_t>(stretch) * pitch_of(free) + own] = highest;
+                }
             }
         }
-    }
+    };
+    Form::template stream<true>(
+        shared, [=](int i) { return row_at(row + i); }, [=](int, int i) { return row_at(column + i); }, 1,
+        width, [](int) {}, store);
 }
 
 template <typename T, bool kWhole>

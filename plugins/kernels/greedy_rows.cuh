@@ -26,7 +26,7 @@ __device__ __forceinline__ float taken() {
 template <typename Policy>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     choose_by_rows(const float* __restrict__ importance, float* __restrict__ workspace,
-                   std::int64_t* __restrict__ index, int tiles, GreedyShape shape) {
+                   std::int64_t* __restrict__ index, GreedyShape shape) {
     __shared__ Best slots[2][Policy::kThreads / kWarp];  // a turn's are read while the next one's are written
     constexpr int kHeld = Policy::kHeld;
     const int me = static_cast<int>(threadIdx.x), free = shape.free();
@@ -51,9 +51,10 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
             float novelty = base_novelty;
             if (shape.seed == kMostIsolated) {
                 float nearest = kBelow;
-                for (int tile = 0; tile < tiles; ++tile) {
-                    nearest = fmaxf(
-                        nearest, held.nearest[static_cast<std::int64_t>(tile) * gram::pitch_of(free) + row]);
+                for (int stretch = 0; stretch < gram::stretches_of(free); ++stretch) {
+                    nearest =
+                        fmaxf(nearest,
+                              held.nearest[static_cast<std::int64_t>(stretch) * gram::pitch_of(free) + row]);
                 }
                 novelty = 1.0f - nearest;
             }
@@ -101,7 +102,6 @@ template <typename T, bool kWhole>
 cudaError_t run_by_rows(const T* metric, const float* importance, float* workspace, std::int64_t* index,
                         GreedyShape shape, cudaStream_t stream) {
     const int free = shape.free(), step = gram::at_once(shape.batch, free);
-    const int tiles = static_cast<int>(ceil_div(free, gram::tile_of(free, kWhole)));
     const bool longer = free > gram::Policy<false>::kMostTokens;
     const auto choose = longer ? choose_by_rows<gram::Policy<true>> : choose_by_rows<gram::Policy<false>>;
     return in_turns(shape, step, [=](std::int64_t first, GreedyShape part) {
@@ -111,7 +111,7 @@ cudaError_t run_by_rows(const T* metric, const float* importance, float* workspa
         if (state == cudaSuccess) {
             state =
                 launch(choose, dim3(static_cast<unsigned>(part.batch)), gram::Policy<true>::kThreads, stream,
-                       importance + first * shape.tokens, workspace, index + first * shape.keep, tiles, part);
+                       importance + first * shape.tokens, workspace, index + first * shape.keep, part);
         }
         return state;
     });

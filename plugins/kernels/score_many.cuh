@@ -28,10 +28,6 @@ namespace score {
 
 using ManyPolicy = TilePolicy<64>;
 
-template <typename T, typename Policy, bool kWhole>
-using ManyTiles = std::conditional_t<kTensorCores && kWhole && sizeof(T) == 2, MmaTiles<T, Policy>,
-                                     PlainTiles<T, Policy, kWhole>>;
-
 // How one side of the tiles is divided: tiles of a stretch, and stretches.
 struct Division {
     int tiles, stretches;
@@ -98,7 +94,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     row_statistics(const T* __restrict__ queries, const T* __restrict__ keys, const float* __restrict__ bias,
                    float* __restrict__ statistics, unsigned* __restrict__ arrived, Division division,
                    ScoreShape shape) {
-    using Tiles = ManyTiles<T, Policy, kWhole>;
+    using Tiles = TilesFor<T, Policy, kWhole>;
     __shared__ typename Tiles::Shared shared;
     __shared__ float tops[Tiles::kSides][Policy::kTile], sums[Tiles::kSides][Policy::kTile];
     const int me = static_cast<int>(threadIdx.x);
@@ -175,7 +171,7 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     column_sums(const T* __restrict__ queries, const T* __restrict__ keys, const float* __restrict__ bias,
                 const float* __restrict__ statistics, float* __restrict__ sums, float* __restrict__ mean,
                 unsigned* __restrict__ arrived, int parts, Division division, ScoreShape shape) {
-    using Tiles = ManyTiles<T, Policy, kWhole>;
+    using Tiles = TilesFor<T, Policy, kWhole>;
     __shared__ typename Tiles::Shared shared;
     __shared__ RowStatistics<Tiles> rows;
     __shared__ float columns[Tiles::kSides][Policy::kTile];

@@ -29,6 +29,7 @@ struct MmaTiles {
 
     // Of a thread's products [kRows][kColumns]: kLanes lanes side by side share their rows.
     static constexpr int kRows = 2, kColumns = 8, kLanes = 4;
+    static constexpr int kTogether = 2;  // columns side by side
     using Products = float[kRows][kColumns];
 
     static __device__ __forceinline__ int group() { return static_cast<int>(warp()) % kGroups; }
@@ -205,6 +206,7 @@ template <typename T, typename Policy, bool kWhole>
 struct PlainTiles {
     static constexpr int kTile = Policy::kTile, kStages = 2, kSides = 1;
     static constexpr int kRows = Policy::kEach, kColumns = Policy::kEach, kLanes = Policy::kSide;
+    static constexpr int kTogether = kColumns;
     using Products = float[kRows][kColumns];
     using Shared = TileShared<T, Policy>;
 
@@ -228,5 +230,10 @@ struct PlainTiles {
         }
     }
 };
+
+// Where a rounding of the sums is allowed: halves on tensor cores, if their rows are whole vectors.
+template <typename T, typename Policy, bool kWhole>
+using TilesFor = std::conditional_t<kTensorCores && kWhole && sizeof(T) == 2, MmaTiles<T, Policy>,
+                                    PlainTiles<T, Policy, kWhole>>;
 
 }  // namespace tokenrt

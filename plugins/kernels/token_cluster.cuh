@@ -4,11 +4,12 @@
 //           int64: the cluster of each token. Similarity of tokens is the cosine (0 for a zero row, -2 for
 //           NaN), of clusters the largest, smallest or mean over their pairs. The most similar pair merges;
 //           ties: the smaller first position, then the smaller second. A cluster stands at its first token.
-// Division  1. compare: tiles of cosines (tile.cuh), half of them mirrored, into a symmetric matrix in the
-//           workspace, which complete linkage cannot do without. 2. merge: one block an image. Each row
-//           belongs to one lane, which remembers the row's best partner behind it; a merge of (i, j) rewrites
-//           row and column i, and only rows whose partner was i or j and got worse are searched again, by
-//           their whole warp. The best pair is then the best of N remembered ones. Two barriers a merge.
+// Division  1. compare: tiles of cosines (stream.cuh; halves on tensor cores, as in gram.cuh), half of them
+//           mirrored, into a symmetric matrix in the workspace, which complete linkage cannot do without. 2.
+//           merge: one block an image. Each row belongs to one lane, which remembers the row's best partner
+//           behind it; a merge of (i, j) rewrites row and column i, and only rows whose partner was i or j
+//           and got worse are searched again, by their whole warp. The best pair is then the best of N
+//           remembered ones. Two barriers a merge.
 // Bytes     B * N^2 * 4 written by compare and read by the first search; 20 N a merge and 4 N for each row
 //           searched again, from cache.
 // Bound     latency: N - K merges one after the other, each two reductions over a block and N / threads
@@ -16,7 +17,7 @@
 #pragma once
 
 #include "order.cuh"
-#include "tile.cuh"
+#include "stream.cuh"
 
 namespace tokenrt {
 
@@ -57,10 +58,8 @@ __device__ __forceinline__ Held held_by(float* workspace, std::int64_t image, st
 template <typename T, typename Policy, bool kWhole>
 static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     compare(const T* __restrict__ metric, float* __restrict__ workspace, ClusterShape shape) {
-    __shared__ TileShared<T, Policy> shared;
-    constexpr int kEach = Policy::kEach;
-    const int x = static_cast<int>(threadIdx.x) % Policy::kSide,
-              y = static_cast<int>(threadIdx.x) / Policy::kSide;
+    using Form = TilesFor<T, Policy, kWhole>;
+    __shared__ typename Form::Shared shared;
     const std::int64_t image = blockIdx.z;
     const int first = static_cast<int>(blockIdx.y) * Policy::kTile,
               base = static_cast<int>(blockIdx.x) * Policy::kTile;
@@ -72,26 +71,27 @@ static __global__ void __launch_bounds__(Policy::kThreads, Policy::kBlocks)
     const auto row_at = [=](int row) {
         return row < shape.tokens ? rows + static_cast<std::int64_t>(row) * shape.width : nullptr;
     };
-    float product[kEach][kEach];
-    tile_product<T, Policy, kWhole, Tile::kDotsAndSquares>(
-        shared, [=](int i) { return row_at(first + i); }, [=](int i) { return row_at(base + i); },
-        shape.width, product);
+    const auto store = [&](int, const typename Form::Products& products) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-        const int row = first + kEach * y + i;
-        const float row_length = length_of(shared.left_square[kEach * y + i]);
+        for (int i = 0; i < Form::kRows; ++i) {
+            const int row = first + Form::row(i);
+            const float row_length = length_of(shared.left_square[Form::row(i)]);
 #pragma unroll
-        for (int j = 0; j < kEach; ++j) {
-            const int column = base + kEach * x + j;
-            const float column_length = length_of(shared.right_square[kEach * x + j]);
-            float cosine = product[i][j] / row_length / column_length;
-            cosine = isnan(cosine) ? kUnknown : cosine;
-            if (row < column && column < shape.tokens) {
-                like[static_cast<std::int64_t>(row) * shape.tokens + column] = cosine;
-                like[static_cast<std::int64_t>(column) * shape.tokens + row] = cosine;
+            for (int j = 0; j < Form::kColumns; ++j) {
+                const int column = base + Form::column(j);
+                const float column_length = length_of(shared.right_square[Form::column(j)]);
+                float cosine = products[i][j] / row_length / column_length;
+                cosine = isnan(cosine) ? kUnknown : cosine;
+                if (row < column && column < shape.tokens) {
+                    like[static_cast<std::int64_t>(row) * shape.tokens + column] = cosine;
+                    like[static_cast<std::int64_t>(column) * shape.tokens + row] = cosine;
+                }
             }
         }
-    }
+    };
+    Form::template stream<true>(
+        shared, [=](int i) { return row_at(first + i); }, [=](int, int i) { return row_at(base + i); }, 1,
+        shape.width, [](int) {}, store);
 }
 
 // The most similar cluster behind `row`, found by a whole warp. alive(c) says whether cluster c is there.

@@ -172,14 +172,18 @@ def test_tiles_are_multiplied_from_16_byte_reads_of_shared_memory(kernel: str) -
             assert _count(code[symbol], inner, "LDS.128") == _count(code[symbol], inner, "LDS")
 
 
+ROUNDED = ("score::row_statistics", "score::column_sums", "gram::cosines", "cluster::compare")
+"""Kernels whose results may be rounded otherwise, but for near ties."""
+
+
 def multiplies_on_tensor_cores(plain: str, arguments: list[str]) -> bool:
-    """By template arguments: rows of whole vectors; of a score, of halves."""
+    """By template arguments: rows of whole vectors; of a score and of cosines that are kept, of halves."""
     if plain in CLUSTERS:
         return True
     whole = bool(arguments) and arguments[-1] == "true"
     if plain == "match::similarity":
         return whole and arguments[-2] == "true"
-    return whole and plain in ("score::row_statistics", "score::column_sums") and arguments[0] != "float"
+    return whole and plain in ROUNDED and arguments[0] != "float"
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
