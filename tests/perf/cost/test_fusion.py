@@ -22,9 +22,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return FORM.write(tmp_path_factory.mktemp("vit") / "vit.onnx")
 
 
+MORE = {"tome": 0, "pitome": 2, "topk": 1, "evit": 0}
+"""Launches of a site that the builder fuses into others and the model does not."""
+
+
 @pytest.mark.parametrize("method", BUDGETS)
 def test_launches_of_a_site_are_about_the_layers_of_an_engine(method: str, model: Path) -> None:
-    """Within 1.5 layers, or two fifths: EViT's weighted mean of what leaves is more to the builder than to the model."""
     plan = tokenrt.plan(model, method=method, budget=BUDGETS[method])
     found = sites.cost_of(model, plan, load("rtx-sm89"))
     (counted,) = (
@@ -34,4 +37,4 @@ def test_launches_of_a_site_are_about_the_layers_of_an_engine(method: str, model
         == (method, FORMS[1], 1, CAPABILITIES[0])
     )
     each = found.functions / len(plan.sites)
-    assert abs(each - counted) <= max(1.5, 0.4 * counted), (each, counted)
+    assert 0 <= each - counted <= MORE[method], (each, counted)

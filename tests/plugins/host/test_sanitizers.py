@@ -249,12 +249,12 @@ BREAKS = {
         "AssertionError",
     ),
     "a block that returns before others have read its bests": (
-        PLAIN,
+        MEMORY,
         "cluster_past_a_boundary",
         "merge_image.cuh",
         "        cluster_leave();\n    }\n}",
         "    }\n}",
-        "AssertionError",
+        "ERROR: AddressSanitizer",
     ),
     "16 bytes at once from a part of a larger tensor": (
         MEMORY,
