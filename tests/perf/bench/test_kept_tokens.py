@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from tests.passes.helpers.projectors import tower
 from tokenrt.passes.analysis.prepare import prepare
@@ -155,5 +157,8 @@ def test_the_page_says_who_is_surely_worse_and_why() -> None:
     assert page.count("No reason was found and tested for `evit`, `fastervlm`.") == 3
     assert "Choosing the same tokens here: `evit`, `fastervlm`." in page
     assert "- `evs`, `sta`: for clips\n- `topk` at 25%, 5%: no\n- `m3` at 11%: it cannot" in page
+    shown = io.StringIO()
+    Console(file=shown, width=140).print(found)
+    assert "0.305 (25) ↑" in shown.getvalue()
     assert json.loads(json.dumps(found.as_dict()))["reasons"][0]["holds"]
     assert [each["holds"] for each in found.as_dict()["reasons"]] == [True, True, False]
