@@ -11,23 +11,30 @@ from tokenrt.perf.demo.subject import version
 YES = "yes"
 
 
-def engine(
-    model: Path, target: str, journal: Journal, *, half: bool = False, batch: int | None = None
-) -> str:
-    """Yes, or what the builder said. half: of its float16 form, which is written beside it."""
+def engine(model: Path, target: str, journal: Journal) -> str:
+    """Yes, or what the builder said."""
+    return _asked(model, target, journal, None)
+
+
+def half_engine(model: Path, target: str, journal: Journal) -> str:
+    """The same of the float16 form, which is written beside the model; for one picture where its batch is free."""
     from tokenrt.passes.forms.convert import convert
+
+    half = model.with_name(f"{model.stem}-half.onnx")
+    made = convert(model, precision="fp16", keep_io=True, output=half, check=False).model
+    free = any(not isinstance(size, int) for value in made.graph.inputs for size in value.shape or ())
+    return _asked(half, target, journal, 1 if free else None)
+
+
+def _asked(model: Path, target: str, journal: Journal, batch: int | None) -> str:
     from tokenrt.targets.build import build
 
-    source = model
-    if half:
-        source = model.with_name(f"{model.stem}-half.onnx")
-        convert(model, precision="fp16", keep_io=True, output=source, check=False)
     parts = (target, str(version("tensorrt_rtx_cu13_libs")), *([] if batch is None else [str(batch)]))
-    key = digest(source, *parts)
+    key = digest(model, *parts)
     answer = journal.get(key)
     if answer is None:
         try:
-            build(source, target=target, output=source.with_suffix(".engine"), batch=batch)
+            build(model, target=target, output=model.with_suffix(".engine"), batch=batch)
         except TokenrtError as refusal:
             return str(refusal).splitlines()[0]
         answer = journal.put(key, YES)

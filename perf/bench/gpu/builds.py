@@ -21,7 +21,7 @@ from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf.bench import results
-from tokenrt.perf.bench.engines import YES, engine
+from tokenrt.perf.bench.engines import YES, half_engine
 from tokenrt.perf.bench.journal import Journal
 from tokenrt.perf.bench.method_models import SITES, budgets, given, length
 from tokenrt.perf.bench.models import cache
@@ -77,7 +77,7 @@ def _built(method: type[Method]) -> str:
             (_behind_a_block if method.home == "block" else _at_an_output)(method, reduced)
         except TokenrtError as refusal:
             return f"refused: {str(refusal).splitlines()[0]}"
-        return engine(reduced, TARGET, Journal.of("builds"), half=True, batch=1)
+        return half_engine(reduced, TARGET, Journal.of("builds"))
 
 
 def _behind_a_block(method: type[Method], output: Path) -> None:
