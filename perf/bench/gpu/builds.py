@@ -1,4 +1,4 @@
-"""Every method at one site, float16, for one picture or clip: whether TensorRT-RTX builds it for every capability at once.
+"""Every method behind a block or at an output, float16, at one site: whether TensorRT-RTX builds it for all capabilities.
 
 Methods that sit behind blocks reduce a small plain vision transformer, those at outputs the vision part of a small LLaVA, those
 of clips four frames of it. Trained tensors are random ones of the right shapes: that says what is built, not how good it is.
@@ -43,10 +43,14 @@ WIDE = ("embedlens", "focusllava")
 """Their tensors are as wide as the output; those of others as the features in front of the projector."""
 
 
+HOMES = ("block", "features", "output")
+
+
 def run(names: Iterable[str] | None = None) -> dict[str, str]:
-    """Method -> yes, or what refused it. names: all methods when left out."""
+    """Method -> yes, or what refused it. names: all that sit behind a block or at an output when left out."""
     found: dict[str, str] = {}
-    for name in methods.names() if names is None else names:
+    every = (name for name in methods.names() if methods.get(name).home in HOMES)
+    for name in every if names is None else names:
         found[name] = _built(methods.get(name))
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     return found
@@ -54,9 +58,10 @@ def run(names: Iterable[str] | None = None) -> dict[str, str]:
 
 def told(built: Mapping[str, str]) -> list[str]:
     """Paragraphs of a page."""
-    head = f"Every method at one site, float16, one picture or clip, built by `tokenrt build --target {TARGET}` into one engine "
-    head += "for the compute capabilities 8.0, 8.6, 8.9 and 12.0: behind a block of a small plain vision transformer, or at the "
-    head += "output of the vision part of a small LLaVA, of four frames for methods of clips; trained tensors are random ones. "
+    head = "Every method behind a block or at an output, at one site, float16, one picture or clip, built by "
+    head += f"`tokenrt build --target {TARGET}` into one engine for the compute capabilities 8.0, 8.6, 8.9 and 12.0: in a small "
+    head += "plain vision transformer, or at the output of the vision part of a small LLaVA, of four frames for methods of "
+    head += "clips; trained tensors are random ones. "
     head += f"{sum(answer == YES for answer in built.values())} of {len(built)} are built."
     titles = methods.families()
     yes = {
