@@ -47,6 +47,9 @@ BY_KERNEL = (2, 33, 197)
 """Sizes at which the kernels, on the CPU, and the bodies for GPUs run outside the full matrix too."""
 
 
+FEW = (33, 197)
+"""Sizes at which methods inside language models, and those that run on arrays alone, run outside the full matrix."""
+
 PROTECTED = (0, 1, 5)
 
 
@@ -54,7 +57,7 @@ def settings() -> Iterator[Any]:
     """Backend, method, tokens, kept, protected, batch.
 
     Quick: every method at 33 tokens however many are protected; at other small sizes with one of these numbers, at half of the
-    large sizes, each method at others than the next.
+    large sizes, each method at others than the next; some methods at FEW alone.
     """
     places = {name: place for place, name in enumerate(methods.of_tokens())}
     for name, tokens, protect, batch in itertools.product(places, SMALL + LARGE, PROTECTED, (1, 3)):
@@ -69,6 +72,8 @@ def settings() -> Iterator[Any]:
         small = tokens == 33 or (turn + PROTECTED.index(protect)) % len(PROTECTED) == 0
         large = even and (tokens == 197 or turn % 2 == 0)
         usual = one and (small if tokens in SMALL else large)
+        if method.pending or method.home == "prefill":
+            usual = one and even and tokens in FEW
         for keep in sorted(count for count in counts if fewest <= count < tokens):
             marks = [] if usual and name not in SLOW.get(tokens, ()) else [pytest.mark.slow]
             label = f"{name}-{tokens}-{keep}-{protect}-{batch}"

@@ -17,7 +17,7 @@ SLOW = ("aim",)
 """What the builder takes minutes over: matching in the frames of a clip, as of tempme and testa too."""
 
 NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW))
+    pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW or bool(methods.get(name).pending)))
     for name in methods.of_tokens()
     if methods.get(name).home != "block" or methods.get(name).pending
 ]
