@@ -25,6 +25,7 @@ from tokenrt.targets.engines.batch import Batch, batch_of, shapes_of
 from tokenrt.targets.profiles.profile import Target, load, targets
 from tokenrt.targets.report import BuildReport
 from tokenrt.targets.rtx.builder import (
+    CRASHED,
     NO_KERNEL,
     TENSORRT,
     TENSORRT_RTX,
@@ -277,8 +278,9 @@ def _compile(source: Path, legal: ir.Model, output: Path, job: _Job) -> tuple[En
     try:
         return run(legal if changes else source), changes
     except BuildError as error:
-        # What the profile lets through and the builder still has no kernel for is split after all.
-        more = legalize(legal, accepts, all_attention=True) if NO_KERNEL in str(error) else ()
+        # What the profile lets through and the builder still has no kernel for, or may have crashed on, is split after all.
+        stuck = any(sign in str(error) for sign in (NO_KERNEL, CRASHED))
+        more = legalize(legal, accepts, all_attention=True) if stuck else ()
         if not more:
             raise
         return run(legal), changes + more

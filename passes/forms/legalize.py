@@ -261,7 +261,7 @@ def _verdict(node: ir.Node, accepts: Accepts, every: bool) -> tuple[Parts | None
     if parts is None:
         return None, ""
     if every:
-        return parts, "the builder found no kernel for it"
+        return parts, "the builder found no kernel for it, or crashed where it was one node"
     if parts.precision not in accepts.attention:
         return parts, f"the target has no {parts.precision} kernel for it"
     if refused := parts.forms - accepts.attention_forms:

@@ -27,6 +27,9 @@ Progress = Callable[[str], None]
 NO_KERNEL = "is_decomposable"
 """In the builder's message when it has no kernel for a fused Attention node."""
 
+CRASHED = "crashed ("
+"""In ours when its process ended without an answer."""
+
 
 @dataclass(frozen=True)
 class Builder:
@@ -136,7 +139,7 @@ def compile_engine(
     end = signal.Signals(-status).name if status < 0 else f"exit status {status}"
     said = f"; its last words: {_one_line(noise)[-400:]}" if noise.strip() else ""
     raise BuildError(
-        f"{told} crashed ({end}) while {stage}{said}. This is a fault of the builder; "
+        f"{told} {CRASHED}{end}) while {stage}{said}. This is a fault of the builder; "
         "`tokenrt lower --inline` gives a plainer model to try, and --verbose (verbose=True) shows the builder's log"
     )
 

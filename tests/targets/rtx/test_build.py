@@ -206,7 +206,28 @@ def test_attention_the_profile_is_wrong_about_is_split_in_a_second_try(
     monkeypatch.setenv("TOKENRT_TARGETS", str(folder))
     model = parse(ATTENTION.replace("KIND", "float"))
     report = tokenrt.build(model, target="rtx-sm89", output=tmp_path / "a.engine")
-    assert [change.reason for change in report.changes] == ["the builder found no kernel for it"]
+    assert [change.reason for change in report.changes] == [
+        "the builder found no kernel for it, or crashed where it was one node"
+    ]
+
+
+def test_attention_is_split_where_the_builder_crashes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of DivPrune behind the vision part of Qwen3-VL at opset 23, whose Attention it takes without the loop."""
+    seen: list[int] = []
+
+    def compiled(model: Path, output: Path, **options: Any) -> builder.Engine:
+        seen.append(sum(node.op_type == "Attention" for node in ir.load(model).graph))
+        if len(seen) == 1:
+            raise BuildError("TensorRT-RTX crashed (SIGSEGV) while building for SM89")
+        return builder.compile_engine(model, output, **options)
+
+    monkeypatch.setattr("tokenrt.targets.build.compile_engine", compiled)
+    model = parse(ATTENTION.replace("KIND", "float16"))
+    report = tokenrt.build(model, target="rtx-sm89", output=tmp_path / "a.engine")
+    assert seen == [1, 0]
+    assert [change.action for change in report.changes] == ["split into MatMul, Softmax and MatMul"]
 
 
 def test_one_tensor_as_queries_and_keys_never_reaches_the_builder(tmp_path: Path) -> None:
