@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers import hosts
 from tests.helpers.documents import GUIDES, HERE, blocks, commands
+from tests.passes.helpers import prefill
 from tests.passes.helpers.projectors import tower
 from tests.tokenrt.conftest import Run
 from tokenrt.perf.demo import subject
@@ -52,6 +53,8 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Path, run: Run) -> None:
     if not any(line.startswith("tokenrt export") for line in commands(page)):
         shutil.copy(exported, desk / "model.onnx")
+    if page.stem == "prefill":
+        shutil.copy(prefill.exported("llama", "merged", 20), desk / "decoder.onnx")
     if page.stem in FOLDERS:
         FOLDERS[page.stem](desk / "model", tower("mlp"))
     for language, body in blocks(page, HERE, PYTHON):

@@ -70,6 +70,14 @@ def _plain(made: Any, embeds: Tensor) -> Any:
     return _call(made, inputs_embeds=embeds, logits_to_keep=1)
 
 
+def _prefixed(made: Any, embeds: Tensor) -> Any:
+    """The image and what stands before it see one another, as in PaliGemma."""
+    shown = torch.ones(TOKENS, TOKENS).tril().bool()
+    shown[: SPAN[1], : SPAN[1]] = True
+    mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)[None, None]
+    return _call(made, inputs_embeds=embeds, attention_mask=mask, logits_to_keep=1)
+
+
 def _words(made: Any, ids: Tensor) -> Any:
     return _call(made, input_ids=ids, logits_to_keep=1)
 
@@ -94,6 +102,7 @@ class Form:
 MASKED = ("inputs_embeds", "attention_mask", "position_ids")
 FORMS = {
     "embeds": Form(_plain, ("inputs_embeds",)),
+    "prefix": Form(_prefixed, ("inputs_embeds",)),
     "ids": Form(_words, ("input_ids",)),
     "mask": Form(_masked, MASKED),
     "merged": Form(_merged, MASKED, past=5),

@@ -27,7 +27,10 @@ SOFTMAX = "  b{n}_weights = Softmax <axis = -1> (b{n}_scores)\n"
 MASKED = "  b{n}_masked = Add (b{n}_scores, m)\n  b{n}_weights = Softmax <axis = -1> (b{n}_masked)\n"
 MATRIX = [
     pytest.param(*case, marks=() if case == ("llama", "embeds", 20, "per-layer") else pytest.mark.slow)
-    for case in product(prefill.FAMILIES, ("embeds", "ids", "mask"), (20, 23), ("per-layer", "gathered"))
+    for case in (
+        *product(prefill.FAMILIES, ("embeds", "ids", "mask"), (20, 23), ("per-layer", "gathered")),
+        *product(["llama"], ["prefix"], (20, 23), ("per-layer", "gathered")),
+    )
 ]
 
 
