@@ -231,6 +231,11 @@ def checked(prepared: Prepared, site: OutputSite) -> tuple[Outlet, tuple[Outlet,
     outlet, beside = choose(prepared, site.output)
     outlet = laid_out(prepared, outlet, site.grid)
     method = methods.for_graph(site.method, site.options)
+    if method.home == "prefill":
+        raise PlanError(
+            f"{method.name} reads what the last token of a prompt attends to, inside a language model: it sits behind a block "
+            "(--site after-block), not at an output"
+        )
     if outlet.tokens != site.arriving:
         raise PlanError(
             f"the plan is for {site.arriving} tokens of output {site.output!r}, the model has {outlet.tokens} there; make a new "

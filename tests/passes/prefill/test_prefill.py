@@ -170,6 +170,9 @@ def test_what_is_refused(kind: str, tmp_path: Path) -> None:
 def test_fastv_needs_a_prompt() -> None:
     with pytest.raises(tokenrt.PlanError, match="fastv reads what the last token of a prompt attends to"):
         tokenrt.reduce(ir.from_proto(tiny.model()), method="fastv", budget=Budget.remove(1))
+    every = tiny.model(tiny.EVERY, output="float[B,6,8] y")
+    with pytest.raises(tokenrt.PlanError, match=r"fastv reads .* it sits behind a block"):
+        tokenrt.reduce(ir.from_proto(every), method="fastv", budget=Budget.remove(1), site="output")
 
 
 @pytest.mark.parametrize("method", ["slice", "random", "topk", "divprune"])
