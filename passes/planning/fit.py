@@ -104,8 +104,8 @@ def make(
                 check_together(structures[number])
             if method.home == "prefill" and not structures[number].prompt:
                 raise PlanError(
-                    f"{method.name} reads what the last token of a prompt attends to, under a causal mask, and this model has "
-                    "none: use a method for towers and encoders, e.g. topk"
+                    f"{method.name} works inside a language model's prompt, under a causal mask, and this model has none: "
+                    "use a method for towers and encoders, e.g. topk"
                 )
             shut = {block.index for block in blocks if block.apart and closed(block, where, method)}
             own_method = whole(method, own.unit)
