@@ -30,9 +30,7 @@ class CoViPAL(Trained):
     home: ClassVar[Home] = "prefill"
     drops: ClassVar[bool] = True
     ascending: ClassVar[bool] = True
-    needs: ClassVar[Mapping[str, str]] = {
-        "gate.0.weight": "M,C", "gate.0.bias": "M", "gate.2.weight": "1,M", "gate.2.bias": "1"
-    }  # fmt: skip
+    needs: ClassVar[Mapping[str, str]] = scores.GATE
     systems: ClassVar[tuple[str, ...]] = ("CoViPAL",)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:

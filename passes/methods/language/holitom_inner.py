@@ -35,17 +35,11 @@ class HoliTomInner(Method):
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         keep = scores.select(op, taps, site, scores.numbers(op, taps.last_attention()), steps.BY_POSITION)
-        source = joining.rest(op, taps.tokens, keep, site, site.keep)
-        mine = steps.cut(op, keep, site.protect, site.keep)
         tokens = clusters.finite(op, steps.float_tokens(op, taps))
-        unit = op("LpNormalization", scores.apart(op, taps, tokens), axis=2, p=2)
-        alike = op(
-            "MatMul",
-            steps.gather(op, unit, source),
-            op("Transpose", steps.gather(op, unit, mine), perm=[0, 2, 1]),
-        )
-        nearest = op("ArgMax", alike, axis=2, keepdims=0)
-        joins = op("Cast", clusters.members(op, nearest, site.keep - site.protect), to=steps.FLOAT)
+        pairs = joining.to_nearest(op, taps, site, keep, tokens)
+        source, mine = pairs.source, steps.cut(op, keep, site.protect, site.keep)
+        nearest = op("Sub", pairs.slot, np.array(site.protect))
+        joins = op("Cast", clusters.members(op, nearest, clusters.outputs(site)), to=steps.FLOAT)
         there = scores.present(op, taps)
         if there is not None:
             joins = op("Mul", joins, op("Unsqueeze", scores.gather_row(op, there, source), np.array([1])))
@@ -55,7 +49,6 @@ class HoliTomInner(Method):
         own = op("Pow", 0.5, op("ReduceSum", joins, steps.LAST, keepdims=1))
         kept = steps.gather(op, tokens, mine)
         blended = op("Add", op("Mul", kept, own), op("MatMul", weight, steps.gather(op, tokens, source)))
-        pairs = bipartite.Pairs(keep, source, op("Add", nearest, np.array(site.protect)))
         return Reduction(
             clusters.ahead(op, taps, site, op("CastLike", blended, taps.tokens)),
             None if taps.size is None else bipartite.total(op, taps.size, pairs),

@@ -32,9 +32,7 @@ class RCP(Trained):
     drops: ClassVar[bool] = True
     ascending: ClassVar[bool] = True
     quota: ClassVar[str] = "a fixed count instead of all whose gate is above a half"
-    needs: ClassVar[Mapping[str, str]] = {
-        "gate.0.weight": "M,C", "gate.0.bias": "M", "gate.2.weight": "1,M", "gate.2.bias": "1"
-    }  # fmt: skip
+    needs: ClassVar[Mapping[str, str]] = scores.GATE
     systems: ClassVar[tuple[str, ...]] = ("RCP: the pruner",)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:

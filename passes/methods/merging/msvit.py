@@ -40,12 +40,7 @@ class MSViT(Trained):
     quota: ClassVar[str] = (
         "the (N - K) / 3 squares with the lowest gate are coarse, not those below a threshold"
     )
-    needs: ClassVar[Mapping[str, str]] = {
-        "gate.0.weight": "M,C",
-        "gate.0.bias": "M",
-        "gate.2.weight": "1,M",
-        "gate.2.bias": "1",
-    }
+    needs: ClassVar[Mapping[str, str]] = scores.GATE
     deviations: ClassVar[str] = (
         "gate and coarse token act on embedded tokens inside the network, in the paper on pixels before it"
     )

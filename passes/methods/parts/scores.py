@@ -16,6 +16,11 @@ EPSILON = 1e-30
 """Floor of divisors, so that 0/0 is 0."""
 
 TOKEN_AXIS = np.array([1])
+GATE: Mapping[str, str] = {
+    "gate.0.weight": "M,C", "gate.0.bias": "M", "gate.2.weight": "1,M", "gate.2.bias": "1"
+}  # fmt: skip
+"""The trained tensors of `gate`, M hidden."""
+
 PAPER, REFERENCE = "paper", "reference"
 VARIANTS = (PAPER, REFERENCE)
 
@@ -146,10 +151,8 @@ def appended(
 
 
 def gate(op: Ops, method: Trained, site: Site, rows: Value) -> Value:
-    """linear, GELU, linear to one number: rows [B,N,C] -> [B,N]; tensors gate.0 and gate.2 of the method."""
-    first, bias, last, end = (
-        method.tensor(f"gate.{part}", site) for part in ("0.weight", "0.bias", "2.weight", "2.bias")
-    )
+    """linear, GELU, linear to one number: rows [B,N,C] -> [B,N]; tensors GATE of the method."""
+    first, bias, last, end = (method.tensor(name, site) for name in GATE)
     hidden = first.shape[0]
     method.check("gate.0.bias", bias, (hidden,))
     method.check("gate.2.weight", last, (1, hidden))

@@ -7,18 +7,65 @@ given before the graph is written: the frames of each segment, and how many of i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.methods.contract import Ops, Site, Value
-from tokenrt.passes.methods.parts import centers, clusters, steps
+from tokenrt.passes.methods.contract import Method, Ops, Site, Value
+from tokenrt.passes.methods.parts import centers, clips, clusters, frames, steps
 
 NEIGHBOURS = 7
 """Of density peaks, in HoliTom and PruneVid."""
 
 FRAMES_EACH = 4
 """Frames of a segment where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class Segmented(Method):
+    """A method that keeps shares of the still places of each segment and of the others of each frame, at a ratio that fits K."""
+
+    frames: int = 0
+    segments: str = ""
+    still: str = ""
+    share: float = 0.5
+
+    def __post_init__(self) -> None:
+        steps.at_least(self.name, "frames", self.frames, 0)
+        if not 0 <= self.share <= 1:
+            raise MethodError(f"option share={self.share} of method {self.name!r}: expected 0 to 1")
+
+    @property
+    def proportional(self) -> bool:
+        return False
+
+    def kept(self, held: int, others: int, ratio: float) -> tuple[int, int]:
+        """How many of a segment's still places stay at a ratio, and how many of the other places of each frame."""
+        raise NotImplementedError
+
+    def layout(self, site: Site) -> tuple[int, int, list[int], list[int]]:
+        """Frames, tokens of each, frames of each segment, and how many of its places are still."""
+        count, each = frames.split(self.name, self.frames, site)
+        parts = lengths(self.name, self.segments, count, count // FRAMES_EACH)
+        return count, each, parts, still(self.name, self.still, self.share, parts, each)
+
+    def total(self, site: Site) -> Callable[[float], int]:
+        """How many unprotected tokens stay at a ratio."""
+        _, each, parts, held = self.layout(site)
+
+        def at(ratio: float) -> int:
+            shares = [self.kept(places, each - places, ratio) for places in held]
+            return sum(fixed + length * moving for (fixed, moving), length in zip(shares, parts, strict=True))
+
+        return at
+
+    def counts(self, site: Site) -> Sequence[int]:
+        return reachable(site, self.total(site))
+
+    def laid_out(self, grid: tuple[int, ...] | None) -> Self:
+        return replace(self, frames=self.frames or clips.of_grid(grid))
 
 
 def numbers(method: str, option: str, text: str) -> list[int]:
@@ -63,12 +110,11 @@ def fitted(method: str, site: Site, count: Callable[[float], int]) -> float:
 
 def reachable(site: Site, count: Callable[[float], int]) -> list[int]:
     """All K below N at which the counts add up for some ratio, ascending."""
-    found, free = list[int](), site.tokens - site.protect
-    while (kept := count(_around(count, found[-1] + 1 if found else 1)[1])) < free and kept > (found or [0])[
-        -1
-    ]:
-        found.append(kept)
-    return [site.protect + kept for kept in found]
+    found, wanted, free = list[int](), 1, site.tokens - site.protect
+    while wanted <= (kept := count(_around(count, wanted)[1])) < free:
+        found.append(site.protect + kept)
+        wanted = kept + 1
+    return found
 
 
 def _around(count: Callable[[float], int], wanted: int) -> tuple[float, float]:

@@ -34,12 +34,7 @@ class SPA(Trained):
     systems: ClassVar[tuple[str, ...]] = ("SPA",)
     drops: ClassVar[bool] = True
     quota: ClassVar[str] = "the K highest gate scores of each image, not those above a threshold"
-    needs: ClassVar[Mapping[str, str]] = {
-        "gate.0.weight": "M,C",
-        "gate.0.bias": "M",
-        "gate.2.weight": "1,M",
-        "gate.2.bias": "1",
-    }
+    needs: ClassVar[Mapping[str, str]] = scores.GATE
 
     scale: bool = True
     order: str = steps.BY_POSITION

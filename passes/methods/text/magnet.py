@@ -32,9 +32,7 @@ class Magnet(Trained):
     evidence: ClassVar[Evidence] = "mathematics"
     merges: ClassVar[bool] = True
     quota: ClassVar[str] = "a fixed count of ends instead of all whose probability is above a half"
-    needs: ClassVar[Mapping[str, str]] = {
-        "gate.0.weight": "M,C", "gate.0.bias": "M", "gate.2.weight": "1,M", "gate.2.bias": "1"
-    }  # fmt: skip
+    needs: ClassVar[Mapping[str, str]] = scores.GATE
     systems: ClassVar[tuple[str, ...]] = ("MAGNET",)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:

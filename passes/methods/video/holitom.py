@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil
 from typing import ClassVar
 
 import numpy as np
 
 from tokenrt.errors import MethodError
-from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import clips, clusters, frames, greedy, scores, segments, steps
+from tokenrt.passes.methods.contract import Evidence, Home, Ops, Reduction, Site, Taps, Value
+from tokenrt.passes.methods.parts import clusters, frames, greedy, scores, segments, steps
+from tokenrt.passes.methods.parts.segments import Segmented
 
 BETA, MEAN = "beta", "mean"
 
 
 @dataclass(frozen=True)
-class HoliTom(Method):
+class HoliTom(Segmented):
     """Average the still places of a segment over its frames, cluster them, and keep the best of the others in each frame.
 
     The S still places of a segment are those whose least cosine from one frame to the next is the largest. Their means are
@@ -54,61 +54,35 @@ class HoliTom(Method):
     takes: ClassVar[tuple[str, ...]] = ("importance?",)
     systems: ClassVar[tuple[str, ...]] = ("HoliTom: merging before the language model",)
 
-    frames: int = 0
-    segments: str = ""
-    still: str = ""
-    share: float = 0.5
     mix: str = BETA
     beta: float = 0.6
     score: str = "auto"
 
     def __post_init__(self) -> None:
-        steps.at_least(self.name, "frames", self.frames, 0)
+        super().__post_init__()
         steps.choice(self.name, "mix", self.mix, (BETA, MEAN))
         steps.choice(self.name, "score", self.score, greedy.HOW)
-        if not (0 <= self.share <= 1 and 0 <= self.beta <= 1):
-            raise MethodError(
-                f"options share={self.share}, beta={self.beta} of method {self.name!r}: expected 0 to 1"
-            )
-
-    @property
-    def proportional(self) -> bool:
-        return False
+        if not 0 <= self.beta <= 1:
+            raise MethodError(f"option beta={self.beta} of method {self.name!r}: expected 0 to 1")
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        count, each, parts, still = self._layout(site)
+        count, each, parts, still = self.layout(site)
         rows = frames.folded(op, taps, site, count)
         score = scores.numbers(op, greedy.importance(op, taps, site, self.score))
         rated = op(
             "Reshape", steps.free(op, scores.unpadded(op, taps, score), site), np.array([-1, count, each])
         )
-        ratio = segments.fitted(self.name, site, self._total(site))
+        ratio = segments.fitted(self.name, site, self.total(site))
         start, slot, made = 0, site.protect, []
-        for length, held, (fixed, moving) in zip(parts, still, _kept(still, each, ratio), strict=True):
+        for length, held in zip(parts, still, strict=True):
+            fixed, moving = self.kept(held, each - held, ratio)
             span = Span(site.protect, start, length, each, held, fixed, moving, slot)
             made.append(self._segment(op, taps, rows, rated, span))
             start, slot = start + length, slot + fixed + length * moving
         return _joined(op, taps, site, made)
 
-    def counts(self, site: Site) -> Sequence[int]:
-        return segments.reachable(site, self._total(site))
-
-    def _layout(self, site: Site) -> tuple[int, int, list[int], list[int]]:
-        """Frames, tokens of each, frames of each segment, and how many of its places are still."""
-        count, each = frames.split(self.name, self.frames, site)
-        parts = segments.lengths(self.name, self.segments, count, count // segments.FRAMES_EACH)
-        return count, each, parts, segments.still(self.name, self.still, self.share, parts, each)
-
-    def _total(self, site: Site) -> Callable[[float], int]:
-        """How many tokens stay at a ratio."""
-        _, each, parts, still = self._layout(site)
-        return lambda ratio: sum(
-            fixed + length * moving
-            for (fixed, moving), length in zip(_kept(still, each, ratio), parts, strict=True)
-        )
-
-    def laid_out(self, grid: tuple[int, ...] | None) -> HoliTom:
-        return replace(self, frames=self.frames or clips.of_grid(grid))
+    def kept(self, held: int, others: int, ratio: float) -> tuple[int, int]:
+        return round(held * ratio), ceil(others * ratio)
 
     def _segment(self, op: Ops, taps: Taps, rows: Value, rated: Value, span: Span) -> Made:
         own, score = (steps.cut(op, value, span.start, span.start + span.length) for value in (rows, rated))
@@ -149,11 +123,6 @@ class HoliTom(Method):
         whole = op("Div", count, op("Add", count, 1.0))
         share = whole if self.mix == MEAN else op("Where", op("Greater", count, 0.0), 1 - self.beta, 0.0)
         return op("Add", near, op("Where", op("Greater", count, 0.0), op("Mul", apart, share), 0.0))
-
-
-def _kept(still: Sequence[int], each: int, ratio: float) -> list[tuple[int, int]]:
-    """How many of the still places of each segment, and of the others of each frame, stay at a ratio."""
-    return [(round(held * ratio), ceil((each - held) * ratio)) for held in still]
 
 
 @dataclass(frozen=True)

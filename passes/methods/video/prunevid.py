@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.errors import MethodError
-from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import bipartite, clips, clusters, frames, segments, steps
+from tokenrt.passes.methods.contract import Evidence, Home, Ops, Reduction, Site, Taps, Value
+from tokenrt.passes.methods.parts import bipartite, clusters, frames, segments, steps
+from tokenrt.passes.methods.parts.segments import Segmented
 
 FEW = 14
 """Up to so many tokens are not clustered."""
 
 
 @dataclass(frozen=True)
-class PruneVid(Method):
+class PruneVid(Segmented):
     """Average the still places of each segment over its frames; cluster them, and the others of each frame.
 
     The S still places of a segment are those of the highest mean cosine over all pairs of its frames. Clusters are density
@@ -47,23 +46,9 @@ class PruneVid(Method):
     home: ClassVar[Home] = "output"
     systems: ClassVar[tuple[str, ...]] = ("PruneVid: merging before the language model",)
 
-    frames: int = 0
-    segments: str = ""
-    still: str = ""
-    share: float = 0.5
-
-    def __post_init__(self) -> None:
-        steps.at_least(self.name, "frames", self.frames, 0)
-        if not 0 <= self.share <= 1:
-            raise MethodError(f"option share={self.share} of method {self.name!r}: expected 0 to 1")
-
-    @property
-    def proportional(self) -> bool:
-        return False
-
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        count, each, parts, still = self._layout(site)
-        ratio = segments.fitted(self.name, site, self._total(site))
+        count, each, parts, still = self.layout(site)
+        ratio = segments.fitted(self.name, site, self.total(site))
         rows = frames.folded(op, taps, site, count)
         start, slot = 0, 0
         center: list[Value] = []
@@ -72,10 +57,8 @@ class PruneVid(Method):
             own = steps.cut(op, rows, start, start + length)
             found = _segment(op, own, Part(start, length, each, held, ratio, slot))
             center, assign = [*center, *found[0]], [*assign, found[1]]
-            start, slot = (
-                start + length,
-                slot + clustered(held, ratio) + length * clustered(each - held, ratio),
-            )
+            fixed, moving = self.kept(held, each - held, ratio)
+            start, slot = start + length, slot + fixed + length * moving
         return clusters.merged(
             op,
             taps,
@@ -85,25 +68,8 @@ class PruneVid(Method):
             bipartite.counted_once(op, taps, site),
         )
 
-    def counts(self, site: Site) -> Sequence[int]:
-        return segments.reachable(site, self._total(site))
-
-    def _layout(self, site: Site) -> tuple[int, int, list[int], list[int]]:
-        """Frames, tokens of each, frames of each segment, and how many of its places are still."""
-        count, each = frames.split(self.name, self.frames, site)
-        parts = segments.lengths(self.name, self.segments, count, count // segments.FRAMES_EACH)
-        return count, each, parts, segments.still(self.name, self.still, self.share, parts, each)
-
-    def _total(self, site: Site) -> Callable[[float], int]:
-        """How many tokens stay at a ratio."""
-        _, each, parts, still = self._layout(site)
-        return lambda ratio: sum(
-            clustered(held, ratio) + length * clustered(each - held, ratio)
-            for held, length in zip(still, parts, strict=True)
-        )
-
-    def laid_out(self, grid: tuple[int, ...] | None) -> PruneVid:
-        return replace(self, frames=self.frames or clips.of_grid(grid))
+    def kept(self, held: int, others: int, ratio: float) -> tuple[int, int]:
+        return clustered(held, ratio), clustered(others, ratio)
 
 
 def clustered(count: int, ratio: float) -> int:

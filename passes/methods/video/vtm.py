@@ -27,9 +27,7 @@ class VideoTokenMerging(Trained):
     reads: ClassVar[tuple[str, ...]] = ("tokens",)
     evidence: ClassVar[Evidence] = "mathematics"
     merges: ClassVar[bool] = True
-    needs: ClassVar[Mapping[str, str]] = {
-        "gate.0.weight": "M,C", "gate.0.bias": "M", "gate.2.weight": "1,M", "gate.2.bias": "1"
-    }  # fmt: skip
+    needs: ClassVar[Mapping[str, str]] = scores.GATE
     systems: ClassVar[tuple[str, ...]] = ("Video Token Merging",)
 
     @property
