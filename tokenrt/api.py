@@ -43,6 +43,8 @@ def apply_method(
     `projector` carries tokens on to an output, by operators, where a method asks for that: it is called with an object that
     runs them (`Ops`) and tokens [B,N,C], and returns [B,N,E].
     `params` are the method's own options.
+    A method of a cache takes the tensors named in CACHE, of which it needs `keys`, and returns "index" [B,H,K] int64, or [B,1,K],
+    "keys" and "values" [B,H,K,D] and "state_NAME"; `keep`, `block`, `blocks` and `state` are all that it reads beside them.
 
     Shapes: tensors as named in SHAPES, of which a method needs `x` and what it reads -> "tokens" [B,K,C] in
     the type of x; "size" [B,K,1]; "index" [B,K'] int64, the input position each output stands at, of a

@@ -43,6 +43,15 @@ def apply_method(
     if isinstance(backend, str) and backend not in BACKENDS:
         raise unknown_backend(backend, BACKENDS)
     if isinstance(method, CacheMethod):
+        meant = {
+            "protect": protect not in (0, 1), "class_token": bool(class_token), "restore": restore,
+            "multiple_of": multiple_of != 1, "projector": projector is not None,
+        }  # fmt: skip
+        if unread := [argument for argument, said in meant.items() if said]:
+            raise MethodError(
+                f"method {name!r} chooses entries of a cache, for which {', '.join(unread)} says nothing; its own options say "
+                "which entries always stay"
+            )
         return thinned(
             method, tensors, keep=keep, backend=backend, state=state or {}, block=block, blocks=blocks
         )
@@ -111,8 +120,10 @@ def _site(method: Method, dims: Mapping[str, int], keep: int, protect: int, clas
     if not kept:
         raise PlanError(f"keep=0: method {method.name!r} would leave nothing of {tokens} tokens")
     has_class = first > 0 if class_token is None else class_token
-    heads, width, channels = dims.get("H", 1), dims.get("D", 1), dims["C"]
-    return Site(tokens, kept, first, heads, width, class_token=has_class, channels=channels)
+    heads, width = dims.get("H", 1), dims.get("D", 1)
+    return Site(
+        tokens, kept, first, heads, width, class_token=has_class, channels=dims["C"], words=dims.get("T")
+    )
 
 
 def _unchanged(arrays: Mapping[str, Array], restore: bool) -> dict[str, Array]:

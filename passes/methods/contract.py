@@ -55,6 +55,8 @@ class Site:
     """Layout of the unprotected tokens, (h, w) or (frames, h, w), while all are there; None when unknown."""
     channels: int | None = None
     """C, where it is known: trained tensors are checked against it."""
+    words: int | None = None
+    """T, where it is known."""
     asking: int = 0
     """Q, of a cache: how many tokens, the last ones, have queries."""
     shared: int = 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -67,6 +67,8 @@ Projector = Callable[[Ops, Value], Value]
 @dataclass(frozen=True)
 class TensorTaps:
     """The taps of a method, computed by `op` from tensors that are given by name."""
+
+    shapes: ClassVar[Mapping[str, tuple[str, ...]]] = SHAPES
 
     op: Ops
     tensors: Mapping[str, Value]
@@ -213,7 +215,7 @@ class TensorTaps:
     def _missing(self, what: str, names: str) -> MethodError:
         named = ", ".join(
             f"{self.role}{name} [{','.join(dims)}]"
-            for name, dims in SHAPES.items()
+            for name, dims in self.shapes.items()
             if name in names.replace(",", "").split()
         )
         given = ", ".join(self.role + name if name != "x" else name for name in self.tensors)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes.methods.contract import Ops, Site, Value
-from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.methods.parts import cache, steps
 from tokenrt.passes.methods.parts.cache import CacheMethod
 from tokenrt.passes.methods.running import run, whole
 from tokenrt.passes.methods.tensors import CACHE, TensorTaps, checked
@@ -20,6 +20,8 @@ from tokenrt.passes.ops.contract import Array
 @dataclass(frozen=True)
 class CacheTaps(TensorTaps):
     """The taps of a cache: keys and values [B,H,N,D], queries [B,A,Q,D] and attention [B,A,Q,N] of the last Q of N tokens."""
+
+    shapes: ClassVar[Mapping[str, tuple[str, ...]]] = CACHE
 
     def attention(self) -> Value:
         """[B,A,Q,N] softmax rows under a causal mask."""
@@ -36,7 +38,7 @@ class CacheTaps(TensorTaps):
         product = op(
             "MatMul", op("Mul", self.queries(), site.width**-0.5), op("Transpose", keys, perm=[0, 1, 3, 2])
         )
-        return op("Where", seen(site)[None, None], product, steps.LOWEST)
+        return op("Where", cache.seen(site)[None, None], product, steps.LOWEST)
 
     def hidden(self) -> Value:
         """[B,N,C]."""
@@ -45,12 +47,6 @@ class CacheTaps(TensorTaps):
     def noise(self) -> Value:
         """[B,A,Q,N]."""
         return self._tensor("noise")
-
-
-def seen(site: Site) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which of N entries the last Q tokens see: [Q,N]."""
-    asks = np.arange(site.tokens - site.asking, site.tokens)
-    return np.asarray(np.arange(site.tokens)[None] <= asks[:, None])
 
 
 def thinned(
@@ -83,6 +79,7 @@ def thinned(
     site = Site(
         tokens, kept, 0, heads, dims["D"], block, blocks, class_token=False, asking=asking, shared=group
     )
+    _remembered(method, state, (dims["B"], method.lists(site), tokens - asking))
 
     def outputs(op: Ops, given: Mapping[str, Value], carried: Mapping[str, Value]) -> dict[str, Value | None]:
         found = method.choose(op, CacheTaps(op, given, site, carried), site)
@@ -91,6 +88,21 @@ def thinned(
 
     result = run(backend, method.name, arrays, state, outputs)
     return {name: _typed(name, item, arrays) for name, item in result.items() if item is not None}
+
+
+def _remembered(method: CacheMethod, state: Mapping[str, Any], shape: tuple[int, ...]) -> None:
+    """Raise MethodError unless the state is what the method reads, of the entries that were there before."""
+    known = (cache.SCORE,) if "state" in method.reads else ()
+    for name, item in state.items():
+        if name not in known:
+            raise MethodError(
+                f"method {method.name!r} reads no state {name!r}; it reads {', '.join(known) or 'none'}"
+            )
+        if np.shape(item) != shape:
+            raise MethodError(
+                f"the state {name!r} of method {method.name!r} has the shape {list(np.shape(item))}, not [B,H,N-Q], here "
+                f"{list(shape)}: a number for each entry that was there before the tokens that ask"
+            )
 
 
 def _entries(op: Ops, data: Value, index: Value) -> Value:

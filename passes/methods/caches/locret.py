@@ -30,7 +30,7 @@ class Locret(CacheMethod, Trained):
     paper: ClassVar[str] = (
         "Huang et al., Locret: Enhancing Eviction in Long-Context LLM Inference with Trained Retaining Heads, arXiv 2410.01805"
     )
-    reads: ClassVar[tuple[str, ...]] = ("queries", "keys", "values", "state")
+    reads: ClassVar[tuple[str, ...]] = ("queries", "keys", "values")
     evidence: ClassVar[Evidence] = "vectors"
     needs: ClassVar[Mapping[str, str]] = {"fc1": "M,L", "fc2": "H,M"}
     systems: ClassVar[tuple[str, ...]] = ("Locret",)

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps
+from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps, beyond
 from tokenrt.passes.methods.parts import cache, steps
 from tokenrt.passes.methods.parts.cache import CacheMethod
 
@@ -17,7 +17,7 @@ class TokenButler(CacheMethod):
     """Score an entry by the product of predicted keys with the last token's predicted query, and keep the best for that token.
 
     The predictor is a network of its own on the output of the first layer; what it predicts for this layer are inputs: `queries`
-    [B,H,Q,W] and `keys` [B,H,N,W], W narrow. The `first` entries always stay. A choice holds for one token to come: dropped
+    [B,A,Q,W] and `keys` [B,H,N,W], W narrow. The `first` entries always stay. A choice holds for one token to come: dropped
     entries are asked for again, so that the host keeps the cache and reads K of it.
     Options: first; heads.
     """
@@ -37,9 +37,8 @@ class TokenButler(CacheMethod):
         steps.at_least(self.name, "first", self.first, 0)
 
     def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
-        asks = steps.cut(op, taps.queries(), site.asking - 1, site.asking, 2)
-        product = op("MatMul", asks, op("Transpose", taps.keys(), perm=[0, 1, 3, 2]))
-        score = self.by_head(op, op("Squeeze", product, np.array([2])), site)
+        last = steps.cut(op, beyond(taps, "logits"), site.asking - 1, site.asking, 2)
+        score = self.by_head(op, op("Squeeze", last, np.array([2])), site)
         ahead = np.arange(site.tokens) < self.first
         score = op("Where", ahead[None, None], cache.SURE, score)
         return Entries(cache.best(op, score, self.lists(site), site.keep, site.tokens))

@@ -44,8 +44,8 @@ class ZipCache(CacheMethod):
     def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
         probes = self.probes(site.asking)
         rows = op("Gather", taps.attention(), probes, axis=2)
-        sees = np.arange(site.tokens)[None] <= (site.tokens - site.asking + probes)[:, None]
-        fair = op("Div", cache.received(op, rows), np.maximum(sees.sum(axis=0), 1).astype(np.float32))
+        seen = cache.seen(site)[probes].sum(axis=0)
+        fair = op("Div", cache.received(op, rows), np.maximum(seen, 1).astype(np.float32))
         score = self.by_head(op, fair, site)
         return Entries(cache.best(op, score, self.lists(site), site.keep, site.tokens))
 

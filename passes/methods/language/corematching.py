@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.errors import MethodError
+from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value, beyond
 from tokenrt.passes.methods.parts import scores, steps
 from tokenrt.passes.methods.tensors import END
@@ -46,6 +46,10 @@ class CoreMatching(Method):
             )
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
+        if site.words is not None and not -site.words <= self.word < site.words:
+            raise PlanError(
+                f"{self.name}: option word={self.word}, and the text has {site.words} words: {-site.words} to {site.words - 1}"
+            )
         words, behind = beyond(taps, "text_neurons"), self.word + 1 or END
         one = _awake(op, steps.cut(op, words, self.word, behind))
         alike = op("MatMul", _awake(op, beyond(taps, "neurons")), op("Transpose", one, perm=[0, 2, 1]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -60,6 +60,12 @@ class CacheMethod(Method):
     def lists(self, site: Site) -> int:
         """How many lists of entries there are: H, or 1."""
         return 1 if self.heads == COMMON else site.heads
+
+
+def seen(site: Site) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which of N entries the last Q tokens see: [Q,N]."""
+    asks = np.arange(site.tokens - site.asking, site.tokens)
+    return np.asarray(np.arange(site.tokens)[None] <= asks[:, None])
 
 
 def received(op: Ops, attention: Value) -> Value:

@@ -53,7 +53,6 @@ def attention(given: dict[str, Any]) -> Any:
     ("tokens", "keep", "batch", "shared"), [(4, 3, 1, 1), (33, 32, 2, 1), (64, 12, 1, 3)], ids=str
 )
 def test_onnxruntime_chooses_as_numpy(name: str, tokens: int, keep: int, batch: int, shared: int) -> None:
-    shared = 1 if name == "tokenbutler" else shared
     given = cache(batch, 2, tokens, tokens, shared)
     more = options(name, 2, shared)
     for heads in ("own", "common"):
@@ -155,5 +154,26 @@ def test_shapes_that_do_not_go_together_are_refused() -> None:
         apply_method("h2o", {"queries": given["queries"]}, keep=8)
     with pytest.raises(MethodError, match="queries of 3 heads and 16 tokens do not go with keys of 2 heads"):
         apply_method("h2o", given | {"queries": np.repeat(given["queries"][:, :1], 3, axis=1)}, keep=8)
+    with pytest.raises(MethodError, match=r"with shapes queries \[B,A,Q,D\]; given: keys"):
+        apply_method("h2o", {"keys": given["keys"]}, keep=8)
     with pytest.raises(MethodError, match="no tensor is called 'x'"):
         apply_method("h2o", given | {"x": given["keys"][:, 0]}, keep=8)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("h2o", {"protect": 4, "restore": True}, "for which protect, restore says nothing"),
+        ("h2o", {"multiple_of": 4}, "for which multiple_of says nothing"),
+        ("h2o", {"state": {"scores": np.zeros((1, 2, 12))}}, "reads no state 'scores'; it reads score"),
+        ("locret", {"state": {"score": np.zeros((1, 2, 12))}}, "reads no state 'score'; it reads none"),
+        (
+            "h2o",
+            {"state": {"score": np.zeros((1, 2, 3))}},
+            r"has the shape \[1, 2, 3\], .* here \[1, 2, 12\]",
+        ),
+    ],
+)
+def test_what_a_cache_does_not_read_is_refused(name: str, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(MethodError, match=message):
+        apply_method(name, cache(1, 2, 16, 4), keep=8, **options(name, 2, 1), **change)

@@ -84,6 +84,9 @@ def test_the_fifth_word_from_the_end_is_the_one_that_is_matched() -> None:
     score = ((tensors["neurons"] > 0) & (tensors["text_neurons"][:, -5:-4] > 0)).sum(-1)[0]
     found = apply_method("corematching", **options)
     assert found["index"][0].tolist() == [0, *(1 + np.sort(np.argsort(-score[1:], kind="stable")[:11]))]
+    words = tensors["text_neurons"].shape[1]
+    with pytest.raises(PlanError, match=f"word={words}, and the text has {words} words"):
+        apply_method("corematching", word=words, **options)
 
 
 @pytest.mark.parametrize("name", ["sparsevlm", "h2o", "ras", "segments"])
