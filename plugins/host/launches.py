@@ -15,6 +15,9 @@ from tokenrt.passes.ops.contract import Array
 TYPES: Mapping[str, int] = MappingProxyType({"float32": 1, "float16": 10, "bfloat16": 16})
 """Element types the kernels take -> their ONNX numbers."""
 
+INDICES = frozenset({"keep", "source", "destination", "source_map", "start"})
+"""Inputs that are int64; all others are floats."""
+
 FLOAT, PLACE, INDEX = np.dtype(np.float32), np.dtype(np.int32), np.dtype(np.int64)
 Numbers = Sequence[int]
 Tensor = tuple[tuple[int, ...], np.dtype[Any]]

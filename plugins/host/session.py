@@ -15,7 +15,7 @@ from tokenrt.errors import DependencyError, TokenrtError, UnsupportedError
 from tokenrt.passes.ops import DOMAIN, OPERATORS
 from tokenrt.passes.ops.contract import Array, Operator
 from tokenrt.plugins.host import kernels as host
-from tokenrt.plugins.host.launches import KERNELS, TYPES
+from tokenrt.plugins.host.launches import INDICES, KERNELS, TYPES
 
 PYTHON_DOMAIN = "ai.onnx.contrib"
 """Where onnxruntime-extensions looks for operators that are Python functions."""
@@ -25,8 +25,6 @@ NARROW: Mapping[int, str] = {10: "float16", 16: "bfloat16"}
 """Types that do not reach a Python operator: they travel as float32, exactly, and are narrowed for the kernel."""
 
 Kernel = Callable[..., Any]
-PLACES = frozenset({"keep", "source", "destination", "source_map", "start"})
-"""Inputs that are int64; all others are floats."""
 
 _numbers = itertools.count()
 _calls: MutableMapping[int, Kernel] = WeakValueDictionary()
@@ -170,7 +168,7 @@ def _entered() -> str:
         operator = OPERATORS[name]
         extensions.onnx_op(
             op_type=name,
-            inputs=[places if given in PLACES else floats for given in operator.inputs],
+            inputs=[places if given in INDICES else floats for given in operator.inputs],
             outputs=[places if kind == "int64" else floats for kind in operator.types],
             attrs={"node": places},
         )(_run)

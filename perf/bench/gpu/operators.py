@@ -21,7 +21,7 @@ from tokenrt.perf.cost.chip import Chip
 from tokenrt.perf.cost.jobs import Job, jobs
 from tokenrt.perf.cost.model import MODELS, Block
 from tokenrt.plugins.host import kernels
-from tokenrt.plugins.host.launches import KERNELS, TYPES
+from tokenrt.plugins.host.launches import INDICES, KERNELS, TYPES
 from tokenrt.plugins.toolchain import device
 
 SMALL, TINY = Block(67, 64), {"tiny": Block(35, 32, 16)}
@@ -39,7 +39,7 @@ def values(job: Job, seed: int = 0) -> list[Array]:
     """Inputs of a call, seeded: numbers around 0, sizes and weights above it, positions that exist."""
     random, made = np.random.default_rng(seed), list[Array]()
     for name, shape in zip(OPERATORS[job.operator].inputs, job.shapes, strict=True):
-        if name in ("keep", "source", "destination", "source_map", "start"):
+        if name in INDICES:
             made.append(_positions(job, name, shape))
         elif name == "bias":
             made.append(np.zeros(shape, np.float32))

@@ -19,9 +19,8 @@ from tokenrt.perf.cost.chip import Chip
 from tokenrt.perf.cost.launch import Launch
 from tokenrt.perf.cost.model import MODELS, Block
 from tokenrt.plugins.host import kernels, recorder
-from tokenrt.plugins.host.launches import KERNELS
+from tokenrt.plugins.host.launches import INDICES, KERNELS
 
-INDICES = {"keep", "source", "destination", "source_map", "start"}
 ODD = [
     Block(2 * 64 + 1, 65, 65),
     Block(1023, 64),

@@ -63,6 +63,12 @@ def gelu(value: float) -> float:
     return 0.5 * value * (1 + math.erf(value / math.sqrt(2)))
 
 
+def gated(weights: Mapping[str, Any], rows: Any) -> Any:
+    """Linear, GELU, linear of rows [...,C], to one number each."""
+    hidden = np.vectorize(gelu)(rows @ weights["gate.0.weight"].T + weights["gate.0.bias"])
+    return (hidden @ weights["gate.2.weight"].T + weights["gate.2.bias"])[..., 0]
+
+
 def linear(row: Any, weight: Any, bias: Any) -> list[float]:
     """One linear layer, output by output."""
     return [

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from math import erf
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.conformance.helpers import given
+from tests.passes.methods.helpers import scored
 from tokenrt import apply_method
 from tokenrt.errors import PlanError
 from tokenrt.passes import methods
 
 BACKENDS = ("numpy", "onnxruntime")
-
-
-def gated(weights: Any, rows: Any) -> Any:
-    hidden = rows @ weights["gate.0.weight"].T + weights["gate.0.bias"]
-    hidden = hidden * 0.5 * (1 + np.vectorize(erf)(hidden / 2**0.5))
-    return (hidden @ weights["gate.2.weight"].T + weights["gate.2.bias"])[..., 0]
 
 
 def tokens(count: int) -> Any:
@@ -34,7 +28,7 @@ def test_the_best_by_a_trained_score_stay(name: str, backend: str) -> None:
     weights = given.weights(methods.get(name), 20, 9, protect)
     tensors = {"x": x, "last_attn": attention}
     found = apply_method(name, tensors, keep=9, protect=protect, weights=weights, backend=backend)
-    score = gated(weights, x.astype(np.float64))
+    score = scored.gated(weights, x.astype(np.float64))
     if name == "rcp":
         score = score + np.log(attention.mean(axis=1))
     for row in range(2):

@@ -4,25 +4,19 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.passes.methods.helpers import scored
 from tests.passes.methods.helpers.loops import BACKENDS, settings
-from tests.passes.methods.helpers.scored import ODD, C, gelu, linear
+from tests.passes.methods.helpers.scored import ODD, C
 from tokenrt import apply_method
 from tokenrt.errors import MethodError
 
 GATE = scored.weights(
     {"gate.0.weight": (4, C), "gate.0.bias": (4,), "gate.2.weight": (1, 4), "gate.2.bias": (1,)}
 )
-
-
-def gate(row: Any) -> float:
-    hidden = [gelu(v) for v in linear(row.tolist(), GATE["gate.0.weight"], GATE["gate.0.bias"])]
-    return linear(hidden, GATE["gate.2.weight"], GATE["gate.2.bias"])[0]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -37,7 +31,7 @@ def test_equals_the_loops(
     state = {"gate": before} if carried else None
     found = apply_method("spa", given, keep=keep, protect=protect, backend=backend, weights=GATE, state=state)
     for image in range(batch):
-        score = [gate(row) for row in given["x"][image]]
+        score = scored.gated(GATE, given["x"][image]).tolist()
         if carried:
             score = [max(now, then) for now, then in zip(score, before[image], strict=True)]
         kept = scored.best(score, keep, protect)

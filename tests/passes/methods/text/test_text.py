@@ -10,6 +10,7 @@ import pytest
 
 from tests.conformance.helpers import given
 from tests.passes.helpers.running import run, session
+from tests.passes.methods.helpers import scored
 from tokenrt import Budget, apply_method, check, reduce
 from tokenrt.errors import PlanError
 from tokenrt.passes import methods
@@ -54,11 +55,7 @@ def test_a_segment_ends_where_the_predictor_says(protect: int, backend: str) -> 
     )
     for text in range(2):
         own = x[text, protect:].astype(np.float64)
-        hidden = own @ weights["gate.0.weight"].T + weights["gate.0.bias"]
-        from math import erf
-
-        hidden = hidden * 0.5 * (1 + np.vectorize(erf)(hidden / 2**0.5))
-        rated = (hidden @ weights["gate.2.weight"].T)[:, 0]
+        rated = scored.gated(weights, own)
         ends = [*np.sort(np.argsort(-rated[:-1], kind="stable")[:5]), 13]
         assert (found["index"][text, protect:] - protect).tolist() == ends
         start = 0
