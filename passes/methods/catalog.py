@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenrt.passes import methods
 from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.methods.tensors import CACHE, SHAPES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -29,40 +30,45 @@ MATRIX: Mapping[str, tuple[str, str]] = {
 }
 """When, by default, a method has an N x N matrix computed beside a fused attention: in the table, and on a card."""
 
+
+def _given(name: str, shapes: Mapping[str, tuple[str, ...]] = SHAPES) -> str:
+    return f"{name} [{','.join(shapes[name])}]"
+
+
 TENSORS: Mapping[str, str] = {
-    "tokens": "x [B,N,C]",
-    "stream": "stream [B,N,E], else x",
-    "normed": "normed [B,N,C]",
-    "metric": "keys [B,H,N,D]",
-    "queries": "queries [B,H,N,D]",
-    "keys": "keys [B,H,N,D]",
-    "values": "values [B,H,N,D]",
-    "attention": "attn [B,H,N,N], or queries and keys",
-    "class_attention": "cls_attn [B,H,N], or attn, or queries and keys",
-    "received_attention": "attn [B,H,N,N], or queries and keys",
-    "last_attention": "last_attn [B,H,N], or text_attn, or attn, or queries and keys",
+    "tokens": _given("x"),
+    "stream": f"{_given('stream')}, else x",
+    "normed": _given("normed"),
+    "metric": _given("keys"),
+    "queries": _given("queries"),
+    "keys": _given("keys"),
+    "values": _given("values"),
+    "attention": f"{_given('attn')}, or queries and keys",
+    "class_attention": f"{_given('cls_attn')}, or attn, or queries and keys",
+    "received_attention": f"{_given('attn')}, or queries and keys",
+    "last_attention": f"{_given('last_attn')}, or text_attn, or attn, or queries and keys",
     "grid": "grid (h, w)",
-    "text": "text [B,T,E]",
-    "text_mask": "text_mask [B,T], where some words are padding",
-    "quotas": "quotas [B,G]",
-    "importance": "importance [B,N]",
+    "text": _given("text"),
+    "text_mask": f"{_given('text_mask')}, where some words are padding",
+    "quotas": _given("quotas"),
+    "importance": _given("importance"),
     "projected": "projector, a function of op and tokens",
-    "pixels": "pixels [B,3,h,w]",
-    "text_attention": "text_attn [B,H,T,N]",
-    "neurons": "neurons [B,N,F]",
-    "text_neurons": "text_neurons [B,T,F]",
-    "segments": "segments [B,N]",
-    "update": "update [B,U,h,w]",
+    "pixels": _given("pixels"),
+    "text_attention": _given("text_attn"),
+    "neurons": _given("neurons"),
+    "text_neurons": _given("text_neurons"),
+    "segments": _given("segments"),
+    "update": _given("update"),
     "state": "the argument state, behind the first call",
 }
 """What `apply_method` takes for each tap; x always, size [B,N,1] where tokens have sizes."""
 
 CACHED: Mapping[str, str] = {
-    "keys": "keys [B,H,N,D], and values [B,H,N,D] to be thinned with them",
-    "queries": "queries [B,A,Q,D], or attn [B,A,Q,N]",
-    "values": "values [B,H,N,D]",
-    "noise": "noise [B,A,Q,N] where an option asks",
-    "hidden": "hidden [B,N,C]",
+    "keys": f"{_given('keys', CACHE)}, and {_given('values', CACHE)} to be thinned with them",
+    "queries": f"{_given('queries', CACHE)}, or {_given('attn', CACHE)}",
+    "values": _given("values", CACHE),
+    "noise": f"{_given('noise', CACHE)} where an option asks",
+    "hidden": _given("hidden", CACHE),
     "state": TENSORS["state"],
 }
 """The same for a method that chooses entries of a cache."""

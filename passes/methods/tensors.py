@@ -27,14 +27,14 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "text_mask": ("B", "T"),
     "quotas": ("B", "G"),
     "importance": ("B", "N"),
-    "pixels": ("B", "3", "R", "S"),
+    "pixels": ("B", "3", "h", "w"),
     "stream": ("B", "N", "V"),
     "text_attn": ("B", "H", "T", "N"),
     "last_attn": ("B", "H", "N"),
     "neurons": ("B", "N", "F"),
     "text_neurons": ("B", "T", "F"),
     "segments": ("B", "N"),
-    "update": ("B", "U", "Y", "X"),
+    "update": ("B", "U", "h", "w"),
 }
 """The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn and last_attn may also be [B,N]; stream is x
 unless given, and last_attn the last row of text_attn.

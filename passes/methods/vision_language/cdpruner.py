@@ -48,9 +48,9 @@ class CDPruner(Trained):
     takes: ClassVar[tuple[str, ...]] = ("text", "text_mask?")
     ascending: ClassVar[bool] = True
     optional: ClassVar[Mapping[str, str]] = {
-        "post_layernorm.weight": "F",
-        "post_layernorm.bias": "F",
-        "visual_projection.weight": "E,F",
+        "post_layernorm.weight": "V",
+        "post_layernorm.bias": "V",
+        "visual_projection.weight": "E,V",
     }
     engines: ClassVar[Mapping[str, str]] = {"OpenVINO GenAI": "pruning_ratio, relevance_weight"}
     systems: ClassVar[tuple[str, ...]] = ("CDPruner",)
