@@ -25,7 +25,7 @@ from tokenrt.passes.offers import Offers, offers
 from tokenrt.passes.planning.plan import PLACES
 from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.several import Routes
-from tokenrt.passes.reduce import restorations
+from tokenrt.passes.report import restorations
 
 
 @dataclass(frozen=True)

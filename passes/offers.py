@@ -20,8 +20,8 @@ from tokenrt.passes.planning import fit, units
 from tokenrt.passes.planning.plan import PLACES, Budget, Plan, PlannedSite, Where, all_return
 from tokenrt.passes.planning.route import cut, missing
 from tokenrt.passes.planning.several import Routes
-from tokenrt.passes.reduce import rewrite
 from tokenrt.passes.rewriting.undo import undone
+from tokenrt.passes.rewriting.whole import rewrite
 
 
 @dataclass(frozen=True)

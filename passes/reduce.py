@@ -2,105 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import onnx_ir as ir
 
 from tokenrt.errors import PlanError
 from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
-from tokenrt.passes.graph.interface import Port
-from tokenrt.passes.graph.model import ModelLike, check_target, opset, save
-from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.graph.model import ModelLike, check_target, save
 from tokenrt.passes.planning import fit
 from tokenrt.passes.planning.outputs import fit as at_output
 from tokenrt.passes.planning.outputs import handover
-from tokenrt.passes.planning.plan import Budget, Plan, places
+from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.passes.planning.pools import told
-from tokenrt.passes.planning.route import closed
-from tokenrt.passes.planning.several import Chosen, Routes
-from tokenrt.passes.rewriting.outputs import caches, outlet, unread
-from tokenrt.passes.rewriting.outputs.short import shorten
-from tokenrt.passes.rewriting.prove import attended, prove
-from tokenrt.passes.rewriting.rewrite import Rewriter
-from tokenrt.passes.rewriting.tidy import tidy
-
-NOT_PLANNED = "the plan removes nothing here"
-
-
-@dataclass(frozen=True)
-class SiteReport:
-    """What became of one candidate site: applied, or refused with a reason.
-
-    block is -1 for an attention that is no block; where then names it. transformer: which one, where there are several.
-    """
-
-    block: int
-    where: str
-    status: str
-    tokens_in: int | None = None
-    tokens_out: int | None = None
-    reason: str = ""
-    transformer: int | None = None
-
-    def place(self) -> str:
-        several = "" if self.transformer is None else f"transformer {self.transformer} "
-        return f"{several}block {self.block} {self.where}" if self.block >= 0 else self.where
-
-    def as_dict(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if value not in (None, "")}
-
-
-@dataclass(frozen=True)
-class Report:
-    """Every candidate site, applied or refused with a reason, where tokens are restored, and what each pool counts.
-
-    dropped: outputs that only a method was to read, see `unread`.
-    """
-
-    sites: tuple[SiteReport, ...]
-    restored: tuple[str, ...]
-    seconds: float
-    pools: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "sites": [site.as_dict() for site in self.sites],
-            "restored": list(self.restored),
-            "pools": list(self.pools),
-            "dropped": list(self.dropped),
-            "seconds": round(self.seconds, 3),
-        }
-
-
-@dataclass(frozen=True)
-class Reduced:
-    """A reduced model, the plan it follows, and the report on its sites."""
-
-    model: ir.Model
-    plan: Plan
-    report: Report
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"plan": self.plan.as_dict(), **self.report.as_dict()}
-
-    def __rich__(self) -> Any:
-        from rich.console import Group
-        from rich.markup import escape
-
-        refused = [s for s in self.report.sites if s.status == "refused" and s.reason != NOT_PLANNED]
-        lines = [f"refused: {site.place()}: {site.reason}" for site in refused]
-        lines += [f"restored: {text}" for text in self.report.restored]
-        lines += [f"pooled: {text}" for text in self.report.pools]
-        lines += [
-            f"dropped: output {name}, which export kept for a method to read" for name in self.report.dropped
-        ]
-        return Group(self.plan, *(escape(line) for line in lines))
+from tokenrt.passes.planning.several import Chosen
+from tokenrt.passes.report import Reduced, Report, SiteReport, restorations, site_reports
+from tokenrt.passes.rewriting.outputs import outlet, unread
+from tokenrt.passes.rewriting.whole import marked, rewrite
 
 
 def plan(
@@ -319,13 +238,13 @@ def _reduced(prepared: Prepared, wanted: Plan, source_map: bool, allow_noop: boo
     pools: list[str] = []
     if wanted.sites or not wanted.outputs:
         wanted, routes = fit.with_cost(prepared, wanted, allow_noop=allow_noop)
-        sites, restored = _sites(prepared, wanted), restorations(routes)
+        sites, restored = site_reports(prepared, wanted), restorations(routes)
         pools = [
             line for number, path in routes.items() for line in told(path.flow, prepared.transformers[number])
         ]
         rewritten = rewrite(prepared, wanted, routes, source_map)
     else:
-        rewritten = _marked(prepared, wanted)
+        rewritten = marked(prepared, wanted)
     for number, site in enumerate(wanted.outputs):
         if number or wanted.sites:
             prepared = prepare(rewritten)
@@ -334,91 +253,3 @@ def _reduced(prepared: Prepared, wanted: Plan, source_map: bool, allow_noop: boo
     return Reduced(
         rewritten, wanted, Report(sites, restored, 0.0, tuple(pools), unread.drop(rewritten, wanted))
     )
-
-
-def _marked(prepared: Prepared, plan: Plan) -> ir.Model:
-    """The prepared model with the plan in its metadata; one that was reduced before keeps that plan's line."""
-    model = prepared.model
-    before = model.metadata_props.get("tokenrt.passes")
-    model.metadata_props["tokenrt.passes"] = "; ".join(filter(None, (before, *prepared.passes, plan.spec())))
-    model.metadata_props["tokenrt.plan"] = plan.to_toml()
-    return model
-
-
-def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -> ir.Model:
-    """The prepared model, changed in place and proven. Raises: UnsupportedError, ProofError; the model is then of no use."""
-    model, shapes = _marked(prepared, plan), prepared.shapes
-    if not plan.sites:
-        prove(model, plan, shapes, [], prepared.interface)
-        return model
-    op = GraphOps(model.graph, None, opset(model), "tokenrt")
-    rewriters = [
-        Rewriter(model.graph, shapes, prepared.transformers[number], plan.of(number), path, op, number)
-        for number, path in routes.items()
-    ]
-    axes = [
-        axis
-        for number, path in routes.items()
-        for axis in attended(prepared.transformers[number], path, plan.of(number), shapes)
-    ]
-    for rewriter in rewriters:
-        rewriter.run()
-    op.add_functions(model)
-    outputs = len(model.graph.outputs)
-    dims: dict[str, tuple[int, ...]] = {}
-    layers = [each for rewriter in rewriters for each in caches.told(rewriter)]
-    for rewriter in rewriters:
-        dims |= shorten(rewriter)
-        if source_map:
-            rewriter.expose_source_map()
-    if layers and any(rewriter.path.ordered for rewriter in rewriters):
-        handover.told(model, layers, plan.tokens)
-    interface = (
-        prepared.interface.changed(dims)
-        .with_inputs(Port(name, value.dtype) for each in rewriters for name, value in each.gained.items())
-        .with_outputs((str(value.name), ir.DataType.INT64) for value in model.graph.outputs[outputs:])
-    )
-    tidy(model)
-    alive = {value.name for node in model.graph for value in node.outputs}
-    streams = [(str(value.name), axis, count) for each in rewriters for value, axis, count in each.streams]
-    before = replace(shapes, dims={**shapes.dims, **dims})
-    prove(model, plan, before, [stream for stream in streams if stream[0] in alive], interface, axes)
-    return model
-
-
-def _sites(prepared: Prepared, plan: Plan) -> tuple[SiteReport, ...]:
-    """Every candidate site: applied, or refused because of the plan or of the model."""
-    applied = {
-        (site.transformer, site.block, site.where): (before, site.tokens)
-        for site, before in zip(plan.sites, plan.arriving(), strict=True)
-    }
-    reports = []
-    for number, structure in enumerate(prepared.transformers):
-        own = plan.of(number)
-        method = own.at(next(iter(own.sites), None))
-        which = number if len(prepared.transformers) > 1 else None
-        for block, where in itertools.product(structure.blocks, places(own.returns)):
-            made = applied.get((number, block.index, where))
-            if made is not None:
-                reports.append(SiteReport(block.index, where, "applied", *made, transformer=which))
-                continue
-            reason = closed(block, where, method) or NOT_PLANNED
-            reports.append(SiteReport(block.index, where, "refused", reason=reason, transformer=which))
-    parts = [plan.of(number) for number in plan.reduced()]
-    selects = all(part.at(site).selects for part in parts for site in part.sites)
-    for refusal in prepared.refusals:
-        if refusal.merging and selects:
-            continue
-        reports.append(SiteReport(-1, refusal.where, "refused", reason=refusal.reason))
-    return tuple(reports)
-
-
-def restorations(routes: Routes) -> tuple[str, ...]:
-    """Where all tokens are there again: a line for each tensor and reader."""
-    lines: list[str] = []
-    for reader, values in itertools.chain.from_iterable(path.restored.items() for path in routes.values()):
-        whom = f"{reader.op_type} node {reader.name!r}" if reader is not None else "the model's output"
-        lines.extend(
-            f"{value.name} before {whom}" for value in sorted(values, key=lambda value: str(value.name))
-        )
-    return tuple(dict.fromkeys(lines))

@@ -30,7 +30,7 @@ MAY_IMPORT: Mapping[str, str] = {
     "passes.forms": "passes.checking passes.graph passes.ops",
     "passes.planning": "passes.analysis passes.graph passes.methods",
     "passes.rewriting": "passes.analysis passes.graph passes.methods passes.ops passes.planning",
-    "passes": "passes.analysis passes.graph passes.methods passes.ops passes.planning passes.rewriting",
+    "passes": "passes.analysis passes.graph passes.methods passes.planning passes.rewriting",
     "plugins.toolchain": "",
     "plugins.host": "passes.ops plugins.toolchain",
     "plugins": "passes.ops plugins.toolchain",

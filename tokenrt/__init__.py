@@ -37,9 +37,9 @@ if TYPE_CHECKING:
     from tokenrt.passes.methods.catalog import catalog as methods
     from tokenrt.passes.planning.plan import Budget as Budget
     from tokenrt.passes.planning.plan import Plan as Plan
-    from tokenrt.passes.reduce import Reduced as Reduced
     from tokenrt.passes.reduce import plan as plan
     from tokenrt.passes.reduce import reduce as reduce
+    from tokenrt.passes.report import Reduced as Reduced
     from tokenrt.perf.profile.profile import profile as profile
     from tokenrt.targets import targets as targets
     from tokenrt.targets.build import build as build
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _LAZY: dict[str, tuple[str, str | None]] = {
     "Budget": ("tokenrt.passes.planning.plan", "Budget"),
     "Plan": ("tokenrt.passes.planning.plan", "Plan"),
-    "Reduced": ("tokenrt.passes.reduce", "Reduced"),
+    "Reduced": ("tokenrt.passes.report", "Reduced"),
     "apply_method": ("tokenrt.api", "apply_method"),
     "build": ("tokenrt.targets.build", "build"),
     "check": ("tokenrt.passes.checking.check", "check"),

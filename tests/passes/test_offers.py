@@ -21,8 +21,8 @@ from tokenrt.passes.inspect import BlockRow, TransformerView, inspect
 from tokenrt.passes.offers import Offers, Place, offers
 from tokenrt.passes.planning import fit
 from tokenrt.passes.planning.plan import PLACES, Where
-from tokenrt.passes.reduce import rewrite
 from tokenrt.passes.rewriting.undo import undone
+from tokenrt.passes.rewriting.whole import rewrite
 
 GATE = """
   b0_mean = ReduceMean <axes = [1]> (b0_out)

@@ -37,7 +37,8 @@ from tests.passes.helpers.running import (
 from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.graph.model import load, save
 from tokenrt.passes.planning.plan import Budget
-from tokenrt.passes.reduce import Reduced, reduce
+from tokenrt.passes.reduce import reduce
+from tokenrt.passes.report import Reduced
 
 METHODS = ("tome", "evit", "topk", "random", "slice")
 OPSETS = (18, 20, 23)

@@ -26,7 +26,8 @@ from tests.passes.helpers.running import session
 from tokenrt.errors import NothingToDoError, ShapeError, TokenrtError, UnsupportedError
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget
-from tokenrt.passes.reduce import Reduced, reduce
+from tokenrt.passes.reduce import reduce
+from tokenrt.passes.report import Reduced
 
 SAME, CLOSE = 2e-5, 1e-4
 """How far outputs may lie apart, in parts of the largest entry: of a changed graph, and of one reduced."""

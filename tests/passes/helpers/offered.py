@@ -14,7 +14,8 @@ from tokenrt.passes.graph.model import ModelLike
 from tokenrt.passes.inspect import Inspection, inspect
 from tokenrt.passes.offers import SliceAround
 from tokenrt.passes.planning.plan import Budget, Where, places
-from tokenrt.passes.reduce import Reduced, reduce
+from tokenrt.passes.reduce import reduce
+from tokenrt.passes.report import Reduced
 
 AWAY = places("never")
 """Where slice itself sits."""

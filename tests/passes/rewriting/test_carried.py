@@ -21,7 +21,8 @@ from tests.passes.helpers.running import close, run
 from tests.passes.helpers.streams import traced
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.planning.plan import Budget
-from tokenrt.passes.reduce import Reduced, reduce
+from tokenrt.passes.reduce import reduce
+from tokenrt.passes.report import Reduced
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # The exporter's own.
 

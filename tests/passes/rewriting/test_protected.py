@@ -23,7 +23,8 @@ from tests.passes.helpers.streams import traced
 from tokenrt.cli import app
 from tokenrt.errors import PlanError
 from tokenrt.passes.planning.plan import Budget, Plan
-from tokenrt.passes.reduce import Reduced, reduce
+from tokenrt.passes.reduce import reduce
+from tokenrt.passes.report import Reduced
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # The exporter's own.
 

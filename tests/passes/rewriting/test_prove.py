@@ -18,6 +18,7 @@ from tokenrt.passes import reduce as verb
 from tokenrt.passes.analysis.prepare import Prepared, prepare
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.rewriting import prove as proof
+from tokenrt.passes.rewriting import whole
 from tokenrt.passes.rewriting.rewrite import Rewriter
 
 HEAD = tiny.CLASS + "  z = Relu (y)\n  few = ReduceMax <axes = [1], keepdims = 0> (y)\n"
@@ -190,6 +191,6 @@ def test_nor_by_the_shapes_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     def misinformed(*args: object) -> list[proof.Attended]:
         return [replace(axis, fault="", count=5) for axis in believing(*args)]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(verb, "attended", misinformed)
+    monkeypatch.setattr(whole, "attended", misinformed)
     with pytest.raises(ProofError, match="attention does not run over the tokens that are left"):
         tokenrt.reduce(given(**BATCH_IS_TOKENS), method="slice", budget=Budget.remove(1, layers=[0]))

@@ -17,7 +17,8 @@ from tokenrt.passes import methods
 from tokenrt.passes.graph.canonicalize import Canonicalize
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget, Plan
-from tokenrt.passes.reduce import Reduced, plan, reduce
+from tokenrt.passes.reduce import plan, reduce
+from tokenrt.passes.report import Reduced
 
 TOWERS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 CHOICES = {"topk": qwen.most_received, "evit": qwen.fused, "tome": qwen.matched}

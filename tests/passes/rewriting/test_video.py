@@ -13,7 +13,8 @@ from tests.passes.helpers.refusals import refused_line
 from tests.passes.helpers.running import Array, Variant, attended, distance, feeds, original, run
 from tokenrt.passes.graph.model import save
 from tokenrt.passes.planning.plan import Budget
-from tokenrt.passes.reduce import Reduced, reduce
+from tokenrt.passes.reduce import reduce
+from tokenrt.passes.report import Reduced
 
 CLIP, WITH_CLASS = Variant("hf_videomae"), Variant("hf_vivit")
 FRAMES, EACH = 4, 16

@@ -12,7 +12,8 @@ from tests.passes.helpers import tiny
 from tests.passes.helpers.running import close, run, session
 from tokenrt.errors import TokenrtError, UnsupportedError
 from tokenrt.passes.planning.plan import Budget
-from tokenrt.passes.reduce import Reduced, reduce
+from tokenrt.passes.reduce import reduce
+from tokenrt.passes.report import Reduced
 
 SOFTMAX = "  b{n}_weights = Softmax <axis = -1> (b{n}_scores)\n"
 BEHIND = "  b{n}_weights = Softmax <axis = -1> (b{n}_other)\n"

@@ -1,0 +1,65 @@
+"""What every plan must keep to in one transformer, and how messages say it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tokenrt.errors import PlanError
+from tokenrt.passes.analysis.blocks import Block, Structure
+from tokenrt.passes.analysis.prepare import Prepared
+from tokenrt.passes.analysis.protected import free
+from tokenrt.passes.methods.contract import Method
+from tokenrt.passes.planning.plan import BACK, Transformer, Where
+from tokenrt.passes.planning.route import closed, cut
+
+
+def counts(structure: Structure, grid: tuple[int, ...] | None, unit: int = 1) -> Transformer:
+    """What a plan says of a transformer."""
+    return Transformer(structure.tokens, structure.protect, len(structure.blocks), grid, unit)
+
+
+def check_free(structure: Structure) -> None:
+    """Whether the tokens that the user protects are there, and others beside them. Raises: PlanError."""
+    if not structure.fits:
+        raise PlanError(
+            f"--protect: positions must lie among the {structure.tokens} tokens, 0 to {structure.tokens - 1}"
+        )
+    if structure.protect == structure.tokens:
+        why = "; ".join(map(str, structure.guards))
+        raise PlanError(f"all {structure.tokens} tokens are protected, none can leave ({why})")
+
+
+def check_together(structure: Structure) -> None:
+    """Whether the tokens that may leave stand together, as those have to that keep their order. Raises: PlanError."""
+    places = free(structure.protected, structure.tokens)
+    if len(places) and places[-1] - places[0] >= len(places):
+        between = sorted({*range(places[0], places[-1])} - {*places.tolist()})
+        raise PlanError(
+            f"under a mask that tells tokens apart, as a causal one, those that may leave must stand "
+            f"together: token {between[0]} among them is protected; name one stretch of them with --span S:E"
+        )
+
+
+def named(prepared: Prepared, number: int) -> str:
+    """How messages begin that are about one transformer of several."""
+    return f"transformer {number}: " if len(prepared.transformers) > 1 else ""
+
+
+@contextmanager
+def about(told: str) -> Iterator[None]:
+    """Let a PlanError say which transformer it is about."""
+    try:
+        yield
+    except PlanError as cause:
+        raise PlanError(f"{told}{cause}") from cause
+
+
+def way(method: Method) -> str:
+    """What becomes of the tokens a method removes."""
+    return f"come back {BACK[method.returns]}" if method.returns in BACK else "stay away"
+
+
+def no_place(block: Block, where: Where, method: Method) -> str:
+    instead = "; use --site after-block" if where == "after-attention" and cut(block, where) is None else ""
+    return f"no place {where}: {closed(block, where, method)}{instead}"

@@ -1,0 +1,70 @@
+"""A plan's sites of blocks, made in a whole model: every transformer rewritten, its outputs and metadata told, and proven."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx_ir as ir
+
+from tokenrt.passes.analysis.prepare import Prepared
+from tokenrt.passes.graph.interface import Port
+from tokenrt.passes.graph.model import opset
+from tokenrt.passes.ops.graph_backend import GraphOps
+from tokenrt.passes.planning.outputs import handover
+from tokenrt.passes.planning.plan import Plan
+from tokenrt.passes.planning.several import Routes
+from tokenrt.passes.rewriting.outputs import caches
+from tokenrt.passes.rewriting.outputs.short import shorten
+from tokenrt.passes.rewriting.prove import attended, prove
+from tokenrt.passes.rewriting.rewrite import Rewriter
+from tokenrt.passes.rewriting.tidy import tidy
+
+
+def marked(prepared: Prepared, plan: Plan) -> ir.Model:
+    """The prepared model with the plan in its metadata; one that was reduced before keeps that plan's line."""
+    model = prepared.model
+    before = model.metadata_props.get("tokenrt.passes")
+    model.metadata_props["tokenrt.passes"] = "; ".join(filter(None, (before, *prepared.passes, plan.spec())))
+    model.metadata_props["tokenrt.plan"] = plan.to_toml()
+    return model
+
+
+def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -> ir.Model:
+    """The prepared model, changed in place and proven. Raises: UnsupportedError, ProofError; the model is then of no use."""
+    model, shapes = marked(prepared, plan), prepared.shapes
+    if not plan.sites:
+        prove(model, plan, shapes, [], prepared.interface)
+        return model
+    op = GraphOps(model.graph, None, opset(model), "tokenrt")
+    rewriters = [
+        Rewriter(model.graph, shapes, prepared.transformers[number], plan.of(number), path, op, number)
+        for number, path in routes.items()
+    ]
+    axes = [
+        axis
+        for number, path in routes.items()
+        for axis in attended(prepared.transformers[number], path, plan.of(number), shapes)
+    ]
+    for rewriter in rewriters:
+        rewriter.run()
+    op.add_functions(model)
+    outputs = len(model.graph.outputs)
+    dims: dict[str, tuple[int, ...]] = {}
+    layers = [each for rewriter in rewriters for each in caches.told(rewriter)]
+    for rewriter in rewriters:
+        dims |= shorten(rewriter)
+        if source_map:
+            rewriter.expose_source_map()
+    if layers and any(rewriter.path.ordered for rewriter in rewriters):
+        handover.told(model, layers, plan.tokens)
+    interface = (
+        prepared.interface.changed(dims)
+        .with_inputs(Port(name, value.dtype) for each in rewriters for name, value in each.gained.items())
+        .with_outputs((str(value.name), ir.DataType.INT64) for value in model.graph.outputs[outputs:])
+    )
+    tidy(model)
+    alive = {value.name for node in model.graph for value in node.outputs}
+    streams = [(str(value.name), axis, count) for each in rewriters for value, axis, count in each.streams]
+    before = replace(shapes, dims={**shapes.dims, **dims})
+    prove(model, plan, before, [stream for stream in streams if stream[0] in alive], interface, axes)
+    return model
