@@ -52,5 +52,4 @@ class DyCokeCache(CacheMethod):
         score = self.by_head(op, op("Squeeze", last, np.array([2])), site)
         place = np.arange(site.tokens)
         beside = (place < self.start) | (place >= end)
-        score = op("Where", beside[None, None], cache.SURE, score)
-        return Entries(cache.best(op, score, self.lists(site), site.keep, site.tokens))
+        return Entries(cache.best(op, score, self.lists(site), site.keep, site.tokens, beside))

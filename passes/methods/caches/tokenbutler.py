@@ -40,8 +40,7 @@ class TokenButler(CacheMethod):
         last = steps.cut(op, beyond(taps, "logits"), site.asking - 1, site.asking, 2)
         score = self.by_head(op, op("Squeeze", last, np.array([2])), site)
         ahead = np.arange(site.tokens) < self.first
-        score = op("Where", ahead[None, None], cache.SURE, score)
-        return Entries(cache.best(op, score, self.lists(site), site.keep, site.tokens))
+        return Entries(cache.best(op, score, self.lists(site), site.keep, site.tokens, ahead))
 
     def fewest(self, tokens: int, protect: int) -> int:
         return protect + max(self.first, 1)

@@ -13,7 +13,6 @@ from tokenrt.passes.methods.parts import bipartite, clusters, pooling, scores, s
 
 STD, LENGTH = "std", "l2norm"
 RESTED = "rested"
-SURE = 1e29
 
 
 @dataclass(frozen=True)
@@ -57,13 +56,19 @@ class RAS(Method):
         low, high = self._resting(site)
         rested = taps.state.get(RESTED, scores.filled(op, taps.tokens, 0.0, site.tokens))
         settled = op("Exp", op("Mul", steps.free(op, rested, site), self.gamma))
-        rank = scores.behind_protected(op, op("Mul", self._metric(op, taps, site), settled), site)
+        unsettled = scores.numbers(op, op("Mul", self._metric(op, taps, site), settled))
+        rank = scores.behind_protected(op, unsettled, site)
         there = scores.present(op, taps)
         if there is not None:
-            rank = op("Where", op("Greater", there, 0.0), rank, SURE if high else -1.0)
+            rank = op("Where", op("Greater", there, 0.0), rank, scores.ALWAYS if high else -1.0)
         free = site.tokens - site.protect
-        own = scores.numbers(op, steps.free(op, rank, site))
-        falling = op("TokenSelect", own, keep=free, protect=0, order=steps.ORDERS[steps.BY_SCORE])
+        falling = op(
+            "TokenSelect",
+            steps.free(op, rank, site),
+            keep=free,
+            protect=0,
+            order=steps.ORDERS[steps.BY_SCORE],
+        )
         active = steps.cut(op, falling, high, free - low)
         if self.order == steps.BY_POSITION:
             active = bipartite.ascending(op, active, clusters.outputs(site))

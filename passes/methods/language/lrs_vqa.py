@@ -11,9 +11,6 @@ from tokenrt.errors import PlanError
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps
 from tokenrt.passes.methods.parts import scores, steps
 
-NEWLINE = 3e30
-"""Above every score that is a number."""
-
 
 @dataclass(frozen=True)
 class LRSVQA(Method):
@@ -61,6 +58,6 @@ class LRSVQA(Method):
         newline = np.arange(site.tokens) >= site.protect
         newline &= (np.arange(site.tokens) - site.protect) % row == row - 1
         score = scores.unpadded(op, taps, scores.numbers(op, taps.importance()))
-        score = op("Where", newline[None], NEWLINE, score)
+        score = op("Where", newline[None], scores.ALWAYS, score)
         index = op("TokenSelect", score, keep=site.keep, protect=site.protect, order=0)
         return steps.pruned(op, taps, site, index)

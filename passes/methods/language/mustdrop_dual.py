@@ -11,7 +11,6 @@ from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reducti
 from tokenrt.passes.methods.parts import prompts, scores, steps
 
 KEYS = "keys"
-SURE = 1e30
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class MustDropDual(Method):
         if keys is None:
             return scores.pruned(op, taps, site, score, steps.BY_POSITION)
         made = scores.pruned(
-            op, taps, site, op("Where", op("Greater", keys, 0.0), SURE, score), steps.BY_POSITION
+            op, taps, site, op("Where", op("Greater", keys, 0.0), scores.ALWAYS, score), steps.BY_POSITION
         )
         return replace(made, state={KEYS: scores.gather_row(op, keys, made.position)})
 

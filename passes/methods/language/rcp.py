@@ -10,6 +10,9 @@ from tokenrt.passes.methods.contract import Evidence, Home, Ops, Reduction, Site
 from tokenrt.passes.methods.parts import clusters, scores, steps
 from tokenrt.passes.methods.parts.weights import Trained
 
+LEAST = 1e-20
+"""Floor of an attention before its logarithm."""
+
 
 @dataclass(frozen=True)
 class RCP(Trained):
@@ -40,6 +43,3 @@ class RCP(Trained):
         asked = op("Log", op("Max", scores.numbers(op, taps.last_attention()), LEAST))
         score = op("Add", asked, scores.gate(op, self, site, rows))
         return scores.pruned(op, taps, site, scores.numbers(op, score), steps.BY_POSITION)
-
-
-LEAST = 1e-20

@@ -18,9 +18,6 @@ DROP, MASK = "drop", "mask"
 FORMS = (DROP, MASK)
 """Entries that leave are gone, or masked, as some releases do, whose window of the latest counts the token to come."""
 
-SURE = 1e29
-"""A score above every other; `numbers` leaves it as it is."""
-
 
 @dataclass(frozen=True)
 class CacheMethod(Method):
@@ -82,9 +79,14 @@ def accumulated(op: Ops, taps: Taps, site: Site, score: Value) -> Value:
     return op("Add", score, op("Concat", before, fresh, axis=2))
 
 
-def best(op: Ops, score: Value, lists: int, count: int, tokens: int) -> Value:
-    """The `count` of `tokens` entries of the best scores, ascending: score [B,L,N] -> [B,L,count]."""
-    flat = op("Reshape", scores.numbers(op, score), np.array([-1, tokens]))
+def best(
+    op: Ops, score: Value, lists: int, count: int, tokens: int, always: np.ndarray[Any, Any] | None = None
+) -> Value:
+    """The `count` of `tokens` entries of the best scores, ascending: score [B,L,N] -> [B,L,count]; always: [N], which stay."""
+    rated = scores.numbers(op, score)
+    if always is not None:
+        rated = op("Where", always[None, None], scores.ALWAYS, rated)
+    flat = op("Reshape", rated, np.array([-1, tokens]))
     index = op("TokenSelect", flat, keep=count, protect=0, order=steps.ORDERS[steps.BY_POSITION])
     return op("Reshape", index, np.array([-1, lists, count]))
 

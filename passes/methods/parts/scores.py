@@ -15,6 +15,9 @@ INT64 = 7
 EPSILON = 1e-30
 """Floor of divisors, so that 0/0 is 0."""
 
+ALWAYS = 3e30
+"""Above every score that `numbers` leaves: of what stays whatever its score is."""
+
 TOKEN_AXIS = np.array([1])
 GATE: Mapping[str, str] = {
     "gate.0.weight": "M,C", "gate.0.bias": "M", "gate.2.weight": "1,M", "gate.2.bias": "1"

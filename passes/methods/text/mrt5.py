@@ -12,6 +12,9 @@ from tokenrt.passes.methods.contract import Evidence, Ops, Reduction, Site, Taps
 from tokenrt.passes.methods.parts import clusters, layers, scores, steps
 from tokenrt.passes.methods.parts.weights import Trained
 
+EPSILON = 1e-6
+"""Of the T5 norm."""
+
 
 @dataclass(frozen=True)
 class MrT5(Trained):
@@ -47,6 +50,3 @@ class MrT5(Trained):
         unit = op("Mul", op("Div", rows, op("Sqrt", op("Add", square, EPSILON))), norm)
         logit = op("Squeeze", layers.linear(op, unit, gate, bias), np.array([2]))
         return scores.pruned(op, taps, site, logit, steps.BY_POSITION)
-
-
-EPSILON = 1e-6

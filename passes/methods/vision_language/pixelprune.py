@@ -63,12 +63,9 @@ class PixelPrune(Method):
         inside = (place >= columns) & (place % columns > 0)
         takes = op("Or", op("And", level, inside[None]), ((place % columns == 0) & (place > 0))[None])
         guess = op("Where", op("Unsqueeze", takes, steps.LAST), b, a)
-        error = _apart(op, patches, guess)
-        score = op("Where", (place == 0)[None], FIRST, error)
+        error = scores.numbers(op, _apart(op, patches, guess))
+        score = op("Where", (place == 0)[None], scores.ALWAYS, error)
         return scores.pruned(op, taps, site, scores.behind_protected(op, score, site), steps.BY_POSITION)
-
-
-FIRST = 1e30
 
 
 def _apart(op: Ops, one: Value, other: Value) -> Value:

@@ -177,3 +177,12 @@ def test_shapes_that_do_not_go_together_are_refused() -> None:
 def test_what_a_cache_does_not_read_is_refused(name: str, change: dict[str, Any], message: str) -> None:
     with pytest.raises(MethodError, match=message):
         apply_method(name, cache(1, 2, 16, 4), keep=8, **options(name, 2, 1), **change)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_always_stays_is_above_every_score(backend: str) -> None:
+    attention = np.ones((1, 1, 1, 16), np.float32)
+    attention[..., 4:12] = np.inf
+    given = {"keys": np.zeros((1, 1, 16, 2), np.float32), "attn": attention}
+    found = apply_method("dycoke_cache", given, keep=10, start=4, length=8, backend=backend)
+    assert found["index"][0, 0].tolist() == [0, 1, 2, 3, 4, 5, 12, 13, 14, 15]
