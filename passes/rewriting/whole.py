@@ -50,13 +50,14 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
     op.add_functions(model)
     outputs = len(model.graph.outputs)
     dims: dict[str, tuple[int, ...]] = {}
-    layers = [each for rewriter in rewriters for each in caches.told(rewriter)]
+    prompts = [(caches.told(each), each.structure.tokens) for each in rewriters if each.path.ordered]
     for rewriter in rewriters:
         dims |= shorten(rewriter)
         if source_map:
             rewriter.expose_source_map()
-    if layers and any(rewriter.path.ordered for rewriter in rewriters):
-        handover.told(model, layers, plan.tokens)
+    for layers, tokens in prompts:
+        if layers:
+            handover.told(model, layers, tokens)
     interface = (
         prepared.interface.changed(dims)
         .with_inputs(Port(name, value.dtype) for each in rewriters for name, value in each.gained.items())

@@ -67,8 +67,7 @@ def _tell(rewriter: Rewriter) -> None:
 def _index(rewriter: Rewriter, number: int) -> str:
     """The output that says which tokens are left behind a choice."""
     last = number == len(rewriter.path.sites)
-    layer = "" if last else f"_layer{rewriter.plan.sites[number - 1].block + 1}"
-    return f"{KEPT}{layer}_{rewriter.number}" if rewriter.number else f"{KEPT}{layer}"
+    return KEPT if last else f"{KEPT}_layer{rewriter.plan.sites[number - 1].block + 1}"
 
 
 def told(rewriter: Rewriter) -> list[dict[str, Any]]:

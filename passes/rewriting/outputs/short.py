@@ -119,7 +119,16 @@ def _taken(op: GraphOps, value: ir.Value, rows: Value, held: Layout, before: int
 
 
 def _tell(rewriter: Rewriter, told: Sequence[Mark]) -> None:
-    """Add `kept_index`, or `token_source_map` where tokens were merged, in rows of the output that has the most of them."""
+    """Add `kept_index`, or `token_source_map` where tokens were merged, in rows of the output that has the most of them.
+
+    Raises: UnsupportedError where the model tells of another choice already: one index cannot speak of both.
+    """
+    there = [str(value.name) for value in rewriter.graph.outputs if value.name in (KEPT, MAP)]
+    if there:
+        raise UnsupportedError(
+            f"output {there[0]!r} tells of another choice of tokens, so that nothing could say which rows these outputs have: "
+            "let those of one transformer stay short, named with --short, and drop --source-map"
+        )
     mark = min(told, key=lambda each: (each.unit, each.offset))
     if any(each.order != mark.order for each in told):
         raise UnsupportedError(
@@ -130,6 +139,5 @@ def _tell(rewriter: Rewriter, told: Sequence[Mark]) -> None:
     op.before, op.prefix = None, "tokenrt_kept"
     merged = stage.merged
     value = units.lives(op, stage, mark) if merged else units.places(op, stage, mark)
-    name = MAP if merged else KEPT
     count = mark.entries(rewriter.structure.tokens if merged else stage.count)
-    rewriter.output(op.value(value), f"{name}_{rewriter.number}" if rewriter.number else name, count)
+    rewriter.output(op.value(value), MAP if merged else KEPT, count)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx.compose
 import onnx_ir as ir
 import pytest
 import torch
@@ -246,3 +248,22 @@ def test_check_compares_each_cache_with_the_same_tokens_of_the_original(tmp_path
     drifts = {drift.output: drift.relative_l2 for drift in done.outputs}
     # What is left behind the first layer is what it was without the reduction.
     assert all(drifts[name] is not None and drifts[name] < 1e-6 for name in prefill.CACHES[:4])
+
+
+def test_a_prompt_behind_a_tower_in_one_file(tmp_path: Path) -> None:
+    """The prompt's own length and index are told, not those of the transformer in front of it."""
+    tower = onnx.compose.add_prefix(tiny.model(opset=20), "tower_")
+    model = onnx.load(prefill.exported("llama", "embeds", 20))
+    nodes = [*tower.graph.node, *model.graph.node]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    for field in ("initializer", "input", "output"):
+        getattr(model.graph, field).extend(getattr(tower.graph, field))
+    whole, target = tmp_path / "whole.onnx", tmp_path / "pruned.onnx"
+    onnx.save(model, whole)
+    pruned(whole, {0: 17}, transformers=[1], span=None, protect="0:4", output=target)
+    told = json.loads((tmp_path / "pruned.onnx.json").read_text())
+    assert (told["index"], told["cache"]["next_position"]) == ("kept_index", TOKENS)
+    assert [layer["tokens"] for layer in told["cache"]["layers"]] == [TOKENS, 17, 17]
+    done = tokenrt.check(whole, target, samples=1)
+    assert done.ok, done.reasons
