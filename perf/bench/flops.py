@@ -129,14 +129,8 @@ class FlopsReport:
         return {"rows": [row.as_dict() for row in self.rows]}
 
     def __rich__(self) -> Any:
-        from rich.table import Table
-
-        table = Table(title="multiply-accumulates of one image")
-        for head in HEAD:
-            table.add_column(head.removesuffix(":"), justify="right" if head.endswith(":") else "left")
-        for row in self.rows:
-            table.add_row(*(cell.strip("`") for cell in row.cells()))
-        return table
+        rows = ([cell.strip("`") for cell in row.cells()] for row in self.rows)
+        return results.shown(HEAD, rows, "multiply-accumulates of one image")
 
     def page(self, where: Mapping[str, Any]) -> str:
         """The results as Markdown."""

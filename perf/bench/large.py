@@ -106,16 +106,8 @@ class LargeReport:
         }
 
     def __rich__(self) -> Any:
-        from rich.table import Table
-
-        table = Table(
-            title=f"tome --remove {REMOVED}; ViT-L: at most {SECONDS:.0f} s and {MEMORY} x its bytes"
-        )
-        for head in HEAD:
-            table.add_column(head.removesuffix(":"), justify="right" if head.endswith(":") else "left")
-        for one in self.models:
-            table.add_row(*one.cells())
-        return table
+        title = f"tome --remove {REMOVED}; ViT-L: at most {SECONDS:.0f} s and {MEMORY} x its bytes"
+        return results.shown(HEAD, (one.cells() for one in self.models), title)
 
     def page(self, where: Mapping[str, Any]) -> str:
         """The results as Markdown."""

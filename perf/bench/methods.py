@@ -78,14 +78,8 @@ class MethodCosts:
         return {**told, "costs": [cost.as_dict() for cost in self.costs]}
 
     def __rich__(self) -> Table:
-        from rich.table import Table
-
-        table = Table(title=f"DeiT-S, batch {BATCH}, ONNX Runtime CPU, {self.threads} threads")
-        for head in HEAD:
-            table.add_column(head.removesuffix(":"), justify="right" if head.endswith(":") else "left")
-        for cost in self.costs:
-            table.add_row(*_cells(cost))
-        return table
+        title = f"DeiT-S, batch {BATCH}, ONNX Runtime CPU, {self.threads} threads"
+        return results.shown(HEAD, map(_cells, self.costs), title)
 
     def page(self, where: Mapping[str, Any]) -> str:
         """The results as Markdown."""

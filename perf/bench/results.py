@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tokenrt.files import atomic
 from tokenrt.perf.demo.subject import version
 from tokenrt.version import __version__
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 PACKAGES = ("numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxslim", "torch", "timm", "transformers")
 
@@ -48,6 +51,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     rule = ["---:" if cell.endswith(":") else "---" for cell in head]
     lines = [[cell.removesuffix(":") for cell in head], rule, *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def shown(head: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """The same table for a terminal."""
+    from rich.table import Table
+
+    made = Table(title=title)
+    for cell in head:
+        made.add_column(cell.removesuffix(":"), justify="right" if cell.endswith(":") else "left")
+    for row in rows:
+        made.add_row(*row)
+    return made
 
 
 def told(where: Mapping[str, Any]) -> str:

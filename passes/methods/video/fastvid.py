@@ -85,7 +85,7 @@ class FastVID(Method):
         kept = round(segments.fitted(self.name, site, self._totals(each, parts)) * each)
         salient = kept - int(kept * self.context)
         rows = frames.folded(op, taps, site, count)
-        score = scores.unpadded(op, taps, scores.numbers(op, greedy.importance(op, taps, site, self.score)))
+        score = scores.numbers(op, greedy.importance(op, taps, site, self.score))
         flat = op("Reshape", steps.free(op, score, site), np.array([-1, each]))
         _, rest = segments.places(op, flat, salient, each)
         rest = op("Reshape", rest, np.array([-1, count, each - salient]))

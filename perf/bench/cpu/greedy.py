@@ -230,14 +230,7 @@ GPU_HEAD = ["objective", "layers:", "launches:", "of the plugin:", *(f"{name}:" 
 
 
 def _rich(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    from rich.table import Table
-
-    table = Table(title=f"{title}, {KEPT} of {TOKENS} tokens, width {WIDTH}")
-    for cell in head:
-        table.add_column(cell.removesuffix(":"), justify="right" if cell.endswith(":") else "left")
-    for row in rows:
-        table.add_row(*row)
-    return table
+    return results.shown(head, rows, f"{title}, {KEPT} of {TOKENS} tokens, width {WIDTH}")
 
 
 def run(

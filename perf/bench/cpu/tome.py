@@ -104,14 +104,8 @@ class TomeCost:
         return table
 
     def _breakdown(self, batch: int) -> Table:
-        from rich.table import Table
-
-        table = Table(title=f"batch {batch}: time of the nodes, profiler on")
-        for head in roles.HEAD:
-            table.add_column(head.removesuffix(":"), justify="right" if head.endswith(":") else "left")
-        for cells in roles.rows(self.shares[batch]):
-            table.add_row(*cells)
-        return table
+        title = f"batch {batch}: time of the nodes, profiler on"
+        return results.shown(roles.HEAD, roles.rows(self.shares[batch]), title)
 
     def page(self, where: Mapping[str, Any]) -> str:
         """The results as Markdown."""

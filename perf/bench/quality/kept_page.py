@@ -207,14 +207,7 @@ class KeptTokens:
         return [f"`{name}`", *cells]
 
     def _table(self, key: str) -> Table:
-        from rich.table import Table
-
-        table = Table(title=MEASURES[key].title)
-        for head in self._head():
-            table.add_column(head.removesuffix(":"), justify="right" if head.endswith(":") else "left")
-        for row in self._rows(key):
-            table.add_row(*row)
-        return table
+        return results.shown(self._head(), self._rows(key), MEASURES[key].title)
 
 
 def _listed(names: Iterable[str]) -> str:

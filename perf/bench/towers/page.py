@@ -85,13 +85,8 @@ class Towers:
         return {**told, "cells": [cell.as_dict() for cell in self.cells]}
 
     def __rich__(self) -> Any:
-        from rich.table import Table
-
         head, lines, _ = self._table()
-        table = Table(*(title.removesuffix(":") for title in head))
-        for line in lines:
-            table.add_row(*line)
-        return table
+        return results.shown(head, lines)
 
     def page(self, where: Mapping[str, Any]) -> str:
         """The results as Markdown."""
