@@ -121,9 +121,9 @@ def _site(method: Method, dims: Mapping[str, int], keep: int, protect: int, clas
         raise PlanError(f"keep=0: method {method.name!r} would leave nothing of {tokens} tokens")
     has_class = first > 0 if class_token is None else class_token
     heads, width = dims.get("H", 1), dims.get("D", 1)
-    return Site(
-        tokens, kept, first, heads, width, class_token=has_class, channels=dims["C"], words=dims.get("T")
-    )
+    site = Site(tokens, kept, first, heads, width, class_token=has_class, channels=dims["C"])
+    picture = (dims["h"], dims["w"]) if "h" in dims else None
+    return replace(site, words=dims.get("T"), picture=picture)
 
 
 def _unchanged(arrays: Mapping[str, Array], restore: bool) -> dict[str, Array]:

@@ -57,6 +57,8 @@ class Site:
     """C, where it is known: trained tensors are checked against it."""
     words: int | None = None
     """T, where it is known."""
+    picture: tuple[int, int] | None = None
+    """(h, w) of the tap pixels or update, where it is known."""
     asking: int = 0
     """Q, of a cache: how many tokens, the last ones, have queries."""
     shared: int = 1

@@ -94,6 +94,11 @@ class RAS(Method):
         frames, rows, columns = pooling.grids(self, site)
         if frames != 1:
             raise steps.no_grid(self.name, site)
+        high, wide = site.picture or (rows, columns)
+        if high % rows or wide % columns:
+            raise MethodError(
+                f"{self.name}: the update of {high} x {wide} latents is not whole patches of a grid of {rows} x {columns}"
+            )
         update = beyond(taps, "update")
         if self.metric == STD:
             centred = op("Sub", update, op("ReduceMean", update, axes=[1], keepdims=1))
@@ -105,8 +110,8 @@ class RAS(Method):
         else:
             each = op("Sqrt", op("ReduceSum", op("Mul", update, update), np.array([1]), keepdims=0))
         shape = op("Shape", each)
-        high, wide = (op("Slice", shape, np.array([axis]), np.array([axis + 1])) for axis in (1, 2))
-        cells = [np.array([-1, rows]), op("Div", high, np.array([rows])), np.array([columns])]
-        split = op("Reshape", each, op("Concat", *cells, op("Div", wide, np.array([columns])), axis=0))
+        down, across = (op("Slice", shape, np.array([axis]), np.array([axis + 1])) for axis in (1, 2))
+        cells = [np.array([-1, rows]), op("Div", down, np.array([rows])), np.array([columns])]
+        split = op("Reshape", each, op("Concat", *cells, op("Div", across, np.array([columns])), axis=0))
         mean = op("ReduceMean", split, axes=[2, 4], keepdims=0)
         return op("Reshape", mean, np.array([-1, rows * columns]))

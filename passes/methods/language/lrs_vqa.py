@@ -48,8 +48,13 @@ class LRSVQA(Method):
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         free = site.tokens - site.protect
         row = self.row or (site.grid[-1] if site.grid else 0)
-        if not row or free % row:
-            raise steps.no_grid(self.name, site)
+        if not row:
+            raise steps.no_grid(self.name, site, "or the tokens of a row with --set row=R")
+        if free % row:
+            raise PlanError(
+                f"{self.name}: {free} unprotected tokens are not whole rows of {row}; say the tokens of a row, its newline among "
+                "them, with --set row=R"
+            )
         if site.keep - site.protect < free // row:
             raise PlanError(
                 f"{self.name}: {site.keep} of {site.tokens} tokens are fewer than the {site.protect} protected ones and the "

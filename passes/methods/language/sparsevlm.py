@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps, Value, beyond
 from tokenrt.passes.methods.parts import bipartite, centers, clusters, prompts, scores, steps
 from tokenrt.passes.methods.parts.prompts import RATERS
@@ -60,6 +61,8 @@ class SparseVLM(Method):
         steps.choice(self.name, "version", self.version, (FIRST, SECOND))
         steps.at_least(self.name, "clusters", self.clusters, 0)
         steps.at_least(self.name, "heads", self.heads, 1)
+        if not self.base > 0:
+            raise MethodError(f"option base={self.base} of method {self.name!r}: expected more than 0")
 
     @property
     def proportional(self) -> bool:
@@ -72,12 +75,14 @@ class SparseVLM(Method):
             return self._by_distance(op, taps, site, attention, raters)
         score = _rated(op, op("ReduceMean", attention, axes=[1], keepdims=0), raters)
         kept, count = self._split(site)
-        if not count:
-            made = scores.pruned(op, taps, site, score, steps.BY_POSITION)
-            return replace(made, state={RATERS: raters})
         return replace(_recycled(op, taps, site, score, kept, count), state={RATERS: raters})
 
     def _by_distance(self, op: Ops, taps: Taps, site: Site, attention: Value, raters: Value) -> Reduction:
+        if site.width % 2:
+            raise MethodError(
+                f"{self.name} with version=2 turns heads of an even width, and here it is {site.width} or unknown; apply_method "
+                "knows it by the tensor keys [B,H,N,D]"
+            )
         every = steps.numbered(op, taps.tokens, site.tokens)
         places = taps.state.get(PLACES, op("Sub", every, np.array(site.protect)))
         first = (site.tokens if site.initial is None else site.initial) - site.protect
@@ -124,14 +129,20 @@ class SparseVLM(Method):
         """How many of the outputs are kept tokens, and how many clusters."""
         free, made = site.tokens - site.protect, site.keep - site.protect
         if self.clusters:
-            count = min(self.clusters, made - 1, free - made)
-            return made - count, count
+            if self.clusters > free - made:
+                raise PlanError(
+                    f"block {site.block}: {self.name} makes clusters={self.clusters} of the {free - made} tokens that go; keep "
+                    f"{site.tokens - self.clusters} or fewer, or say fewer clusters"
+                )
+            return made - self.clusters, self.clusters
         return next(
             (kept, made - kept) for kept in range(made - 1, -1, -1) if made - kept == _published(free - kept)
         )
 
     def fewest(self, tokens: int, protect: int) -> int:
-        return protect + (1 if self.version == SECOND else 1 + _published(tokens - protect - 1))
+        if self.version == SECOND:
+            return protect + 1
+        return protect + 1 + (self.clusters or _published(tokens - protect - 1))
 
 
 def _candidates(left: int) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tokenrt import apply_method
-from tokenrt.errors import PlanError
+from tokenrt.errors import MethodError, PlanError
 
 SIDE, STEPS = 6, 10
 
@@ -46,3 +46,6 @@ def test_counts_that_rounding_skips_are_refused_with_one_that_fits() -> None:
     }
     with pytest.raises(PlanError, match="leaves 9 of 16, both parts rounded down; 10 can stay"):
         apply_method("ras", given, keep=9, protect=0, high=0.5)
+    given["update"] = np.ones((1, 2, 7, 8), np.float32)
+    with pytest.raises(MethodError, match="7 x 8 latents is not whole patches of a grid of 4 x 4"):
+        apply_method("ras", given, keep=8, protect=0)

@@ -63,6 +63,31 @@ def test_sparsevlm_hands_its_raters_on() -> None:
         apply_method("sparsevlm", tensors, keep=12, protect=0)
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"clusters": 20}, "leaves at least 21 of 30 tokens"),
+        ({"clusters": 3, "keep": 28}, "makes clusters=3 of the 2 tokens that go; keep 27 or fewer"),
+        ({"version": "2"}, "heads of an even width, and here it is 1 or unknown"),
+        ({"base": 0.0}, "base=0.0 of method 'sparsevlm': expected more than 0"),
+    ],
+)
+def test_what_sparsevlm_cannot_do_is_refused(options: dict[str, Any], message: str) -> None:
+    rng = np.random.default_rng(0)
+    x, words = (rng.standard_normal((1, count, 4)).astype(np.float32) for count in (30, 5))
+    tensors = {"x": x, "text": words, "text_attn": given.shares(rng, 1, 30)}
+    with pytest.raises((MethodError, PlanError), match=message):
+        apply_method("sparsevlm", tensors, **{"keep": 12, "protect": 0} | options)
+
+
+def test_newlines_of_rows_that_do_not_fit_are_refused() -> None:
+    tensors = {"x": np.zeros((1, 16, 2), np.float32), "importance": np.zeros((1, 16), np.float32)}
+    with pytest.raises(PlanError, match="16 unprotected tokens are not whole rows of 5"):
+        apply_method("lrs_vqa", tensors, keep=8, protect=0, row=5)
+    with pytest.raises(MethodError, match="or the tokens of a row with --set row=R"):
+        apply_method("lrs_vqa", tensors, keep=8, protect=0)
+
+
 def test_every_count_is_kept_tokens_and_the_clusters_of_the_rest() -> None:
     split = methods.get("sparsevlm")()._split  # type: ignore[attr-defined]
     from tokenrt.passes.methods.contract import Site
