@@ -321,7 +321,11 @@ def _read(method: str, key: str, raw: Any, kind: type) -> Any:
         if raw.lower() in {"false", "0", "no", "off"}:
             return False
         raise MethodError(f"option {key}={raw} of method {method!r}: expected true or false")
+    refusal = MethodError(f"option {key}={raw} of method {method!r}: expected {kind.__name__}")
     try:
-        return kind(raw)
-    except (TypeError, ValueError) as cause:
-        raise MethodError(f"option {key}={raw} of method {method!r}: expected {kind.__name__}") from cause
+        value = kind(raw)
+    except (TypeError, ValueError, OverflowError) as cause:
+        raise refusal from cause
+    if kind is int and not isinstance(raw, str) and value != raw:
+        raise refusal
+    return value

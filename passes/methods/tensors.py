@@ -241,7 +241,7 @@ def checked(
     dims: dict[str, int] = {}
     origin: dict[str, str] = {}
     for name, item in tensors.items():
-        if name == "grid":
+        if name == "grid" and shapes is SHAPES:
             continue
         kind = _kind(name, roles, shapes)
         array = np.asarray(item)

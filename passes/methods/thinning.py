@@ -77,8 +77,9 @@ def thinned(
             f"keep={keep}: method {method.name!r} keeps {fewest} to {tokens - 1} of {tokens} entries"
         )
     site = Site(
-        tokens, kept, 0, heads, dims["D"], block, blocks, class_token=False, asking=asking, shared=group
-    )
+        tokens, kept, 0, heads, dims["D"], block, blocks, class_token=False, channels=dims.get("C"), asking=asking,
+        shared=group,
+    )  # fmt: skip
     _remembered(method, state, (dims["B"], method.lists(site), tokens - asking))
 
     def outputs(op: Ops, given: Mapping[str, Value], carried: Mapping[str, Value]) -> dict[str, Value | None]:

@@ -41,7 +41,7 @@ class NeuralAttentionSearch(CacheMethod, Trained):
 
     def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
         weight, bias = self.tensor("types.weight", site), self.tensor("types.bias", site)
-        self.check("types.weight", weight, (3 * site.heads, weight.shape[1]))
+        self.check("types.weight", weight, (3 * site.heads, site.channels or weight.shape[1]))
         self.check("types.bias", bias, (3 * site.heads,))
         rated = layers.linear(op, beyond(taps, "hidden"), weight, bias)
         kinds = op("Transpose", op("Reshape", rated, np.array([0, 0, 3, site.heads])), perm=[0, 3, 1, 2])

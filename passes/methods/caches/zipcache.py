@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenrt.errors import MethodError
 from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps
-from tokenrt.passes.methods.parts import cache
+from tokenrt.passes.methods.parts import cache, steps
 from tokenrt.passes.methods.parts.cache import CacheMethod
 
 
@@ -36,6 +36,7 @@ class ZipCache(CacheMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        steps.at_least(self.name, "seed", self.seed, 0)
         if not 0 < self.share <= 1:
             raise MethodError(
                 f"option share={self.share} of method {self.name!r}: expected more than 0 and at most 1"

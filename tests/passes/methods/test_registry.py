@@ -42,6 +42,8 @@ def test_options_are_read_from_text() -> None:
     [
         ("tome", {"seed": 1}, "method 'tome' has no option 'seed'; its options: every"),
         ("random", {"seed": "many"}, "seed=many of method 'random': expected int"),
+        ("random", {"seed": 1.5}, "seed=1.5 of method 'random': expected int"),
+        ("random", {"seed": float("inf")}, "seed=inf of method 'random': expected int"),
         ("evit", {"fuse": "perhaps"}, "expected true or false"),
         ("topk", {"score": "loudest"}, "expected one of auto, class, received, key_norm"),
         ("evit", {"order": "size"}, "expected one of position, score"),

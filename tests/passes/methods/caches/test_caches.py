@@ -140,6 +140,7 @@ def test_a_temperature_rises_with_the_calls_and_noise_changes_the_choice() -> No
         ("locret", {}, "method 'locret' needs trained weights"),
         ("dycoke_cache", {"start": 30, "length": 5}, "12 of 32 entries cannot stay"),
         ("zipcache", {"share": 0.0}, "expected more than 0"),
+        ("zipcache", {"seed": -1}, "seed=-1 of method 'zipcache': expected 0 or more"),
         ("h2o", {"keep": 32}, "keeps 1 to 31 of 32 entries"),
     ],
 )
@@ -156,6 +157,11 @@ def test_shapes_that_do_not_go_together_are_refused() -> None:
         apply_method("h2o", given | {"queries": np.repeat(given["queries"][:, :1], 3, axis=1)}, keep=8)
     with pytest.raises(MethodError, match=r"with shapes queries \[B,A,Q,D\]; given: keys"):
         apply_method("h2o", {"keys": given["keys"]}, keep=8)
+    with pytest.raises(MethodError, match="no tensor is called 'grid'"):
+        apply_method("h2o", given | {"grid": (4, 4)}, keep=8)
+    wide = {"types.weight": np.zeros((6, C + 1), np.float32), "types.bias": np.zeros(6, np.float32)}
+    with pytest.raises(MethodError, match=rf"must have shape \[6, {C}\] here, got \[6, {C + 1}\]"):
+        apply_method("nats", given, keep=8, weights=wide)
     with pytest.raises(MethodError, match="no tensor is called 'x'"):
         apply_method("h2o", given | {"x": given["keys"][:, 0]}, keep=8)
 
