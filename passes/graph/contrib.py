@@ -186,15 +186,7 @@ def _attend(
     """softmax(scale q k^T + masks) v on [B,N,H*D] parts."""
     split = [op("Transpose", op("Reshape", part, [0, 0, heads, -1]), perm=[0, 2, 1, 3]) for part in parts]
     query, key, value = split
-    scale = _attribute(node, "scale", 0.0)
-    scores = op("MatMul", query, op("Transpose", key, perm=[0, 1, 3, 2]))
-    if scale:
-        scores = op("Mul", scores, _scalar(scale, scores))
-    else:
-        width = op(
-            "Cast", op("Slice", op("Shape", query), [3], [4]), to=int(scores.dtype or ir.DataType.FLOAT)
-        )
-        scores = op("Div", scores, op("Sqrt", width))
+    scores = _scores(op, node, query, key)
     hidden = _input(node, mask)
     if hidden is not None:
         scores = op("Add", scores, _padding(op, node, hidden, scores))
@@ -203,6 +195,16 @@ def _attend(
         scores = op("Add", scores, extra)
     weighted = op("MatMul", op("Softmax", scores, axis=-1), value)
     return op("Reshape", op("Transpose", weighted, perm=[0, 2, 1, 3]), [0, 0, -1])
+
+
+def _scores(op: GraphOps, node: ir.Node, query: ir.Value, key: ir.Value) -> ir.Value:
+    """Scores [B,H,N,N] of parts [B,H,N,D]: products times the scale, 1/sqrt(D) where there is none."""
+    scores = op("MatMul", query, op("Transpose", key, perm=[0, 1, 3, 2]))
+    scale = float(_attribute(node, "scale", 0.0))
+    if scale:
+        return op("Mul", scores, _scalar(scale, scores))
+    width = op("Cast", op("Slice", op("Shape", query), [3], [4]), to=int(scores.dtype or ir.DataType.FLOAT))
+    return op("Div", scores, op("Sqrt", width))
 
 
 def _padding(op: GraphOps, node: ir.Node, mask: ir.Value, scores: ir.Value) -> ir.Value:
@@ -284,9 +286,7 @@ def _grouped(op: GraphOps, node: ir.Node) -> Opened:
             f"it has a past, {past.name!r}, and only a prompt without one can lose tokens: fix it to none for a file of prompts, "
             f"--shape {past.name}=1x{key_heads}x0xD, and the same for all others",
         )
-    odd = [
-        name for name in ("softcap", "smooth_softmax", "sliding_window_cache") if _attribute(node, name, 0)
-    ]
+    odd = [name for name in UNOPENED if _attribute(node, name, 0)]
     odd += [str(value.name) for value in node.inputs[11:] if value is not None]
     if odd or not _attribute(node, "causal", 1):
         raise _refuse(node, f"{', '.join(odd) or 'attention without a causal mask'} is not supported")
@@ -311,13 +311,7 @@ def _grouped(op: GraphOps, node: ir.Node) -> Opened:
         q, k = (turn(part, pairs=bool(_attribute(node, "rotary_interleaved", 0))) for part in (q, k))
     shared = np.repeat(np.arange(key_heads), heads // key_heads)
     keys, values = (op("Gather", part, shared, axis=1) for part in (k, v))
-    scores = op("MatMul", q, op("Transpose", keys, perm=[0, 1, 3, 2]))
-    scale = float(_attribute(node, "scale", 0.0))
-    if scale:
-        scores = op("Mul", scores, _scalar(scale, scores))
-    else:
-        width = op("Cast", op("Slice", op("Shape", q), [3], [4]), to=int(scores.dtype or ir.DataType.FLOAT))
-        scores = op("Div", scores, op("Sqrt", width))
+    scores = _scores(op, node, q, keys)
     if extra is not None:
         scores = op("Add", scores, extra)
     shown = _shown(op, every, lengths, int(_attribute(node, "local_window_size", -1)))
@@ -325,6 +319,9 @@ def _grouped(op: GraphOps, node: ir.Node) -> Opened:
     weighted = op("MatMul", op("Softmax", scores, axis=-1), values)
     return op("Reshape", op("Transpose", weighted, perm=[0, 2, 1, 3]), [0, 0, -1]), k, v
 
+
+UNOPENED = ("softcap", "smooth_softmax", "sliding_window_cache", "qk_output")
+"""Attributes of GroupQueryAttention that change what it computes or gives, and have no standard form here."""
 
 LOWEST = (-3e38, -6e4)
 """What hides a score, and what does in halves."""

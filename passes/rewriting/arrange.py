@@ -7,7 +7,6 @@ tokens that others do not see in the model, as later words, pass beside the meth
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ from tokenrt.passes.methods.parts import bipartite, steps
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.logits import received_of_real
 from tokenrt.passes.rewriting.stages import compose, constant, follow
+from tokenrt.passes.rewriting.taps.wrapped import Wrapped
 
 Places = np.ndarray[Any, Any]
 
@@ -155,11 +155,9 @@ def _indices(op: GraphOps, value: Value, other: Places, tokens: Value, places: P
 
 
 @dataclass(frozen=True)
-class Arranged:
+class Arranged(Wrapped):
     """Taps of tokens in another order."""
 
-    op: GraphOps
-    taps: Taps
     order: np.ndarray[Any, Any]
 
     def _along(self, value: Value, *axes: int) -> Value:
@@ -167,69 +165,28 @@ class Arranged:
             value = self.op("Gather", value, self.order, axis=axis)
         return value
 
+    def _rows(self, value: Value) -> Value:
+        return self._along(value, 1)
+
+    def _heads(self, value: Value) -> Value:
+        return self._along(value, 2)
+
+    def _scores(self, value: Value) -> Value:
+        return self._along(value, 1)
+
+    def _matrix(self, value: Value) -> Value:
+        return self._along(value, 2, 3)
+
     @property
     def tokens(self) -> Value:
-        return self._along(self.taps.tokens, 1)
+        return self._rows(self.taps.tokens)
 
     @property
     def size(self) -> Value | None:
-        return None if self.taps.size is None else self._along(self.taps.size, 1)
-
-    @property
-    def padded(self) -> bool:
-        return self.taps.padded
-
-    @property
-    def state(self) -> Mapping[str, Value]:
-        return self.taps.state
-
-    def stream(self) -> Value:
-        return self._along(self.taps.stream(), 1)
-
-    def normed(self) -> Value:
-        return self._along(self.taps.normed(), 1)
-
-    def metric(self) -> Value:
-        return self._along(self.taps.metric(), 1)
-
-    def queries(self) -> Value:
-        return self._along(self.taps.queries(), 2)
-
-    def keys(self) -> Value:
-        return self._along(self.taps.keys(), 2)
-
-    def values(self) -> Value:
-        return self._along(self.taps.values(), 2)
-
-    def attention(self) -> Value:
-        return self._along(self.taps.attention(), 2, 3)
-
-    def class_attention(self) -> Value:
-        return self._along(self.taps.class_attention(), 1)
-
-    def received_attention(self) -> Value:
-        return self._along(self.taps.received_attention(), 1)
-
-    def last_attention(self) -> Value:
-        return self._along(self.taps.last_attention(), 1)
-
-    def layer(self, role: str, block: int) -> Taps:
-        return replace(self, taps=self.taps.layer(role, block))
-
-    def text(self) -> Value:
-        return self.taps.text()
-
-    def text_mask(self) -> Value | None:
-        return self.taps.text_mask()
-
-    def quotas(self) -> Value:
-        return self.taps.quotas()
+        return None if self.taps.size is None else self._rows(self.taps.size)
 
     def importance(self) -> Value:
-        return self._along(self.taps.importance(), 1)
-
-    def pixels(self) -> Value:
-        return self.taps.pixels()
+        return self._scores(self.taps.importance())
 
     def projected(self, tokens: Value) -> Value:
         return self.taps.projected(tokens)

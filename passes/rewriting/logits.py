@@ -24,6 +24,13 @@ def real(op: GraphOps, size: Value) -> Value:
     return op("Transpose", op("Cast", op("Greater", size, 0.0), to=FLOAT), perm=[0, 2, 1])
 
 
+def end_of_real(op: GraphOps, size: Value, *, last: bool) -> Value:
+    """[B,1,N] float32: 1 for the first token that is no padding, the class token of a padded text, or for the last such."""
+    shown = real(op, size)
+    beside = op("CumSum", shown, 2, exclusive=1, reverse=int(last))
+    return op("Mul", shown, op("Cast", op("Equal", beside, 0.0), to=FLOAT))
+
+
 def log_size(op: GraphOps, size: ir.Value, batch: int, count: int) -> ir.Value:
     """[B,1,1,K] float32 log of the sizes; a size of 0 (padding) counts as nearly nothing, never as -inf."""
     found: ir.Value = op("Log", op("Max", op("Reshape", size, [batch, 1, 1, count]), 1e-30))

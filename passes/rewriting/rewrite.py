@@ -31,12 +31,13 @@ from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting import units
 from tokenrt.passes.rewriting.arrange import reduce, select
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries, check_biases
+from tokenrt.passes.rewriting.inputs import free_batch, gain
 from tokenrt.passes.rewriting.logits import FLOAT, additive
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.replay import Replay
 from tokenrt.passes.rewriting.stages import Stage, full
 from tokenrt.passes.rewriting.streams import from_rows, tell, to_rows
-from tokenrt.passes.rewriting.taps import GraphTaps, InletTaps
+from tokenrt.passes.rewriting.taps.block import GraphTaps, InletTaps
 
 SHOWN = -5000.0
 """Scores a mask lowers by more than this are hidden; exporters write -10000, the lowest number, or -inf."""
@@ -265,22 +266,15 @@ class Rewriter:
 
     def _gain(self, planned: PlannedSite, stage: Stage, name: str) -> ir.Value:
         """An input [B,N] float32 of the model, of the tokens before any has left. Raises: PlanError."""
+        method = self.plan.at(planned).name
         if stage.parent is not None or self.plan.unit > 1:
             raise PlanError(
-                f"block {planned.block}: {self.plan.at(planned).name} reads the input {name} [B,N] of all tokens of the model, "
+                f"block {planned.block}: {method} reads the input {name} [B,N] of all tokens of the model, "
                 "and here they are fewer, or leave in groups: reduce with it at one block, the first, one token at a time"
             )
         if name not in self.gained:
-            if name in {value.name for value in self.graph.inputs}:
-                raise PlanError(
-                    f"the model has an input {name!r} already, and a method needs one of that name"
-                )
-            batch: int | str = self.batch if self.batch > 0 else _free_batch(self.graph)
-            value = ir.Value(
-                name=name, shape=ir.Shape([batch, stage.count]), type=ir.TensorType(ir.DataType.FLOAT)
-            )
-            self.graph.inputs.append(value)
-            self.gained[name] = value
+            batch = self.batch if self.batch > 0 else free_batch(self.graph)
+            self.gained[name] = gain(self.graph, name, [batch, stage.count], method)
         return self.gained[name]
 
     def _site(self, planned: PlannedSite, stage: Stage) -> Site:
@@ -365,12 +359,6 @@ class Rewriter:
         whole = from_rows(self.op, tokens, held, self.structure.tokens, full=True)
         self._stream(whole, held, self.structure.tokens, full=True)
         return whole
-
-
-def _free_batch(graph: ir.Graph) -> str:
-    """The name that the model has for a batch of any size."""
-    names = (value.shape[0] for value in graph.inputs if value.shape)
-    return next((str(name) for name in names if isinstance(name, ir.SymbolicDim) and name.value), "batch")
 
 
 def _next(graph: ir.Graph, value: ir.Value) -> ir.Node | None:

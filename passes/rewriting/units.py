@@ -7,7 +7,7 @@ would give; so units rank by attention as by the mean of their tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -20,6 +20,7 @@ from tokenrt.passes.methods.contract import Reduction, Site, Taps, Value
 from tokenrt.passes.methods.parts import bipartite, steps
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.stages import Stage, compose, constant, follow
+from tokenrt.passes.rewriting.taps.wrapped import Wrapped
 
 Reduce = Callable[[Taps, Site, "Places", "Places"], Reduction]
 Places = np.ndarray[Any, Any]
@@ -146,11 +147,9 @@ def _between(op: GraphOps, affinity: Value, unit: int, site: Site) -> Value:
 
 
 @dataclass(frozen=True)
-class Units:
+class Units(Wrapped):
     """The taps of tokens as those of their units; count: how many units there are."""
 
-    op: GraphOps
-    taps: Taps
     unit: int
     count: int
 
@@ -162,9 +161,19 @@ class Units:
         """[B,H,N,D] as [B,H,N/U,U*D]."""
         return self.op("Reshape", value, [0, 0, self.count, -1])
 
-    def _received(self, value: Value) -> Value:
+    def _scores(self, value: Value) -> Value:
         """[B,N] as [B,N/U]: what the tokens of a unit receive together."""
-        return self.op("ReduceSum", self.op("Reshape", value, [0, self.count, self.unit]), [2], keepdims=0)
+        return self.op("ReduceSum", self._members(value), [2], keepdims=0)
+
+    def _matrix(self, value: Value) -> Value:
+        """[B,H,N,N] as [B,H,N/U,N/U]."""
+        apart = self.op("Reshape", value, [0, 0, self.count, self.unit, self.count, self.unit])
+        given = self.op("ReduceMean", apart, axes=[3], keepdims=0)
+        return self.op("ReduceSum", given, [4], keepdims=0)
+
+    def _members(self, value: Value) -> Value:
+        """[B,N] as [B,N/U,U]."""
+        return self.op("Reshape", value, [0, self.count, self.unit])
 
     @cached_property
     def tokens(self) -> Value:
@@ -177,70 +186,9 @@ class Units:
         size = self.taps.size
         return None if size is None else self.op("Slice", size, [0], [2**31 - 1], [1], [self.unit])
 
-    @property
-    def padded(self) -> bool:
-        return self.taps.padded
-
-    @property
-    def state(self) -> Mapping[str, Value]:
-        return self.taps.state
-
-    def stream(self) -> Value:
-        return self._rows(self.taps.stream())
-
-    def normed(self) -> Value:
-        return self._rows(self.taps.normed())
-
-    def metric(self) -> Value:
-        return self._rows(self.taps.metric())
-
-    def queries(self) -> Value:
-        return self._heads(self.taps.queries())
-
-    def keys(self) -> Value:
-        return self._heads(self.taps.keys())
-
-    def values(self) -> Value:
-        return self._heads(self.taps.values())
-
-    def attention(self) -> Value:
-        """[B,H,N/U,N/U]."""
-        op, split = self.op, [0, 0, self.count, self.unit, self.count, self.unit]
-        apart = op("Reshape", self.taps.attention(), split)
-        given = op("ReduceMean", apart, axes=[3], keepdims=0)
-        return op("ReduceSum", given, [4], keepdims=0)
-
-    def class_attention(self) -> Value:
-        return self._received(self.taps.class_attention())
-
-    def received_attention(self) -> Value:
-        return self._received(self.taps.received_attention())
-
-    def last_attention(self) -> Value:
-        return self._received(self.taps.last_attention())
-
-    def layer(self, role: str, block: int) -> Taps:
-        return replace(self, taps=self.taps.layer(role, block))
-
-    def text(self) -> Value:
-        return self.taps.text()
-
-    def text_mask(self) -> Value | None:
-        return self.taps.text_mask()
-
-    def quotas(self) -> Value:
-        return self.taps.quotas()
-
     def importance(self) -> Value:
-        return self.op(
-            "ReduceMean",
-            self.op("Reshape", self.taps.importance(), [0, self.count, self.unit]),
-            axes=[2],
-            keepdims=0,
-        )
-
-    def pixels(self) -> Value:
-        return self.taps.pixels()
+        """[B,N/U]: the mean of a unit's tokens."""
+        return self.op("ReduceMean", self._members(self.taps.importance()), axes=[2], keepdims=0)
 
     def projected(self, tokens: Value) -> Value:
         return self._rows(self.taps.projected(self.op("Reshape", tokens, [0, self.count * self.unit, -1])))

@@ -32,12 +32,7 @@ class Cache:
 def caches(graph: ir.Graph, structure: Structure, shapes: Shapes) -> tuple[Cache, ...]:
     """The caches of a transformer, in the order of the outputs; found by what they are of, not by name."""
     found = []
-    made = {
-        value: (block, part)
-        for block in structure.blocks
-        for part, value in _read(block)
-        if value is not None
-    }
+    made = {value: (block, part) for block in structure.blocks for part, value in _read(block)}
     for output in graph.outputs:
         marks = structure.flow.marks.get(output, ())
         if output in made and len(marks) == 1 and marks[0].plain and len(shapes.of(output)) == 4:
@@ -48,9 +43,10 @@ def caches(graph: ir.Graph, structure: Structure, shapes: Shapes) -> tuple[Cache
 
 def _read(block: Block) -> Iterator[tuple[Part, ir.Value]]:
     """What the keys and values of an attention are other layouts of."""
-    for part, value in (("key", block.core.key), ("value", block.core.value)):
+    reads: dict[Part, ir.Value] = {"key": block.core.key, "value": block.core.value}
+    for part, value in reads.items():
         step: ir.Value | None = value
         while step is not None:
-            yield part, step  # type: ignore[misc]
+            yield part, step
             node = step.producer()
             step = node.inputs[0] if node is not None and node.op_type in LAYOUT else None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.errors import PlanError, UnsupportedError
+from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.flow import Cut, Flow
 from tokenrt.passes.analysis.outlets.find import Climb, Outlet, climb
 from tokenrt.passes.analysis.outlets.queries import Queries
@@ -27,6 +27,7 @@ from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.arrange import reduce, selects
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
+from tokenrt.passes.rewriting.inputs import gain
 from tokenrt.passes.rewriting.outputs.outlet_taps import OutletTaps
 from tokenrt.passes.rewriting.prove import prove
 from tokenrt.passes.rewriting.repair import END, Repairs
@@ -43,22 +44,8 @@ def rewrite(prepared: Prepared, plan: Plan, site: OutputSite) -> ir.Model:
     outlet, beside, method = at_output.checked(prepared, site)
     model, shapes = prepared.model, prepared.shapes
     op = GraphOps(model.graph, None, opset(model), "tokenrt_output")
-    added = {
-        name: ir.Value(
-            name=name,
-            shape=ir.Shape(dims),
-            type=ir.TensorType(ir.DataType.INT64 if name == "quotas" else ir.DataType.FLOAT),
-        )
-        for name, dims in site.inputs.items()
-    }
-    here = {str(value.name): value for value in model.graph.inputs}
-    clash = sorted(here.keys() & added.keys())
-    if clash:
-        raise PlanError(
-            f"the model has an input {clash[0]!r} already, and {method.name} needs one of that name"
-        )
-    model.graph.inputs.extend(added.values())
-    pictures = next((value for value in here.values() if len(shapes.of(value)) == 4), None)
+    pictures = next((value for value in model.graph.inputs if len(shapes.of(value)) == 4), None)
+    added = {name: gain(model.graph, name, dims, method.name) for name, dims in site.inputs.items()}
     given = added if pictures is None else {"pixels": pictures, **added}
     rewriter = OutletRewriter(prepared, outlet, beside, site, method, op, given)
     asked = at_output.learned(prepared, outlet, method)

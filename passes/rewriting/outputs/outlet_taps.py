@@ -16,7 +16,7 @@ from tokenrt.passes.methods.contract import Value
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.logits import FLOAT
-from tokenrt.passes.rewriting.taps import GraphTaps
+from tokenrt.passes.rewriting.taps.block import GraphTaps
 
 
 @dataclass(frozen=True)

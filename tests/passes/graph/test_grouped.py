@@ -111,6 +111,7 @@ def test_it_is_what_the_kernel_gives(form: str) -> None:
         ({"past": 3}, r"attention.*has a past, 'past_key', .*--shape past_key=1x2x0xD"),
         ({"softcap": 3.0}, "softcap is not supported"),
         ({"smooth_softmax": 1}, "smooth_softmax is not supported"),
+        ({"qk_output": 1}, "qk_output is not supported"),
     ],
 )
 def test_what_is_not_opened_is_refused_by_name(form: dict[str, Any], message: str) -> None:

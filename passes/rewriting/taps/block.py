@@ -10,17 +10,18 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.analysis.attention import POINTWISE, Core, scalar
+from tokenrt.passes.analysis.attention import Core
 from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.analysis.stream import layout
-from tokenrt.passes.graph.normal.builder import permutation
 from tokenrt.passes.graph.quantization import decoded
-from tokenrt.passes.graph.shapes import Dims, Shapes, describe
+from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.methods.contract import Value
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.rewriting.logits import FLOAT, LOWEST, additive, log_size, real, received_of_real
+from tokenrt.passes.rewriting.logits import FLOAT, LOWEST, additive, end_of_real, log_size, received_of_real
 from tokenrt.passes.rewriting.streams import to_rows
+from tokenrt.passes.rewriting.taps.again import repeated
+from tokenrt.passes.rewriting.taps.plain import plain_keys
 
 END = 2**31 - 1
 
@@ -130,7 +131,7 @@ class GraphTaps:
 
     def class_attention(self) -> ir.Value:
         if self.padded and self.size is not None:
-            return self._row_attention(self._first_real(self.size))
+            return self._row_attention(end_of_real(self.op, self.size, last=False))
         return self._attention(0, 1)
 
     def received_attention(self) -> ir.Value:
@@ -140,23 +141,11 @@ class GraphTaps:
 
     def last_attention(self) -> ir.Value:
         if self.padded and self.size is not None:
-            return self._row_attention(self._last_real(self.size))
+            return self._row_attention(end_of_real(self.op, self.size, last=True))
         last = self.op(
             "Slice", self._by_head(self.core.query, self.core.heads, transposed=False), [-1], [END], [2]
         )
         return self._one_attention(self._float(last), self._bias(self.count - 1, 1))
-
-    def _last_real(self, size: ir.Value) -> ir.Value:
-        """[B,1,N] float32: 1 for the last token that is no padding."""
-        shown = real(self.op, size)
-        behind = self.op("CumSum", shown, 2, exclusive=1, reverse=1)
-        return self.op("Mul", shown, self.op("Cast", self.op("Equal", behind, 0.0), to=FLOAT))
-
-    def _first_real(self, size: ir.Value) -> ir.Value:
-        """[B,1,N] float32: 1 for the first token that is no padding, which is the class token of a padded text."""
-        shown = real(self.op, size)
-        before = self.op("CumSum", shown, 2, exclusive=1)
-        return self.op("Mul", shown, self.op("Cast", self.op("Equal", before, 0.0), to=FLOAT))
 
     def _row_attention(self, which: ir.Value) -> ir.Value:
         """[B,N] attention of one query of each text, averaged over heads; which [B,1,N]: 1 at that query, 0 elsewhere."""
@@ -204,39 +193,9 @@ class GraphTaps:
         return self.op("Softmax", self.op("Add", logits, self._bias(0, self.count)), axis=-1)
 
     def _repeated(self) -> ir.Value | None:
-        """[B,H,N,N] by the nodes that the model has for it, once more; None where it has none of its own in float32.
-
-        A runtime that finds equal expressions, as ONNX Runtime does, computes them once; to one that fuses attention,
-        as TensorRT does, the model's own nodes stay what they were.
-        """
-        core = self.core
-        weights, scores = core.node.outputs[0], core.node.inputs[0]
-        if core.fused or scores is None or weights.dtype != FLOAT or len(self.shapes.of(weights)) != 4:
-            return None
-        if self.size is not None and not self.weighted:
-            return None
-        maker = scores.producer()
-        return self._again(core.node) if maker is not None and self._makes_scores(maker) else None
-
-    def _again(self, node: ir.Node) -> ir.Value:
-        """The result of a copy of `node` and of all that stands between it and the product of queries and keys."""
-        inputs = [*node.inputs]
-        if node.op_type != "MatMul":
-            place, own = next(
-                (place, own)
-                for place, value in enumerate(inputs)
-                if value is not None and (own := value.producer()) is not None and self._makes_scores(own)
-            )
-            inputs[place] = self._again(own)
-        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
-        return self.op(node.op_type, *inputs, **attributes)
-
-    def _makes_scores(self, node: ir.Node) -> bool:
-        """Whether it is the product of queries and keys, or changes what comes of it."""
-        if node.op_type == "MatMul":
-            return node.inputs[0] is self.core.query and node.inputs[1] is self.core.key
-        makers = (value.producer() for value in node.inputs if value is not None)
-        return node.op_type in POINTWISE and any(map(self._makes_scores, filter(None, makers)))
+        """[B,H,N,N] by the model's own nodes, once more; None where it has none, or weighs no sizes and there are some."""
+        unweighed = self.size is not None and not self.weighted
+        return None if unweighed else repeated(self.op, self.core, self.shapes)
 
     def _one_row(self, node: ir.Node, index: int) -> bool:
         """Whether a mask is known to be the same for all queries."""
@@ -325,39 +284,9 @@ class GraphTaps:
         return self.op("Unsqueeze", mask, [1])
 
     def _plain_keys(self) -> tuple[ir.Value, int, float]:
-        """Keys as [B,H,N,D] (head axis 1) or [B,N,H,D] (head axis 2), the earliest form before transposes.
-
-        The third result is the part of the scale that was passed on the way; the keys lack it.
-        """
-        value, factor = self.core.key, 1.0
-        width = self.core.width
-        dims = self.shapes.of(value)
-        producer = value.producer()
-        along, pictures = len(dims) - 2, 0
-        while producer is not None and self.core.key_transposed:
-            marks = self.marks.get(value, ())
-            plain = along == 3 and pictures == 0 and dims[3:] == (width,)
-            if plain and len(marks) == 1 and marks[0].axis in (1, 2):
-                return value, 3 - marks[0].axis, factor
-            step = producer.inputs[0]
-            if (
-                producer.op_type not in ("Transpose", "Reshape", "Mul")
-                or step is None
-                or not self.marks.get(step)
-            ):
-                break
-            if producer.op_type == "Mul":
-                number = scalar(producer, 1)
-                if number is None:
-                    break
-                factor *= number
-            earlier = _before(producer, along, dims, self.shapes.of(step))
-            first = _first_before(producer, pictures, dims, self.shapes.of(step))
-            if earlier is None or first is None:
-                break
-            along, pictures = earlier, first
-            value, dims, producer = step, self.shapes.of(step), step.producer()
-        return self._by_head(self.core.key, self.core.key_heads, transposed=self.core.key_transposed), 1, 1.0
+        """Keys as [B,H,N,D] (head axis 1) or [B,N,H,D] (head axis 2), and the part of the scale that they lack."""
+        core, found = self.core, plain_keys(self.core, self.shapes, self.marks)
+        return found or (self._by_head(core.key, core.key_heads, transposed=core.key_transposed), 1, 1.0)
 
     def _by_head(self, value: ir.Value, heads: int, *, transposed: bool) -> ir.Value:
         """Any of the forms an attention reads, as [B,H,N,D]."""
@@ -388,23 +317,3 @@ class InletTaps(GraphTaps):
 
     def _by_head(self, value: ir.Value, heads: int, *, transposed: bool) -> NoReturn:
         self._plain_keys()
-
-
-def _before(node: ir.Node, axis: int, after: Dims, dims: Dims) -> int | None:
-    """The axis of the input that is this axis of the output of a Transpose, Reshape or Mul; None where a Reshape hides it.
-
-    Heads may be as many as a head has channels, so the length alone does not tell the two apart.
-    """
-    if node.op_type == "Transpose":
-        return permutation(node, len(after))[axis]
-    behind = len(after) - axis
-    if node.op_type == "Reshape" and after[axis:] != dims[len(dims) - behind :]:
-        return None
-    return len(dims) - behind
-
-
-def _first_before(node: ir.Node, axis: int, after: Dims, dims: Dims) -> int | None:
-    """The axis of the input that begins with the pictures, as this one of the output does; None where a Reshape hides it."""
-    if node.op_type == "Reshape" and axis and after[: axis + 1] != dims[: axis + 1]:
-        return None
-    return permutation(node, len(after))[axis] if node.op_type == "Transpose" else axis
