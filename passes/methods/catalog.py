@@ -324,7 +324,7 @@ def _line(info: MethodInfo) -> tuple[str, ...]:
     return (
         info.name,
         ", ".join(info.reads).replace("_", " ") or "nothing",
-        ("for others' queries" if info.own_queries else "needed") if info.needs else "none",
+        ("unless the model has queries" if info.own_queries else "needed") if info.needs else "none",
         "quota" if info.quota else "native",
         "arrays so far" if info.pending else MATRIX[info.matrix][0],
         info.evidence,

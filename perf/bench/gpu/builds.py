@@ -42,15 +42,20 @@ LETTERS = {"M": 4, "Q": 3, "L": 256}
 WIDE = ("embedlens", "focusllava")
 """Their tensors are as wide as the output; those of others as the features in front of the projector."""
 
-
 HOMES = ("block", "features", "output")
+"""Where methods sit that are built; those that run on arrays alone are not among them."""
+
+
+def named() -> list[str]:
+    """The methods that are built."""
+    every = {name: methods.get(name) for name in methods.names()}
+    return [name for name, method in every.items() if method.home in HOMES and not method.pending]
 
 
 def run(names: Iterable[str] | None = None) -> dict[str, str]:
-    """Method -> yes, or what refused it. names: all that sit behind a block or at an output when left out."""
+    """Method -> yes, or what refused it. names: all of `named` when left out."""
     found: dict[str, str] = {}
-    every = (name for name in methods.names() if methods.get(name).home in HOMES)
-    for name in every if names is None else names:
+    for name in named() if names is None else names:
         found[name] = _built(methods.get(name))
         print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     return found

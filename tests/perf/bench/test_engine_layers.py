@@ -111,6 +111,11 @@ def test_nor_do_the_other_methods(model: Path) -> None:
     assert "TokenPeaks" in page
 
 
+def test_what_runs_on_arrays_alone_is_not_built() -> None:
+    assert not {"ras", "segments", "token_shuffle", "h2o", "fastv"} & {*builds.named()}
+    assert {"tome", "divprune", "mqt", "lrs_vqa"} <= {*builds.named()}
+
+
 def test_what_is_not_built_is_told() -> None:
     page = "\n".join(builds.told({"tome": YES, "divprune": "the builder says no"}))
     assert "1 of 2 are built" in page
