@@ -15,7 +15,7 @@ from rich.console import Console
 from tests.conformance.test_methods import fitting
 from tokenrt import apply_method
 from tokenrt.passes import methods
-from tokenrt.passes.methods import catalog
+from tokenrt.passes.methods import catalog, terms
 from tokenrt.passes.methods.tensors import TensorTaps
 
 DOCS = Path(__file__).parents[3] / "docs" / "methods"
@@ -94,7 +94,7 @@ def test_a_matrix_is_computed_when_the_catalogue_says(
     given = fitting(name, 36 + class_token, 28, int(class_token), 1)
     apply_method(name, backend="numpy", class_token=class_token, **given)
     told = catalog.info(name).matrix
-    assert bool(read) == (told == catalog.ALWAYS or (told == catalog.WITHOUT_CLASS and not class_token))
+    assert bool(read) == (told == terms.ALWAYS or (told == terms.WITHOUT_CLASS and not class_token))
 
 
 def test_the_pages_are_those_of_the_methods(tmp_path: Path) -> None:
