@@ -12,7 +12,7 @@ from tokenrt.errors import ModelError
 from tokenrt.passes.checking.emulate import FLOATS
 from tokenrt.passes.checking.shortened import Dims, shorter
 from tokenrt.passes.checking.verdict import FAILED, HELD, Property
-from tokenrt.passes.graph.interface import DROPPED, GAINED, KEPT, MAP
+from tokenrt.passes.graph.interface import GAINED, GONE, KEPT, MAP
 
 NAME = "interface"
 
@@ -44,7 +44,7 @@ def told_apart(before: ir.Model, after: ir.Model) -> Property:
     Raises: ModelError where the reduced model has other inputs, or no output is common: nothing can be compared then.
     """
     faults: list[str] = []
-    gone = after.metadata_props.get(DROPPED, "").split(",")
+    gone = after.metadata_props.get(GONE, "").split(",")
     for what, pair in (
         ("input", (inputs(before), inputs(after))),
         ("output", ([*before.graph.outputs], [*after.graph.outputs])),

@@ -11,7 +11,7 @@ from tokenrt.passes.graph.shapes import Dims, declared
 
 KEPT, MAP = "kept_index", "token_source_map"
 """Outputs a reduced model gains: the original position of each token that stayed, or the token each original one is part of."""
-DROPPED = "tokenrt.dropped"
+GONE = "tokenrt.dropped"
 """Where the metadata of a reduced model names outputs of the original that it does not have any more."""
 GAINED: Mapping[str, str] = {
     "text": "embeddings of the words that come with the picture, from the language model's own table",

@@ -1,9 +1,11 @@
-"""The command line in process, and a stand-in for the functions behind it."""
+"""The command line in process, a stand-in for the functions behind it, and a folder to run it in."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from typer.testing import CliRunner, Result
 
 import tokenrt
 from tokenrt.cli import app
+from tokenrt.perf.demo import subject
 
 Run = Callable[..., Result]
 
@@ -46,6 +49,22 @@ class Answer:
     def options(self) -> dict[str, Any]:
         ((_, kwargs),) = self.calls
         return kwargs
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """Makes the reader's folder, the one we are in, with these photographs in `pictures`."""
+
+    def made(*names: str) -> Path:
+        if subject.version(subject.PICTURES) is None:
+            pytest.skip("scikit-image, which carries the photographs, is not installed")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "pictures").mkdir()
+        for name in names:
+            shutil.copy(subject.photograph(name).file, tmp_path / "pictures")
+        return tmp_path
+
+    return made
 
 
 @pytest.fixture

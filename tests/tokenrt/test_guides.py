@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,6 @@ from tests.helpers.documents import GUIDES, HERE, blocks, commands
 from tests.passes.helpers import prefill
 from tests.passes.helpers.projectors import tower
 from tests.tokenrt.conftest import Run
-from tokenrt.perf.demo import subject
 
 PYTHON = "python"
 SHARED = "tokenrt export timm:deit_tiny_patch16_224 -o deit.onnx --random-weights"
@@ -37,43 +37,32 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The reader's folder: a model of their own and some pictures."""
-    if subject.version(subject.PICTURES) is None:
-        pytest.skip("scikit-image, which carries the photographs, is not installed")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
-    for name in ("coffee", "cat"):
-        shutil.copy(subject.photograph(name).file, tmp_path / "pictures")
-    return tmp_path
-
-
 @pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
-def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Path, run: Run) -> None:
+def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Callable[..., Path], run: Run) -> None:
+    folder = desk("coffee", "cat")
     if not any(line.startswith("tokenrt export") for line in commands(page)):
-        shutil.copy(exported, desk / "model.onnx")
+        shutil.copy(exported, folder / "model.onnx")
     if page.stem == "prefill":
-        shutil.copy(prefill.exported("llama", "merged", 20), desk / "decoder.onnx")
+        shutil.copy(prefill.exported("llama", "merged", 20), folder / "decoder.onnx")
     if page.stem in FOLDERS:
-        FOLDERS[page.stem](desk / "model", tower("mlp"))
+        FOLDERS[page.stem](folder / "model", tower("mlp"))
     for language, body in blocks(page, HERE, PYTHON):
         if language == PYTHON:
             exec(compile(body, str(page), "exec"), {})
             continue
         for line in body.replace("\\\n", " ").splitlines():
             if line == SHARED:
-                shutil.copy(exported, desk / "deit.onnx")
+                shutil.copy(exported, folder / "deit.onnx")
             elif line == TOWER:
-                shutil.copy(tower("mlp"), desk / "vision.onnx")
+                shutil.copy(tower("mlp"), folder / "vision.onnx")
             elif line == PATCHES:
-                shutil.copy(tower("deepstack"), desk / "patches.onnx")
+                shutil.copy(tower("deepstack"), folder / "patches.onnx")
             elif line.startswith("tokenrt "):
                 for guides, towers in SMALLER.items():
                     line = line.replace(guides, towers)
                 done = run(*shlex.split(line)[1:])
                 assert done.exit_code == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-    assert {"reduced.onnx"} <= {path.name for path in desk.iterdir()}
+    assert {"reduced.onnx"} <= {path.name for path in folder.iterdir()}
 
 
 def test_there_are_six_guides() -> None:

@@ -12,7 +12,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from tests.helpers import hosts
 from tests.helpers.documents import ROOT, blocks
 from tests.passes.helpers.projectors import tower
 from tests.tokenrt.conftest import Run
-from tokenrt.perf.demo import subject
 
 GUIDES = ROOT / "docs" / "guides"
 KEPT = 4
@@ -42,14 +41,9 @@ writeFileSync("seen.json", JSON.stringify(seen));
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(desk: Callable[..., Path]) -> Path:
     """The reader's folder, with a picture in it."""
-    if subject.version(subject.PICTURES) is None:
-        pytest.skip("scikit-image, which carries the photographs, is not installed")
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pictures").mkdir()
-    shutil.copy(subject.photograph("coffee").file, tmp_path / "pictures")
-    return tmp_path
+    return desk("coffee")
 
 
 def follow(page: str, run: Run) -> None:

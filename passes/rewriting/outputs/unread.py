@@ -10,7 +10,7 @@ import re
 
 import onnx_ir as ir
 
-from tokenrt.passes.graph.interface import DROPPED
+from tokenrt.passes.graph.interface import GONE
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.rewriting.tidy import tidy
 
@@ -31,6 +31,7 @@ def drop(model: ir.Model, plan: Plan) -> tuple[str, ...]:
         model.graph.outputs.remove(value)
     names = tuple(str(value.name) for value in gone)
     if names:
-        model.metadata_props[DROPPED] = ",".join(names)
+        before = filter(None, [model.metadata_props.get(GONE)])
+        model.metadata_props[GONE] = ",".join((*before, *names))
         tidy(model)
     return names

@@ -95,6 +95,18 @@ def same(found: dict[str, np.ndarray], wanted: prefill.Judged) -> None:
         np.testing.assert_allclose(found[name], theirs, atol=CLOSE)
 
 
+def same_where_shown(
+    found: dict[str, np.ndarray], wanted: prefill.Judged, given: dict[str, torch.Tensor]
+) -> None:
+    """The logits and the last layer's cache of two prompts, but for padding."""
+    real = given["attention_mask"].numpy() > 0
+    for prompt in range(2):
+        left = real[prompt][wanted.kept[prompt]]
+        np.testing.assert_allclose(found["logits"][prompt][left], wanted.logits[prompt][left], atol=CLOSE)
+        for name, theirs in zip(prefill.CACHES[-2:], wanted.caches[-2:], strict=True):
+            np.testing.assert_allclose(found[name][prompt][:, left], theirs[prompt][:, left], atol=CLOSE)
+
+
 def padded() -> dict[str, torch.Tensor]:
     """Two prompts, the first with three tokens of padding in front, the second with two behind."""
     given = prefill.inputs("mask", batch=2)
@@ -114,12 +126,7 @@ def test_prompts_of_a_batch_choose_each_for_itself_whatever_padding_they_have(op
     wanted = prefill.judged("qwen2", "mask", given, COUNTS, gathered=cache == "gathered")
     assert (found["kept_index"] == wanted.kept).all()
     assert (wanted.kept[0] != wanted.kept[1]).any()
-    real = given["attention_mask"].numpy() > 0
-    for prompt in range(2):
-        left = real[prompt][wanted.kept[prompt]]
-        np.testing.assert_allclose(found["logits"][prompt][left], wanted.logits[prompt][left], atol=CLOSE)
-        for name, theirs in zip(prefill.CACHES[-2:], wanted.caches[-2:], strict=True):
-            np.testing.assert_allclose(found[name][prompt][:, left], theirs[prompt][:, left], atol=CLOSE)
+    same_where_shown(found, wanted, given)
 
 
 EDGES = {
@@ -232,12 +239,7 @@ def test_a_decoder_of_fused_nodes(cache: str) -> None:
     found = outputs(result.model, given | empty)
     wanted = prefill.judged("llama", "mask", given, COUNTS, gathered=cache == "gathered")
     assert (found["kept_index"] == wanted.kept).all()
-    real = given["attention_mask"].numpy() > 0
-    for prompt in range(2):
-        left = real[prompt][wanted.kept[prompt]]
-        np.testing.assert_allclose(found["logits"][prompt][left], wanted.logits[prompt][left], atol=CLOSE)
-        for name, theirs in zip(prefill.CACHES[-2:], wanted.caches[-2:], strict=True):
-            np.testing.assert_allclose(found[name][prompt][:, left], theirs[prompt][:, left], atol=CLOSE)
+    same_where_shown(found, wanted, given)
 
 
 def test_check_compares_each_cache_with_the_same_tokens_of_the_original(tmp_path: Path) -> None:
