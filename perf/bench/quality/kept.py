@@ -37,6 +37,9 @@ TOKENS = (subject.SIDE // subject.PATCH) ** 2
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"dart": {"text_pivots": 0}}
 """Of methods that can do without words, if told to."""
 
+ELSEWHERE = ("prefill", "cache", "input")
+"""Homes of methods that no output of a tower takes."""
+
 SOURCE = "token_source_map"
 CODE = (str(halves.__file__), __file__)
 RUNTIME = f"onnxruntime {subject.version('onnxruntime-gpu')}"
@@ -66,6 +69,8 @@ def by_family() -> list[str]:
 def unfit(name: str) -> str:
     """Why a method is not measured here; nothing where it is."""
     method = methods.get(name)
+    if method.pending or method.home in ELSEWHERE:
+        return "sits in a language model, in front of a model or on arrays"
     if method.needs:
         return "needs trained weights, and there are none for it"
     if method.family == "video":
