@@ -78,6 +78,7 @@ def test_reduce_reads_every_option(run: Run, stand_in: StandIn) -> None:
         "protect": None,
         "span": None,
         "short": None,
+        "cache": None,
         "tap_layer": None,
         "allow_noop": True,
         "source_map": False,
