@@ -65,12 +65,13 @@ def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Callable[...,
     assert {"reduced.onnx"} <= {path.name for path in folder.iterdir()}
 
 
-def test_there_are_six_guides() -> None:
+def test_there_are_seven_guides() -> None:
     assert [page.stem for page in GUIDES] == [
         "h100",
         "jetson",
         "measuring",
         "onnxruntime_genai",
+        "prefill",
         "transformers_js",
         "vision_language",
     ]

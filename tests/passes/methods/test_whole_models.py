@@ -74,7 +74,7 @@ def test_what_was_built_is_not_built_again(tiny: Path, monkeypatch: pytest.Monke
     from tokenrt.targets import build
 
     built: list[str] = []
-    monkeypatch.setattr(build, "build", lambda model, *, target, output: built.append(target))
+    monkeypatch.setattr(build, "build", lambda model, *, target, output, batch: built.append(target))
     for _ in range(2):
         assert method_models.passage("tiny", tiny, "slice", TARGETS).ok
     assert built == [*TARGETS]

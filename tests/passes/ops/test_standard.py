@@ -33,7 +33,7 @@ CASES: list[tuple[str, list[Any], dict[str, Any]]] = [
     ),
     *((name, [TRUTH, TRUTH[:, :, ::-1]], {}) for name in ("And", "Or")),
     *((name, [np.abs(X)], {}) for name in ("Sqrt", "Log", "Exp", "Neg", "Identity", "Shape")),
-    *((name, [X], {}) for name in ("Abs", "Elu", "Erf", "Floor", "Round", "Sigmoid", "Tanh")),
+    *((name, [X], {}) for name in ("Abs", "Cos", "Elu", "Erf", "Floor", "Round", "Sigmoid", "Tanh")),
     *(
         (name, [X], {"axes": [1, 2], "keepdims": 0})
         for name in ("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd")

@@ -10,7 +10,7 @@ import pytest
 from tests.passes.methods.helpers import scored
 from tests.passes.methods.helpers.loops import BACKENDS
 from tests.passes.methods.helpers.scored import ODD
-from tests.passes.methods.pruning.test_spa import GATE, gate
+from tests.passes.methods.pruning.test_spa import GATE
 from tokenrt import apply_method
 from tokenrt.errors import MethodError, PlanError
 
@@ -40,7 +40,7 @@ def test_equals_the_loops(grid: tuple[int, int], coarse: int, protect: int, batc
     table = squares(grid, protect)
     for image in range(batch):
         x, size = given["x"][image], given["size"][image, :, 0]
-        score = [gate(x[square].mean(axis=0)) for square in table]
+        score = [scored.gated(GATE, x[square].mean(axis=0)) for square in table]
         chosen = sorted(sorted(range(len(table)), key=lambda i: (score[i], i))[:coarse])
         merged = [position for i in chosen for position in table[i]]
         fine = [position for position in range(tokens) if position not in merged]
