@@ -137,7 +137,7 @@ def compare(made: ir.Model, net: nn.Module, keep: dict[int, int], *, merge: bool
     double, single = (
         plain(net, [image()], kind, keep=keep, merge=merge)[0] for kind in (torch.float64, torch.float32)
     )
-    within_twice(found, double, single, unit=2.0**-21)
+    within_twice(found, double, single)
 
 
 CASES = [("ggg", (0, 1, 2)), ("wgwg", (3,)), ("wgwgg", (3, 4))]
@@ -221,4 +221,4 @@ def test_a_pool_and_a_convolution_over_one_grid() -> None:
     found = run(made, {"x": image().numpy()})
     double, single = (plain(net, [image()], kind, keep=keep) for kind in (torch.float64, torch.float32))
     for each in zip(found, double, single, strict=True):
-        within_twice(*each, unit=2.0**-21)
+        within_twice(*each)

@@ -42,10 +42,10 @@ def noisy(head: str, inputs: str = "float[2,6,4] x", output: str = "float[2,8] y
 
 
 def differs(model: ir.Model | onnx.ModelProto, **more: np.ndarray) -> bool:
-    """Whether two runs of one session give other numbers."""
+    """Whether runs of one session give other numbers; many, for the few coins that the output reads may fall alike."""
     made = session(model)
-    once, again = (run(made, {**tiny.picture(), **more}) for _ in range(2))
-    return any(not np.array_equal(a, b) for a, b in zip(once, again, strict=True))
+    once, *others = (run(made, {**tiny.picture(), **more}) for _ in range(12))
+    return any(not np.array_equal(a, b) for again in others for a, b in zip(once, again, strict=True))
 
 
 @pytest.mark.parametrize("kind", DRAWS)

@@ -102,9 +102,7 @@ UNPRUNED = {"ltmp": {"r_prune": 0}, "diffrate": {"prune_kept": "65"}}
 """Options by which methods that also drop tokens merge all that leave."""
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in methods.at_blocks() if methods.get(name).merges and name != "vtm"]
-)
+@pytest.mark.parametrize("name", [name for name in methods.at_blocks() if methods.get(name).merges])
 def test_equal_patches_merge_without_loss_by_every_method(name: str) -> None:
     """All patches equal, so whichever are merged: sizes alone keep what attention and pooling make of them."""
     path = without_positions(Variant("timm_vit_patch8"))
@@ -113,7 +111,7 @@ def test_equal_patches_merge_without_loss_by_every_method(name: str) -> None:
         options = method_models.given(methods.get(name), prepared, counts_left) | UNPRUNED.get(name, {})
         plan = Budget.tokens(counts_left, method_models.SITES[: len(counts_left)])
         try:
-            result = reduce(path, method=name, budget=plan, options=options)
+            result = reduce(path, method=name, budget=plan, options=options, proportional_attention=True)
         except (MethodError, PlanError):
             continue
         break

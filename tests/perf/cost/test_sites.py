@@ -30,11 +30,14 @@ def cost(model: Path, method: str, target: str, batch: int = 1) -> PlanCost:
     return cost_of(model, plan, load(target), batch=batch)
 
 
-def test_a_site_by_plugin_is_its_operators_and_what_stands_around_them(model: Path) -> None:
-    """ToMe: the mean of keys, then TokenMerge, whose launches the table has."""
+@pytest.mark.parametrize(("target", "launches"), [("l4", 3), ("h100", 2)])
+def test_a_site_by_plugin_is_its_operators_and_what_stands_around_them(
+    model: Path, target: str, launches: int
+) -> None:
+    """ToMe: the mean of keys, then TokenMerge, whose launches the table has: one where there are clusters of blocks."""
     from tokenrt.perf.cost.operators import work
 
-    found = cost(model, "tome", "h100")
+    found = cost(model, "tome", target)
     match = {
         "sources": [*range(1, 197, 2)],
         "destinations": [*range(2, 197, 2)],
@@ -42,10 +45,10 @@ def test_a_site_by_plugin_is_its_operators_and_what_stands_around_them(model: Pa
         "keep": [139],
         "remove": [58],
     }
-    call = work("TokenMerge", [(1, 197, 192), (1, 197, 1), (1, 197, 64)], {**match, "order": 0})
+    chip = Chip.of(load(target))
+    call = work("TokenMerge", [(1, 197, 192), (1, 197, 1), (1, 197, 64)], {**match, "order": 0}, chip=chip)
     first = found.sites[0]
-    assert first.plugins == 1 + len(call.launches) == 3
-    chip = Chip.of(load("h100"))
+    assert first.plugins == 1 + len(call.launches) == launches
     alone = chip.launch + call.seconds(chip)
     assert alone <= (first.plugins_seconds or 0) < alone + 1e-6, (
         "the mean of 197 x 3 x 64 keys is a launch and little more"

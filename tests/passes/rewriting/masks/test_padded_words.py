@@ -68,16 +68,19 @@ def model(
 
 
 def texts(side: str, seed: int = 0, junk: int = 1) -> tuple[dict[str, Array], list[Array]]:
-    """A batch padded on one side with random rows, and the positions of each text's words."""
-    x = np.random.default_rng(100 + junk).standard_normal((len(LENGTHS), N, C)).astype(np.float32) * 3
+    """A batch padded on one side with random rows and a score of each, and the positions of each text's words."""
+    anything = np.random.default_rng(100 + junk)
+    x = anything.standard_normal((len(LENGTHS), N, C)).astype(np.float32) * 3
+    importance = anything.random((len(LENGTHS), N)).astype(np.float32)
     words, places = np.random.default_rng(seed), []
     mask = np.zeros((len(LENGTHS), N), np.int64)
     for row, length in enumerate(LENGTHS):
         place = np.arange(length) + (N - length if side == "left" else 0)
         x[row, place] = words.standard_normal((length, C))
+        importance[row, place] = (np.arange(length) * 5 % 7) / 7
         mask[row, place] = 1
         places.append(place)
-    return {"x": x, "mask": mask}, places
+    return {"x": x, "mask": mask, "importance": importance}, places
 
 
 def attention(x: Array, bias: Array | float = 0) -> tuple[Array, Array]:
@@ -166,11 +169,7 @@ def test_the_class_token_of_a_padded_text_is_its_first_word() -> None:
 
 
 NAMES = [
-    name
-    for name in methods.of_tokens()
-    if not methods.get(name).needs
-    and not methods.get(name).pending
-    and "importance" not in methods.get(name).takes
+    name for name in methods.of_tokens() if not methods.get(name).needs and not methods.get(name).pending
 ]
 
 
