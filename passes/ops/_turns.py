@@ -6,8 +6,6 @@ the attributes keep, protect, order, power and mix, the inputs metric and import
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from tokenrt.passes.ops.contract import Array
@@ -35,13 +33,27 @@ def rated(importance: Array, first: int) -> Array:
     return np.clip(np.where(np.isnan(a), 0, a), 0, MOST)
 
 
-def arranged(chosen: Sequence[Array], first: int, order: int) -> Array:
-    """The protected tokens, then those chosen, [B] of each turn, as chosen or by position: [B,K] int64."""
-    index = np.stack(chosen, axis=1) + first
-    if order == BY_POSITION:
-        index = np.sort(index, axis=1)
-    head = np.broadcast_to(np.arange(first), (len(index), first))
-    return np.concatenate([head, index], axis=1).astype(np.int64)
+class Turns:
+    """Tokens [B,T] of which each turn takes one an image."""
+
+    def __init__(self, tokens: tuple[int, ...]) -> None:
+        self.images, self.taken = np.arange(tokens[0]), np.zeros(tokens, bool)
+        self.chosen: list[Array] = []
+
+    def take(self, gain: Array) -> tuple[Array, Array]:
+        """Choose what has the largest gain [B,T] of all not chosen before, at ties the first: which rows of [B,T,...] that is."""
+        best = np.argmax(np.where(self.taken, -np.inf, gain), axis=1)
+        self.chosen.append(best)
+        self.taken[self.images, best] = True
+        return self.images, best
+
+    def arranged(self, first: int, order: int) -> Array:
+        """The protected tokens, then those chosen, as chosen or by position: [B,K] int64."""
+        index = np.stack(self.chosen, axis=1) + first
+        if order == BY_POSITION:
+            index = np.sort(index, axis=1)
+        head = np.broadcast_to(np.arange(first), (len(index), first))
+        return np.concatenate([head, index], axis=1).astype(np.int64)
 
 
 NAMED = """
@@ -93,6 +105,14 @@ WEIGHED = """
     bonus = Mul (rated, mix)
 """
 """rated -> weight, its power; bonus, what it adds to a gain."""
+
+TAKEN = """
+        here = Equal (place, chosen)
+        turn_f = Cast <to = 1> (turn)
+        turn_key = Neg (turn_f)
+        key_out = Where (here, turn_key, key)
+"""
+"""In the body of the loop: chosen [B,1] of this turn -> key_out."""
 
 CHOSEN = (
     """

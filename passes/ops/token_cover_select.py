@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokenrt.passes.ops._turns import CHOSEN, COSINES, NAMED, WEIGHED, arranged, cosines, rated
+from tokenrt.passes.ops._turns import CHOSEN, COSINES, NAMED, TAKEN, WEIGHED, Turns, cosines, rated
 from tokenrt.passes.ops.contract import Array, Operator
 
 
@@ -34,15 +34,11 @@ def reference(
     """
     first, count = protect[0], keep[0] - protect[0]
     similar, a = cosines(metric, first), rated(importance, first)
-    cover, taken = np.zeros(a.shape), np.zeros(a.shape, bool)
-    images, chosen = np.arange(len(a)), []
+    cover, turns = np.zeros(a.shape), Turns(a.shape)
     for _ in range(count):
         gain = a**power * np.maximum(similar - cover[:, None], 0).sum(axis=2) + mix * a
-        best = np.argmax(np.where(taken, -np.inf, gain), axis=1)
-        chosen.append(best)
-        taken[images, best] = True
-        cover = np.maximum(cover, similar[images, best])
-    return arranged(chosen, first, order)
+        cover = np.maximum(cover, similar[turns.take(gain)])
+    return turns.arranged(first, order)
 
 
 # One choice a turn, N x N comparisons each. Protected tokens are similar to nobody, so they cover nothing.
@@ -70,10 +66,9 @@ BODY = (
         chosen = ArgMax <axis = 1, keepdims = 1> (open_gain)
         row = GatherND <batch_dims = 1> (similar, chosen)
         cover_out = Max (cover, row)
-        here = Equal (place, chosen)
-        turn_f = Cast <to = 1> (turn)
-        turn_key = Neg (turn_f)
-        key_out = Where (here, turn_key, key)
+"""
+    + TAKEN
+    + """
     }> (turns, yes, no_weight, own_key)
 """
     + CHOSEN

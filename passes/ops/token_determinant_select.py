@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokenrt.passes.ops._turns import CHOSEN, COSINES, NAMED, arranged, cosines, rated
+from tokenrt.passes.ops._turns import CHOSEN, COSINES, NAMED, TAKEN, Turns, cosines, rated
 from tokenrt.passes.ops.contract import Array, Operator
 
 NOTHING = 1e-5
@@ -42,22 +42,19 @@ def reference(
     similar, a = cosines(metric, first), rated(importance, first)
     kernel = similar * (mix + a[:, :, None] * a[:, None])
     own = np.where(np.diagonal(similar, axis1=1, axis2=2) > 0.5, mix + a * a, 0)
-    left, taken = own.copy(), np.zeros(a.shape, bool)
+    left, turns = own.copy(), Turns(a.shape)
     explained = np.zeros((len(a), count, a.shape[1]))
-    images, chosen = np.arange(len(a)), []
     least = NOTHING * own + count * epsilon
     for turn in range(count):
         rest = np.where(left > least, left, 0)
-        best = np.argmax(np.where(taken, -np.inf, rest), axis=1)
-        chosen.append(best)
-        taken[images, best] = True
+        best = turns.take(rest)
         before = explained[:, :turn]
-        told = np.einsum("bt,btn->bn", before[images, :, best], before)
-        pivot = rest[images, best][:, None]
+        told = np.einsum("bt,btn->bn", before.swapaxes(1, 2)[best], before)
+        pivot = rest[best][:, None]
         scale = np.where(pivot > 0, np.sqrt(pivot + epsilon), np.inf)
-        explained[:, turn] = (kernel[images, best] - told) / scale
+        explained[:, turn] = (kernel[best] - told) / scale
         left = left - explained[:, turn] ** 2
-    return arranged(chosen, first, order)
+    return turns.arranged(first, order)
 
 
 # One choice a turn: a row of the kernel, and what the turns before explain of it, T x N products.
@@ -123,10 +120,9 @@ BODY = (
         explained_out = Where (is_turn, part_row, explained)
         square = Mul (part, part)
         left_out = Sub (left, square)
-        here = Equal (place, chosen)
-        turn_f = Cast <to = 1> (turn)
-        turn_key = Neg (turn_f)
-        key_out = Where (here, turn_key, key)
+"""
+    + TAKEN
+    + """
     }> (turns, yes, own, own_explained, own_key)
 """
     + CHOSEN

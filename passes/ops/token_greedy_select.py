@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from tokenrt.passes.ops._turns import CHOSEN, COSINES, NAMED, WEIGHED, arranged, cosines, rated
+from tokenrt.passes.ops._turns import CHOSEN, COSINES, NAMED, TAKEN, WEIGHED, Turns, cosines, rated
 from tokenrt.passes.ops.contract import Array, Operator
 
 MAX_MIN, MAX_SUM = 0, 1
@@ -57,15 +57,12 @@ def reference(
     else:
         gain = a.copy() if seed == MOST_IMPORTANT else weight * base + bonus
     state = np.full(a.shape, 0.0 if objective == MAX_SUM else BELOW)
-    images, chosen, taken = np.arange(len(a)), [], np.zeros(a.shape, bool)
+    turns = Turns(a.shape)
     for _ in range(count):
-        best = np.argmax(np.where(taken, -np.inf, gain), axis=1)
-        chosen.append(best)
-        taken[images, best] = True
-        row = similar[images, best]
+        row = similar[turns.take(gain)]
         state = state + row if objective == MAX_SUM else np.maximum(state, row)
         gain = weight * (base - state) + bonus
-    return arranged(chosen, first, order)
+    return turns.arranged(first, order)
 
 
 # One choice a turn: a row of the cosines, and the state of every token.
@@ -111,10 +108,9 @@ BODY = (
         novelty = Sub (base, state_out)
         weighed = Mul (weight, novelty)
         more = Add (weighed, bonus)
-        here = Equal (place, chosen)
-        turn_f = Cast <to = 1> (turn)
-        turn_key = Neg (turn_f)
-        key_out = Where (here, turn_key, key)
+"""
+    + TAKEN
+    + """
         is_taken = Greater (key_out, unchosen)
         gain_out = Where (is_taken, lowest, more)
     }> (turns, yes, own_gain, own_state, own_key)
