@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 import tokenrt
 from tests.passes.helpers import tiny
-from tests.passes.helpers.running import Variant
 from tokenrt.cli import app
 from tokenrt.errors import ModelError
 from tokenrt.passes.checking import properties, ties
@@ -386,31 +385,3 @@ def test_the_command_ends_with_1_and_may_leave_them_out(tmp_path: Path) -> None:
     assert "batch permuted: held" in shown.stdout
     assert "other pictures changed: failed" in shown.stdout
     assert CliRunner().invoke(app, ["check", *files, "--no-properties"]).exit_code == 0
-
-
-SOUND = [
-    (Variant("timm_vit", batch=3), "tome"),
-    (Variant("hf_bert"), "tome"),
-]
-MORE = [
-    (Variant("timm_vit_avg"), "dpcknn"),
-    (Variant("timm_vit", dtype="fp16"), "tome"),
-    (Variant("timm_vit"), "evit"),
-    (Variant("hf_clip"), "slice"),
-    (Variant("hf_videomae"), "kmedoids"),
-    (Variant("post_norm"), "pitome"),
-]
-
-
-@pytest.mark.parametrize(
-    ("variant", "method"),
-    [pytest.param(*each, id="-".join(map(str, each))) for each in SOUND]
-    + [pytest.param(*each, id="-".join(map(str, each)), marks=pytest.mark.slow) for each in MORE],
-)
-def test_sound_models_pass(variant: Variant, method: str, tmp_path: Path) -> None:
-    reduced = tmp_path / "r.onnx"
-    budget = tokenrt.Budget.remove(2)
-    tokenrt.reduce(variant.path(), method=method, budget=budget, shape=variant.shape, output=reduced)
-    report = check(variant.path(), reduced, samples=1)
-    assert not report.reasons
-    assert {name: state for name, state in states(report).items() if state != HELD} == {}
