@@ -18,6 +18,7 @@ from tokenrt.passes.methods.contract import Returns
 from tokenrt.passes.methods.floor.slice import Slice
 from tokenrt.passes.planning import fit, units
 from tokenrt.passes.planning.plan import PLACES, Budget, Plan, PlannedSite, Where, all_return
+from tokenrt.passes.planning.request import Request
 from tokenrt.passes.planning.route import cut, missing
 from tokenrt.passes.planning.several import Routes
 from tokenrt.passes.rewriting.undo import undone
@@ -113,18 +114,9 @@ def _planned(prepared: Prepared, place: Place, leave: int = 1, short: str = "") 
     if cut(block, place.where) is None:
         return missing(block, place.where)
     try:
-        return fit.make(
-            prepared,
-            (SliceAround if place.where == "around-attention" else Slice).name,
-            Budget.remove(leave, [place.block]),
-            site=place.where,
-            proportional=None,
-            options=None,
-            grid=None,
-            transformers=[place.transformer],
-            allow_noop=False,
-            short=short,
-        )
+        method = (SliceAround if place.where == "around-attention" else Slice).name
+        asked = Request(site=place.where, transformers=[place.transformer], short=short)
+        return fit.make(prepared, method, Budget.remove(leave, [place.block]), asked)
     except TokenrtError as error:
         return _reason(error)
 

@@ -8,18 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from tokenrt.errors import PlanError
-from tokenrt.passes.analysis import protected
-from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
+from tokenrt.passes.analysis.prepare import Protect, ShapeOption
 from tokenrt.passes.graph.model import ModelLike, check_target, save
-from tokenrt.passes.planning import fit
-from tokenrt.passes.planning.outputs import fit as at_output
 from tokenrt.passes.planning.outputs import handover
 from tokenrt.passes.planning.plan import Budget, Plan
-from tokenrt.passes.planning.pools import told
+from tokenrt.passes.planning.request import Request
 from tokenrt.passes.planning.several import Chosen
-from tokenrt.passes.report import Reduced, Report, SiteReport, restorations, site_reports
-from tokenrt.passes.rewriting.outputs import outlet, unread
-from tokenrt.passes.rewriting.whole import marked, rewrite
+from tokenrt.passes.reducer import Reducer
+from tokenrt.passes.report import Reduced
 
 
 def plan(
@@ -54,95 +50,21 @@ def plan(
     too that a method adds (text, quotas).
     Raises: PlanError, MethodError; NothingToDoError where no site would lose a token and `allow_noop` is off.
     """
-    return _planned(
-        model,
-        method,
-        budget,
+    asked = Request(
         site=site,
-        proportional=proportional_attention,
+        proportional_attention=proportional_attention,
         options=options,
         grid=grid,
         transformers=transformers,
-        protect=_protected(protect, span),
+        protect=protect,
+        span=span,
         short=short,
         cache=cache,
         tap_layer=tap_layer,
         shape=shape,
         allow_noop=allow_noop,
-    )[1]
-
-
-def _planned(
-    model: ModelLike,
-    method: str,
-    budget: Budget,
-    *,
-    site: str | None,
-    proportional: bool | None,
-    options: Mapping[str, Any] | None,
-    grid: Sequence[int] | None,
-    transformers: Chosen,
-    protect: str,
-    short: str | Sequence[str] | None,
-    cache: str | None,
-    tap_layer: int | None,
-    shape: ShapeOption,
-    allow_noop: bool,
-) -> tuple[Prepared, Plan]:
-    """The analysed model, and a new plan for it."""
-    output = at_output.named(site)
-    if output is None:
-        if tap_layer is not None:
-            raise PlanError("--tap-layer goes with --site output: behind a block a method reads that block")
-        prepared = prepare(model, shape, protect)
-        made = fit.make(
-            prepared,
-            method,
-            budget,
-            site=site,
-            proportional=proportional,
-            options=options,
-            grid=grid,
-            transformers=transformers,
-            short=_listed(short),
-            cache=cache,
-            allow_noop=allow_noop,
-        )
-        return prepared, made
-    for name, given in {
-        "--proportional-attention": proportional,
-        "--transformers": transformers,
-        "--short": short,
-        "--cache": cache,
-    }.items():
-        if given is not None:
-            raise PlanError(
-                f"{name} is about tokens that leave inside a transformer; with --site output drop it"
-            )
-    of_model, added = at_output.split(shape, method)
-    prepared = prepare(model, of_model)
-    made = at_output.make(
-        prepared,
-        method,
-        budget,
-        output,
-        options=options,
-        grid=grid,
-        tap_layer=tap_layer,
-        protect=protect,
-        inputs=added,
-        allow_noop=allow_noop,
     )
-    return prepared, made
-
-
-def _protected(protect: Protect, span: str | None) -> str:
-    """What never leaves, as text: what is named, and all but a span."""
-    return ",".join(filter(None, (protected.text(protect), protected.outside(span))))
-
-
-def _listed(short: str | Sequence[str] | None) -> str:
-    return short or "" if isinstance(short, str | None) else ",".join(short)
+    return Reducer.to_plan(model, method, asked).plan(method, budget, asked)
 
 
 def reduce(
@@ -179,77 +101,37 @@ def reduce(
     start = time.perf_counter()
     if output is not None:
         check_target(output, model)
+    asked = Request(
+        site=site,
+        proportional_attention=proportional_attention,
+        options=options,
+        grid=grid,
+        transformers=transformers,
+        protect=protect,
+        span=span,
+        short=short,
+        cache=cache,
+        tap_layer=tap_layer,
+        shape=shape,
+        allow_noop=allow_noop,
+    )
     if plan is not None:
         if method is not None or budget is not None:
             raise PlanError("give either a plan or a method with a budget, not both")
-        given = {
-            "site": site,
-            "options": options,
-            "transformers": transformers,
-            "protect": protect,
-            "span": span,
-            "short": short,
-            "cache": cache,
-            "tap_layer": tap_layer,
-        }
-        clash = [name for name, value in given.items() if value is not None]
-        if clash:
-            raise PlanError(
-                f"a plan says {', '.join(clash)} itself: drop {', '.join(clash)}, or edit the plan"
-            )
+        asked.beside_a_plan()
         wanted = plan if isinstance(plan, Plan) else Plan.load(plan)
         if grid is not None:
             wanted = wanted.laid_out(grid)
-        prepared = prepare(model, shape, wanted.wanted)
-        if wanted.sites or not wanted.outputs:
-            wanted = fit.checked(wanted, prepared, allow_noop)
+        reducer = Reducer.of(model, shape, wanted.wanted)
     elif method is None or budget is None:
         raise PlanError(
             "reduce needs a plan, or a method and a budget (--remove, --keep with --layers, --tokens, --flops)"
         )
     else:
-        prepared, wanted = _planned(
-            model,
-            method,
-            budget,
-            site=site,
-            proportional=proportional_attention,
-            options=options,
-            grid=grid,
-            transformers=transformers,
-            protect=_protected(protect, span),
-            short=short,
-            cache=cache,
-            tap_layer=tap_layer,
-            shape=shape,
-            allow_noop=allow_noop,
-        )
-    found = _reduced(prepared, wanted, source_map, allow_noop)
+        reducer = Reducer.to_plan(model, method, asked)
+        wanted = reducer.plan(method, budget, asked)
+    found = reducer.reduce(wanted, source_map=source_map, allow_noop=allow_noop)
     if output is not None:
         save(found.model, output)
         handover.write(found.plan, found.model, output)
     return replace(found, report=replace(found.report, seconds=time.perf_counter() - start))
-
-
-def _reduced(prepared: Prepared, wanted: Plan, source_map: bool, allow_noop: bool) -> Reduced:
-    """Apply a plan: the sites of the blocks, then one output after the other, each on what the one before has made."""
-    sites: tuple[SiteReport, ...] = ()
-    restored: tuple[str, ...] = ()
-    pools: list[str] = []
-    if wanted.sites or not wanted.outputs:
-        wanted, routes = fit.with_cost(prepared, wanted, allow_noop=allow_noop)
-        sites, restored = site_reports(prepared, wanted), restorations(routes)
-        pools = [
-            line for number, path in routes.items() for line in told(path.flow, prepared.transformers[number])
-        ]
-        rewritten = rewrite(prepared, wanted, routes, source_map)
-    else:
-        rewritten = marked(prepared, wanted)
-    for number, site in enumerate(wanted.outputs):
-        if number or wanted.sites:
-            prepared = prepare(rewritten)
-        rewritten = outlet.rewrite(prepared, wanted, site)
-        sites = (*sites, SiteReport(-1, f"output {site.output}", "applied", site.arriving, site.tokens))
-    return Reduced(
-        rewritten, wanted, Report(sites, restored, 0.0, tuple(pools), unread.drop(rewritten, wanted))
-    )

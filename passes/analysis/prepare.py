@@ -40,6 +40,10 @@ class Prepared:
         """The first transformer, with no block where there is none."""
         return self.transformers[0] if self.transformers else NOTHING
 
+    def again(self, protect: str) -> Prepared:
+        """The same of a copy that can be changed, with other protected tokens perhaps; weights are shared. Raises: PlanError."""
+        return _analysed(self.model.clone(), self.shapes, self.passes, self.interface, protect)
+
     def candidates(self) -> int:
         """Attentions that are a block or were refused as one."""
         blocks = sum(not block.apart for structure in self.transformers for block in structure.blocks)
@@ -60,8 +64,12 @@ def prepare(model: ModelLike, shape: ShapeOption = None, protect: Protect = None
     canonical = canonicalize(given)
     shapes = infer(canonical)
     annotate(canonical.graph, shapes)
+    return _analysed(canonical, shapes, (canonicalize.spec(),), interface, protect)
+
+
+def _analysed(
+    canonical: ir.Model, shapes: Shapes, passes: tuple[str, ...], interface: Interface, protect: str
+) -> Prepared:
     found = find(canonical.graph, shapes, parse(protect))
     refusals = refused(canonical.graph, found.refusals)
-    return Prepared(
-        canonical, shapes, found.transformers, refusals, (canonicalize.spec(),), interface, protect
-    )
+    return Prepared(canonical, shapes, found.transformers, refusals, passes, interface, protect)

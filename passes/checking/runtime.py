@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+
+from tokenrt.passes.graph.model import ModelLike
 
 QUIET = 3
 """Errors only."""
@@ -13,8 +14,8 @@ QUIET = 3
 FLOAT8 = frozenset(kind for kind in ir.DataType if kind.name.startswith("FLOAT8"))
 
 
-def session_options(model: str | Path, *, severity: int = QUIET, layouts: bool = True) -> Any:
-    """`onnxruntime.SessionOptions` for the model of a file.
+def session_options(model: ModelLike, *, severity: int = QUIET, layouts: bool = True) -> Any:
+    """`onnxruntime.SessionOptions` for a model.
 
     severity: of what is logged, from it on. layouts: whether data may change its layout for convolutions; never in
     a model with float16 weights, whose convolutions crash ONNX Runtime 1.31 then.
@@ -32,10 +33,10 @@ def session_options(model: str | Path, *, severity: int = QUIET, layouts: bool =
     return options
 
 
-def kinds_of(model: str | Path) -> frozenset[ir.DataType]:
-    """The element types of the constants of the model of a file; none for a file that holds no model."""
+def kinds_of(model: ModelLike) -> frozenset[ir.DataType]:
+    """The element types of the constants of a model; none for a file that holds no model."""
     try:
-        graph = ir.load(model).graph
+        graph = (model if isinstance(model, ir.Model) else ir.load(model)).graph
     except Exception:
         # Whatever the reader raises: the runtime says better what is wrong with the file.
         return frozenset()

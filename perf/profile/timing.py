@@ -81,10 +81,7 @@ def session(model: ModelLike, *, threads: int | None = None, profile: str | None
     try:
         # As bytes a model would lose the weights that lie beside it.
         with on_disk(model) as path:
-            options = session_options(path)
-            options.intra_op_num_threads = threads or default_threads()
-            options.inter_op_num_threads = 1
-            options.add_session_config_entry("session.force_spinning_stop", "1")
+            options = settled(session_options(path), threads or default_threads())
             if profile is not None:
                 options.enable_profiling = True
                 options.profile_file_prefix = profile
@@ -93,6 +90,14 @@ def session(model: ModelLike, *, threads: int | None = None, profile: str | None
         raise TokenrtError(
             f"ONNX Runtime does not take the model: {str(cause).splitlines()[0][:300]}"
         ) from cause
+
+
+def settled(options: Any, threads: int) -> Any:
+    """Session options with a fixed number of threads, which sleep when their session does not run."""
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def feeds(opened: Any, batch: int, seed: int = 0) -> dict[str, np.ndarray[Any, np.dtype[Any]]]:

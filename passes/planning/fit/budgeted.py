@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from tokenrt.errors import NothingToDoError, PlanError
 from tokenrt.passes import methods
@@ -25,32 +24,21 @@ from tokenrt.passes.planning.plan import (
     cache_of,
     places,
 )
+from tokenrt.passes.planning.request import Request
 from tokenrt.passes.planning.resolve import check_grid, resolve
 from tokenrt.passes.planning.route import closed
-from tokenrt.passes.planning.several import Chosen, choose
+from tokenrt.passes.planning.several import choose
 from tokenrt.passes.planning.units import whole
 
 
-def make(
-    prepared: Prepared,
-    name: str,
-    budget: Budget,
-    *,
-    site: str | None,
-    proportional: bool | None,
-    options: Mapping[str, Any] | None,
-    grid: Sequence[int] | None,
-    transformers: Chosen,
-    allow_noop: bool,
-    short: str = "",
-    cache: str | None = None,
-) -> Plan:
+def make(prepared: Prepared, name: str, budget: Budget, asked: Request) -> Plan:
     """Turn a budget into a plan. Raises: PlanError, MethodError, NothingToDoError."""
-    method = methods.for_graph(name, options or {})
+    method = methods.for_graph(name, asked.options or {})
     structures = prepared.transformers
+    allow_noop, proportional = asked.allow_noop, asked.proportional_attention
     if not structures and not allow_noop:
         raise NothingToDoError("no transformer block can be reduced" + list_refusals(prepared))
-    where = _place(method, site)
+    where = _place(method, asked.site)
     base = Plan(
         method=name,
         tokens=0,
@@ -61,15 +49,15 @@ def make(
         options=method.options(),
         wanted=prepared.protect,
         multiple_of=budget.multiple_of,
-        short=short,
-        cache=cache_of(cache),
+        short=asked.outputs,
+        cache=cache_of(asked.cache),
     )
     if not structures:
         return base
-    chosen = choose(structures, transformers, where, method)
+    chosen = choose(structures, asked.transformers, where, method)
     base = base.over(
         [
-            _counted(prepared, structure, grid, short)
+            _counted(prepared, structure, asked.grid, asked.outputs)
             if number in chosen
             else counts(structure, structure.grid)
             for number, structure in enumerate(structures)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from tokenrt.errors import NothingToDoError, PlanError
 from tokenrt.passes import methods
@@ -20,6 +19,7 @@ from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.planning.flops import cost
 from tokenrt.passes.planning.outputs.site import OUTPUT, OutputSite, check, left
 from tokenrt.passes.planning.plan import Plan
+from tokenrt.passes.planning.request import Request
 from tokenrt.passes.planning.resolve import check_grid
 
 
@@ -66,29 +66,22 @@ def choose(prepared: Prepared, name: str) -> tuple[Outlet, tuple[Outlet, ...]]:
 
 
 def make(
-    prepared: Prepared,
-    name: str,
-    budget: Budget,
-    output: str,
-    *,
-    options: Mapping[str, Any] | None,
-    grid: Sequence[int] | None,
-    tap_layer: int | None,
-    protect: str,
-    inputs: Mapping[str, Axes],
-    allow_noop: bool,
+    prepared: Prepared, name: str, budget: Budget, output: str, asked: Request, inputs: Mapping[str, Axes]
 ) -> Plan:
-    """Turn a budget into a plan. Raises: PlanError, MethodError, NothingToDoError."""
-    method = methods.for_graph(name, options or {})
-    outlet = laid_out(prepared, choose(prepared, output)[0], grid)
+    """Turn a budget into a plan; inputs: shapes of those that the model gains.
+
+    Raises: PlanError, MethodError, NothingToDoError.
+    """
+    method = methods.for_graph(name, asked.options or {})
+    outlet = laid_out(prepared, choose(prepared, output)[0], asked.grid)
     if method.returns != "never":
         raise PlanError(
             f"--site output: tokens that {name} removes come back, and behind an output there is nowhere to"
         )
-    kept = protected(outlet, protect)
+    kept = protected(outlet, asked.kept)
     if kept and learned(prepared, outlet, method) is not None:
         raise PlanError(f"--protect, --span: {name} keeps the first of the model's queries, and no others")
-    layout = tuple(grid) if grid is not None else outlet.grid if not kept else None
+    layout = tuple(asked.grid) if asked.grid is not None else outlet.grid if not kept else None
     if layout is not None:
         check_grid(layout, outlet.tokens - len(kept))
     method = method.laid_out(layout)
@@ -105,7 +98,7 @@ def make(
         notes=notes,
     ).over([fit.counts(each, each.grid) for each in prepared.transformers or (prepared.structure,)])
     if stay == outlet.tokens:
-        if allow_noop:
+        if asked.allow_noop:
             return base
         raise NothingToDoError(
             f"the budget removes none of the {stay} tokens of output {outlet.name!r}; ask for more, or pass --allow-noop to "
@@ -117,8 +110,8 @@ def make(
         stay,
         name,
         method.options(),
-        -1 if tap_layer is None else tap_layer,
-        protect,
+        -1 if asked.tap_layer is None else asked.tap_layer,
+        asked.kept,
         layout,
         taken(method, outlet, inputs),
     )

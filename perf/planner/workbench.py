@@ -1,0 +1,103 @@
+"""A model on which plans are tried: prepared once, so that a try costs its runs and less than a second."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from tokenrt.errors import TokenrtError
+from tokenrt.passes.analysis.prepare import Protect, ShapeOption
+from tokenrt.passes.checking.check_data import Array, Feed
+from tokenrt.passes.checking.runtime import session_options
+from tokenrt.passes.graph.model import ModelLike
+from tokenrt.passes.planning.plan import Plan
+from tokenrt.passes.reducer import Reducer
+from tokenrt.passes.report import Reduced
+from tokenrt.perf.planner.weights import Weights
+from tokenrt.perf.profile import timing
+
+Answer = dict[str, Array]
+"""The outputs of one run, by name."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan as a proven model, and a session of ONNX Runtime that runs it."""
+
+    reduced: Reduced
+    session: Any
+
+    def answers(self, feeds: Sequence[Feed]) -> list[Answer]:
+        """The outputs of each run. An input that only the model as it came has is not fed."""
+        return answers(self.session, feeds)
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A prepared model, its weights on disk, and sessions of whatever is made of it.
+
+    Every try is checked and proven as `tokenrt.reduce` does it; what is spared is preparing the model again, copying and writing
+    its weights, and ONNX Runtime's own way of opening functions.
+    """
+
+    reducer: Reducer
+    weights: Weights
+    threads: int
+
+    @classmethod
+    @contextmanager
+    def of(
+        cls,
+        model: ModelLike,
+        *,
+        shape: ShapeOption = None,
+        protect: Protect = None,
+        threads: int | None = None,
+    ) -> Iterator[Workbench]:
+        """Prepare a model; weights lie in a temporary folder until the end. Raises: ModelError, ShapeError, PlanError."""
+        reducer = Reducer.of(model, shape, protect)
+        with tempfile.TemporaryDirectory(prefix="tokenrt-") as folder:
+            weights = Weights.of(reducer.prepared.model, Path(folder))
+            yield cls(reducer, weights, threads or timing.default_threads())
+
+    def original(self) -> Any:
+        """A session of the model without a reduction."""
+        return self.session(self.reducer.prepared.model)
+
+    def trial(self, plan: Plan) -> Trial:
+        """The plan as a model that runs. Raises: TokenrtError, as `tokenrt.reduce` does."""
+        reduced = self.reducer.reduce(plan)
+        return Trial(reduced, self.session(reduced.model))
+
+    def session(self, model: ir.Model) -> Any:
+        """A session of a model that was made of the prepared one. Raises: TokenrtError where the runtime does not take it."""
+        import onnxruntime
+
+        options = timing.settled(session_options(model), self.threads)
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(self.weights.folder)
+        )
+        try:
+            return onnxruntime.InferenceSession(
+                self.weights.serialized(model), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as cause:
+            raise TokenrtError(
+                f"ONNX Runtime does not take the model: {str(cause).splitlines()[0][:300]}"
+            ) from cause
+
+
+def answers(session: Any, feeds: Sequence[Feed]) -> list[Answer]:
+    """The outputs of each run of a session, by name."""
+    inputs = {value.name for value in session.get_inputs()}
+    names = [value.name for value in session.get_outputs()]
+    runs = (
+        session.run(names, {name: array for name, array in feed.items() if name in inputs}) for feed in feeds
+    )
+    return [dict(zip(names, run, strict=True)) for run in runs]
