@@ -94,6 +94,7 @@ def reduce(
     [B,N0] int64, the token behind the last site each original one lives in (-1: dropped); transformer 1, where reduced, has
     `token_source_map_1`. Where an output stays short the model gains `kept_index` [B,K] int64, the original position of each of
     its rows, or, where tokens were merged, that map; what a host must do with it is written beside the model, as R.onnx.json.
+    Where tokens rest from one step to the next, R.dense.onnx beside it is the step at which none rests: it gives the first state.
     Raises: TokenrtError; nothing is written unless the proof holds.
     """
     import time
@@ -133,5 +134,7 @@ def reduce(
     found = reducer.reduce(wanted, source_map=source_map, allow_noop=allow_noop)
     if output is not None:
         save(found.model, output)
+        if found.dense is not None:
+            save(found.dense, handover.dense(output))
         handover.write(found.plan, found.model, output)
     return replace(found, report=replace(found.report, seconds=time.perf_counter() - start))

@@ -13,7 +13,7 @@ from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.request import Request
 from tokenrt.passes.report import Reduced, Report, SiteReport, restorations, site_reports
 from tokenrt.passes.rewriting.outputs import outlet, unread
-from tokenrt.passes.rewriting.whole import marked, rewrite
+from tokenrt.passes.rewriting.whole import marked, rewrite, whole_step
 
 NOTHING_MORE = Request()
 
@@ -64,12 +64,14 @@ class Reducer:
             tuple[str, ...](),
         )
         pools: list[str] = []
+        dense = None
         if plan.sites or not plan.outputs:
             plan = fit.checked(plan, prepared, allow_noop)
             plan, routes = fit.with_cost(prepared, plan, allow_noop=allow_noop)
             sites, restored = site_reports(prepared, plan), restorations(routes)
             for number, path in routes.items():
                 pools += told(path.flow, prepared.transformers[number])
+            dense = whole_step(prepared, plan, routes)
             rewritten = rewrite(prepared, plan, routes, source_map)
         else:
             rewritten = marked(prepared, plan)
@@ -79,7 +81,7 @@ class Reducer:
             rewritten = outlet.rewrite(prepared, plan, site)
             sites = (*sites, SiteReport(-1, f"output {site.output}", "applied", site.arriving, site.tokens))
         dropped = unread.drop(rewritten, plan)
-        return Reduced(rewritten, plan, Report(sites, restored, 0.0, tuple(pools), dropped))
+        return Reduced(rewritten, plan, Report(sites, restored, 0.0, tuple(pools), dropped), dense)
 
     def _protecting(self, kept: str) -> Prepared:
         return self.prepared if kept == self.prepared.protect else self.prepared.again(kept)

@@ -64,11 +64,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Reduced:
-    """A reduced model, the plan it follows, and the report on its sites."""
+    """A reduced model, the plan it follows, and the report on its sites.
+
+    dense: where tokens rest from one step to the next, the model of a step at which none rests.
+    """
 
     model: ir.Model
     plan: Plan
     report: Report
+    dense: ir.Model | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {"plan": self.plan.as_dict(), **self.report.as_dict()}
@@ -84,6 +88,10 @@ class Reduced:
         lines += [
             f"dropped: output {name}, which export kept for a method to read" for name in self.report.dropped
         ]
+        if self.dense is not None:
+            lines.append(
+                "steps at which no token rests, the first one: a model of their own, R.dense.onnx beside R.onnx"
+            )
         return Group(self.plan, *(escape(line) for line in lines))
 
 

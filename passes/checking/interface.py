@@ -12,11 +12,11 @@ from tokenrt.errors import ModelError
 from tokenrt.passes.checking.emulate import FLOATS
 from tokenrt.passes.checking.shortened import Dims, shorter
 from tokenrt.passes.checking.verdict import FAILED, HELD, Property
-from tokenrt.passes.graph.interface import GAINED, GONE, KEPT, MAP
+from tokenrt.passes.graph.interface import GONE, KEPT, MAP, PRESENT, is_gained
 
 NAME = "interface"
 
-ASKED_FOR = re.compile(rf"({MAP}|{KEPT})(_layer\d+)?(_\d+)?")
+ASKED_FOR = re.compile(rf"({MAP}|{KEPT})(_layer\d+)?(_\d+)?|{PRESENT}[a-z]+(_\d+)?")
 """Outputs that `reduce` adds: with --source-map, and where an output has only the tokens that are left."""
 
 
@@ -51,7 +51,9 @@ def told_apart(before: ir.Model, after: ir.Model) -> Property:
     ):
         names = [[str(value.name) for value in values if value.name not in gone] for values in pair]
         common = set(names[0]) & set(names[1])
-        if (not common and any(names)) or (what == "input" and not set(names[1]) <= common | GAINED.keys()):
+        if (not common and any(names)) or (
+            what == "input" and not all(name in common or is_gained(name) for name in names[1])
+        ):
             raise ModelError(_foreign(what, *names))
         faults += [
             *_listed(what, *names),
@@ -92,7 +94,7 @@ def _listed(what: str, before: Sequence[str], after: Sequence[str]) -> Iterator[
     for name, count in found.items():
         if name in wanted and count > wanted[name]:
             yield f"{what} {name!r} is listed {count} times in the reduced model, the original lists it {wanted[name]}"
-        elif name not in wanted and not (ASKED_FOR.fullmatch(name) if what == "output" else name in GAINED):
+        elif name not in wanted and not (ASKED_FOR.fullmatch(name) if what == "output" else is_gained(name)):
             yield f"{what} {name!r} of the reduced model is none of the original's"
 
 

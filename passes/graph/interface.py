@@ -18,8 +18,16 @@ GAINED: Mapping[str, str] = {
     "text_mask": "1 for words, 0 for padding",
     "quotas": "tokens that stay of each group; those of a picture add up to the tokens that are left",
     "importance": "a score for each token of the output, the larger the more it matters",
+    "update": "what the step before added to the latent picture",
 }
 """Inputs a reduced model gains for a method, and what they hold."""
+PAST, PRESENT = "past_", "present_"
+"""How the names of inputs begin that a step takes from the one before, and those of the outputs that it hands on."""
+
+
+def is_gained(name: str) -> bool:
+    """Whether an input of this name is one that a reduced model may have gained."""
+    return name in GAINED or name.startswith(PAST)
 
 
 @dataclass(frozen=True)

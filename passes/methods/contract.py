@@ -16,8 +16,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from tokenrt.errors import MethodError
 
 Evidence = Literal["vectors", "independent implementation", "mathematics"]
-Returns = Literal["never", "after-attention", "before-next-site", "before-last-block"]
-Home = Literal["block", "features", "output", "prefill", "cache", "input"]
+Returns = Literal["never", "after-attention", "before-next-site", "before-last-block", "from-last-step"]
+Home = Literal["block", "features", "output", "prefill", "cache", "input", "step"]
 
 Value = Any
 """A NumPy array, or a value of the graph being built; a method never looks inside."""
@@ -220,7 +220,8 @@ class Method:
     """When the tokens that left come back."""
     home: ClassVar[Home] = "block"
     """Where it is meant to sit: behind a block, at the features that go into a projector, at an output, behind a block under a
-    causal mask, in the cache of a language model, or at the rows of pixels that go into a model."""
+    causal mask, in the cache of a language model, at the rows of pixels that go into a model, or in front of the blocks of one
+    that is called step by step."""
     pending: ClassVar[str] = ""
     """Why no graph is rewritten by it yet: until then it runs on arrays (`tokenrt.apply_method`), and `reduce` refuses it."""
     layers: ClassVar[tuple[str, ...]] = ()
@@ -229,6 +230,8 @@ class Method:
     """Given no weights, it keeps the first of the learned queries that the model itself reads a picture with."""
     takes: ClassVar[tuple[str, ...]] = ()
     """Inputs that the model gains: text, text_mask, quotas, importance, segments, update; those it can do without end in "?"."""
+    carries: ClassVar[tuple[str, ...]] = ()
+    """Numbers [B,N] of all tokens that a call of the model hands to the next, by name; where it is called step by step."""
     ascending: ClassVar[bool] = False
     """With its default options the tokens that stay keep their order, so that a causal mask stays one."""
     engines: ClassVar[Mapping[str, str]] = {}

@@ -70,6 +70,7 @@ RETURNS: Mapping[str, str] = {
     "after-attention": "tokens come back right after each attention",
     "before-next-site": "tokens come back before the next reduction",
     "before-last-block": "tokens come back before the last block",
+    "from-last-step": "tokens take what the step before left of them: keys, values and the end",
 }
 
 HOMES: Mapping[str, str] = {
@@ -79,5 +80,6 @@ HOMES: Mapping[str, str] = {
     "prefill": "behind a block of a language model, under its causal mask",
     "cache": "in the cache of a language model",
     "input": "at the rows of pixels that go into a model",
+    "step": "in front of the blocks of a model that is called step by step",
 }
 """Where a method sits."""

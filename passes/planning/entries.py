@@ -10,8 +10,11 @@ from typing import Any, Literal
 from tokenrt.errors import PlanError
 from tokenrt.passes.planning.outputs.site import OUTPUT, written
 
-Where = Literal["around-attention", "after-attention", "after-block"]
+Where = Literal["before-block", "around-attention", "after-attention", "after-block"]
 PLACES: tuple[Where, ...] = ("around-attention", "after-attention", "after-block")
+BEFORE: Where = "before-block"
+"""The place of methods whose tokens come from the step before, and of no others."""
+EVERY: tuple[Where, ...] = (BEFORE, *PLACES)
 COUNTS = ("tokens", "protected", "grid", "blocks", "unit")
 SITE = ("transformer", "block", "where", "tokens", "method", "options")
 
@@ -43,7 +46,7 @@ class PlannedSite:
 
     def spec(self) -> str:
         """As one part of a plan's line: 3+:120 behind block 3, 2/0:96 in transformer 2, 6:80 by evit."""
-        signs = {"after-block": "+", "around-attention": "~"}
+        signs = {"after-block": "+", "around-attention": "~", BEFORE: "^"}
         inside = f"{self.transformer}/" if self.transformer else ""
         by = f" by {self.method}" if self.method else ""
         return f"{inside}{self.block}{signs.get(self.where, '')}:{self.tokens}{by}"
@@ -148,8 +151,8 @@ def site(file: Path, number: int, entry: Any, transformers: int) -> PlannedSite:
         raise PlanError(f"plan {file}: site {number} must be a table [[site]], found {entry!r}")
     known(file, f"site {number}", entry, SITE)
     where = entry.get("where", "after-attention")
-    if where not in PLACES:
-        raise PlanError(f"plan {file}: site {number}: where={where!r} is not one of {', '.join(PLACES)}")
+    if where not in EVERY:
+        raise PlanError(f"plan {file}: site {number}: where={where!r} is not one of {', '.join(EVERY)}")
     which = read(file, entry, "transformer", int, 0)
     if not 0 <= which < transformers:
         raise PlanError(

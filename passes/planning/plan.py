@@ -13,7 +13,9 @@ from tokenrt.files import atomic
 from tokenrt.passes.methods.contract import Returns
 from tokenrt.passes.planning import entries
 from tokenrt.passes.planning.budget import Budget as Budget
+from tokenrt.passes.planning.entries import BEFORE as BEFORE
 from tokenrt.passes.planning.entries import COUNTS
+from tokenrt.passes.planning.entries import EVERY as EVERY
 from tokenrt.passes.planning.entries import PLACES as PLACES
 from tokenrt.passes.planning.entries import PlannedSite as PlannedSite
 from tokenrt.passes.planning.entries import Transformer as Transformer
@@ -45,6 +47,7 @@ BACK = {
     "after-attention": "right after each attention",
     "before-next-site": "before the block of the next site, and behind the last block",
     "before-last-block": "before the last block",
+    "from-last-step": "as the step before left them, where attentions read keys and values and at the end",
 }
 """When the tokens that left are there again, for methods that say so."""
 
@@ -352,4 +355,6 @@ def all_return(when: Returns) -> bool:
 
 def places(when: Returns) -> tuple[Where, ...]:
     """Where a method whose tokens come back at `when` can sit, the usual place first."""
+    if when == "from-last-step":
+        return (BEFORE,)
     return PLACES[:1] if when == "after-attention" else PLACES[1:]

@@ -131,6 +131,8 @@ def _unrounded(
 
 def in_time(when: Returns, blocks: int, where: Where) -> range:
     """The blocks whose tokens leave before they come back."""
+    if when == "from-last-step":
+        return range(min(blocks, 1))
     late = (2 if where == "after-block" else 1) if when == "before-last-block" else 0
     return range(max(blocks - late, 0))
 
@@ -141,6 +143,8 @@ def check_place(method: Method, block: int, blocks: int, where: Where) -> None:
         raise PlanError(
             f"block {block}: {method.name} cannot sit {where}, only {' or '.join(places(method.returns))}"
         )
+    if block and method.returns == "from-last-step":
+        raise PlanError(f"block {block} {where}: {method.name} chooses once for all blocks, before block 0")
     if block not in in_time(method.returns, blocks, where):
         raise PlanError(
             f"block {block} {where}: the tokens {method.name} removes come back before block {blocks - 1}, the last; "

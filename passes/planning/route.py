@@ -15,7 +15,8 @@ from tokenrt.passes.analysis.marks import Blocked
 from tokenrt.passes.analysis.trunk import Trunk, Way
 from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.methods.contract import Method, Returns
-from tokenrt.passes.planning.plan import PlannedSite, Where
+from tokenrt.passes.planning import steps
+from tokenrt.passes.planning.plan import BEFORE, PlannedSite, Where
 from tokenrt.passes.planning.pools import pools, streams
 
 IN_ORDER = "a method that only selects tokens, e.g. fastv or divprune, keeps their order and can be used"
@@ -47,6 +48,8 @@ class Route:
 
 def cut(block: Block, where: Where) -> Cut | None:
     """The cut a reduction at this place makes, or None where the block has no such place."""
+    if where == BEFORE:
+        return Cut(block.entry)
     if where == "around-attention":
         return None if isinstance(block.branch, str) else block.branch.inlet
     value = block.attended if where == "after-attention" else block.output
@@ -75,6 +78,8 @@ def missing(block: Block, where: Where) -> str:
 def returns(structure: Structure, when: Returns, sites: Sequence[PlannedSite]) -> Restored:
     """Where the tokens that left must be there again because the method says so."""
     blocks = structure.blocks
+    if when == steps.FROM_LAST:
+        return steps.attended(structure)
     if when == "after-attention":
         branches = [blocks[site.block].branch for site in sites]
         return {b.addition: frozenset((b.outlet,)) for b in branches if not isinstance(b, str)}
@@ -102,13 +107,15 @@ def route(
     short: str = "",
     unit: int = 1,
     ordered: bool = False,
+    rest: bool = False,
 ) -> Route:
     """Follow the tokens; wherever the tail needs every position, restore at the tap.
 
     back: who receives restored tokens in any case. drops: for each site, whether tokens leave for good there, so that those
     that left are carried to where they come back. short: outputs, by name or "all", that keep the tokens that are left. unit: so
     many leave together. ordered: tokens keep their order, as under a causal mask, where by default every output is short, as
-    caches are. Raises: UnsupportedError where an operator of the body stops the tokens, or those that left.
+    caches are. rest: tokens rest for a step, and are there again as the step before left them. Raises: UnsupportedError where an
+    operator of the body stops the tokens, or those that left.
     """
     short = short or ("all" if ordered else "")
     restored: Restored = dict(back)
@@ -132,6 +139,10 @@ def route(
             if _behind(blocked, flow, sites)
             and not (blocked.node is None and is_short(blocked.output, short))
         ]
+        if rest and not reduced:
+            reduced = [
+                Blocked(node, "it makes one of all tokens") for node in steps.incomplete(flow, structure)
+            ]
         if not reduced:
             break
         for blocked in reduced:
@@ -141,15 +152,16 @@ def route(
         if fresh.keys() <= stops.keys():
             raise UnsupportedError(f"tokens cannot be restored before {reduced[0].describe()}")
         stops = fresh | stops
-        restored = _joined(back, edges(stops, flow, structure))
+        fresh_edges = steps.late(stops, flow, structure, shapes) if rest else edges(stops, flow, structure)
+        restored = _joined(back, fresh_edges)
     needed = {
         reader: frozenset(value for value in values if _short(value, reader, flow, sites))
         for reader, values in restored.items()
     }
     needed = {reader: values for reader, values in needed.items() if values}
     ways = Ways(structure, shapes, flow, tuple(sites), tuple(drops))
-    again = ways.again(needed)
-    carried = ways.carried(needed, again)
+    again = {} if rest else ways.again(needed)
+    carried = {} if rest else ways.carried(needed, again)
     return Route(tuple(sites), flow, needed, again, carried, tuple(stops.values()), short, ordered)
 
 

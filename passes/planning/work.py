@@ -14,6 +14,7 @@ from tokenrt.passes.planning.flops import Cost, cost
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.route import cut, in_order, returns, route
 from tokenrt.passes.planning.several import Routes, check_apart
+from tokenrt.passes.planning.steps import FROM_LAST
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,16 @@ class Work:
             back, drops = returns(structure, own.returns, own.sites), [method.drops for method in chosen]
             ordered = in_order(structure, own.sites, all(method.selects for method in chosen))
             routes[number] = route(
-                graph, shapes, structure, cuts, back, drops, plan.shortened(), unit, ordered
+                graph,
+                shapes,
+                structure,
+                cuts,
+                back,
+                drops,
+                plan.shortened(),
+                unit,
+                ordered,
+                own.returns == FROM_LAST,
             )
         check_apart(routes)
         flows = [path.flow for path in routes.values()]

@@ -12,11 +12,13 @@ WHOLE = frozenset({"quotas"})
 """Those that are whole numbers; all others are float32."""
 
 
-def gain(graph: ir.Graph, name: str, dims: Sequence[int | str], method: str) -> ir.Value:
-    """Add an input of this shape. Raises: PlanError where the model has one of the name."""
+def gain(
+    graph: ir.Graph, name: str, dims: Sequence[int | str], method: str, kind: ir.DataType | None = None
+) -> ir.Value:
+    """Add an input of this shape. kind: its type, if the name does not tell. Raises: PlanError where one has the name already."""
     if name in {value.name for value in graph.inputs}:
         raise PlanError(f"the model has an input {name!r} already, and {method} needs one of that name")
-    kind = ir.DataType.INT64 if name in WHOLE else ir.DataType.FLOAT
+    kind = kind or (ir.DataType.INT64 if name in WHOLE else ir.DataType.FLOAT)
     value = ir.Value(name=name, shape=ir.Shape(dims), type=ir.TensorType(kind))
     graph.inputs.append(value)
     return value

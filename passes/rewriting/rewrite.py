@@ -21,16 +21,18 @@ from tokenrt.passes.analysis.flow import Cut
 from tokenrt.passes.analysis.marks import Edit
 from tokenrt.passes.analysis.protected import arranged
 from tokenrt.passes.analysis.stream import Layout, stream_of
-from tokenrt.passes.graph.ancestry import depends_on_input
+from tokenrt.passes.graph.ancestry import ancestors, depends_on_input
 from tokenrt.passes.graph.interface import MAP
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.planning.plan import Plan, PlannedSite
+from tokenrt.passes.planning.plan import BEFORE, Plan, PlannedSite
 from tokenrt.passes.planning.route import Route
+from tokenrt.passes.planning.steps import FROM_LAST
 from tokenrt.passes.rewriting import units
 from tokenrt.passes.rewriting.arrange import reduce, select
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries, check_biases
+from tokenrt.passes.rewriting.handed import Handed, parts
 from tokenrt.passes.rewriting.inputs import free_batch, gain
 from tokenrt.passes.rewriting.logits import FLOAT, additive
 from tokenrt.passes.rewriting.repair import Repairs
@@ -67,6 +69,15 @@ class Rewriter:
     layouts: dict[ir.Value, Layout] = field(default_factory=dict)
     validity: ir.Value | None = None
     gained: dict[str, ir.Value] = field(default_factory=dict)
+
+    @cached_property
+    def handed(self) -> Handed | None:
+        """What steps hand to the next, where the tokens that leave rest for a step."""
+        if self.plan.returns != FROM_LAST:
+            return None
+        every = parts(self.structure, self.path, self.shapes)
+        dims = (self.structure.stream.rows, self.structure.tokens)
+        return Handed(self.op, self.methods[0].name, every, dims, self.gained)
 
     @cached_property
     def order(self) -> dict[ir.Node, int]:
@@ -152,6 +163,8 @@ class Rewriter:
                     self._reduce(*sites[value], uses[value])
         for value in taps:
             self._restore(value, readers[value])
+        if self.handed is not None:
+            self.handed.tell(self.stages[-1].state)
 
     def expose_source_map(self) -> None:
         """Add the output `token_source_map` [B,N0]: where each original token is behind the last site, -1 where dropped.
@@ -228,6 +241,8 @@ class Rewriter:
     def _handed(self, number: int) -> Mapping[str, ir.Value]:
         """What the method of a site handed on at its site before. Raises: PlanError where one of another lies between."""
         method, before = self.methods[number], number - 1
+        if self.handed is not None:
+            return self.handed.carried(method.carries)
         own = [
             place
             for place, other in enumerate(self.methods[:number])
@@ -246,13 +261,13 @@ class Rewriter:
         """What the method may read here."""
         core, marks = self.structure.blocks[planned.block].core, self.path.flow.marks
         entry = self.structure.blocks[planned.block].entry
-        kind = InletTaps if planned.where == "around-attention" else GraphTaps
+        kind = InletTaps if planned.where in (BEFORE, "around-attention") else GraphTaps
         return kind(
             self.op,
             core,
             self.shapes,
             marks,
-            self.plan.counts()[marks[core.key][0].stage],
+            stage.count if planned.where == BEFORE else self.plan.counts()[marks[core.key][0].stage],
             self.batch,
             tokens,
             stage.size,
@@ -264,8 +279,20 @@ class Rewriter:
             partial(self._gain, planned, stage),
         )
 
+    @cached_property
+    def picture(self) -> tuple[int, ...]:
+        """The shape of the input [B,U,h,w] that the tokens are made of. Raises: UnsupportedError."""
+        above = ancestors((self.structure.blocks[0].entry,))
+        found = (self.shapes.of(value) for value in self.graph.inputs if value in above)
+        picture = next((dims for dims in found if len(dims) == 4), None)
+        if picture is None:
+            raise UnsupportedError(
+                "the method reads what the step before added to a latent picture [B,U,h,w]; the tokens are made of no such input"
+            )
+        return picture
+
     def _gain(self, planned: PlannedSite, stage: Stage, name: str) -> ir.Value:
-        """An input [B,N] float32 of the model, of the tokens before any has left. Raises: PlanError."""
+        """An input [B,N] float32 of the model, of the tokens before any has left, or like its picture. Raises: PlanError."""
         method = self.plan.at(planned).name
         if stage.parent is not None or self.plan.unit > 1:
             raise PlanError(
@@ -274,7 +301,8 @@ class Rewriter:
             )
         if name not in self.gained:
             batch = self.batch if self.batch > 0 else free_batch(self.graph)
-            self.gained[name] = gain(self.graph, name, [batch, stage.count], method)
+            dims = self.picture[1:] if name == "update" else (stage.count,)
+            self.gained[name] = gain(self.graph, name, [batch, *dims], method)
         return self.gained[name]
 
     def _site(self, planned: PlannedSite, stage: Stage) -> Site:
@@ -329,6 +357,8 @@ class Rewriter:
 
     def _whole(self, value: ir.Value) -> ir.Value:
         """A value for all original tokens: restored at a tap, or made again of what was restored there."""
+        if value not in self.wholes and self.handed is not None:
+            self.wholes[value] = self._completed(value, self.handed)
         if value not in self.wholes:
             way = self.path.again.get(value)
             if way is None:
@@ -337,6 +367,18 @@ class Rewriter:
                 found = {source: self._whole(source) for source in way.sources}
                 self.wholes[value] = self.replay.run(way, found, self.stages[0])
         return self.wholes[value]
+
+    def _completed(self, value: ir.Value, handed: Handed) -> ir.Value:
+        """A value for all original tokens, of which those that rest are as the step before left them."""
+        held = stream_of(value, self.path.flow, self.shapes, self.structure.stream.rows)
+        stage, now = self.stages[-1], self.reduced.get(value, (value,))[0]
+        rows = now if held is None else to_rows(self.op, now, held, stage.count)
+        whole = handed.complete(value, rows, stage.position, stage.count)
+        if held is None:
+            return whole
+        whole = from_rows(self.op, whole, held, self.structure.tokens, full=True)
+        self._stream(whole, held, self.structure.tokens, full=True)
+        return whole
 
     def _restored(self, value: ir.Value) -> ir.Value:
         """All original tokens at a tap."""

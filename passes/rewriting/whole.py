@@ -8,11 +8,13 @@ import onnx_ir as ir
 
 from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.graph.interface import Port
-from tokenrt.passes.graph.model import opset
+from tokenrt.passes.graph.model import copy, opset
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.outputs import handover
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.several import Routes
+from tokenrt.passes.planning.steps import FROM_LAST
+from tokenrt.passes.rewriting import handed
 from tokenrt.passes.rewriting.outputs import caches
 from tokenrt.passes.rewriting.outputs.short import shorten
 from tokenrt.passes.rewriting.prove import attended, prove
@@ -26,6 +28,22 @@ def marked(prepared: Prepared, plan: Plan) -> ir.Model:
     before = model.metadata_props.get("tokenrt.passes")
     model.metadata_props["tokenrt.passes"] = "; ".join(filter(None, (before, *prepared.passes, plan.spec())))
     model.metadata_props["tokenrt.plan"] = plan.to_toml()
+    return model
+
+
+def whole_step(prepared: Prepared, plan: Plan, routes: Routes) -> ir.Model | None:
+    """The model of a step at which no token rests, where the plan's rest from one to the next; call it before `rewrite`."""
+    resting = {number: path for number, path in routes.items() if plan.of(number).returns == FROM_LAST}
+    if not resting:
+        return None
+    model, interface, rests = copy(prepared.model), prepared.interface, replace(plan, sites=())
+    for number, path in resting.items():
+        structure, own = prepared.transformers[number], plan.of(number)
+        found = handed.parts(structure, path, prepared.shapes)
+        dims = (structure.stream.rows, structure.tokens)
+        interface = handed.whole_step(model, found, own.at(own.sites[0]).carries, dims, interface)
+    tidy(model)
+    prove(model, rests, prepared.shapes, [], interface)
     return model
 
 
@@ -45,10 +63,10 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
         for number, path in routes.items()
         for axis in attended(prepared.transformers[number], path, plan.of(number), shapes)
     ]
+    outputs = len(model.graph.outputs)
     for rewriter in rewriters:
         rewriter.run()
     op.add_functions(model)
-    outputs = len(model.graph.outputs)
     dims: dict[str, tuple[int, ...]] = {}
     prompts = [(caches.told(each), each.structure.tokens) for each in rewriters if each.path.ordered]
     for rewriter in rewriters:
@@ -61,7 +79,9 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
     interface = (
         prepared.interface.changed(dims)
         .with_inputs(Port(name, value.dtype) for each in rewriters for name, value in each.gained.items())
-        .with_outputs((str(value.name), ir.DataType.INT64) for value in model.graph.outputs[outputs:])
+        .with_outputs(
+            (str(value.name), value.dtype or ir.DataType.INT64) for value in model.graph.outputs[outputs:]
+        )
     )
     tidy(model)
     alive = {value.name for node in model.graph for value in node.outputs}

@@ -72,7 +72,7 @@ def settings() -> Iterator[Any]:
         small = tokens == 33 or (turn + PROTECTED.index(protect)) % len(PROTECTED) == 0
         large = even and (tokens == 197 or turn % 2 == 0)
         usual = one and (small if tokens in SMALL else large)
-        if method.pending or method.home == "prefill":
+        if method.pending or method.home in ("prefill", "step"):
             usual = one and even and tokens in FEW
         for keep in sorted(count for count in counts if fewest <= count < tokens):
             marks = [] if usual and name not in SLOW.get(tokens, ()) else [pytest.mark.slow]

@@ -25,8 +25,10 @@ def attention(step: Step) -> None:
     if step.has(3):
         rank, dims = step.rank(3), step.dims(3)
         meets = [(rank - 2, query), (rank - 1, key)]
-        axes = tuple((axis, mark) for axis, mark in meets if mark and axis >= 0 and dims[axis] != 1)
-        if any(mark.stage for _, mark in axes):
+        axes = tuple(
+            (axis, mark) for axis, mark in meets if mark and mark.stage and axis >= 0 and dims[axis] != 1
+        )
+        if axes:
             step.edit(ReduceAuxiliary(step.node, 3, axes, "logits"))
     if key and key.stage:
         step.edit(BiasKeys(step.node, key))

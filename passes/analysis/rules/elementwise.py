@@ -46,9 +46,9 @@ def auxiliary(step: Step, index: int, marks: list[Mark], shift: int) -> None:
     axes = tuple(
         (mark.axis - shift, mark)
         for mark in marks
-        if mark.axis >= shift and mark.axis - shift not in own and dims[mark.axis - shift] != 1
+        if mark.stage and mark.axis >= shift and mark.axis - shift not in own and dims[mark.axis - shift] != 1
     )
-    if not axes or all(mark.stage == 0 for _, mark in axes):
+    if not axes:
         return
     for axis, mark in axes:
         if own:

@@ -8,7 +8,18 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.methods.contract import Evidence, Method, Ops, Reduction, Site, Taps, Value, beyond
+from tokenrt.passes.methods.contract import (
+    Evidence,
+    Home,
+    Method,
+    Ops,
+    Reduction,
+    Returns,
+    Site,
+    Taps,
+    Value,
+    beyond,
+)
 from tokenrt.passes.methods.parts import bipartite, clusters, pooling, scores, steps
 
 STD, LENGTH = "std", "l2norm"
@@ -22,7 +33,7 @@ class RAS(Method):
     m is the standard deviation over the U channels of what the step before added to the latent picture (the input update
     [B,U,h,w], step size times model output), or its length, averaged over the latents of a patch; c says how often a patch has
     rested: the state rested [B,N] is an input and an output, and counts one more for each patch that rests. The others are
-    active: they go through the model, and the rest takes last step's noise, keys and values, which the host keeps.
+    active: they go through the model, and the rest takes last step's noise, keys and values: inputs past_* and outputs present_*.
     R = N - K. high is 1 as released, where the paper lets the lowest rest too; rounding both parts down may let one patch fewer
     rest, and then this refuses with the count that fits.
     Options: metric: std or l2norm; high; gamma, against starvation; order: position, or score, as released (ascending).
@@ -36,9 +47,9 @@ class RAS(Method):
     drops: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("update",)
     ascending: ClassVar[bool] = True
-    pending: ClassVar[str] = (
-        "what a step of diffusion hands to the next is no input and output of a rewritten model yet"
-    )
+    home: ClassVar[Home] = "step"
+    returns: ClassVar[Returns] = "from-last-step"
+    carries: ClassVar[tuple[str, ...]] = (RESTED,)
     systems: ClassVar[tuple[str, ...]] = ("RAS",)
 
     metric: str = STD

@@ -15,7 +15,7 @@ from tokenrt.passes.planning.fit.by_work import by_work
 from tokenrt.passes.planning.fit.cost import list_refusals, not_empty, with_cost
 from tokenrt.passes.planning.fit.terms import about, check_free, check_together, counts, named, no_place, way
 from tokenrt.passes.planning.plan import (
-    PLACES,
+    EVERY,
     Budget,
     Plan,
     PlannedSite,
@@ -161,8 +161,8 @@ def _place(method: Method, site: str | None) -> Where:
     """Where the sites lie: as asked, or the method's usual place. Raises: PlanError."""
     if site is None:
         return places(method.returns)[0]
-    if site not in PLACES:
-        raise PlanError(f"--site {site}: expected one of {', '.join(PLACES)}")
+    if site not in EVERY:
+        raise PlanError(f"--site {site}: expected one of {', '.join(EVERY)}")
     found = next((where for where in places(method.returns) if where == site), None)
     if found is None:
         raise PlanError(

@@ -13,7 +13,7 @@ from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning import units
 from tokenrt.passes.planning.fit.cost import list_refusals, not_empty, shortening
 from tokenrt.passes.planning.fit.terms import about, check_free, check_together, counts, named, no_place, way
-from tokenrt.passes.planning.plan import PLACES, Plan, PlannedSite, Transformer, all_return
+from tokenrt.passes.planning.plan import EVERY, Plan, PlannedSite, Transformer, all_return
 from tokenrt.passes.planning.resolve import check_count, check_grid, check_place
 from tokenrt.passes.planning.route import closed, in_order
 from tokenrt.passes.planning.units import whole
@@ -117,7 +117,7 @@ def _check_sites(
                 f"plan site {number}: block {site.block} has a site before it; a block takes one, since its attention "
                 "saw the tokens of before"
             )
-        order = (site.block, PLACES.index(site.where))
+        order = (site.block, EVERY.index(site.where))
         if order <= last:
             raise PlanError(
                 f"plan site {number}: block {site.block} {site.where} does not come after the site before it"

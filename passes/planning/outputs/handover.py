@@ -12,8 +12,9 @@ import onnx_ir as ir
 
 from tokenrt.files import atomic
 from tokenrt.passes import methods
-from tokenrt.passes.graph.interface import GAINED, KEPT, MAP
+from tokenrt.passes.graph.interface import GAINED, KEPT, MAP, PAST, PRESENT, is_gained
 from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.planning.entries import BEFORE
 from tokenrt.passes.planning.outputs.site import OutputSite
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.version import __version__
@@ -46,6 +47,15 @@ GOES_ON = (
 )
 
 
+STEPS = (
+    "the first step, and those at which no token shall rest, run the model named by dense; it takes the original's inputs alone",
+    "every other step takes as past what the step before gave as present, and as update [B,U,h,w] what the step before added to "
+    "the latent picture: the step of its scheduler",
+    "every output is complete: where tokens rest it says what the step before said",
+    "guidance by two halves of a batch: let both halves choose alike by giving both the same update",
+)
+
+
 def told(model: ir.Model, layers: Sequence[Mapping[str, Any]], tokens: int) -> None:
     """Write into a model what its caches are: those of each layer, and how many tokens the whole prompt has."""
     model.metadata_props[CACHE] = json.dumps({"layers": layers, "next_position": tokens})
@@ -57,12 +67,11 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
         (name for name in (KEPT, MAP) if any(value.name == name for value in model.graph.outputs)), None
     )
     cache = model.metadata_props.get(CACHE)
+    if any(site.where == BEFORE for site in plan.sites):
+        return _state(plan, model)
     if index is None or not (plan.outputs or plan.short or cache):
         return {}
-    sizes = {
-        str(value.name): [size if isinstance(size, int) else str(size) for size in value.shape or ()]
-        for value in model.graph.outputs
-    }
+    sizes = {str(value.name): _sizes(value) for value in model.graph.outputs}
     added = [value for value in model.graph.inputs if value.name in GAINED]
     return {
         "tokenrt": __version__,
@@ -72,7 +81,7 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
         "ascending": index == KEPT and bool(plan.outputs or cache) and all(map(_ascending, plan.outputs)),
         "inputs": {
             str(value.name): {
-                "shape": [str(size) if not isinstance(size, int) else size for size in value.shape or ()],
+                "shape": _sizes(value),
                 "holds": GAINED[str(value.name)],
             }
             for value in added
@@ -80,6 +89,35 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
         **({"cache": {"form": plan.cache, **json.loads(cache)}} if cache else {}),
         "host": list(GOES_ON if cache else HOST[index]),
     }
+
+
+def _state(plan: Plan, model: ir.Model) -> dict[str, Any]:
+    """The handover of a model that is called step by step."""
+    given = [value for value in model.graph.inputs if is_gained(str(value.name))]
+    past = [value for value in given if str(value.name).startswith(PAST)]
+    return {
+        "tokenrt": __version__,
+        "plan": plan.as_dict(),
+        "inputs": {
+            str(value.name): {"shape": _sizes(value), "holds": GAINED[str(value.name)]}
+            for value in given
+            if value not in past
+        },
+        "state": [
+            {
+                "past": str(value.name),
+                "present": f"{PRESENT}{str(value.name).removeprefix(PAST)}",
+                "shape": _sizes(value),
+            }
+            for value in past
+        ],
+        "host": list(STEPS),
+    }
+
+
+def _sizes(value: ir.Value) -> list[int | str]:
+    """A shape as text files have it."""
+    return [size if isinstance(size, int) else str(size) for size in value.shape or ()]
 
 
 def _ascending(site: OutputSite) -> bool:
@@ -94,9 +132,16 @@ def beside(output: str | os.PathLike[str]) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
+def dense(output: str | os.PathLike[str]) -> Path:
+    """Where the model of a step lies at which no token rests: R.dense.onnx beside R.onnx."""
+    path = Path(output)
+    return path.with_name(f"{path.stem}.dense{path.suffix}")
+
+
 def write(plan: Plan, model: ir.Model, output: str | os.PathLike[str]) -> Path | None:
     """Write the handover beside the model, where it has one; that of a model that lay there before goes."""
     made, path = manifest(plan, model), beside(output)
+    made |= {"dense": dense(output).name} if "state" in made else {}
     if not made:
         if path.is_file() and _is_ours(path):
             path.unlink()
@@ -112,4 +157,4 @@ def _is_ours(path: Path) -> bool:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(found, dict) and {"tokenrt", "index", "host"} <= found.keys()
+    return isinstance(found, dict) and {"tokenrt", "plan", "host"} <= found.keys()

@@ -70,6 +70,9 @@ class GraphTaps:
     def pixels(self) -> ir.Value:
         return self._input("pixels")
 
+    def update(self) -> ir.Value:
+        return self._input("update") if self.gains is None else self.gains("update")
+
     def projected(self, tokens: Value) -> ir.Value:
         raise UnsupportedError(
             "the method carries tokens to an output, which a site behind a block does not offer"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Self
 
-from tokenrt.passes.methods.contract import Taps, Value
+from tokenrt.passes.methods.contract import Taps, Value, beyond
 from tokenrt.passes.ops.graph_backend import GraphOps
 
 
@@ -86,3 +86,6 @@ class Wrapped(ABC):
 
     def pixels(self) -> Value:
         return self.taps.pixels()
+
+    def update(self) -> Value:
+        return beyond(self.taps, "update")
