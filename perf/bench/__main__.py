@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from tokenrt.errors import TokenrtError
 from tokenrt.perf.bench import (
     agreement,
+    costs,
     flops,
     half,
     large,
@@ -43,6 +44,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "half": ("half_precision", half.run),
     "large": ("large_models", large.run),
     "flops": ("flops", flops.run),
+    "costs": ("plan_costs", costs.run),
     "quality": ("quality", quality.run),
     "kept": ("kept_tokens", kept.run),
     "methods": ("method_costs", methods.run),

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,12 @@ from tokenrt.passes.graph.model import ModelLike
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.reducer import Reducer
 from tokenrt.passes.report import Reduced
+from tokenrt.perf.planner import arena
 from tokenrt.perf.planner.weights import Weights
 from tokenrt.perf.profile import timing
+
+FOLDER = "session.model_external_initializers_file_folder_path"
+"""Where ONNX Runtime looks for weights outside a model that is given as bytes."""
 
 Answer = dict[str, Array]
 """The outputs of one run, by name."""
@@ -77,12 +82,20 @@ class Workbench:
 
     def session(self, model: ir.Model) -> Any:
         """A session of a model that was made of the prepared one. Raises: TokenrtError where the runtime does not take it."""
+        return self._session(model, self._options(model))
+
+    def peak(self, model: ir.Model, feed: Feed, *, reuse: bool = False) -> int:
+        """Bytes of activations that ONNX Runtime's arena holds at the most in a run; reuse: as in `arena.peak`."""
+        return arena.peak(partial(self._session, model), self._options(model), feed, reuse=reuse)
+
+    def _options(self, model: ir.Model) -> Any:
+        options = timing.settled(session_options(model), self.threads)
+        options.add_session_config_entry(FOLDER, str(self.weights.folder))
+        return options
+
+    def _session(self, model: ir.Model, options: Any) -> Any:
         import onnxruntime
 
-        options = timing.settled(session_options(model), self.threads)
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(self.weights.folder)
-        )
         try:
             return onnxruntime.InferenceSession(
                 self.weights.serialized(model), options, providers=["CPUExecutionProvider"]
