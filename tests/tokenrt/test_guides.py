@@ -11,8 +11,9 @@ import pytest
 
 from tests.helpers import hosts
 from tests.helpers.documents import GUIDES, HERE, blocks, commands
-from tests.passes.helpers import prefill
+from tests.passes.helpers import denoisers, prefill
 from tests.passes.helpers.projectors import tower
+from tests.passes.helpers.streams import seeded
 from tests.tokenrt.conftest import Run
 
 PYTHON = "python"
@@ -42,6 +43,8 @@ def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Callable[...,
     folder = desk("coffee", "cat")
     if not any(line.startswith("tokenrt export") for line in commands(page)):
         shutil.copy(exported, folder / "model.onnx")
+    if page.stem == "diffusion_step":
+        denoisers.exported(seeded(denoisers.DiT(192, 32, 2)), folder / "denoiser.onnx")
     if page.stem == "prefill":
         shutil.copy(prefill.exported("llama", "merged", 20), folder / "decoder.onnx")
     if page.stem in FOLDERS:
@@ -65,8 +68,9 @@ def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Callable[...,
     assert {"reduced.onnx"} <= {path.name for path in folder.iterdir()}
 
 
-def test_there_are_seven_guides() -> None:
+def test_there_are_eight_guides() -> None:
     assert [page.stem for page in GUIDES] == [
+        "diffusion_step",
         "h100",
         "jetson",
         "measuring",

@@ -22,32 +22,32 @@ def turned(x: Tensor, angles: Tensor) -> Tensor:
     return x * angles.cos() + torch.cat([-right, left], dim=-1) * angles.sin()
 
 
-def angles_of(tokens: int) -> Tensor:
-    half = torch.arange(tokens)[:, None] / 3.0 ** torch.arange(WIDTH // HEADS // 2)
+def angles_of(tokens: int, width: int = WIDTH) -> Tensor:
+    half = torch.arange(tokens)[:, None] / 3.0 ** torch.arange(width // HEADS // 2)
     return torch.cat([half, half], dim=1)
 
 
 def by_head(x: Tensor) -> Tensor:
-    return x.unflatten(2, (HEADS, WIDTH // HEADS)).transpose(1, 2)
+    return x.unflatten(2, (HEADS, -1)).transpose(1, 2)
 
 
 def adapted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return functional.layer_norm(x, (WIDTH,)) * (1 + scale[:, None]) + shift[:, None]
+    return functional.layer_norm(x, (int(x.shape[2]),)) * (1 + scale[:, None]) + shift[:, None]
 
 
 def mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    weights = (q @ k.transpose(2, 3) * (WIDTH // HEADS) ** -0.5).softmax(dim=-1)
+    weights = (q @ k.transpose(2, 3) * int(q.shape[3]) ** -0.5).softmax(dim=-1)
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
 class Stream(nn.Module):
     """What one stream brings to an attention, and what it makes of the result: adaptive norms, gates, MLP."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.adapt = nn.Linear(WIDTH, 6 * WIDTH)
-        self.query, self.key, self.value, self.out = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
-        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+        self.adapt = nn.Linear(width, 6 * width)
+        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
 
     def numbers(self, time: Tensor) -> tuple[Tensor, ...]:
         return self.adapt(functional.silu(time)).chunk(6, dim=1)
@@ -63,14 +63,15 @@ class Stream(nn.Module):
 
 
 class DiT(nn.Module):
-    """Three blocks on patches of a latent; the head puts its patches back on the grid."""
+    """Blocks on patches of a latent; the head puts its patches back on the grid."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = WIDTH, side: int = SIDE, blocks: int = 3) -> None:
         super().__init__()
-        self.enter, self.time = nn.Conv2d(4, WIDTH, 2, 2), nn.Linear(2, WIDTH)
-        self.blocks = nn.ModuleList(Stream() for _ in range(3))
-        self.adapt, self.leave = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(WIDTH, 16)
-        self.register_buffer("angles", angles_of(TOKENS))
+        self.side = side
+        self.enter, self.time = nn.Conv2d(4, width, 2, 2), nn.Linear(2, width)
+        self.blocks = nn.ModuleList(Stream(width) for _ in range(blocks))
+        self.adapt, self.leave = nn.Linear(width, 2 * width), nn.Linear(width, 16)
+        self.register_buffer("angles", angles_of(side * side, width))
 
     def forward(
         self, latent: Tensor, timestep: Tensor, keep: dict[int, int] | None = None, method: Any = None
@@ -96,8 +97,8 @@ class DiT(nn.Module):
             x = block.fed(x, numbers)
         x = torch.cat([x, *reversed(gone)], dim=1)
         shift, scale = self.adapt(functional.silu(time)).chunk(2, dim=1)
-        patches = self.leave(adapted(x, shift, scale)).reshape(-1, SIDE, SIDE, 2, 2, 4)
-        return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, 4, 2 * SIDE, 2 * SIDE)
+        patches = self.leave(adapted(x, shift, scale)).reshape(-1, self.side, self.side, 2, 2, 4)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, 4, 2 * self.side, 2 * self.side)
 
 
 def first_members(assign: Tensor, count: int) -> Tensor:
@@ -162,9 +163,9 @@ class Single(nn.Module):
 
 
 def given(net: nn.Module) -> dict[str, Tensor]:
-    made = torch.Generator().manual_seed(3)
+    made, side = torch.Generator().manual_seed(3), getattr(net, "side", SIDE)
     inputs = {
-        "latent": torch.randn(2, 4, 2 * SIDE, 2 * SIDE, generator=made),
+        "latent": torch.randn(2, 4, 2 * side, 2 * side, generator=made),
         "timestep": torch.tensor([0.3, 1.9]),
     }
     return inputs | ({"text": torch.randn(2, TEXT, WIDTH, generator=made)} if isinstance(net, Joint) else {})
