@@ -1,24 +1,22 @@
-"""Inputs to compare models on: seeded noise of Polygraphy, arrays, or pictures."""
+"""Inputs to compare models on: seeded noise of Polygraphy, arrays, pictures, or texts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.errors import DependencyError, ShapeError, TokenrtError
+from tokenrt.errors import ShapeError, TokenrtError
+from tokenrt.passes.checking import texts
+from tokenrt.passes.checking.inputs import Array as Array
+from tokenrt.passes.checking.inputs import Input as Input
+from tokenrt.passes.checking.pictures import PICTURES, picture
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Feed = dict[str, Array]
-
-PICTURES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 NOISE = (-2.0, 2.0)
 """Range of seeded float inputs: about that of a picture after ImageNet normalisation."""
@@ -27,18 +25,6 @@ PASSING = frozenset(
     {"Cast", "Clip", "Expand", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 )
 """Operators between an input of indices and the table it looks up."""
-
-
-@dataclass(frozen=True)
-class Input:
-    """An input both models take; None for a size that neither fixes."""
-
-    name: str
-    dtype: np.dtype[Any]
-    dims: tuple[int | None, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name!r} [{','.join('?' if size is None else str(size) for size in self.dims)}]"
 
 
 def inputs_of(original: ir.Model, reduced: ir.Model) -> tuple[Input, ...]:
@@ -79,8 +65,14 @@ def feeds(
     batch: int,
     seed: int,
     samples: int,
+    most: int | None = None,
 ) -> tuple[list[Feed], str]:
-    """The inputs of every run, and where they are from in a few words. Raises: TokenrtError, ShapeError."""
+    """The inputs of every run, and where they are from in a few words.
+
+    samples: runs of noise, where there is no data. most: of the files of a folder, in the order of their names, so many are read.
+
+    Raises: TokenrtError, ShapeError.
+    """
     if batch < 1 or samples < 1:
         raise TokenrtError(f"batch {batch} and samples {samples}: both count from 1")
     if data is None:
@@ -91,12 +83,15 @@ def feeds(
         ), "arrays"
     path = Path(data)
     if path.is_dir():
-        return _folder(inputs, path, batch)
+        return _folder(inputs, path, batch, most)
     if path.suffix == ".npz" and path.exists():
         return _cut(inputs, _archive(path), batch, str(path)), path.name
+    if path.suffix == ".txt" and path.exists():
+        rows, described = texts.read(inputs, path)
+        return _cut(inputs, rows, batch, str(path)), described
     raise TokenrtError(
-        f"data {path}: {'not an .npz file' if path.exists() else 'no such file or directory'}; give an .npz "
-        "with one array per input, or a directory of .npz, .npy or pictures"
+        f"data {path}: {'not an .npz or .txt file' if path.exists() else 'no such file or directory'}; give an .npz "
+        "with one array per input, a .txt with a text in each line, or a directory of .npz, .npy or pictures"
     )
 
 
@@ -165,7 +160,7 @@ def _table_rows(value: ir.Value) -> int | None:
     return min(found, default=None)
 
 
-def _folder(inputs: Sequence[Input], folder: Path, batch: int) -> tuple[list[Feed], str]:
+def _folder(inputs: Sequence[Input], folder: Path, batch: int, most: int | None) -> tuple[list[Feed], str]:
     files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     kinds = {
         "npz": [path for path in files if path.suffix == ".npz"],
@@ -179,7 +174,9 @@ def _folder(inputs: Sequence[Input], folder: Path, batch: int) -> tuple[list[Fee
             f"data {folder}: expected .npz, .npy or pictures, and one kind only; it holds {held}"
         )
     kind, paths = there.popitem()
-    described = f"{len(paths)} {kind if kind == 'pictures' else f'.{kind} files'} of {folder.name}"
+    every, paths = len(paths), paths[:most]
+    of = f" of {every}" if len(paths) < every else ""
+    described = f"{len(paths)}{of} {kind if kind == 'pictures' else f'.{kind} files'} of {folder.name}"
     if kind == "npz":
         return [feed for path in paths for feed in _cut(inputs, _archive(path), batch, str(path))], described
     if len(inputs) != 1:
@@ -221,29 +218,6 @@ def _joined(rows: list[Array], folder: Path) -> Array:
         return np.concatenate(rows)
     except ValueError as cause:
         raise TokenrtError(f"data {folder}: the .npy files differ in shape: {cause}") from cause
-
-
-def picture(item: Input, path: Path) -> Array:
-    """[3,H,W], resized to the input and normalised with ImageNet's mean and deviation."""
-    sizes = item.dims
-    if len(sizes) != 4 or sizes[1] != 3 or item.dtype.kind != "f" or sizes[2] is None or sizes[3] is None:
-        raise TokenrtError(
-            f"data {path}: pictures serve a float input [B,3,H,W] of fixed size, this is {item} of "
-            f"{item.dtype}; use an .npz"
-        )
-    try:
-        from PIL import Image
-    except ImportError as cause:
-        raise DependencyError("pillow", "demo", "reading pictures") from cause
-    try:
-        with Image.open(path) as image:
-            resized = image.convert("RGB").resize((sizes[3], sizes[2]), Image.Resampling.BICUBIC)
-    except OSError as cause:
-        raise TokenrtError(f"data {path}: not a readable picture: {cause}") from cause
-    pixels = np.asarray(resized, np.float32) / 255
-    mean, deviation = np.array(IMAGENET_MEAN, np.float32), np.array(IMAGENET_STD, np.float32)
-    normal: Array = ((pixels - mean) / deviation).transpose(2, 0, 1)
-    return normal.astype(item.dtype)
 
 
 def _cut(inputs: Sequence[Input], arrays: dict[str, Array], batch: int, source: str) -> list[Feed]:

@@ -15,7 +15,8 @@ from tokenrt.errors import DependencyError, TokenrtError
 from tokenrt.files import atomic
 from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.checking.check import CheckReport
-from tokenrt.passes.checking.check_data import PICTURES, Input, picture
+from tokenrt.passes.checking.inputs import Input
+from tokenrt.passes.checking.pictures import PICTURES, picture
 from tokenrt.passes.graph.interface import KEPT, MAP
 from tokenrt.passes.graph.model import ModelLike, load
 from tokenrt.passes.planning.plan import Plan

@@ -221,7 +221,7 @@ def convert(
     ] = "auto",
     data: Annotated[
         Path | None,
-        typer.Option(help="Inputs to judge and compare on; without it, seeded noise.", metavar="DIR|NPZ"),
+        typer.Option(help="Inputs to judge and compare on; without it, seeded noise.", metavar="DIR|NPZ|TXT"),
     ] = None,
     check: Annotated[
         bool, typer.Option("--check/--no-check", help="Compare with the float32 model before writing.")
@@ -254,7 +254,7 @@ def check(
     *,
     data: Annotated[
         Path | None,
-        typer.Option(help="Inputs to compare on; without it, seeded noise.", metavar="DIR|NPZ"),
+        typer.Option(help="Inputs to compare on; without it, seeded noise.", metavar="DIR|NPZ|TXT"),
     ] = None,
     batch: Annotated[int, typer.Option(help="Batch of seeded inputs.")] = 2,
     seed: Annotated[int, typer.Option(help="Seed of seeded inputs.")] = 0,
