@@ -30,6 +30,7 @@ def plan(
     transformers: Chosen = None,
     protect: Protect = None,
     span: str | None = None,
+    text: str | None = None,
     short: str | Sequence[str] | None = None,
     cache: str | None = None,
     tap_layer: int | None = None,
@@ -43,7 +44,8 @@ def plan(
     grid: (h, w) or (frames, h, w), the layout of the unprotected tokens where the graph does not show it. transformers: which are
     reduced, counted from 0 in graph order, or "all"; by default the first, and for methods whose tokens come back after each
     attention all that have as many tokens as the largest. protect: tokens that never leave beside those that the analysis finds,
-    as "0,-1,200:217" or a list of positions. span: "S:E", only these tokens may leave. short: outputs with a row for each
+    as "0,-1,200:217" or a list of positions. span: "S:E", only these tokens may leave. text: "S:E", the words of a language
+    model's prompt that the method reads, by default all behind the tokens that may leave. short: outputs with a row for each
     token, by name, or "all", that keep the rows that are left instead of getting all back. cache: "per-layer" (the default: the
     cache of a layer holds the tokens that reached it) or "gathered" (every layer's holds those that are left at the end).
     tap_layer: for an output, the block whose attention and keys a method reads, -1 for the last. shape: of inputs, those
@@ -58,6 +60,7 @@ def plan(
         transformers=transformers,
         protect=protect,
         span=span,
+        text=text,
         short=short,
         cache=cache,
         tap_layer=tap_layer,
@@ -80,6 +83,7 @@ def reduce(
     transformers: Chosen = None,
     protect: Protect = None,
     span: str | None = None,
+    text: str | None = None,
     short: str | Sequence[str] | None = None,
     cache: str | None = None,
     tap_layer: int | None = None,
@@ -90,11 +94,12 @@ def reduce(
 ) -> Reduced:
     """Reduce the tokens of a model, by a plan or by a method and a budget; prove the result; write it to `output` if given.
 
-    site, grid, transformers, protect, span, short, cache, tap_layer: as for `plan`. source_map: add the output `token_source_map`
-    [B,N0] int64, the token behind the last site each original one lives in (-1: dropped); transformer 1, where reduced, has
-    `token_source_map_1`. Where an output stays short the model gains `kept_index` [B,K] int64, the original position of each of
-    its rows, or, where tokens were merged, that map; what a host must do with it is written beside the model, as R.onnx.json.
-    Where tokens rest from one step to the next, R.dense.onnx beside it is the step at which none rests: it gives the first state.
+    site, grid, transformers, protect, span, text, short, cache, tap_layer: as for `plan`. source_map: add the output
+    `token_source_map` [B,N0] int64, the token behind the last site each original one lives in (-1: dropped); transformer 1, where
+    reduced, has `token_source_map_1`. Where an output stays short the model gains `kept_index` [B,K] int64, the original position
+    of each of its rows, or, where tokens were merged, that map; what a host must do with it is written beside the model, as
+    R.onnx.json. Where tokens rest from one step to the next, R.dense.onnx beside it is the step at which none rests: it gives the
+    first state.
     Raises: TokenrtError; nothing is written unless the proof holds.
     """
     import time
@@ -110,6 +115,7 @@ def reduce(
         transformers=transformers,
         protect=protect,
         span=span,
+        text=text,
         short=short,
         cache=cache,
         tap_layer=tap_layer,

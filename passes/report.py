@@ -114,9 +114,9 @@ def site_reports(prepared: Prepared, plan: Plan) -> tuple[SiteReport, ...]:
             reason = closed(block, where, method) or NOT_PLANNED
             reports.append(SiteReport(block.index, where, "refused", reason=reason, transformer=which))
     parts = [plan.of(number) for number in plan.reduced()]
-    selects = all(part.at(site).selects for part in parts for site in part.sites)
+    ordered = all(part.at(site).keeps_order for part in parts for site in part.sites)
     for refusal in prepared.refusals:
-        if refusal.merging and selects:
+        if refusal.merging and ordered:
             continue
         reports.append(SiteReport(-1, refusal.where, "refused", reason=refusal.reason))
     return tuple(reports)

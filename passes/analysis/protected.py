@@ -117,7 +117,40 @@ def outside(span: str | None) -> str:
     """All tokens but those of a span `S:E`, as text; nothing without one. Raises: PlanError."""
     if span is None:
         return ""
-    first, colon, end = span.strip().partition(":")
+    start, stop = _ends(
+        span, f"--span {span}: expected S:E, the first token that may leave and the one behind"
+    )
+    before = [] if start == 0 else [f"0:{start}"]
+    return ",".join(before if stop is None else [*before, f"{stop}:"])
+
+
+def words(given: str, protected: Sequence[int], tokens: int) -> tuple[int, int] | None:
+    """Where the words lie that methods read beside the tokens that may leave: (first, end), from S:E or all behind these.
+
+    Behind the tokens that may leave both count from the end, 0 for the end itself, so that they hold however many have left.
+    None where nothing is said and nothing lies behind. Raises: PlanError.
+    """
+    leaving = free(protected, tokens)
+    first, end = int(leaving[0]), int(leaving[-1]) + 1
+    if not given:
+        return (end - tokens, 0) if end < tokens else None
+    places = resolved(
+        [_ends(given, f"--text {given}: expected S:E, the first word and the one behind")], tokens
+    )
+    if places is None:
+        raise PlanError(f"--text {given}: the words must lie among the {tokens} tokens, 0 to {tokens - 1}")
+    if places[-1] < first:
+        return places[0], places[-1] + 1
+    if places[0] < end:
+        raise PlanError(
+            f"--text {given}: tokens {first} to {end - 1} may leave, and words never do; name some in front of these or behind"
+        )
+    return places[0] - tokens, places[-1] + 1 - tokens
+
+
+def _ends(given: str, told: str) -> tuple[int, int | None]:
+    """Read `S:E`. Raises: PlanError, as `told` says what was expected."""
+    first, colon, end = given.strip().partition(":")
     try:
         start, stop = int(first or 0), int(end) if end else None
     except ValueError:
@@ -127,11 +160,8 @@ def outside(span: str | None) -> str:
         or (stop is not None and start < 0 <= stop)
         or (stop is not None and start >= 0 < stop <= start)
     ):
-        raise PlanError(
-            f"--span {span}: expected S:E, the first token that may leave and the one behind the last, as in 8:72"
-        )
-    before = [] if start == 0 else [f"0:{start}"]
-    return ",".join(before if stop is None else [*before, f"{stop}:"])
+        raise PlanError(f"{told} the last, as in 8:72")
+    return start, stop
 
 
 def parse(given: str) -> Spans:

@@ -123,7 +123,7 @@ class Taps(Protocol):
         """The taps of these same tokens at another block, which the method reads in this role; negative counts from the end."""
 
     def text(self) -> Value:
-        """[B,T,E] embeddings of the text that comes with the image, an input of the model."""
+        """[B,T,E] embeddings of the text that comes with the image, an input; in a language model its words as they are here."""
 
     def text_mask(self) -> Value | None:
         """[B,T] float32, 1 for words and 0 for padding, an input of the model; None where all are words."""
@@ -212,6 +212,9 @@ class Method:
     """Outputs are averages weighted by the sizes of their members."""
     drops: ClassVar[bool] = False
     """Some tokens are in no output (-1 in `assign`)."""
+    joins: ClassVar[bool] = False
+    """Every output is made of the tokens that `assign` sends to it and of no other, so that under a causal mask it can stand at
+    the place of the last of them."""
     quota: ClassVar[str] = ""
     """Where the published count depends on the data: what replaces that rule, in a line."""
     needs: ClassVar[Mapping[str, str]] = {}
@@ -265,6 +268,11 @@ class Method:
     def selects(self) -> bool:
         """Whether tokens leave for good and no other takes in what they hold, so that those that stay can keep their order."""
         return self.drops and not self.merges and self.returns == "never"
+
+    @property
+    def keeps_order(self) -> bool:
+        """Whether it can be used where masks keep tokens apart: it selects, or says of what its outputs are made."""
+        return self.selects or (self.joins and self.returns == "never")
 
     @property
     def proportional(self) -> bool:

@@ -158,6 +158,9 @@ NO_REWRITE: Mapping[str, str] = {
 }
 """Systems that are no rewrite of a graph, and why."""
 
+TOGETHER = frozenset({"ToDRE", "MustDrop", "HoliTom", "AIM"})
+"""Systems whose steps are methods each, and all here."""
+
 SECTIONS: Mapping[str, str] = {
     "Published systems": PUBLISHED,
     "Baselines": BASELINES,
@@ -189,7 +192,8 @@ class System:
             self.covered[name] + (f" ({ARRAYS})" if info.pending else "") for name, info in found.items()
         ]
         if steps:
-            return f"{PART}: {', '.join(dict.fromkeys(steps))}"
+            complete = self.name in TOGETHER and not any(info.pending for info in found.values())
+            return f"{WORKS if complete else PART}: {', '.join(dict.fromkeys(steps))}"
         if self.name in PLANNED:
             return f"{PART}: the counts of the layers"
         return RECOGNISED if self.name in NO_REWRITE else MISSING
@@ -237,7 +241,7 @@ def page() -> str:
     parts = [
         "# Published systems",
         "Written by `make docs` from the methods themselves, each of which says what it covers. *Works*: its whole reduction is "
-        "a method here, in the form that each method's page states, with a fixed number of tokens. *Works with weights*: the "
+        "a method here, or each of its steps is one, in the form that their pages state, with a fixed number of tokens. *Works with weights*: the "
         "same, with trained tensors from a file. *Part*: the step that is here. *On arrays*: its mathematics is a method here, "
         "and no graph is rewritten by it yet. *Recognised*: no rewrite of a graph, for the reason given. What a method was "
         "compared with is on its page.",

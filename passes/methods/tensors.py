@@ -57,6 +57,9 @@ BY_HEAD = ("cls_attn", "last_attn")
 COUNTED = ("quotas", "segments")
 """Those that hold whole numbers."""
 
+EVERYWHERE = ("x", "size", "text", "text_mask")
+"""Those that every layer has, unless it is given its own."""
+
 END = 2**31 - 1
 """Behind the end of every axis."""
 
@@ -99,7 +102,7 @@ class TensorTaps:
         own = {
             name.removeprefix(named): item for name, item in self.tensors.items() if name.startswith(named)
         }
-        kept = {name: item for name, item in self.tensors.items() if name in ("x", "size")}
+        kept = {name: item for name, item in self.tensors.items() if name in EVERYWHERE}
         return replace(self, tensors=kept | own, role=named)
 
     def text(self) -> Value:

@@ -36,6 +36,7 @@ KEYS = (
     "macs",
     "short",
     "cache",
+    "text",
     "transformer",
     "site",
 )
@@ -60,8 +61,9 @@ class Plan:
     unprotected ones, where known. macs_before, macs_after: multiply-accumulates of one image. wanted: tokens that the user
     protects, as in 0,-1,200:217. multiple_of: what every count is a multiple of. outputs: choices among the tokens of outputs,
     behind those of the blocks. short: outputs, by name or "all", that keep only the tokens that are left. unit: so many leave
-    together, as such an output needs. cache: one of CACHES. A model of several transformers has these counts for its first, and
-    in `others` those of transformers 1, 2 and so on, reduced or not.
+    together, as such an output needs. cache: one of CACHES. text: the words that methods read in a language model, as in 72:80;
+    nothing for all behind the tokens that may leave. A model of several transformers has these counts for its first, and in
+    `others` those of transformers 1, 2 and so on, reduced or not.
     """
 
     method: str
@@ -82,6 +84,7 @@ class Plan:
     short: str = ""
     unit: int = 1
     cache: str = PER_LAYER
+    text: str = ""
 
     @property
     def transformers(self) -> tuple[Transformer, ...]:
@@ -171,6 +174,7 @@ class Plan:
             **({"multiple_of": self.multiple_of} if self.multiple_of > 1 else {}),
             **({"short": self.short} if self.short else {}),
             **({"cache": self.cache} if self.cache != PER_LAYER else {}),
+            **({"text": self.text} if self.text else {}),
             "proportional_attention": self.proportional_attention,
             "options": written(self.options),
             "macs": {"before": self.macs_before, "after": self.macs_after},
@@ -198,6 +202,7 @@ class Plan:
             "multiple_of": self.multiple_of if self.multiple_of > 1 else None,
             "short": self.short or None,
             "cache": self.cache if self.cache != PER_LAYER else None,
+            "text": self.text or None,
         }
         head = {"method": self.method, **own, **also, "proportional_attention": self.proportional_attention}
         document.update({key: value for key, value in head.items() if value is not None})
@@ -280,6 +285,7 @@ class Plan:
             outputs=tuple(outputs),
             short=entries.read(file, data, "short", str, ""),
             cache=cache_of(entries.read(file, data, "cache", str, PER_LAYER), f"plan {file}: cache = "),
+            text=entries.read(file, data, "text", str, ""),
         )
 
     def __rich__(self) -> Any:

@@ -11,7 +11,7 @@ from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.prepare import Protect, ShapeOption
 from tokenrt.passes.planning.several import Chosen
 
-SAID_BY_PLANS = ("site", "options", "transformers", "protect", "span", "short", "cache", "tap_layer")
+SAID_BY_PLANS = ("site", "options", "transformers", "protect", "span", "text", "short", "cache", "tap_layer")
 """What a plan says itself, so that none of it goes with one."""
 
 INSIDE = {
@@ -19,6 +19,7 @@ INSIDE = {
     "transformers": "--transformers",
     "short": "--short",
     "cache": "--cache",
+    "text": "--text",
 }
 """What is about tokens that leave inside a transformer, and not at an output."""
 
@@ -34,6 +35,7 @@ class Request:
     transformers: Chosen = None
     protect: Protect = None
     span: str | None = None
+    text: str | None = None
     short: str | Sequence[str] | None = None
     cache: str | None = None
     tap_layer: int | None = None

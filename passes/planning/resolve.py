@@ -110,7 +110,7 @@ def _unrounded(
         if budget.kind != "tokens":
             wanted = fitting(method, wanted, here, protect)
         if most_it_can and wanted < here:
-            if not sites and wanted <= protect:
+            if not sites and wanted <= protect and wanted < fewest:
                 raise PlanError(
                     f"{budget.option()}: block {block} has {here} tokens, {protect} of them protected; at most "
                     f"{here - fewest} can leave there with {method.name}"
@@ -169,7 +169,7 @@ def check_count(method: Method, block: int, tokens: int, keep: int, protect: int
         raise PlanError(
             f"block {block}: {keep} tokens are to stay; at least {protect + 1} must ({protect} protected and one more)"
         )
-    if keep <= protect:
+    if keep <= protect and (keep < protect or method.fewest(tokens, protect) > protect):
         raise PlanError(
             f"block {block}: {keep} tokens are to stay, but {protect} are protected and at least one more must stay"
         )

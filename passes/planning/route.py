@@ -60,12 +60,12 @@ def closed(block: Block, where: Where, method: Method) -> str:
     """Why a method has no place here; nothing where it has one."""
     if cut(block, where) is None:
         return missing(block, where)
-    return f"{block.apart}; {IN_ORDER}" if block.apart and not method.selects else ""
+    return f"{block.apart}; {IN_ORDER}" if block.apart and not method.keeps_order else ""
 
 
-def in_order(structure: Structure, sites: Iterable[PlannedSite], selects: bool) -> bool:
+def in_order(structure: Structure, sites: Iterable[PlannedSite], able: bool) -> bool:
     """Whether what is left behind these sites keeps its order: a mask there or behind tells tokens apart, or they are cached."""
-    return (structure.cached and selects) or any(structure.blocks[site.block].apart for site in sites)
+    return (structure.cached and able) or any(structure.blocks[site.block].apart for site in sites)
 
 
 def missing(block: Block, where: Where) -> str:

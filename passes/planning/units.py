@@ -77,7 +77,7 @@ class InUnits(Method):
                 "without weights, e.g. topk or divprune, or drop --short so that all tokens come back in front of the merger"
             )
         made = cls(method, size)
-        for name in ("name", "merges", "drops", "reads", "returns"):
+        for name in ("name", "merges", "drops", "joins", "reads", "returns"):
             object.__setattr__(made, name, getattr(method, name))
         return made
 

@@ -35,7 +35,7 @@ class Work:
             cuts = [made for site in own.sites if (made := cut(structure.blocks[site.block], site.where))]
             chosen, unit = [own.at(site) for site in own.sites], plan.transformers[number].unit
             back, drops = returns(structure, own.returns, own.sites), [method.drops for method in chosen]
-            ordered = in_order(structure, own.sites, all(method.selects for method in chosen))
+            ordered = in_order(structure, own.sites, all(method.keeps_order for method in chosen))
             routes[number] = route(
                 graph,
                 shapes,

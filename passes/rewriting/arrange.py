@@ -14,10 +14,10 @@ import numpy as np
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.methods.contract import Method, Reduction, Site, Taps, Value
-from tokenrt.passes.methods.parts import bipartite, steps
+from tokenrt.passes.methods.parts import bipartite, clusters, steps
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.logits import received_of_real
-from tokenrt.passes.rewriting.stages import compose, constant, follow
+from tokenrt.passes.rewriting.stages import INT64, compose, constant, follow
 from tokenrt.passes.rewriting.taps.wrapped import Wrapped
 
 Places = np.ndarray[Any, Any]
@@ -47,13 +47,13 @@ def reduce(op: GraphOps, method: Method, taps: Taps, site: Site, order: Places, 
 def select(
     op: GraphOps, method: Method, taps: Taps, site: Site, order: Places, unseen: Places, *, front: int
 ) -> Reduction:
-    """What is left where tokens keep their order: the protected ones in front, what the method chooses, those behind.
+    """What is left where tokens keep their order: the protected ones in front, what the method makes, those behind.
 
     The method sees the tokens that may leave, which stand together behind the first `front`. Raises: UnsupportedError where what
-    it gives is not some of these tokens as they are.
+    it gives is neither some of these tokens as they are nor made of tokens that it tells.
     """
     behind = site.protect - front
-    some = np.arange(front, site.tokens - behind)
+    some, end = np.arange(front, site.tokens - behind), np.arange(site.tokens - behind, site.tokens)
     smaller = replace(
         site,
         tokens=len(some),
@@ -62,30 +62,85 @@ def select(
         initial=None if site.initial is None else site.initial - site.protect,
         class_token=False,
     )
+    if not smaller.keep:
+        return steps.constantly_pruned(op, taps, site, np.concatenate([np.arange(front), end]))
     found = method.reduce(op, Shown(op, taps, some), smaller)
     if not selects(found, taps.tokens):
-        raise UnsupportedError(
-            f"{method.name} gives tokens that are not some of those that come to it, or not as they are; where a mask tells "
-            "tokens apart, as a causal one, a token that holds others would tell earlier ones of them: use a method, or options "
-            "of it, that only select, e.g. fastv or divprune"
-        )
+        if not method.joins or not method.keeps_order:
+            raise UnsupportedError(
+                f"{method.name} gives tokens that are not some of those that come to it, or not as they are; where a mask "
+                "tells tokens apart, as a causal one, a token that holds others would tell earlier ones of them: use a method, "
+                "or options of it, that only select, e.g. fastv or divprune"
+            )
+        return _between(op, taps, site, last_members(op, found, smaller), front)
     chosen = constant(found.position)
     if isinstance(chosen, np.ndarray):
-        index = np.concatenate(
-            [np.arange(front), np.sort(chosen[0]) + front, np.arange(site.tokens - behind, site.tokens)]
+        made = steps.constantly_pruned(
+            op, taps, site, np.concatenate([np.arange(front), np.sort(chosen[0]) + front, end])
         )
-        return steps.constantly_pruned(op, taps, site, index)
+        return replace(made, state=found.state)
     if not method.ascending:
         chosen = bipartite.ascending(op, chosen, smaller.keep)
     parts = [op("Add", chosen, np.array(front)) if front else chosen]
-    ends = np.arange(front), np.arange(site.tokens - behind, site.tokens)
-    before, after = (
-        [op("Expand", op.constant(end[None]), steps.batch_shape(op, taps.tokens, len(end)))]
-        if len(end)
-        else []
-        for end in ends
+    before, after = ([_everywhere(op, taps, each)] if len(each) else [] for each in (np.arange(front), end))
+    made = steps.pruned(op, taps, site, bipartite.joined(op, [*before, *parts, *after]))
+    return replace(made, state=found.state)
+
+
+def last_members(op: GraphOps, found: Reduction, site: Site) -> Reduction:
+    """The same outputs, each at the place of the last token it is made of, in that order: none in front learns of one behind."""
+    member = clusters.members(op, found.assign, site.keep)
+    last = op(
+        "ReduceMax", op("Where", member, np.arange(site.tokens, dtype=np.float32), -1.0), axes=[2], keepdims=0
     )
-    return steps.pruned(op, taps, site, bipartite.joined(op, [*before, *parts, *after]))
+    position, order = op("TopK", last, np.array([site.keep]), axis=1, largest=0)
+    slots = steps.numbered(op, found.tokens, site.keep)
+    rank = op("ScatterElements", slots, order, slots, axis=1)
+    return replace(
+        found,
+        tokens=steps.gather(op, found.tokens, order),
+        size=None if found.size is None else steps.gather(op, found.size, order),
+        position=op("Cast", position, to=INT64),
+        assign=follow(op, rank, found.assign, True),
+    )
+
+
+def _between(op: GraphOps, taps: Taps, site: Site, found: Reduction, front: int) -> Reduction:
+    """What was made of the tokens that may leave, between those in front and those behind; every token counts as one."""
+    behind = site.protect - front
+    ends = np.arange(front), np.arange(site.tokens - behind, site.tokens)
+
+    def joined(own: Value, *others: Value) -> Value:
+        parts = [other for other, end in zip(others, ends, strict=True) if len(end)]
+        return bipartite.joined(op, [*parts[: bool(front)], own, *parts[bool(front) :]])
+
+    def around(own: Value, value: Value) -> Value:
+        return joined(own, *(op("Gather", value, end, axis=1) for end in ends))
+
+    moved = op("Where", op("Less", found.assign, 0), steps.DROPPED, op("Add", found.assign, np.array(front)))
+    size = taps.size
+    if size is not None:
+        own = steps.gather(
+            op, op("Gather", size, np.arange(front, site.tokens - behind), axis=1), found.position
+        )
+        size = around(own if found.size is None else op("Min", found.size, 1.0), size)
+    return replace(
+        found,
+        tokens=around(found.tokens, taps.tokens),
+        size=size,
+        position=joined(
+            op("Add", found.position, np.array(front)), *(_everywhere(op, taps, end) for end in ends)
+        ),
+        assign=joined(
+            moved,
+            *(_everywhere(op, taps, end) for end in (ends[0], np.arange(site.keep - behind, site.keep))),
+        ),
+    )
+
+
+def _everywhere(op: GraphOps, taps: Taps, places: Places) -> Value:
+    """[B,M] int64: the same for all pictures."""
+    return op("Expand", op.constant(places[None]), steps.batch_shape(op, taps.tokens, len(places)))
 
 
 def selects(reduction: Reduction, rows: Value) -> bool:
@@ -176,6 +231,9 @@ class Arranged(Wrapped):
 
     def _matrix(self, value: Value) -> Value:
         return self._along(value, 2, 3)
+
+    def _columns(self, value: Value) -> Value:
+        return self._along(value, 3)
 
     @property
     def tokens(self) -> Value:

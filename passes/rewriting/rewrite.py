@@ -8,7 +8,7 @@ attention).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -19,27 +19,26 @@ from tokenrt.errors import PlanError, UnsupportedError
 from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut
 from tokenrt.passes.analysis.marks import Edit
-from tokenrt.passes.analysis.protected import arranged
+from tokenrt.passes.analysis.protected import arranged, words
 from tokenrt.passes.analysis.stream import Layout, stream_of
-from tokenrt.passes.graph.ancestry import ancestors, depends_on_input
+from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.interface import MAP
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.ops.graph_backend import GraphOps
-from tokenrt.passes.planning.plan import BEFORE, Plan, PlannedSite
+from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.planning.steps import FROM_LAST
 from tokenrt.passes.rewriting import units
 from tokenrt.passes.rewriting.arrange import reduce, select
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries, check_biases
 from tokenrt.passes.rewriting.handed import Handed, parts
-from tokenrt.passes.rewriting.inputs import free_batch, gain
 from tokenrt.passes.rewriting.logits import FLOAT, additive
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.replay import Replay
 from tokenrt.passes.rewriting.stages import Stage, full
 from tokenrt.passes.rewriting.streams import from_rows, tell, to_rows
-from tokenrt.passes.rewriting.taps.block import GraphTaps, InletTaps
+from tokenrt.passes.rewriting.taps import here
 
 SHOWN = -5000.0
 """Scores a mask lowers by more than this are hidden; exporters write -10000, the lowest number, or -inf."""
@@ -102,6 +101,11 @@ class Rewriter:
         return gap // self.plan.unit
 
     @cached_property
+    def words(self) -> tuple[int, int] | None:
+        """First and end of the words that methods read, see `protected.words`."""
+        return words(self.plan.text, self.structure.protected, self.structure.tokens)
+
+    @cached_property
     def methods(self) -> tuple[Method, ...]:
         """The method of each site."""
         return tuple(self.plan.at(site) for site in self.plan.sites)
@@ -124,9 +128,9 @@ class Rewriter:
         readers = {value: [(n, i) for n, i in value.uses() if value in restored.get(n, ())] for value in taps}
         for block in self.structure.blocks:
             stage = max((mark.stage for mark in self.path.flow.marks[block.core.key]), default=0)
-            if any(method.merges for method in self.methods[:stage]):
+            if not self.path.ordered and any(method.merges for method in self.methods[:stage]):
                 check_biases(block.core, self.shapes)
-        self.stages.append(Stage(self.structure.tokens))
+        self.stages.append(Stage(self.structure.tokens, ordered=self.path.ordered))
         if any(method.reads for method in self.methods):
             self._start_sizes()
         repairs = Repairs(
@@ -150,7 +154,7 @@ class Rewriter:
             edits.setdefault(edit.node, []).append(edit)
         before = {node: tuple(node.inputs) for node in nodes}
         for cut in self.path.sites:
-            self._held(cut.value)  # By name, which a restored output takes away.
+            self.held(cut.value)  # By name, which a restored output takes away.
         self.replay = Replay(self.op, before, edits, repairs.auxiliaries, len(self.path.sites))
         # In graph order, so that a reduction reads masks which already have its length.
         for value in [value for value in self.graph.inputs if value in sites]:
@@ -180,7 +184,7 @@ class Rewriter:
     def output(self, value: ir.Value, name: str, count: int) -> None:
         """Add an output [B,count] of what may be the same for all pictures."""
         stream = self.path.sites[0].value
-        held = self._held(stream)
+        held = self.held(stream)
         if self.batch < 0 and not held.plain:
             stream = to_rows(self.op, stream, held, self.structure.tokens)
         axis = 1 if held.plain and held.order == "sequence" else 0
@@ -210,19 +214,19 @@ class Rewriter:
             total = self.op("ReduceSum", shown, list(range(1, rank - 1)), keepdims=0) if rank > 2 else shown
             valid = self.op("Unsqueeze", self.op("Cast", self.op("Greater", total, 0.0), to=FLOAT), [-1])
             self.validity = valid if self.validity is None else self.op("Mul", self.validity, valid)
-            self.stages[0] = Stage(self.structure.tokens, size=self.validity)
+            self.stages[0] = replace(self.stages[0], size=self.validity)
 
     def _reduce(
         self, number: int, planned: PlannedSite, cut: Cut, uses: Sequence[tuple[ir.Node, int]]
     ) -> None:
         op, value = self.op, cut.value
         op.before, op.prefix = _next(self.graph, value), self._prefix(f"block{planned.block}")
-        held, method, state = self._held(value), self.methods[number], self._handed(number)
+        held, method, state = self.held(value), self.methods[number], self._handed(number)
         stage = self.stages[held.marks[0].stage]
         tokens = to_rows(op, value, held, stage.count)
         # Behind the first reduction protected tokens stand in front.
         order = self.arranged if stage.parent is None else np.arange(stage.count)
-        taps, site = self._taps(planned, tokens, stage, state), self._site(planned, stage)
+        taps, site = here.taps(self, planned, tokens, stage, state), self._site(planned, stage)
         run = (
             partial(select, op, method, front=self.front)
             if self.path.ordered
@@ -255,56 +259,6 @@ class Rewriter:
             )
         return self.stages[-1].state if own else {}
 
-    def _taps(
-        self, planned: PlannedSite, tokens: ir.Value, stage: Stage, state: Mapping[str, ir.Value]
-    ) -> GraphTaps:
-        """What the method may read here."""
-        core, marks = self.structure.blocks[planned.block].core, self.path.flow.marks
-        entry = self.structure.blocks[planned.block].entry
-        kind = InletTaps if planned.where in (BEFORE, "around-attention") else GraphTaps
-        return kind(
-            self.op,
-            core,
-            self.shapes,
-            marks,
-            stage.count if planned.where == BEFORE else self.plan.counts()[marks[core.key][0].stage],
-            self.batch,
-            tokens,
-            stage.size,
-            self.validity is not None,
-            self.plan.proportional_attention,
-            state,
-            entry,
-            self.reduced.get(entry, (entry,))[0],
-            partial(self._gain, planned, stage),
-        )
-
-    @cached_property
-    def picture(self) -> tuple[int, ...]:
-        """The shape of the input [B,U,h,w] that the tokens are made of. Raises: UnsupportedError."""
-        above = ancestors((self.structure.blocks[0].entry,))
-        found = (self.shapes.of(value) for value in self.graph.inputs if value in above)
-        picture = next((dims for dims in found if len(dims) == 4), None)
-        if picture is None:
-            raise UnsupportedError(
-                "the method reads what the step before added to a latent picture [B,U,h,w]; the tokens are made of no such input"
-            )
-        return picture
-
-    def _gain(self, planned: PlannedSite, stage: Stage, name: str) -> ir.Value:
-        """An input [B,N] float32 of the model, of the tokens before any has left, or like its picture. Raises: PlanError."""
-        method = self.plan.at(planned).name
-        if stage.parent is not None or self.plan.unit > 1:
-            raise PlanError(
-                f"block {planned.block}: {method} reads the input {name} [B,N] of all tokens of the model, "
-                "and here they are fewer, or leave in groups: reduce with it at one block, the first, one token at a time"
-            )
-        if name not in self.gained:
-            batch = self.batch if self.batch > 0 else free_batch(self.graph)
-            dims = self.picture[1:] if name == "update" else (stage.count,)
-            self.gained[name] = gain(self.graph, name, [batch, *dims], method)
-        return self.gained[name]
-
     def _site(self, planned: PlannedSite, stage: Stage) -> Site:
         structure = self.structure
         core = structure.blocks[planned.block].core
@@ -319,10 +273,11 @@ class Rewriter:
             class_token=structure.class_token,
             initial=structure.tokens,
             grid=self.plan.grid if stage.count == structure.tokens else None,
-            channels=self._held(structure.blocks[planned.block].entry).channels,
+            channels=self.held(structure.blocks[planned.block].entry).channels,
+            words=None if not self.path.ordered or self.words is None else self.words[1] - self.words[0],
         )
 
-    def _held(self, value: ir.Value) -> Layout:
+    def held(self, value: ir.Value) -> Layout:
         """How a value holds the stream. Raises: UnsupportedError where it is no stream."""
         if value in self.layouts:
             return self.layouts[value]
@@ -382,7 +337,7 @@ class Rewriter:
 
     def _restored(self, value: ir.Value) -> ir.Value:
         """All original tokens at a tap."""
-        held = self._held(value)
+        held = self.held(value)
         current, number = self.reduced.get(value, (value, held.marks[0].stage))
 
         def carry(step: Stage) -> ir.Value | None:
@@ -392,7 +347,7 @@ class Rewriter:
             if way is None or not way.changes or parent is None or step.before is None:
                 return None
             (source,) = way.sources
-            there, every = self._held(source), parent.parent is None
+            there, every = self.held(source), parent.parent is None
             found = {source: from_rows(self.op, step.before, there, parent.count, full=every)}
             return to_rows(self.op, self.replay.run(way, found, parent), held, parent.count)
 

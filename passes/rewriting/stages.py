@@ -25,7 +25,8 @@ class Stage:
     N inputs went, and those inputs; affinity replaces assign where positions are restored by more than a copy.
     taken [B,K]: the token of the stage before that each one stands for. parent: the stage before it. method: what made
     it. state: what that hands on to its next site. None: nothing has happened yet (every token in its own place).
-    representative [B,1,C]: the last output token as it was made, where its changes go to the dropped tokens as well.
+    representative [B,1,C]: the last output token as it was made, where its changes go to the dropped tokens as well. ordered:
+    tokens keep their order, and of several that were merged the last one's place, as under a causal mask.
     """
 
     count: int
@@ -40,6 +41,7 @@ class Stage:
     parent: Stage | None = None
     method: Method | None = None
     state: Mapping[str, ir.Value] = field(default_factory=dict)
+    ordered: bool = False
     cache: dict[Any, ir.Value] = field(default_factory=dict)
 
     @property
@@ -54,8 +56,10 @@ class Stage:
 
     @property
     def merged(self) -> bool:
-        """Whether tokens are averages of several, of this reduction or before."""
-        return any(step.method is not None and step.method.merges for step in self.chain())
+        """Whether tokens are averages that stand in the places of all their members, of this reduction or before."""
+        return not self.ordered and any(
+            step.method is not None and step.method.merges for step in self.chain()
+        )
 
     def chain(self) -> Iterator[Stage]:
         """The stage and those before it, without the first, where no token had left."""

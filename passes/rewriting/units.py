@@ -171,6 +171,11 @@ class Units(Wrapped):
         given = self.op("ReduceMean", apart, axes=[3], keepdims=0)
         return self.op("ReduceSum", given, [4], keepdims=0)
 
+    def _columns(self, value: Value) -> Value:
+        """[B,H,T,N] as [B,H,T,N/U]."""
+        members = self.op("Reshape", value, [0, 0, -1, self.count, self.unit])
+        return self.op("ReduceSum", members, [4], keepdims=0)
+
     def _members(self, value: Value) -> Value:
         """[B,N] as [B,N/U,U]."""
         return self.op("Reshape", value, [0, self.count, self.unit])

@@ -104,6 +104,15 @@ Span = Annotated[
         help="Only tokens S to E-1 may leave; all others are protected.", metavar="S:E", show_default=False
     ),
 ]
+Text = Annotated[
+    str | None,
+    typer.Option(
+        help="Inside a language model: tokens S to E-1 are the words that a method reads, where it reads any; without it, all "
+        "tokens behind those that may leave.",
+        metavar="S:E",
+        show_default=False,
+    ),
+]
 TapLayer = Annotated[
     int | None,
     typer.Option(

@@ -35,7 +35,6 @@ class CatpInner(Method):
     drops: ClassVar[bool] = True
     ascending: ClassVar[bool] = True
     layers: ClassVar[tuple[str, ...]] = ("before",)
-    pending: ClassVar[str] = "no site of a language model offers its words, and two layers, yet"
     systems: ClassVar[tuple[str, ...]] = ("CATP: the second stage",)
 
     of: str = EXAMPLES

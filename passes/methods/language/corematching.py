@@ -18,6 +18,7 @@ class CoreMatching(Method):
     """Score a token by how many neurons of the block's MLP are awake, act(gate) up > 0, in it and in one word of the text.
 
     Scores are whole numbers, so that ties are common: the smaller index stays. Padding leaves first.
+    Of a padded text padding is no word; where there are not so many words the first tokens stay.
     Options: word, which one (published: the fifth from the end of a LLaVA prompt, -5).
     """
 
@@ -34,7 +35,6 @@ class CoreMatching(Method):
     quota: ClassVar[str] = (
         "a fixed count instead of the elbow of the sorted scores, behind which the release drops all ties"
     )
-    pending: ClassVar[str] = "no site of a language model offers the neurons of its MLP yet"
     systems: ClassVar[tuple[str, ...]] = ("CoreMatching: the tokens, without the neurons",)
 
     word: int = -5
@@ -50,10 +50,19 @@ class CoreMatching(Method):
             raise PlanError(
                 f"{self.name}: option word={self.word}, and the text has {site.words} words: {-site.words} to {site.words - 1}"
             )
-        words, behind = beyond(taps, "text_neurons"), self.word + 1 or END
-        one = _awake(op, steps.cut(op, words, self.word, behind))
+        one = self._asked(op, _awake(op, beyond(taps, "text_neurons")), taps.text_mask())
         alike = op("MatMul", _awake(op, beyond(taps, "neurons")), op("Transpose", one, perm=[0, 2, 1]))
         return scores.pruned(op, taps, site, op("Squeeze", alike, np.array([2])), steps.BY_POSITION)
+
+    def _asked(self, op: Ops, awake: Value, mask: Value | None) -> Value:
+        """[B,1,F] of the one word; of a padded text counted among the words, none where it has not so many."""
+        if mask is None:
+            return steps.cut(op, awake, self.word, self.word + 1 or END)
+        shown = op("Cast", op("Greater", mask, 0.0), to=steps.FLOAT)
+        rank = op("CumSum", shown, np.array(1), reverse=int(self.word < 0))
+        wanted = float(-self.word if self.word < 0 else self.word + 1)
+        which = op("Mul", shown, op("Cast", op("Equal", rank, wanted), to=steps.FLOAT))
+        return op("MatMul", op("Unsqueeze", which, np.array([1])), awake)
 
 
 def _awake(op: Ops, neurons: Value) -> Value:

@@ -30,7 +30,11 @@ class HoliTomInner(Method):
     reads: ClassVar[tuple[str, ...]] = ("last_attention", "tokens")
     evidence: ClassVar[Evidence] = "vectors"
     home: ClassVar[Home] = "prefill"
-    pending: ClassVar[str] = "what it merges would tell earlier words of later tokens, under a causal mask"
+    joins: ClassVar[bool] = True
+    deviations: ClassVar[str] = (
+        "in a model's prompt what was averaged stands at the place of its last member, where the release leaves it at the kept "
+        "token's, so that what stands between learns of later tokens"
+    )
     systems: ClassVar[tuple[str, ...]] = ("HoliTom: merging inside the language model",)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:

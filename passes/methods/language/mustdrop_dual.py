@@ -39,7 +39,6 @@ class MustDropDual(Method):
         "a fixed count, ranked by how far a token is above either threshold, instead of all above one"
     )
     takes: ClassVar[tuple[str, ...]] = ("importance?",)
-    pending: ClassVar[str] = prompts.PENDING
     systems: ClassVar[tuple[str, ...]] = ("MustDrop: dropping inside the language model",)
 
     all: float = 0.001

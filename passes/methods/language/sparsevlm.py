@@ -41,15 +41,16 @@ class SparseVLM(Method):
     home: ClassVar[Home] = "prefill"
     merges: ClassVar[bool] = True
     drops: ClassVar[bool] = True
+    joins: ClassVar[bool] = True
     quota: ClassVar[str] = (
         "counts a layer, as in the released lists, where the paper takes the rank of the attention"
     )
     layers: ClassVar[tuple[str, ...]] = ("input",)
-    pending: ClassVar[str] = prompts.PENDING
     systems: ClassVar[tuple[str, ...]] = ("SparseVLM",)
     deviations: ClassVar[str] = (
         "the noise of 1e-6 that the release adds to densities is left out (ties go by index), and so is the 1e-6 in the divisors "
-        "of its means"
+        "of its means. In a model's prompt a cluster stands at the place of its last member, so that a causal mask stays one, and "
+        "positions stay; the release puts clusters behind the picture and, in version 1, numbers the positions anew"
     )
 
     version: str = FIRST

@@ -33,13 +33,13 @@ class ToDRELate(Method):
     quota: ClassVar[str] = (
         "a layer that is chosen beforehand instead of a test of the attention between words and picture"
     )
-    pending: ClassVar[str] = "no plan leaves a picture without any token yet"
     systems: ClassVar[tuple[str, ...]] = ("ToDRE: the second stage",)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         if site.keep != site.protect:
             raise PlanError(
-                f"method {self.name!r} leaves the {site.protect} protected tokens alone, so it cannot keep {site.keep}"
+                f"method {self.name!r} drops all {site.tokens - site.protect} tokens that may leave, and "
+                f"{site.keep - site.protect} of them are to stay: say the number of all others, as in --tokens"
             )
         return steps.constantly_pruned(op, taps, site, np.arange(site.protect))
 

@@ -7,9 +7,6 @@ import numpy as np
 from tokenrt.passes.methods.contract import Ops, Site, Taps, Value
 from tokenrt.passes.methods.parts import clusters, scores, steps
 
-PENDING = "no site of a language model offers what the words attend to yet"
-"""Why a method that reads the words' attention runs on arrays alone."""
-
 RATERS = "raters"
 
 
@@ -17,8 +14,9 @@ def raters(op: Ops, taps: Taps, site: Site) -> Value:
     """1 for the words that resemble the tokens more than words do on average, else 0: [B,T]; as the site before found them."""
     if RATERS in taps.state:
         return taps.state[RATERS]
-    rows = clusters.finite(op, steps.free(op, taps.layer("input", 0).stream(), site))
-    words = clusters.finite(op, op("Cast", taps.text(), to=steps.FLOAT))
+    entered = taps.layer("input", 0)
+    rows = clusters.finite(op, steps.free(op, entered.stream(), site))
+    words = clusters.finite(op, op("Cast", entered.text(), to=steps.FLOAT))
     logits, mask = op("MatMul", rows, op("Transpose", words, perm=[0, 2, 1])), taps.text_mask()
     if mask is not None:
         logits = op("Where", op("Greater", op("Unsqueeze", mask, np.array([1])), 0.0), logits, steps.LOWEST)

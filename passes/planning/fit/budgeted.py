@@ -13,7 +13,16 @@ from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning import units
 from tokenrt.passes.planning.fit.by_work import by_work
 from tokenrt.passes.planning.fit.cost import list_refusals, not_empty, with_cost
-from tokenrt.passes.planning.fit.terms import about, check_free, check_together, counts, named, no_place, way
+from tokenrt.passes.planning.fit.terms import (
+    about,
+    check_free,
+    check_ordered,
+    check_together,
+    counts,
+    named,
+    no_place,
+    way,
+)
 from tokenrt.passes.planning.plan import (
     EVERY,
     Budget,
@@ -26,7 +35,7 @@ from tokenrt.passes.planning.plan import (
 )
 from tokenrt.passes.planning.request import Request
 from tokenrt.passes.planning.resolve import check_grid, resolve
-from tokenrt.passes.planning.route import closed
+from tokenrt.passes.planning.route import closed, in_order
 from tokenrt.passes.planning.several import choose
 from tokenrt.passes.planning.units import whole
 
@@ -51,6 +60,7 @@ def make(prepared: Prepared, name: str, budget: Budget, asked: Request) -> Plan:
         multiple_of=budget.multiple_of,
         short=asked.outputs,
         cache=cache_of(asked.cache),
+        text=asked.text or "",
     )
     if not structures:
         return base
@@ -85,7 +95,7 @@ def make(prepared: Prepared, name: str, budget: Budget, asked: Request) -> Plan:
     for number in chosen:
         own, blocks = base.transformers[number], structures[number].blocks
         with about(places_of[number]):
-            if method.selects and (structures[number].cached or any(block.apart for block in blocks)):
+            if method.keeps_order and (structures[number].cached or any(block.apart for block in blocks)):
                 check_together(structures[number])
             if method.home == "prefill" and not structures[number].prompt:
                 raise PlanError(
@@ -94,6 +104,10 @@ def make(prepared: Prepared, name: str, budget: Budget, asked: Request) -> Plan:
                 )
             shut = {block.index for block in blocks if block.apart and closed(block, where, method)}
             own_method = whole(method, own.unit)
+            if in_order(structures[number], (), method.keeps_order) or structures[number].prompt:
+                check_ordered(structures[number], [method], base)
+            elif base.text:
+                raise PlanError(f"--text {base.text}: the model is no language model with a prompt; drop it")
             found, told = resolve(budget, own_method, own.tokens, own.protect, own.blocks, where, shut)
         for made in found:
             if closed(blocks[made.block], where, method):

@@ -12,7 +12,16 @@ from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning import units
 from tokenrt.passes.planning.fit.cost import list_refusals, not_empty, shortening
-from tokenrt.passes.planning.fit.terms import about, check_free, check_together, counts, named, no_place, way
+from tokenrt.passes.planning.fit.terms import (
+    about,
+    check_free,
+    check_ordered,
+    check_together,
+    counts,
+    named,
+    no_place,
+    way,
+)
 from tokenrt.passes.planning.plan import EVERY, Plan, PlannedSite, Transformer, all_return
 from tokenrt.passes.planning.resolve import check_count, check_grid, check_place
 from tokenrt.passes.planning.route import closed, in_order
@@ -54,6 +63,10 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
         ]
         with about(named(prepared, number)):
             _check_sites(own, structure, plan.multiple_of)
+            if own and in_order(
+                structure, plan.of(number).sites, all(chosen.keeps_order for *_, chosen in own)
+            ):
+                check_ordered(structure, [chosen for *_, chosen in own], plan)
         sites.extend(
             replace(site, options=chosen.options()) if site.method or site.options else site
             for _, site, chosen in own
@@ -98,7 +111,7 @@ def _check_sites(
             raise PlanError(
                 f"plan site {number}: block {site.block} has {no_place(blocks[site.block], site.where, method)}"
             )
-        if in_order(structure, [site], method.selects):
+        if in_order(structure, [site], method.keeps_order):
             check_together(structure)
         check_place(method, site.block, len(blocks), site.where)
         if method.returns != sites[0][2].returns:

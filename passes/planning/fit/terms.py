@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tokenrt.errors import PlanError
 from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.prepare import Prepared
-from tokenrt.passes.analysis.protected import free
+from tokenrt.passes.analysis.protected import free, words
 from tokenrt.passes.methods.contract import Method
-from tokenrt.passes.planning.plan import BACK, Transformer, Where
+from tokenrt.passes.planning.plan import BACK, Plan, Transformer, Where
 from tokenrt.passes.planning.route import closed, cut
+
+WORDS = frozenset({"text", "text_attention", "text_neurons"})
+"""What methods read of words."""
 
 
 def counts(structure: Structure, grid: tuple[int, ...] | None, unit: int = 1) -> Transformer:
@@ -39,6 +42,19 @@ def check_together(structure: Structure) -> None:
             f"under a mask that tells tokens apart, as a causal one, those that may leave must stand "
             f"together: token {between[0]} among them is protected; name one stretch of them with --span S:E"
         )
+
+
+def check_ordered(structure: Structure, made: Sequence[Method], plan: Plan) -> None:
+    """Whether methods can do what the plan says where tokens keep their order, and read the words it names. Raises: PlanError."""
+    merging = next((method for method in made if method.joins), None)
+    if plan.proportional_attention and merging is not None:
+        raise PlanError(
+            f"--proportional-attention: where a mask tells tokens apart, what {merging.name} merges counts as one token; drop it"
+        )
+    if plan.text:
+        if not any(WORDS & {*method.reads} for method in made):
+            raise PlanError(f"--text {plan.text}: {made[0].name} reads no words of the prompt; drop it")
+        words(plan.text, structure.protected, structure.tokens)
 
 
 def named(prepared: Prepared, number: int) -> str:

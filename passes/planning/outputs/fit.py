@@ -226,8 +226,7 @@ def checked(prepared: Prepared, site: OutputSite) -> tuple[Outlet, tuple[Outlet,
     method = methods.for_graph(site.method, site.options)
     if method.home == "prefill":
         raise PlanError(
-            f"{method.name} reads what the last token of a prompt attends to, inside a language model: it sits behind a block "
-            "(--site after-block), not at an output"
+            f"{method.name} works inside a language model's prompt: it sits behind a block (--site after-block), not at an output"
         )
     if outlet.tokens != site.arriving:
         raise PlanError(

@@ -43,7 +43,8 @@ GOES_ON = (
     "the next token has position next_position, the length of the whole prompt, not the length of a cache",
     "a mask, or a count of the past, of a layer is as long as its cache: where a decoder has one for all layers, reduce with "
     "--cache gathered",
-    "entry k of a cache is token index[:, k] of the prompt, counted from 0, where `index` names an output; else token k",
+    "entry k of a cache is token index[:, k] of the prompt, counted from 0, where `index` names an output, or several merged of "
+    "which that is the last; else token k",
 )
 
 

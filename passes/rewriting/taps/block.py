@@ -15,7 +15,7 @@ from tokenrt.passes.analysis.marks import Marks
 from tokenrt.passes.analysis.stream import layout
 from tokenrt.passes.graph.quantization import decoded
 from tokenrt.passes.graph.shapes import Shapes, describe
-from tokenrt.passes.methods.contract import Value
+from tokenrt.passes.methods.contract import Taps, Value
 from tokenrt.passes.methods.parts.steps import head_mean
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.logits import FLOAT, LOWEST, additive, end_of_real, log_size, received_of_real
@@ -50,7 +50,7 @@ class GraphTaps:
     entered: ir.Value | None = None
     gains: Callable[[str], ir.Value] | None = None
 
-    def layer(self, role: str, block: int) -> GraphTaps:
+    def layer(self, role: str, block: int) -> Taps:
         raise UnsupportedError(
             f"the method reads another block as {role!r}, which a site behind a block does not offer"
         )
@@ -159,16 +159,20 @@ class GraphTaps:
         return self._one_attention(op("MatMul", row, self.queries()), bias)
 
     def _one_attention(self, asking: ir.Value, bias: ir.Value) -> ir.Value:
-        """[B,N] attention of one query [B,H,1,D] with a bias added, averaged over heads; heads of keys are not repeated."""
+        """[B,N] attention of one query [B,H,1,D] with a bias added, averaged over heads."""
+        return self.op("ReduceMean", self._weights(asking, bias, 1), axes=[1, 2], keepdims=0)
+
+    def _weights(self, asking: ir.Value, bias: ir.Value, rows: int) -> ir.Value:
+        """[B,H,R,N] attention of R queries [B,H,R,D] with a bias added; heads of keys are not repeated."""
         op, core, (keys, scale) = self.op, self.core, self._scaled_keys()
-        shared = core.key_heads != core.heads
-        if shared:
-            asking = op("Reshape", asking, [self.batch, core.key_heads, -1, core.width])
+        shared = core.heads // core.key_heads
+        if shared > 1:
+            asking = op("Reshape", asking, [self.batch, core.key_heads, shared * rows, core.width])
         logits = op("MatMul", asking, op("Transpose", keys, perm=[0, 1, 3, 2]))
-        if shared:
-            logits = op("Reshape", logits, [self.batch, core.heads, 1, self.count])
-        weights = op("Softmax", op("Add", op("Mul", logits, scale), bias), axis=-1)
-        return op("ReduceMean", weights, axes=[1, 2], keepdims=0)
+        if shared > 1:
+            logits = op("Reshape", logits, [self.batch, core.heads, rows, self.count])
+        weights: ir.Value = op("Softmax", op("Add", op("Mul", logits, scale), bias), axis=-1)
+        return weights
 
     def queries(self) -> ir.Value:
         """[B,H,N,D] float32."""

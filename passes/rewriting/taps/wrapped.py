@@ -34,6 +34,10 @@ class Wrapped(ABC):
     def _matrix(self, value: Value) -> Value:
         """Of [B,H,N,N]."""
 
+    @abstractmethod
+    def _columns(self, value: Value) -> Value:
+        """Of [B,H,T,N], what words attend to."""
+
     @property
     def padded(self) -> bool:
         return self.taps.padded
@@ -71,6 +75,15 @@ class Wrapped(ABC):
 
     def last_attention(self) -> Value:
         return self._scores(self.taps.last_attention())
+
+    def text_attention(self) -> Value:
+        return self._columns(beyond(self.taps, "text_attention"))
+
+    def neurons(self) -> Value:
+        return self._rows(beyond(self.taps, "neurons"))
+
+    def text_neurons(self) -> Value:
+        return beyond(self.taps, "text_neurons")
 
     def layer(self, role: str, block: int) -> Self:
         return replace(self, taps=self.taps.layer(role, block))

@@ -181,6 +181,70 @@ class Judged:
     caches: list[np.ndarray]
 
 
+@dataclass
+class Seen:
+    """What a rule may read in front of a layer: hidden states [B,N,C] and, by layer, what torch computed in front of it.
+
+    kept [B,N]: the original positions of the tokens that are here. attention: [B,H,N,N], neurons: [B,N,F], what the last product
+    of the MLP reads, entered: [B,N,C], and held: [B,N], the positions of each layer's tokens. real [B,N]: 1 where a token is no
+    padding; every: the same of the whole prompt. state: what the rule noted before. span: of the image.
+    """
+
+    layer: int
+    x: Tensor
+    kept: Tensor
+    real: Tensor
+    every: Tensor
+    span: tuple[int, int]
+    attention: dict[int, Tensor]
+    neurons: dict[int, Tensor]
+    entered: dict[int, Tensor]
+    held: dict[int, Tensor]
+    state: dict[str, Tensor]
+
+    @property
+    def image(self) -> slice:
+        """The image tokens that are here; they stand together, as many in each prompt."""
+        inside = (self.kept[0] >= self.span[0]) & (self.kept[0] < self.span[1])
+        return slice(self.span[0], self.span[0] + int(inside.sum()))
+
+    @property
+    def words(self) -> slice:
+        return slice(self.image.stop, self.kept.shape[1])
+
+    def at(self, layer: int) -> Tensor:
+        """[B,N]: 1 where a token of a layer is no padding."""
+        return self.every.gather(1, self.held[layer])
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is left: places [B,K] among the tokens that are here, ascending, and where they mix the share [B,K,N] of each."""
+
+    places: Tensor
+    share: Tensor | None = None
+
+
+Rule = Callable[[Seen, int], Choice]
+
+
+def fastv(seen: Seen, count: int) -> Choice:
+    """The image tokens that the last token which is no padding attends to most, and all text."""
+    rows = torch.arange(len(seen.kept))
+    asking = seen.attention[seen.layer][rows, :, seen.real.cumsum(1).argmax(1)]
+    return best(seen, asking.mean(1), count)
+
+
+def best(seen: Seen, score: Tensor, count: int) -> Choice:
+    """All text, and the image tokens of highest score [B,N] or, for image tokens alone, [B,M]; padding last."""
+    own = score if score.shape[1] != seen.kept.shape[1] else score[:, seen.image]
+    own = torch.where(seen.real[:, seen.image] > 0, own, -torch.inf)
+    every = torch.full(seen.kept.shape, torch.inf, dtype=own.dtype)
+    every[:, seen.image] = own
+    ranked = every.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return Choice(ranked.sort(dim=1).values)
+
+
 def judged(
     family: str,
     form: str,
@@ -188,8 +252,9 @@ def judged(
     counts: dict[int, int],
     gathered: bool = False,
     span: tuple[int, int] = SPAN,
+    rule: Rule = fastv,
 ) -> Judged:
-    """Prune image tokens behind layers by the attention of the last token there, original positions kept, as FastV does.
+    """Prune or merge image tokens behind layers by a rule, original positions kept, as FastV does where nothing is said.
 
     counts: how many tokens are left behind each of these layers. span: the first image token, and the one behind the last.
     """
@@ -198,20 +263,39 @@ def judged(
     every = torch.arange(TOKENS)[None].repeat(next(iter(given.values())).shape[0], 1)
     real = given.get("attention_mask", torch.ones_like(every))
     kept, weights, lengths = [every], dict[int, Tensor](), dict[int, Tensor]()
+    neurons, entered, state = dict[int, Tensor](), dict[int, Tensor](), dict[str, Tensor]()
     hooks = []
 
     def seen(layer: int) -> Any:
         return lambda module, args, result: weights.__setitem__(layer, result[1])
 
+    def awake(layer: int) -> Any:
+        return lambda module, args: neurons.__setitem__(layer, args[0])
+
     def before(layer: int) -> Any:
         def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             (x,) = args
             if layer - 1 in counts:
-                rows = torch.arange(len(kept[-1]))
-                asking = weights[layer - 1][rows, :, real.gather(1, kept[-1]).cumsum(1).argmax(1)]
-                now = _chosen(asking.mean(1), kept[-1], counts[layer - 1], span)
-                x = x.gather(1, now[..., None].expand(-1, -1, x.shape[-1]))
-                kept.append(kept[-1].gather(1, now))
+                here = Seen(
+                    layer - 1,
+                    x,
+                    kept[-1],
+                    real.gather(1, kept[-1]),
+                    real,
+                    span,
+                    weights,
+                    neurons,
+                    entered,
+                    lengths,
+                    state,
+                )
+                now = rule(here, counts[layer - 1])
+                if now.share is None:
+                    x = x.gather(1, now.places[..., None].expand(-1, -1, x.shape[-1]))
+                else:
+                    x = now.share @ x
+                kept.append(kept[-1].gather(1, now.places))
+            entered[layer] = x
             places = lengths[layer] = kept[-1]
             if places.shape[1] < TOKENS:
                 kwargs = dict(kwargs)
@@ -233,6 +317,7 @@ def judged(
 
     for number, layer in enumerate(made.model.layers):
         hooks.append(layer.self_attn.register_forward_hook(seen(number)))
+        hooks.append(layer.mlp.down_proj.register_forward_pre_hook(awake(number)))
         hooks.append(layer.register_forward_pre_hook(before(number), with_kwargs=True))
     try:
         with torch.no_grad():
@@ -245,13 +330,6 @@ def judged(
     if gathered:
         parts = [_taken(part, lengths[number // 2], kept[-1]) for number, part in enumerate(parts)]
     return Judged(kept[-1].numpy(), result.logits.numpy(), [part.numpy() for part in parts])
-
-
-def _chosen(score: Tensor, kept: Tensor, count: int, span: tuple[int, int]) -> Tensor:
-    """Places among the tokens that are left: all text, and of the image those that score most, ascending."""
-    image = (kept >= span[0]) & (kept < span[1])
-    best = torch.where(image, score, torch.inf).argsort(dim=1, descending=True, stable=True)[:, :count]
-    return best.sort(dim=1).values
 
 
 def _taken(part: Tensor, here: Tensor, left: Tensor) -> Tensor:

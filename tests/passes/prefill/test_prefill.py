@@ -180,7 +180,7 @@ def test_fastv_needs_a_prompt() -> None:
     with pytest.raises(tokenrt.PlanError, match="fastv works inside a language model"):
         tokenrt.reduce(ir.from_proto(tiny.model()), method="fastv", budget=Budget.remove(1))
     every = tiny.model(tiny.EVERY, output="float[B,6,8] y")
-    with pytest.raises(tokenrt.PlanError, match=r"fastv reads .* it sits behind a block"):
+    with pytest.raises(tokenrt.PlanError, match=r"fastv works inside .* it sits behind a block"):
         tokenrt.reduce(ir.from_proto(every), method="fastv", budget=Budget.remove(1), site="output")
 
 
