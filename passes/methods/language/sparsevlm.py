@@ -49,8 +49,8 @@ class SparseVLM(Method):
     systems: ClassVar[tuple[str, ...]] = ("SparseVLM",)
     deviations: ClassVar[str] = (
         "the noise of 1e-6 that the release adds to densities is left out (ties go by index), and so is the 1e-6 in the divisors "
-        "of its means. In a model's prompt a cluster stands at the place of its last member, so that a causal mask stays one, and "
-        "positions stay; the release puts clusters behind the picture and, in version 1, numbers the positions anew"
+        "of its means. In a model's prompt a cluster stands at the place of its last member, as a causal mask needs; the "
+        "release puts clusters behind the picture and, in version 1, numbers the positions anew"
     )
 
     version: str = FIRST
