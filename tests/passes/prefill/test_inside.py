@@ -12,8 +12,8 @@ import pytest
 import tokenrt
 from tests.conformance.helpers import given as offered
 from tests.passes.helpers import prefill
-from tests.passes.helpers.inside import CASES
 from tests.passes.helpers.prefill import SPAN, TOKENS
+from tests.passes.prefill.rules import CASES
 from tests.passes.prefill.test_prefill import CLOSE, outputs, padded, pruned, same, same_where_shown
 from tokenrt import Budget
 from tokenrt.passes import methods
