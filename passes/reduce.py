@@ -40,7 +40,8 @@ def plan(
     """Turn a budget into integer token counts for this model, the same budget for each transformer that is reduced.
 
     site: after-attention (the default), after-block, or around-attention, the only place of methods whose tokens
-    come back after each attention; output or output:NAME reduces the tokens of an output itself, which becomes [B,K,C].
+    come back after each attention; output or output:NAME reduces the tokens of an output itself, which becomes [B,K,C]; cache,
+    for methods that choose entries of a language model's cache, its outputs [B,H,N,D], which become [B,H,K,D].
     grid: (h, w) or (frames, h, w), the layout of the unprotected tokens where the graph does not show it. transformers: which are
     reduced, counted from 0 in graph order, or "all"; by default the first, and for methods whose tokens come back after each
     attention all that have as many tokens as the largest. protect: tokens that never leave beside those that the analysis finds,

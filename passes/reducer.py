@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.graph.model import ModelLike
 from tokenrt.passes.planning import fit
+from tokenrt.passes.planning.outputs import cache_fit as at_cache
 from tokenrt.passes.planning.outputs import fit as at_output
 from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.request import Request
 from tokenrt.passes.report import Reduced, Report, SiteReport, restorations, site_reports
-from tokenrt.passes.rewriting.outputs import outlet, unread
+from tokenrt.passes.rewriting.outputs import entries, outlet, unread
 from tokenrt.passes.rewriting.whole import marked, rewrite, whole_step
 
 NOTHING_MORE = Request()
@@ -36,6 +37,9 @@ class Reducer:
     @classmethod
     def to_plan(cls, model: ModelLike, method: str, asked: Request) -> Reducer:
         """The model prepared for what is asked, whose `shape` may name inputs too that the model gains. Raises: TokenrtError."""
+        if at_cache.meant(asked.site, method):
+            asked.at_a_cache()
+            return cls.of(model, asked.shape)
         if at_output.named(asked.site) is None:
             asked.inside()
             return cls.of(model, asked.shape, asked.kept)
@@ -44,6 +48,9 @@ class Reducer:
 
     def plan(self, method: str, budget: Budget, asked: Request = NOTHING_MORE) -> Plan:
         """A budget as integer token counts. Raises: PlanError, MethodError, NothingToDoError."""
+        if at_cache.meant(asked.site, method):
+            asked.at_a_cache()
+            return at_cache.make(self._protecting(""), method, budget, asked)
         output = at_output.named(asked.site)
         if output is None:
             asked.inside()
@@ -55,7 +62,8 @@ class Reducer:
     def reduce(self, plan: Plan, *, source_map: bool = False, allow_noop: bool = False) -> Reduced:
         """Check a plan, perhaps edited, against the model, apply it and prove the result.
 
-        The sites of the blocks come first, then one output after the other, each on what the one before has made.
+        The sites of the blocks come first, then one output after the other, each on what the one before has made,
+        and the caches last.
         Raises: TokenrtError.
         """
         prepared, sites, restored = (
@@ -65,7 +73,7 @@ class Reducer:
         )
         pools: list[str] = []
         dense = None
-        if plan.sites or not plan.outputs:
+        if plan.sites or not plan.behind:
             plan = fit.checked(plan, prepared, allow_noop)
             plan, routes = fit.with_cost(prepared, plan, allow_noop=allow_noop)
             sites, restored = site_reports(prepared, plan), restorations(routes)
@@ -80,6 +88,14 @@ class Reducer:
                 prepared = prepare(rewritten)
             rewritten = outlet.rewrite(prepared, plan, site)
             sites = (*sites, SiteReport(-1, f"output {site.output}", "applied", site.arriving, site.tokens))
+        if plan.entries:
+            prepared = prepare(rewritten) if plan.sites or plan.outputs else prepared
+            rewritten = entries.rewrite(prepared, plan)
+        for each in plan.entries:
+            sites = (
+                *sites,
+                SiteReport(-1, f"cache of layer {each.layer}", "applied", each.arriving, each.tokens),
+            )
         dropped = unread.drop(rewritten, plan)
         return Reduced(rewritten, plan, Report(sites, restored, 0.0, tuple(pools), dropped), dense)
 

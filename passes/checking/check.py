@@ -23,6 +23,7 @@ from tokenrt.passes.checking.runtime import session_options
 from tokenrt.passes.checking.verdict import ROUNDING, Property, tolerance
 from tokenrt.passes.graph.chance import drawn
 from tokenrt.passes.graph.functions import describe, inline
+from tokenrt.passes.graph.interface import caches
 from tokenrt.passes.graph.model import ModelLike, copy, load, on_disk
 from tokenrt.passes.ops import DOMAIN
 
@@ -138,6 +139,12 @@ def check(
         random, frozen = _random(before, after)
         changed = [interface.once(before), interface.once(after)]
         declared = interface.declared(before), interface.declared(after)
+        entries = {
+            layer[part]: layer["index"]
+            for layer in caches(after).get("layers", ())
+            for part in ("key", "value")
+            if "index" in layer
+        }
         wanted = inputs_of(*_floats(before, after, changed))
         feed, told = feeds(wanted, before, data=data, batch=batch, seed=seed, samples=samples)
         rounding = _coarsest(second)
@@ -161,7 +168,7 @@ def check(
         results = _run(forms, feed, None if asked is None else partial(asked.ask, answers))
         if answers:
             lines += [*answers["reduced"], unchanged(answers["original"], forms["original"], wanted, _once)]
-    found, reasons = drifts(results, declared, _batches(feed), random)
+    found, reasons = drifts(results, declared, _batches(feed), random, entries)
     reasons += frozen
     for drift in found:
         reasons += _below(drift, "cosine", drift.cosine_min, min_cosine)

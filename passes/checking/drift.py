@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tokenrt.passes.checking import choices
 from tokenrt.passes.checking.check_data import Array, quiet
-from tokenrt.passes.checking.shortened import Dims, aligned
+from tokenrt.passes.checking.shortened import NOTHING, Dims, aligned
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,14 @@ class Sample:
         return self.finite and self.shapes[0] == self.shapes[1]
 
 
-def compare(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> OrderedDict[str, Sample]:
+def compare(
+    reference: Mapping[str, Any], candidate: Mapping[str, Any], told: Mapping[str, str] = NOTHING
+) -> OrderedDict[str, Sample]:
     """A Polygraphy compare function: every output of two runs, measured and not judged.
 
-    difference and norm are squared sums; cosines are one for each index of the first axis.
+    difference and norm are squared sums; cosines are one for each index of the first axis. told: see `aligned`.
     """
-    reference = aligned(reference, candidate)
+    reference = aligned(reference, candidate, told)
     return OrderedDict(
         (name, _sample(np.asarray(reference[name]), np.asarray(candidate[name])))
         for name in reference
@@ -97,13 +100,15 @@ def _sample(reference: Array, candidate: Array) -> Sample:
     )
 
 
-def compared(results: Any, first: int, second: int) -> dict[str, list[Sample]]:
+def compared(
+    results: Any, first: int, second: int, told: Mapping[str, str] = NOTHING
+) -> dict[str, list[Sample]]:
     """Samples by output, one for each run, of two of the models."""
     from polygraphy.comparator import Comparator
 
     with quiet():
         (accuracy,) = Comparator.compare_accuracy(
-            results, comparisons=[(first, second)], compare_func=compare
+            results, comparisons=[(first, second)], compare_func=partial(compare, told=told)
         )
     ((_, runs),) = accuracy.items()
     return {name: [run[name] for run in runs] for name in runs[0]}
@@ -114,13 +119,14 @@ def drifts(
     declared: tuple[dict[str, Dims], dict[str, Dims]],
     batches: Sequence[int],
     random: Container[str] = (),
+    told: Mapping[str, str] = NOTHING,
 ) -> tuple[list[Drift], list[str]]:
     """The drift of every output that both models have, and what rules one out; the original runs first.
 
-    random: outputs that differ from run to run, which are not compared.
+    random: outputs that differ from run to run, which are not compared. told: see `aligned`.
     """
     made, reasons = [], []
-    for name, found in compared(results, 0, 1).items():
+    for name, found in compared(results, 0, 1, told).items():
         before, after = (side[name] for side in declared)
         finite = all(sample.finite for sample in found)
         static = all(isinstance(size, int) for size in after[1:])

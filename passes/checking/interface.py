@@ -12,12 +12,12 @@ from tokenrt.errors import ModelError
 from tokenrt.passes.checking.emulate import FLOATS
 from tokenrt.passes.checking.shortened import Dims, shorter
 from tokenrt.passes.checking.verdict import FAILED, HELD, Property
-from tokenrt.passes.graph.interface import GONE, KEPT, MAP, PRESENT, is_gained
+from tokenrt.passes.graph.interface import CHOSEN, GONE, KEPT, MAP, PRESENT, SALIENT, is_gained
 
 NAME = "interface"
 
-ASKED_FOR = re.compile(rf"({MAP}|{KEPT})(_layer\d+)?(_\d+)?|{PRESENT}[a-z]+(_\d+)?")
-"""Outputs that `reduce` adds: with --source-map, and where an output has only the tokens that are left."""
+ASKED_FOR = re.compile(rf"({MAP}|{KEPT}|{CHOSEN}|{SALIENT}|{PRESENT}[a-z]+)(_layer\d+)?(_\d+)?")
+"""Outputs that `reduce` adds: with --source-map, and where an output has only the tokens or entries that are left."""
 
 
 def inputs(model: ir.Model) -> list[ir.Value]:

@@ -7,6 +7,7 @@ merged; a merged row is compared with the mean of those it stands for.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from tokenrt.passes.checking.check_data import Array
 from tokenrt.passes.graph.interface import KEPT, MAP
 
 Dims = tuple[int | str, ...]
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 def shorter(before: Dims, after: Dims) -> bool:
@@ -34,32 +36,41 @@ def joined(before: Dims, after: Dims) -> bool:
     return len(before) == len(after) == 3 and after[0] == 1 and isinstance(before[0], int) and before[0] > 1
 
 
-def aligned(reference: Mapping[str, Any], candidate: Mapping[str, Any]) -> dict[str, Any]:
-    """The original's outputs, with the rows of those that are shorter in the reduced model."""
-    told = KEPT in candidate or MAP in candidate
-    return {
-        name: _rows(np.asarray(value), np.asarray(candidate[name]), candidate)
-        if told and name in candidate and shorter(np.shape(value), np.shape(candidate[name]))
-        else value
-        for name, value in reference.items()
-    }
+def aligned(
+    reference: Mapping[str, Any], candidate: Mapping[str, Any], told: Mapping[str, str] = NOTHING
+) -> dict[str, Any]:
+    """The original's outputs, with the rows of those that are shorter in the reduced model.
+
+    told: for a cache the output that tells which entries it has, as the reduced model says.
+    """
+    made, rows = dict(reference), KEPT in candidate or MAP in candidate
+    for name in [name for name in reference if name in candidate]:
+        every, left = np.asarray(reference[name]), np.asarray(candidate[name])
+        if not shorter(every.shape, left.shape):
+            continue
+        if told.get(name) in candidate:
+            made[name] = _entries(every, left, np.asarray(candidate[told[name]]))
+        elif rows:
+            made[name] = _rows(every, left, candidate)
+    return made
 
 
-def _entries(every: Array, count: int, candidate: Mapping[str, Any]) -> Array:
-    """The entries [B,H,K,D] of a cache [B,H,N,D]; as they are where the model tells of no K that are left."""
-    told = [np.asarray(value) for name, value in candidate.items() if name.startswith(KEPT)]
-    index = next((each for each in told if each.shape == (len(every), count)), None)
-    if index is None or index.size == 0 or index.max() >= every.shape[-2]:
+def _entries(every: Array, left: Array, index: Array) -> Array:
+    """The entries [B,H,K,D] of a cache [B,H,N,D]; as they are where the index is not of K of them."""
+    wide = index[:, None] if index.ndim == 2 else index
+    if wide.shape[-1] != left.shape[-2] or wide.size == 0 or wide.max() >= every.shape[-2]:
         return every
-    return np.take_along_axis(every, index[:, None, :, None], axis=-2)
+    return np.take_along_axis(every, wide[..., None], axis=-2)
 
 
 def _rows(every: Array, left: Array, candidate: Mapping[str, Any]) -> Array:
     """The rows [..,K,C] of [..,N,C]; as they are where the model tells of others."""
     count, channels = left.shape[-2:]
     if KEPT in candidate and MAP not in candidate:
-        if every.ndim > 3 and every.shape[:-2] == left.shape[:-2]:
-            return _entries(every, count, candidate)
+        if every.ndim > 3:
+            told = (np.asarray(value) for name, value in candidate.items() if name.startswith(KEPT))
+            index = next((each for each in told if each.shape == (len(every), count)), None)
+            return every if index is None else _entries(every, left, index)
         index = np.asarray(candidate[KEPT])
         rows = every.reshape(len(index), -1, channels)
         if index.shape[1] != count or index.size == 0 or index.max() >= rows.shape[1]:

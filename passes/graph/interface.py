@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import onnx_ir as ir
 
@@ -19,15 +22,41 @@ GAINED: Mapping[str, str] = {
     "quotas": "tokens that stay of each group; those of a picture add up to the tokens that are left",
     "importance": "a score for each token of the output, the larger the more it matters",
     "update": "what the step before added to the latent picture",
+    "noise": "numbers added to the logits of attention, drawn from Gumbel's distribution",
+    "predicted_queries": "the query of the last token that a predictor gives for this layer",
+    "predicted_keys": "the keys of all entries that a predictor gives for this layer",
 }
-"""Inputs a reduced model gains for a method, and what they hold."""
+"""Inputs a reduced model gains for a method, and what they hold; those of a layer's cache end in its number."""
 PAST, PRESENT = "past_", "present_"
 """How the names of inputs begin that a step takes from the one before, and those of the outputs that it hands on."""
+
+CHOSEN, SALIENT, SCORE = "cache_index", "salient_index", "score"
+"""Of a layer's cache, its number behind: outputs that tell the entries it kept, or those of a whole one that matter most; and
+what its entries have added up, PAST and PRESENT."""
+
+CACHES = "tokenrt.cache"
+"""The metadata of a model that holds what its caches are."""
+
+
+def caches(model: ir.Model) -> dict[str, Any]:
+    """What a model that was reduced says of its caches: those of each layer, and the next position; nothing for any other."""
+    made: dict[str, Any] = json.loads(model.metadata_props.get(CACHES, "{}"))
+    return made
+
+
+def of_layer(name: str, layer: int) -> str:
+    """The name of an input or output that there is for each layer."""
+    return f"{name}_layer{layer}"
+
+
+def holds(name: str) -> str:
+    """What an input that a reduced model gained holds; nothing for any other."""
+    return GAINED.get(re.sub(r"_layer\d+$", "", name), "")
 
 
 def is_gained(name: str) -> bool:
     """Whether an input of this name is one that a reduced model may have gained."""
-    return name in GAINED or name.startswith(PAST)
+    return bool(holds(name)) or name.startswith(PAST)
 
 
 @dataclass(frozen=True)

@@ -146,9 +146,6 @@ BEYOND: Mapping[str, str] = {
     "neurons": "[B,N,F] the hidden layer of the block's MLP, act(gate) * up",
     "text_neurons": "[B,T,F] the same of the words behind the tokens",
     "segments": "[B,N] int64: the output that each token goes to, an input of the model",
-    "logits": "[B,A,Q,N] scaled products of queries and keys under their mask, of a cache",
-    "noise": "[B,A,Q,N] noise for these, an input of the model",
-    "hidden": "[B,N,C] what the block of a cache's tokens reads",
     "update": "[B,U,h,w] what the step before added to the latent picture, an input of the model",
 }
 """Taps that only some places offer: names and what they give. A place that offers one has a function of that name."""

@@ -11,34 +11,39 @@ import numpy as np
 from tokenrt.errors import MethodError, PlanError
 from tokenrt.passes.methods.contract import Ops, Site, Value
 from tokenrt.passes.methods.parts import cache, steps
-from tokenrt.passes.methods.parts.cache import CacheMethod
+from tokenrt.passes.methods.parts.cache import CacheMethod, Rows
 from tokenrt.passes.methods.running import run, whole
 from tokenrt.passes.methods.tensors import CACHE, TensorTaps, checked
 from tokenrt.passes.ops.contract import Array
 
 
 @dataclass(frozen=True)
-class CacheTaps(TensorTaps):
+class ArrayTaps(TensorTaps):
     """The taps of a cache: keys and values [B,H,N,D], queries [B,A,Q,D] and attention [B,A,Q,N] of the last Q of N tokens."""
 
     shapes: ClassVar[Mapping[str, tuple[str, ...]]] = CACHE
 
-    def attention(self) -> Value:
-        """[B,A,Q,N] softmax rows under a causal mask."""
-        return self.tensors["attn"] if "attn" in self.tensors else self.op("Softmax", self.logits(), axis=-1)
+    def attention(self, rows: Rows = None) -> Value:
+        """[B,A,R,N] softmax rows under a causal mask."""
+        if "attn" in self.tensors:
+            return self._taken(self.tensors["attn"], rows)
+        return self.op("Softmax", self.logits(rows), axis=-1)
 
-    def logits(self) -> Value:
-        """[B,A,Q,N] scaled products of queries and keys, the lowest number where a token would see a later one."""
+    def logits(self, rows: Rows = None) -> Value:
+        """[B,A,R,N] scaled products of queries and keys, the lowest number where a token would see a later one."""
         site, op = self.site, self.op
-        keys = self.keys()
+        keys, queries = self.keys(), self._taken(self.queries(), rows)
         if site.shared > 1:
             one = op("Unsqueeze", keys, np.array([2]))
             copies = op("Concat", *[one] * site.shared, axis=2)
             keys = op("Reshape", copies, np.array([0, -1, site.tokens, site.width]))
-        product = op(
-            "MatMul", op("Mul", self.queries(), site.width**-0.5), op("Transpose", keys, perm=[0, 1, 3, 2])
-        )
-        return op("Where", cache.seen(site)[None, None], product, steps.LOWEST)
+        product = op("MatMul", op("Mul", queries, site.width**-0.5), op("Transpose", keys, perm=[0, 1, 3, 2]))
+        seen = cache.seen(site) if rows is None else cache.seen(site)[[*rows]]
+        return op("Where", seen[None, None], product, steps.LOWEST)
+
+    def _taken(self, value: Value, rows: Rows) -> Value:
+        """These of the Q rows on axis 2."""
+        return value if rows is None else self.op("Gather", value, np.array([*rows]), axis=2)
 
     def hidden(self) -> Value:
         """[B,N,C]."""
@@ -47,6 +52,17 @@ class CacheTaps(TensorTaps):
     def noise(self) -> Value:
         """[B,A,Q,N]."""
         return self._tensor("noise")
+
+    def real(self) -> None:
+        """All are."""
+
+    def unrotated(self) -> ArrayTaps:
+        """These: what is given is what the method asks for."""
+        return self
+
+    def predicted(self, width: int) -> ArrayTaps:
+        """These: what is given is what the method asks for."""
+        return self
 
 
 def thinned(
@@ -83,8 +99,10 @@ def thinned(
     _remembered(method, state, (dims["B"], method.lists(site), tokens - asking))
 
     def outputs(op: Ops, given: Mapping[str, Value], carried: Mapping[str, Value]) -> dict[str, Value | None]:
-        found = method.choose(op, CacheTaps(op, given, site, carried), site)
-        kept = {name: _entries(op, given[name], found.index) for name in ("keys", "values") if name in given}
+        found = method.choose(op, ArrayTaps(op, given, site, carried), site)
+        kept = {
+            name: cache.entries(op, given[name], found.index) for name in ("keys", "values") if name in given
+        }
         return {"index": found.index, **kept, **{f"state_{name}": item for name, item in found.state.items()}}
 
     result = run(backend, method.name, arrays, state, outputs)
@@ -104,14 +122,6 @@ def _remembered(method: CacheMethod, state: Mapping[str, Any], shape: tuple[int,
                 f"the state {name!r} of method {method.name!r} has the shape {list(np.shape(item))}, not [B,H,N-Q], here "
                 f"{list(shape)}: a number for each entry that was there before the tokens that ask"
             )
-
-
-def _entries(op: Ops, data: Value, index: Value) -> Value:
-    """Take entries of data [B,H,N,D] at index [B,H,K] or [B,1,K] -> [B,H,K,D]."""
-    heads = op("Slice", op("Shape", data), np.array([0]), np.array([2]))
-    count = op("Slice", op("Shape", index), np.array([2]), np.array([3]))
-    every = op("Expand", index, op("Concat", heads, count, axis=0))
-    return op("GatherND", data, op("Unsqueeze", every, steps.LAST), batch_dims=2)
 
 
 def _typed(name: str, item: Array, arrays: Mapping[str, Array]) -> Array:

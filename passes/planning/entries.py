@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenrt.errors import PlanError
+from tokenrt.passes.planning.outputs.cache_site import CACHE
 from tokenrt.passes.planning.outputs.site import OUTPUT, written
 
 Where = Literal["before-block", "around-attention", "after-attention", "after-block"]
@@ -146,13 +147,18 @@ def at_output(entry: Any) -> bool:
     return isinstance(entry, dict) and entry.get("where") == OUTPUT
 
 
+def at_cache(entry: Any) -> bool:
+    return isinstance(entry, dict) and entry.get("where") == CACHE
+
+
 def site(file: Path, number: int, entry: Any, transformers: int) -> PlannedSite:
     if not isinstance(entry, dict):
         raise PlanError(f"plan {file}: site {number} must be a table [[site]], found {entry!r}")
     known(file, f"site {number}", entry, SITE)
     where = entry.get("where", "after-attention")
     if where not in EVERY:
-        raise PlanError(f"plan {file}: site {number}: where={where!r} is not one of {', '.join(EVERY)}")
+        known_places = ", ".join((*EVERY, OUTPUT, CACHE))
+        raise PlanError(f"plan {file}: site {number}: where={where!r} is not one of {known_places}")
     which = read(file, entry, "transformer", int, 0)
     if not 0 <= which < transformers:
         raise PlanError(

@@ -20,7 +20,9 @@ from tokenrt.passes.planning.entries import PLACES as PLACES
 from tokenrt.passes.planning.entries import PlannedSite as PlannedSite
 from tokenrt.passes.planning.entries import Transformer as Transformer
 from tokenrt.passes.planning.entries import Where as Where
+from tokenrt.passes.planning.outputs import cache_site
 from tokenrt.passes.planning.outputs import site as output_site
+from tokenrt.passes.planning.outputs.cache_site import CacheSite
 from tokenrt.passes.planning.outputs.site import OutputSite, inherited, written
 
 if TYPE_CHECKING:
@@ -60,10 +62,10 @@ class Plan:
     method, options: those of every site that names none of its own. tokens: the model's own count N. grid: layout of the
     unprotected ones, where known. macs_before, macs_after: multiply-accumulates of one image. wanted: tokens that the user
     protects, as in 0,-1,200:217. multiple_of: what every count is a multiple of. outputs: choices among the tokens of outputs,
-    behind those of the blocks. short: outputs, by name or "all", that keep only the tokens that are left. unit: so many leave
-    together, as such an output needs. cache: one of CACHES. text: the words that methods read in a language model, as in 72:80;
-    nothing for all behind the tokens that may leave. A model of several transformers has these counts for its first, and in
-    `others` those of transformers 1, 2 and so on, reduced or not.
+    behind those of the blocks. entries: those among the entries of caches, behind all others. short: outputs, by name or "all",
+    that keep only the tokens that are left. unit: so many leave together, as such an output needs. cache: one of CACHES. text:
+    the words that methods read in a language model, as in 72:80; nothing for all behind the tokens that may leave. A model of
+    several transformers has these counts for its first, and in `others` those of transformers 1, 2 and so on, reduced or not.
     """
 
     method: str
@@ -85,6 +87,12 @@ class Plan:
     unit: int = 1
     cache: str = PER_LAYER
     text: str = ""
+    entries: tuple[CacheSite, ...] = ()
+
+    @property
+    def behind(self) -> tuple[OutputSite | CacheSite, ...]:
+        """The choices behind the blocks."""
+        return *self.outputs, *self.entries
 
     @property
     def transformers(self) -> tuple[Transformer, ...]:
@@ -160,7 +168,7 @@ class Plan:
 
     def spec(self) -> str:
         """The reduction as one line, e.g. reduce{method=tome,sites=0:189;1:181,proportional=true}."""
-        sites = ";".join((*(site.spec() for site in self.sites), *(site.spec() for site in self.outputs)))
+        sites = ";".join(site.spec() for site in (*self.sites, *self.behind))
         options = "".join(f",{key}={value}" for key, value in sorted(written(self.options).items()))
         return f"reduce{{method={self.method},sites={sites},proportional={str(self.proportional_attention).lower()}{options}}}"
 
@@ -184,7 +192,7 @@ class Plan:
 
     def _entries(self) -> list[dict[str, Any]]:
         several = bool(self.others)
-        return [*(site.as_dict(several) for site in self.sites), *(site.as_dict() for site in self.outputs)]
+        return [*(site.as_dict(several) for site in self.sites), *(site.as_dict() for site in self.behind)]
 
     def to_toml(self) -> str:
         import tomlkit
@@ -218,7 +226,7 @@ class Plan:
         named = [
             (self.method, self.options),
             *((site.method or self.method, site.options) for site in self.sites),
-            *((site.method, site.options) for site in self.outputs),
+            *((site.method, site.options) for site in self.behind),
         ]
         for method, key, value in ((method, *item) for method, options in named for item in options.items()):
             if isinstance(value, Mapping):
@@ -258,12 +266,17 @@ class Plan:
         sites = [
             entries.site(file, number, entry, len(transformers))
             for number, entry in listed
-            if not entries.at_output(entry)
+            if not entries.at_output(entry) and not entries.at_cache(entry)
         ]
         outputs = [
             output_site.read(entry, method, options, f"plan {file}: site {number}")
             for number, entry in listed
             if entries.at_output(entry)
+        ]
+        caches = [
+            cache_site.read(entry, method, options, f"plan {file}: site {number}")
+            for number, entry in listed
+            if entries.at_cache(entry)
         ]
         macs = entries.read(file, data, "macs", dict, {})
         first = transformers[0]
@@ -283,6 +296,7 @@ class Plan:
             wanted=entries.read(file, data, "protect", str, ""),
             multiple_of=entries.positive(file, data, "multiple_of"),
             outputs=tuple(outputs),
+            entries=tuple(caches),
             short=entries.read(file, data, "short", str, ""),
             cache=cache_of(entries.read(file, data, "cache", str, PER_LAYER), f"plan {file}: cache = "),
             text=entries.read(file, data, "text", str, ""),
@@ -292,7 +306,7 @@ class Plan:
         from rich.console import Group
         from rich.table import Table
 
-        if self.outputs and not self.sites:
+        if self.behind and not self.sites:
             return Group(*self._told_outputs(), self._work(), *self._told_notes())
         chosen = [self.transformers[number] for number in self.reduced()] or [self.transformers[0]]
         on = f"{len(chosen)} of {len(self.transformers)} transformers, " if self.others else ""
@@ -335,10 +349,14 @@ class Plan:
         return [f"{key}={value}" for key, value in own.items() if key not in usual or value != usual[key]]
 
     def _told_outputs(self) -> list[str]:
-        """A line for each choice among the tokens of an output."""
-        return [
+        """A line for each choice among the tokens of an output, or the entries of a cache."""
+        told = [
             f"output {site.output}: {site.tokens} of {site.arriving} tokens stay, chosen by {site.method}"
             for site in self.outputs
+        ]
+        return told + [
+            f"cache of layer {site.layer}: {site.tokens} of {site.arriving} entries stay, chosen by {site.method}"
+            for site in self.entries
         ]
 
     def _work(self) -> str:

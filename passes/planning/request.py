@@ -14,6 +14,14 @@ from tokenrt.passes.planning.several import Chosen
 SAID_BY_PLANS = ("site", "options", "transformers", "protect", "span", "text", "short", "cache", "tap_layer")
 """What a plan says itself, so that none of it goes with one."""
 
+OF_TOKENS = {
+    "grid": "--grid",
+    "protect": "--protect",
+    "span": "--span",
+    "tap_layer": "--tap-layer",
+}
+"""What says which tokens leave and by what, and nothing of the entries of a cache."""
+
 INSIDE = {
     "proportional_attention": "--proportional-attention",
     "transformers": "--transformers",
@@ -73,4 +81,13 @@ class Request:
             if name in INSIDE:
                 raise PlanError(
                     f"{INSIDE[name]} is about tokens that leave inside a transformer; with --site output drop it"
+                )
+
+    def at_a_cache(self) -> None:
+        """Whether all that is asked goes with a choice among the entries of caches. Raises: PlanError."""
+        for name in self.given():
+            if option := (INSIDE | OF_TOKENS).get(name):
+                raise PlanError(
+                    f"{option} is about tokens, and with --site cache entries of a cache leave: drop it; options of the method "
+                    "(--set) say which always stay"
                 )

@@ -10,6 +10,8 @@ from tokenrt.passes.ops.graph_backend import GraphOps
 
 FLOAT = int(ir.DataType.FLOAT)
 LOWEST = -3e38
+SHOWN = -5000.0
+"""Scores a mask lowers by more than this are hidden; exporters write -10000, the lowest number, or -inf."""
 
 
 def received_of_real(op: GraphOps, attention: Value, size: Value) -> Value:
@@ -37,9 +39,9 @@ def log_size(op: GraphOps, size: ir.Value, batch: int, count: int) -> ir.Value:
     return found
 
 
-def additive(op: GraphOps, node: ir.Node, index: int) -> ir.Value | None:
-    """A mask as float32 numbers added to the scores; None for inputs that are no mask of their own."""
-    value = node.inputs[index]
+def additive(op: GraphOps, node: ir.Node, index: int, part: ir.Value | None = None) -> ir.Value | None:
+    """A mask as float32 numbers added to the scores; None for inputs that are no mask of their own. part: some of it instead."""
+    value = node.inputs[index] if part is None else part
     made: ir.Value | None = None
     if value is None:
         return None

@@ -33,15 +33,12 @@ from tokenrt.passes.rewriting import units
 from tokenrt.passes.rewriting.arrange import reduce, select
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries, check_biases
 from tokenrt.passes.rewriting.handed import Handed, parts
-from tokenrt.passes.rewriting.logits import FLOAT, additive
+from tokenrt.passes.rewriting.logits import FLOAT, SHOWN, additive
 from tokenrt.passes.rewriting.repair import Repairs
 from tokenrt.passes.rewriting.replay import Replay
 from tokenrt.passes.rewriting.stages import Stage, full
 from tokenrt.passes.rewriting.streams import from_rows, tell, to_rows
 from tokenrt.passes.rewriting.taps import here
-
-SHOWN = -5000.0
-"""Scores a mask lowers by more than this are hidden; exporters write -10000, the lowest number, or -inf."""
 
 
 @dataclass

@@ -47,7 +47,9 @@ Layers = Annotated[
 Tokens = Annotated[
     str | None,
     typer.Option(
-        help="Tokens left after each block, or each of --layers.", metavar="N1,N2,...", rich_help_panel=PANEL
+        help="Tokens left after each block, or each of --layers; with --site cache entries of every layer, or of each.",
+        metavar="N1,N2,...",
+        rich_help_panel=PANEL,
     ),
 ]
 Flops = Annotated[
@@ -74,8 +76,8 @@ Site = Annotated[
     typer.Option(
         help="Where the reduction sits: after-attention by default; around-attention, their only place, for methods whose "
         "tokens come back after each attention; output, for the tokens of an output itself, which then has only those that are "
-        "left: name it where several have tokens of their own.",
-        metavar="around-attention|after-attention|after-block|output[:NAME]",
+        "left: name it where several have tokens of their own; cache, for methods of a language model's cache.",
+        metavar="around-attention|after-attention|after-block|output[:NAME]|cache",
         show_default=False,
     ),
 ]

@@ -117,7 +117,7 @@ def trace(graph: ir.Graph, shapes: Shapes, structures: Sequence[Structure]) -> O
         elif not lost.isdisjoint(node.inputs):
             lost.update(node.outputs)
         elif any(value in found for value in node.inputs):
-            made = _step(node, found, shapes, groups)
+            made = step(node, found, shapes, groups)
             if made is None:
                 lost.update(node.outputs)
             else:
@@ -134,7 +134,7 @@ def _numbered(held: Layout, tokens: int, start: int) -> Array:
     return np.ascontiguousarray(full.transpose(turned)).reshape(one_picture(held.dims))
 
 
-def _step(
+def step(
     node: ir.Node, found: Mapping[ir.Value, Array], shapes: Shapes, groups: Groups
 ) -> list[Array] | None:
     """The groups of a node's outputs; None where they cannot be told."""

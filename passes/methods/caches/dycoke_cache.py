@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import PlanError
-from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps
+from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site
 from tokenrt.passes.methods.parts import cache, steps
-from tokenrt.passes.methods.parts.cache import CacheMethod
+from tokenrt.passes.methods.parts.cache import CacheMethod, CacheTaps
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class DyCokeCache(CacheMethod):
 
     Published while decoding, whenever attention has changed, cosine below 0.9 to that of the last time, which the host sees: it
     asks for the choice again, of the whole cache, and the model reads K of it. All heads keep the same entries.
-    Options: start and length of the video (length 0: to the end).
+    Options: start and length of the video, counted without padding (length 0: to the end).
     """
 
     name: ClassVar[str] = "dycoke_cache"
@@ -40,7 +40,7 @@ class DyCokeCache(CacheMethod):
         steps.at_least(self.name, "start", self.start, 0)
         steps.at_least(self.name, "length", self.length, 0)
 
-    def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
+    def choose(self, op: Ops, taps: CacheTaps, site: Site) -> Entries:
         end = self.start + self.length if self.length else site.tokens
         outside = site.tokens - (end - self.start)
         if end > site.tokens or end <= self.start or outside > site.keep:
@@ -48,8 +48,7 @@ class DyCokeCache(CacheMethod):
                 f"{self.name}: {site.keep} of {site.tokens} entries cannot stay, with a video of entries {self.start} to "
                 f"{end - 1} and {max(outside, 0)} entries outside it"
             )
-        last = steps.cut(op, taps.attention(), site.asking - 1, site.asking, 2)
+        last = taps.attention([site.asking - 1])
         score = self.by_head(op, op("Squeeze", last, np.array([2])), site)
-        place = np.arange(site.tokens)
-        beside = (place < self.start) | (place >= end)
-        return Entries(cache.best(op, score, self.lists(site), site.keep, site.tokens, beside))
+        beside = op("Not", cache.within(op, taps, site, self.start, end))
+        return Entries(cache.best(op, taps, score, self.lists(site), site.keep, site.tokens, beside))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokenrt.errors import PlanError
-from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps
+from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site
 from tokenrt.passes.methods.parts import cache, steps
-from tokenrt.passes.methods.parts.cache import CacheMethod
+from tokenrt.passes.methods.parts.cache import CacheMethod, CacheTaps
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class H2O(CacheMethod):
         steps.at_least(self.name, "recent", self.recent, 0)
         steps.choice(self.name, "form", self.form, cache.FORMS)
 
-    def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
-        score = self.by_head(op, cache.received(op, taps.attention()), site)
+    def choose(self, op: Ops, taps: CacheTaps, site: Site) -> Entries:
+        score = self.by_head(op, cache.received(op, taps, site, taps.attention()), site)
         return cache.heavy(
             op, taps, site, score, self.lists(site), self.latest(site), masked=self.form == cache.MASK
         )

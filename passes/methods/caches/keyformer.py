@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps, beyond
+from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site
 from tokenrt.passes.methods.parts import cache, steps
-from tokenrt.passes.methods.parts.cache import CacheMethod
+from tokenrt.passes.methods.parts.cache import CacheMethod, CacheTaps
 
 NONE, INPUT = "none", "input"
 
@@ -58,14 +58,14 @@ class Keyformer(CacheMethod):
                 f"options start={self.start} and step={self.step} of method {self.name!r}: expected more than 0, and 0 or more"
             )
 
-    def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
+    def choose(self, op: Ops, taps: CacheTaps, site: Site) -> Entries:
         masked = self.form == cache.MASK
         latest = int((site.keep + masked) * self.recent)
         if latest >= site.keep + masked:
             raise PlanError(f"{self.name}: {latest} recent entries leave none of {site.keep} for others")
-        logits = beyond(taps, "logits")
+        logits = taps.logits()
         if self.noise == INPUT:
-            logits = op("Add", logits, beyond(taps, "noise"))
+            logits = op("Add", logits, taps.noise())
         share = op("Softmax", op("Mul", logits, 1 / (self.start + self.step * self.call)), axis=-1)
-        score = self.by_head(op, cache.received(op, share), site)
+        score = self.by_head(op, cache.received(op, taps, site, share), site)
         return cache.heavy(op, taps, site, score, self.lists(site), latest, masked=masked)

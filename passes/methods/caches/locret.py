@@ -9,9 +9,9 @@ from typing import ClassVar
 import numpy as np
 
 from tokenrt.errors import PlanError
-from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps, Value
+from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Value
 from tokenrt.passes.methods.parts import cache, layers, steps
-from tokenrt.passes.methods.parts.cache import CacheMethod
+from tokenrt.passes.methods.parts.cache import CacheMethod, CacheTaps
 from tokenrt.passes.methods.parts.weights import Trained
 
 
@@ -41,7 +41,7 @@ class Locret(CacheMethod, Trained):
         super().__post_init__()
         steps.at_least(self.name, "stable", self.stable, 0)
 
-    def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
+    def choose(self, op: Ops, taps: CacheTaps, site: Site) -> Entries:
         if site.asking != site.tokens:
             raise PlanError(
                 f"{self.name}: {site.asking} of {site.tokens} entries have queries, and the heads read those of all"
@@ -50,11 +50,12 @@ class Locret(CacheMethod, Trained):
         first, last = self.tensor("fc1", site), self.tensor("fc2", site)
         self.check("fc1", first, (len(first), width))
         self.check("fc2", last, (site.heads, len(first)))
+        taps = taps.unrotated()
         parts = [_joined(op, part, site) for part in (taps.queries(), taps.keys(), taps.values())]
         hidden = layers.linear(op, op("Concat", *parts, axis=2), first, None)
         rated = layers.linear(op, op("Mul", hidden, op("Sigmoid", hidden)), last, None)
         score = self.by_key(op, op("Transpose", rated, perm=[0, 2, 1]))
-        index = cache.beside(op, score, self.lists(site), site, site.tokens - self.stable, self.stable)
+        index = cache.beside(op, taps, score, self.lists(site), site, site.tokens - self.stable, self.stable)
         return Entries(index, {cache.SCORE: cache.kept_state(op, score, index)})
 
     def fewest(self, tokens: int, protect: int) -> int:

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps, beyond
+from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site
 from tokenrt.passes.methods.parts import cache, layers, steps
-from tokenrt.passes.methods.parts.cache import CacheMethod
+from tokenrt.passes.methods.parts.cache import CacheMethod, CacheTaps
 from tokenrt.passes.methods.parts.weights import Trained
 
 
@@ -39,17 +39,17 @@ class NeuralAttentionSearch(CacheMethod, Trained):
         super().__post_init__()
         steps.at_least(self.name, "window", self.window, 0)
 
-    def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
+    def choose(self, op: Ops, taps: CacheTaps, site: Site) -> Entries:
         weight, bias = self.tensor("types.weight", site), self.tensor("types.bias", site)
         self.check("types.weight", weight, (3 * site.heads, site.channels or weight.shape[1]))
         self.check("types.bias", bias, (3 * site.heads,))
-        rated = layers.linear(op, beyond(taps, "hidden"), weight, bias)
+        rated = layers.linear(op, taps.hidden(), weight, bias)
         kinds = op("Transpose", op("Reshape", rated, np.array([0, 0, 3, site.heads])), perm=[0, 3, 1, 2])
         other = op("ReduceMax", steps.cut(op, kinds, 1, 3, 3), axes=[3], keepdims=0)
         score = op("Sub", op("Squeeze", steps.cut(op, kinds, 0, 1, 3), np.array([3])), other)
         score = self.by_key(op, score)
         return Entries(
-            cache.beside(op, score, self.lists(site), site, site.tokens - self.window, self.window)
+            cache.beside(op, taps, score, self.lists(site), site, site.tokens - self.window, self.window)
         )
 
     def fewest(self, tokens: int, protect: int) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tokenrt.errors import MethodError, PlanError
-from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Taps, Value
+from tokenrt.passes.methods.contract import Entries, Evidence, Ops, Site, Value
 from tokenrt.passes.methods.parts import cache, steps
-from tokenrt.passes.methods.parts.cache import CacheMethod
+from tokenrt.passes.methods.parts.cache import CacheMethod, CacheTaps
 
 MEAN, MOST = "mean", "max"
 
@@ -49,7 +49,7 @@ class SnapKV(CacheMethod):
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise MethodError(f"option kernel={self.kernel} of method {self.name!r}: expected an odd number")
 
-    def choose(self, op: Ops, taps: Taps, site: Site) -> Entries:
+    def choose(self, op: Ops, taps: CacheTaps, site: Site) -> Entries:
         window = self.window or min(site.keep // 2, 32)
         if not window < site.keep or window > site.asking:
             raise PlanError(
@@ -57,9 +57,10 @@ class SnapKV(CacheMethod):
                 f"than the {site.asking} tokens with queries; say it with the option window"
             )
         free = site.tokens - window
-        rows = steps.cut(op, taps.attention(), site.asking - window, site.asking, 2)
-        score = self.by_head(op, cache.received(op, rows), site)
-        return Entries(cache.beside(op, self._pooled(op, score, free), self.lists(site), site, free, window))
+        rows = range(site.asking - window, site.asking)
+        score = self.by_head(op, cache.received(op, taps, site, taps.attention(rows), rows), site)
+        pooled = self._pooled(op, score, free)
+        return Entries(cache.beside(op, taps, pooled, self.lists(site), site, free, window))
 
     def _pooled(self, op: Ops, score: Value, free: int) -> Value:
         """The first `free` entries of the score [B,L,N], each with its neighbours among them: [B,L,free]."""

@@ -18,6 +18,7 @@ from tokenrt.passes.planning.fit.terms import (
     check_free,
     check_ordered,
     check_together,
+    check_tokens,
     counts,
     named,
     no_place,
@@ -43,6 +44,7 @@ from tokenrt.passes.planning.units import whole
 def make(prepared: Prepared, name: str, budget: Budget, asked: Request) -> Plan:
     """Turn a budget into a plan. Raises: PlanError, MethodError, NothingToDoError."""
     method = methods.for_graph(name, asked.options or {})
+    check_tokens(method)
     structures = prepared.transformers
     allow_noop, proportional = asked.allow_noop, asked.proportional_attention
     if not structures and not allow_noop:

@@ -17,6 +17,7 @@ from tokenrt.passes.planning.fit.terms import (
     check_free,
     check_ordered,
     check_together,
+    check_tokens,
     counts,
     named,
     no_place,
@@ -114,6 +115,7 @@ def _check_sites(
         if in_order(structure, [site], method.keeps_order):
             check_together(structure)
         check_place(method, site.block, len(blocks), site.where)
+        check_tokens(method)
         if method.returns != sites[0][2].returns:
             raise PlanError(
                 f"plan site {number}: the tokens {method.name} removes {way(method)}, and those of {sites[0][2].name} "

@@ -33,6 +33,15 @@ def check_free(structure: Structure) -> None:
         raise PlanError(f"all {structure.tokens} tokens are protected, none can leave ({why})")
 
 
+def check_tokens(method: Method) -> None:
+    """Whether a method reduces tokens. Raises: PlanError for one that chooses entries of a cache."""
+    if method.home == "cache":
+        raise PlanError(
+            f"{method.name} chooses entries of a language model's cache: it sits there (--site cache), and not behind a "
+            "block or at an output"
+        )
+
+
 def check_together(structure: Structure) -> None:
     """Whether the tokens that may leave stand together, as those have to that keep their order. Raises: PlanError."""
     places = free(structure.protected, structure.tokens)

@@ -73,6 +73,7 @@ def make(
     Raises: PlanError, MethodError, NothingToDoError.
     """
     method = methods.for_graph(name, asked.options or {})
+    fit.check_tokens(method)
     outlet = laid_out(prepared, choose(prepared, output)[0], asked.grid)
     if method.returns != "never":
         raise PlanError(
@@ -224,6 +225,7 @@ def checked(prepared: Prepared, site: OutputSite) -> tuple[Outlet, tuple[Outlet,
     outlet, beside = choose(prepared, site.output)
     outlet = laid_out(prepared, outlet, site.grid)
     method = methods.for_graph(site.method, site.options)
+    fit.check_tokens(method)
     if method.home == "prefill":
         raise PlanError(
             f"{method.name} works inside a language model's prompt: it sits behind a block (--site after-block), not at an output"

@@ -12,8 +12,20 @@ import onnx_ir as ir
 
 from tokenrt.files import atomic
 from tokenrt.passes import methods
-from tokenrt.passes.graph.interface import GAINED, KEPT, MAP, PAST, PRESENT, is_gained
+from tokenrt.passes.graph.interface import (
+    CACHES,
+    GAINED,
+    KEPT,
+    MAP,
+    PAST,
+    PRESENT,
+    SCORE,
+    caches,
+    holds,
+    is_gained,
+)
 from tokenrt.passes.methods.parts import steps
+from tokenrt.passes.methods.parts.cache import OWN
 from tokenrt.passes.planning.entries import BEFORE
 from tokenrt.passes.planning.outputs.site import OutputSite
 from tokenrt.passes.planning.plan import Plan
@@ -35,9 +47,6 @@ HOST = {
 }
 
 
-CACHE = "tokenrt.cache"
-"""The metadata of a model that holds what its caches are."""
-
 GOES_ON = (
     "the cache of layer n holds as many tokens as `tokens` says of it; keys are rotated by the positions of the whole prompt",
     "the next token has position next_position, the length of the whole prompt, not the length of a cache",
@@ -45,6 +54,16 @@ GOES_ON = (
     "--cache gathered",
     "entry k of a cache is token index[:, k] of the prompt, counted from 0, where `index` names an output, or several merged of "
     "which that is the last; else token k",
+)
+MARK = "the mask of the prompt goes with its entries: gather it by the index of any head, padding stays only where all else does"
+BY_HEAD = "an index [B,H,K] is of each head, which keeps entries of its own"
+WHOLE = "the cache of a layer with `salient` is whole: that output names the entries of it that matter most"
+SCORES = "the next call takes present_score of a layer as past_score, for the same entries; zeros where there was none"
+DECODES = (
+    "the cache of layer n holds as many entries as `tokens` says of it, of the past and the new ones behind it",
+    "entry k of a cache is entry index[:, k] of the past with the new ones behind it, counted from 0",
+    "the position of a token to come is the number of tokens so far, not the length of a cache",
+    "the next call's past is this cache, and its mask as long as that and one more; gather the mask by the index of any head",
 )
 
 
@@ -57,9 +76,15 @@ STEPS = (
 )
 
 
-def told(model: ir.Model, layers: Sequence[Mapping[str, Any]], tokens: int) -> None:
-    """Write into a model what its caches are: those of each layer, and how many tokens the whole prompt has."""
-    model.metadata_props[CACHE] = json.dumps({"layers": layers, "next_position": tokens})
+def told(model: ir.Model, layers: Sequence[Mapping[str, Any]], tokens: int | None) -> None:
+    """Write into a model what its caches are: those of each layer, and the tokens of the whole prompt, None while decoding."""
+    position = {} if tokens is None else {"next_position": tokens}
+    model.metadata_props[CACHES] = json.dumps({"layers": layers, **position})
+
+
+def layers_of(model: ir.Model) -> dict[str, int]:
+    """The layers of outputs with keys, by name, as the model says."""
+    return {layer["key"]: layer["layer"] for layer in caches(model).get("layers", ())}
 
 
 def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
@@ -67,13 +92,13 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
     index = next(
         (name for name in (KEPT, MAP) if any(value.name == name for value in model.graph.outputs)), None
     )
-    cache = model.metadata_props.get(CACHE)
+    cache = caches(model)
     if any(site.where == BEFORE for site in plan.sites):
         return _state(plan, model)
-    if index is None or not (plan.outputs or plan.short or cache):
+    if not (cache or (index and (plan.outputs or plan.short))):
         return {}
     sizes = {str(value.name): _sizes(value) for value in model.graph.outputs}
-    added = [value for value in model.graph.inputs if value.name in GAINED]
+    added = [value for value in model.graph.inputs if holds(str(value.name))]
     return {
         "tokenrt": __version__,
         "plan": plan.as_dict(),
@@ -83,13 +108,23 @@ def manifest(plan: Plan, model: ir.Model) -> dict[str, Any]:
         "inputs": {
             str(value.name): {
                 "shape": _sizes(value),
-                "holds": GAINED[str(value.name)],
+                "holds": holds(str(value.name)),
             }
             for value in added
         },
-        **({"cache": {"form": plan.cache, **json.loads(cache)}} if cache else {}),
-        "host": list(GOES_ON if cache else HOST[index]),
+        **({"cache": {"form": plan.cache, **cache}} if cache else {}),
+        "host": _goes_on(cache) if cache else list(HOST[str(index)]),
     }
+
+
+def _goes_on(cache: Mapping[str, Any]) -> list[str]:
+    """What a host must know of caches."""
+    layers, prompt = cache["layers"], "next_position" in cache
+    chosen = any("heads" in layer for layer in layers)
+    lines = [*(GOES_ON if prompt else DECODES)]
+    lines += [MARK] * (chosen and prompt) + [BY_HEAD] * any(layer.get("heads") == OWN for layer in layers)
+    lines += [WHOLE] * any("salient" in layer for layer in layers)
+    return lines + [SCORES] * any(f"{PRESENT}{SCORE}" in layer for layer in layers)
 
 
 def _state(plan: Plan, model: ir.Model) -> dict[str, Any]:

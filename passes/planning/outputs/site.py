@@ -66,24 +66,36 @@ KINDS: Mapping[str, tuple[type, Any]] = {
     "inputs": (dict, {}),
 }
 """What each entry of a plan file holds, and what stands for one that is left out; None: it must be there."""
-KEYS = ("where", *KINDS)
 
 
 def read(entry: Mapping[str, Any], method: str, options: Mapping[str, Any], where: str) -> OutputSite:
     """A site of a plan file; `method` and `options` are the plan's own. Raises: PlanError that begins with `where`."""
+    values = checked(entry, KINDS, method, options, where, "an output")
+    inputs = {name: tuple(dims) for name, dims in values["inputs"].items()}
+    return OutputSite(**{**values, "grid": tuple(values["grid"]) or None, "inputs": inputs})
+
+
+def checked(
+    entry: Mapping[str, Any],
+    kinds: Mapping[str, tuple[type, Any]],
+    method: str,
+    options: Mapping[str, Any],
+    where: str,
+    what: str,
+) -> dict[str, Any]:
+    """What a plan file says of a site at `what`, by the kinds of its entries. Raises: PlanError that begins with `where`."""
     values: dict[str, Any] = {}
-    for key, (kind, default) in KINDS.items():
+    for key, (kind, default) in kinds.items():
         value = entry.get(key, default)
         if value is None or not isinstance(value, kind) or isinstance(value, bool):
             raise PlanError(f"{where}: {key!r} must be {kind.__name__}, found {value!r}")
         values[key] = value
-    unknown = next((key for key in entry if key not in KEYS), None)
+    keys = ("where", *kinds)
+    unknown = next((key for key in entry if key not in keys), None)
     if unknown is not None:
-        raise PlanError(f"{where} has no entry {unknown!r}; those of a site at an output: {', '.join(KEYS)}")
-    own, values["options"] = inherited(values["method"], values["options"], method, options)
-    grid = tuple(values["grid"]) or None
-    inputs = {name: tuple(dims) for name, dims in values["inputs"].items()}
-    return OutputSite(**{**values, "method": own, "grid": grid, "inputs": inputs})
+        raise PlanError(f"{where} has no entry {unknown!r}; those of a site at {what}: {', '.join(keys)}")
+    values["method"], values["options"] = inherited(values["method"], values["options"], method, options)
+    return values
 
 
 def inherited(

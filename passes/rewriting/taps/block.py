@@ -188,7 +188,7 @@ class GraphTaps:
 
     def attention(self) -> ir.Value:
         """[B,H,N,N] float32, computed beside the model's own attention."""
-        self._readable()
+        check_readable(self.core)
         weights = self._repeated()
         if weights is not None:
             return weights
@@ -246,7 +246,7 @@ class GraphTaps:
         Broadcasts to [B,H,R,N]: a relative position bias has values of its own for each head and row.
         Raises: UnsupportedError where the scores are more than scaled products plus biases, head by head.
         """
-        self._readable()
+        check_readable(self.core)
         parts = (
             [] if self.size is None else [log_size(self.op, self._counted(self.size), self.batch, self.count)]
         )
@@ -268,16 +268,6 @@ class GraphTaps:
         for part in parts[1:]:
             total = self.op("Add", total, part)
         return total
-
-    def _readable(self) -> None:
-        unread = self.core.unread
-        if unread is None:
-            return
-        raise UnsupportedError(
-            f"{unread.op_type} node {unread.name!r} makes of the scores more than a scale and added biases do, so the attention "
-            "cannot be recomputed beside it; use a method or an option that does not read attention, e.g. tome, or topk with "
-            "score=key_norm"
-        )
 
     def _unfolded(self, mask: ir.Value, node: ir.Node) -> ir.Value:
         """[B,H,R,N] from a mask with three axes."""
@@ -308,6 +298,18 @@ class GraphTaps:
 
     def _float(self, value: ir.Value) -> ir.Value:
         return self.op("Cast", value, to=FLOAT)
+
+
+def check_readable(core: Core) -> None:
+    """Whether scores are scaled products plus biases. Raises: UnsupportedError."""
+    unread = core.unread
+    if unread is None:
+        return
+    raise UnsupportedError(
+        f"{unread.op_type} node {unread.name!r} makes of the scores more than a scale and added biases do, so the attention "
+        "cannot be recomputed beside it; use a method or an option that does not read attention, e.g. tome, or topk with "
+        "score=key_norm"
+    )
 
 
 class InletTaps(GraphTaps):

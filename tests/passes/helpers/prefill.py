@@ -60,14 +60,14 @@ def held(result: Any) -> Any:
     return result.past_key_values if getattr(result, "cache", None) is None else result.cache
 
 
-def _call(made: Any, past: Any = None, **inputs: Any) -> Any:
+def call(made: Any, past: Any = None, **inputs: Any) -> Any:
     """The model with a cache, under the name this release has for it."""
     given = "cache" if "cache" in inspect.signature(made.forward).parameters else "past_key_values"
     return made(**inputs, use_cache=True, **({} if past is None else {given: past}))
 
 
 def _plain(made: Any, embeds: Tensor) -> Any:
-    return _call(made, inputs_embeds=embeds, logits_to_keep=1)
+    return call(made, inputs_embeds=embeds, logits_to_keep=1)
 
 
 def _prefixed(made: Any, embeds: Tensor) -> Any:
@@ -75,19 +75,19 @@ def _prefixed(made: Any, embeds: Tensor) -> Any:
     shown = torch.ones(TOKENS, TOKENS).tril().bool()
     shown[: SPAN[1], : SPAN[1]] = True
     mask = torch.where(shown, 0.0, torch.finfo(torch.float32).min)[None, None]
-    return _call(made, inputs_embeds=embeds, attention_mask=mask, logits_to_keep=1)
+    return call(made, inputs_embeds=embeds, attention_mask=mask, logits_to_keep=1)
 
 
 def _words(made: Any, ids: Tensor) -> Any:
-    return _call(made, input_ids=ids, logits_to_keep=1)
+    return call(made, input_ids=ids, logits_to_keep=1)
 
 
 def _masked(made: Any, embeds: Tensor, mask: Tensor, places: Tensor) -> Any:
-    return _call(made, inputs_embeds=embeds, attention_mask=mask, position_ids=places)
+    return call(made, inputs_embeds=embeds, attention_mask=mask, position_ids=places)
 
 
 def _merged(made: Any, embeds: Tensor, mask: Tensor, places: Tensor, *past: Tensor) -> Any:
-    return _call(made, cache_of(past), inputs_embeds=embeds, attention_mask=mask, position_ids=places)
+    return call(made, cache_of(past), inputs_embeds=embeds, attention_mask=mask, position_ids=places)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def exported(family: str, form: str, opset: int, batch: int = 1) -> Path:
     if kind.past:
         heads, width = (
             model(family).config.num_key_value_heads,
-            flat(held(_call(model(family), input_ids=torch.ones(1, 2, dtype=torch.long))))[0].shape[-1],
+            flat(held(call(model(family), input_ids=torch.ones(1, 2, dtype=torch.long))))[0].shape[-1],
         )
         given[1] = torch.ones(batch, TOKENS + kind.past, dtype=torch.long)
         given += [torch.randn(batch, heads, kind.past, width) for _ in PAST]
@@ -174,11 +174,13 @@ def cache_of(parts: Sequence[Tensor]) -> Any:
 
 @dataclass(frozen=True)
 class Judged:
-    """What torch gives: the tokens left behind the last choice [B,K], logits, and the cache."""
+    """What torch gives: the tokens left behind the last choice [B,K], logits, the cache; attention and tokens of each layer."""
 
     kept: np.ndarray
     logits: np.ndarray
     caches: list[np.ndarray]
+    attention: list[Tensor]
+    reached: list[Tensor]
 
 
 @dataclass
@@ -329,7 +331,14 @@ def judged(
     parts = flat(held(result))
     if gathered:
         parts = [_taken(part, lengths[number // 2], kept[-1]) for number, part in enumerate(parts)]
-    return Judged(kept[-1].numpy(), result.logits.numpy(), [part.numpy() for part in parts])
+    each = range(LAYERS)
+    return Judged(
+        kept[-1].numpy(),
+        result.logits.numpy(),
+        [part.numpy() for part in parts],
+        [weights[n] for n in each],
+        [lengths[n] for n in each],
+    )
 
 
 def _taken(part: Tensor, here: Tensor, left: Tensor) -> Tensor:
@@ -344,6 +353,6 @@ def decoded(family: str, caches: Sequence[np.ndarray], place: int, seed: int = 2
     embeds = torch.randn(batch, 1, WIDTH, generator=torch.Generator().manual_seed(seed))
     past = cache_of([torch.from_numpy(np.array(part)) for part in caches])
     with torch.no_grad():
-        result = _call(model(family), past, inputs_embeds=embeds, position_ids=torch.full((batch, 1), place))
+        result = call(model(family), past, inputs_embeds=embeds, position_ids=torch.full((batch, 1), place))
     found: np.ndarray = result.logits.numpy()
     return found

@@ -1,0 +1,329 @@
+"""Caches that come out with some of their entries: those that torch keeps, the same keys and values, and the same next token."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+import tokenrt
+from tests.passes.helpers import grouped, prefill
+from tests.passes.helpers.prefill import CACHES, LAYERS, TOKENS
+from tests.passes.helpers.running import run, session
+from tests.passes.prefill.helpers import thinned
+from tokenrt import Budget
+from tokenrt.passes.planning.outputs.cache_site import CacheSite
+
+KEEP, CLOSE = 12, 1e-5
+MATRIX = [
+    pytest.param(*case, marks=() if case == ("llama", "embeds", 20, "snapkv") else pytest.mark.slow)
+    for case in (
+        *product(("llama", "qwen2", "phi3", "gemma"), ["mask"], (20, 23), thinned.METHODS),
+        *product(["llama"], ["embeds"], (20, 23), thinned.METHODS),
+        *product(["qwen3"], ["ids"], (20, 23), ["snapkv"]),
+        *product(["llama"], ["prefix"], (20, 23), ["snapkv", "h2o"]),
+    )
+]
+
+
+def outputs(model: Any, given: dict[str, Any]) -> dict[str, np.ndarray]:
+    made = session(model)
+    names = [value.name for value in made.get_outputs()]
+    feeds = {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in given.items()
+    }
+    return dict(zip(names, run(made, feeds), strict=True))
+
+
+def decoder(past: int) -> list[str]:
+    """What makes of a merged decoder one for a single token behind a past of this length."""
+    shapes = {"inputs_embeds": "1x1x32", "attention_mask": f"1x{past + 1}", "position_ids": "1x1"}
+    return [
+        f"{name}={dims}" for name, dims in (shapes | dict.fromkeys(prefill.PAST, f"1x2x{past}x8")).items()
+    ]
+
+
+def indices(found: dict[str, np.ndarray], name: str = "cache_index") -> list[np.ndarray]:
+    """[B,H,K] of every layer, or [B,1,K]."""
+    each = [found[f"{name}_layer{layer}"] for layer in range(LAYERS)]
+    return [index if index.ndim == 3 else index[:, None] for index in each]
+
+
+@pytest.mark.parametrize(("family", "form", "opset", "method"), MATRIX)
+def test_it_is_what_torch_keeps(family: str, form: str, opset: int, method: str, tmp_path: Path) -> None:
+    given, target = prefill.inputs(form), tmp_path / "thin.onnx"
+    options, choose = thinned.METHODS[method]
+    tokenrt.reduce(
+        prefill.exported(family, form, opset),
+        method=method,
+        budget=Budget.tokens([KEEP]),
+        options=options,
+        output=target,
+    )
+    found = outputs(target, given)
+    whole = thinned.watched(family, lambda made: prefill.FORMS[form].function(made, *given.values()))
+    np.testing.assert_allclose(found["logits"], whole.logits.numpy(), atol=CLOSE)
+    told = json.loads((tmp_path / "thin.onnx.json").read_text())["cache"]
+    assert told["next_position"] == TOKENS
+    heads = whole.caches[0].shape[1]
+    wanted = [thinned.chosen(choose, attention, KEEP, heads) for attention in whole.attention]
+    thins = method != "zipcache"
+    for mine, theirs in zip(indices(found, "cache_index" if thins else "salient_index"), wanted, strict=True):
+        np.testing.assert_array_equal(mine, theirs.numpy())
+    assert [layer["tokens"] for layer in told["layers"]] == [KEEP if thins else TOKENS] * LAYERS
+    kept = [thinned.taken(part, wanted[n // 2]) if thins else part for n, part in enumerate(whole.caches)]
+    for name, part in zip(CACHES, kept, strict=True):
+        np.testing.assert_allclose(found[name], part.numpy(), atol=CLOSE)
+    after = prefill.decoded(family, thinned.arrays(kept), TOKENS)
+    mine = prefill.decoded(family, [found[name] for name in CACHES], told["next_position"])
+    np.testing.assert_allclose(mine, after, atol=CLOSE)
+    if thins:
+        assert (
+            np.abs(prefill.decoded(family, [found[name] for name in CACHES], KEEP) - after).max() > 10 * CLOSE
+        )
+
+
+def padded() -> dict[str, torch.Tensor]:
+    """Three prompts: without padding, with padding in front, and behind; the last is shorter than what stays."""
+    given = prefill.inputs("mask", batch=3)
+    given["attention_mask"][1, :5] = 0
+    given["attention_mask"][2, 9:] = 0
+    given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("method", "opset"),
+    [
+        pytest.param(name, opset, marks=() if (name, opset) == ("snapkv", 23) else pytest.mark.slow)
+        for name, opset in product(thinned.METHODS, (20, 23))
+    ],
+)
+def test_padding_stays_only_where_all_else_does(method: str, opset: int) -> None:
+    """Every prompt keeps what it keeps alone; what fills up a short one stands in front, and the next token is the same."""
+    given, (options, choose) = padded(), thinned.METHODS[method]
+    if method == "dycoke_cache":
+        options, choose = (
+            {"start": 2, "length": 0},
+            lambda attention, keep, heads: thinned.dycoke(attention, keep, heads, 2, 99),
+        )
+    result = tokenrt.reduce(
+        prefill.exported("qwen2", "mask", opset, batch=3),
+        method=method,
+        budget=Budget.tokens([KEEP]),
+        options=options,
+    )
+    found = outputs(result.model, given)
+    whole = thinned.watched("qwen2", lambda made: prefill.FORMS["mask"].function(made, *given.values()))
+    real = given["attention_mask"]
+    wanted = [thinned.chosen(choose, attention, KEEP, 2, real) for attention in whole.attention]
+    if method == "zipcache":
+        for mine, theirs in zip(indices(found, "salient_index"), wanted, strict=True):
+            np.testing.assert_array_equal(mine, theirs.numpy())
+        return
+    for mine, theirs in zip(indices(found), wanted, strict=True):
+        np.testing.assert_array_equal(mine, theirs.numpy())
+    kept = [thinned.taken(part, wanted[n // 2]) for n, part in enumerate(whole.caches)]
+    mask = torch.cat([real.gather(1, wanted[0][:, 0]), torch.ones(3, 1, dtype=torch.long)], 1)
+    assert [int(row.sum()) for row in mask] == [KEEP + 1, KEEP + 1, 10]
+    for number, name in enumerate(CACHES):
+        shown = mask[:, None, :-1, None].bool().numpy()
+        np.testing.assert_allclose(
+            np.where(shown, found[name], 0), np.where(shown, kept[number].numpy(), 0), atol=CLOSE
+        )
+    embeds, places = (
+        torch.randn(3, 1, prefill.WIDTH, generator=torch.Generator().manual_seed(3)),
+        real.sum(1)[:, None],
+    )
+    mine, theirs = (
+        thinned.stepped("qwen2", parts, embeds, places, mask).logits.numpy()
+        for parts in ([torch.from_numpy(found[name]) for name in CACHES], kept)
+    )
+    np.testing.assert_allclose(mine, theirs, atol=CLOSE)
+    alone = given["inputs_embeds"][2:, :9]
+    short = thinned.watched("qwen2", lambda made: prefill.call(made, inputs_embeds=alone))
+    np.testing.assert_allclose(
+        mine[2], thinned.stepped("qwen2", short.caches, embeds[2:], places[2:]).logits.numpy()[0], atol=CLOSE
+    )
+
+
+def heavy(
+    score: torch.Tensor, fresh: torch.Tensor, keep: int, latest: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[1,H,K] and the scores there: those of before [1,H,N-1], with a new entry at zero, and what this call adds [1,A,1,N]."""
+    total = torch.cat([score, torch.zeros(1, score.shape[1], 1)], 2) + thinned.by_keys(
+        fresh.sum(2), score.shape[1]
+    )
+    index = thinned.heavy(total[0], keep, latest)[None]
+    return index, total.gather(2, index)
+
+
+@pytest.mark.parametrize(
+    ("method", "opset"),
+    [
+        ("h2o", 23),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (("h2o", 20), ("keyformer", 20), ("keyformer", 23))
+        ),
+    ],
+)
+def test_scores_go_on_from_token_to_token(method: str, opset: int, tmp_path: Path) -> None:
+    """A prompt, and five tokens behind it: what one call hands on is what the next one takes, as in a loop of torch."""
+    given, merged = prefill.inputs("mask"), prefill.exported("llama", "merged", opset)
+    prompt, step = tmp_path / "prompt.onnx", tmp_path / "step.onnx"
+    wish: dict[str, Any] = {"method": method, "budget": Budget.tokens([KEEP])}
+    tokenrt.reduce(prefill.exported("llama", "mask", opset), **wish, output=prompt)
+    tokenrt.reduce(merged, **wish, shape=decoder(KEEP), output=step)
+    told = json.loads((tmp_path / "step.onnx.json").read_text())["cache"]
+    assert "next_position" not in told
+    pairs = {layer["past_score"]: layer["present_score"] for layer in told["layers"]}
+    latest = KEEP // 2 if method == "h2o" else int(KEEP * 0.3)
+    found = outputs(prompt, given)
+    whole = thinned.watched("llama", lambda made: prefill.FORMS["mask"].function(made, *given.values()))
+    scores, kept = list[torch.Tensor](), list[torch.Tensor]()
+    for layer, attention in enumerate(whole.attention):
+        total = thinned.by_keys(attention.sum(2), 2)
+        index = thinned.heavy(total[0], KEEP, latest)[None]
+        scores.append(total.gather(2, index))
+        kept += [thinned.taken(part, index) for part in whole.caches[2 * layer : 2 * layer + 2]]
+    generator = torch.Generator().manual_seed(5)
+    for place in range(TOKENS, TOKENS + 5):
+        embeds, at = torch.randn(1, 1, prefill.WIDTH, generator=generator), torch.tensor([[place]])
+        seen = thinned.stepped("llama", kept, embeds, at)
+        one = {
+            "inputs_embeds": embeds,
+            "attention_mask": torch.ones(1, KEEP + 1, dtype=torch.long),
+            "position_ids": at,
+        }
+        past = {name: found[mine] for name, mine in zip(prefill.PAST, CACHES, strict=True)}
+        past |= {before: found[after] for before, after in pairs.items()}
+        found = outputs(step, one | past)
+        np.testing.assert_allclose(found["logits"], seen.logits.numpy(), atol=CLOSE)
+        made = [
+            heavy(score, fresh, KEEP, latest) for score, fresh in zip(scores, seen.attention, strict=True)
+        ]
+        scores = [score for _, score in made]
+        kept = [thinned.taken(part, made[n // 2][0]) for n, part in enumerate(seen.caches)]
+        for layer, (index, score) in enumerate(made):
+            np.testing.assert_array_equal(found[f"cache_index_layer{layer}"], index.numpy())
+            np.testing.assert_allclose(found[f"present_score_layer{layer}"], score.numpy(), atol=CLOSE)
+        for name, part in zip(CACHES, kept, strict=True):
+            np.testing.assert_allclose(found[name], part.numpy(), atol=CLOSE)
+    forgotten = outputs(step, one | past | {name: 0 * past[name] for name in pairs})
+    assert any(
+        (mine != theirs).any() for mine, theirs in zip(indices(forgotten), indices(found), strict=True)
+    )
+
+
+@pytest.mark.parametrize("way", ["one plan", pytest.param("two reductions", marks=pytest.mark.slow)])
+def test_caches_behind_a_pruned_prompt(way: str, tmp_path: Path) -> None:
+    """Image tokens leave inside the model, then entries of what is left of them; indices are told in the prompt's tokens."""
+    path, given, counts = prefill.exported("llama", "embeds", 20), prefill.inputs("embeds"), {0: 17, 1: 13}
+    wish: dict[str, Any] = {
+        "method": "fastv",
+        "budget": Budget.tokens([17, 13], [0, 1]),
+        "span": "4:18",
+        "site": "after-block",
+    }
+    first, target = tmp_path / "pruned.onnx", tmp_path / "thin.onnx"
+    if way == "one plan":
+        lengths = enumerate((TOKENS, 17, 13))
+        made = replace(
+            tokenrt.plan(path, **wish),
+            entries=tuple(CacheSite(layer, count, 10, "snapkv") for layer, count in lengths),
+        )
+        made.save(tmp_path / "plan.toml")
+        tokenrt.reduce(path, plan=tmp_path / "plan.toml", output=target)
+    else:
+        tokenrt.reduce(path, **wish, output=first)
+        tokenrt.reduce(first, method="snapkv", budget=Budget.tokens([10]), output=target)
+    found, wanted = outputs(target, given), prefill.judged("llama", "embeds", given, counts)
+    np.testing.assert_allclose(found["logits"], wanted.logits, atol=CLOSE)
+    for layer, (attention, reached) in enumerate(zip(wanted.attention, wanted.reached, strict=True)):
+        index = thinned.chosen(thinned.snapkv, attention, 10, 2)
+        told = reached[:, None].expand(-1, 2, -1).gather(2, index)
+        np.testing.assert_array_equal(found[f"cache_index_layer{layer}"], told.numpy())
+        for name, part in zip(CACHES[2 * layer :], wanted.caches[2 * layer : 2 * layer + 2], strict=False):
+            np.testing.assert_allclose(
+                found[name], thinned.taken(torch.from_numpy(part), index).numpy(), atol=CLOSE
+            )
+    told = json.loads((tmp_path / "thin.onnx.json").read_text())["cache"]
+    assert told["next_position"] == TOKENS
+    assert [layer["index"] for layer in told["layers"]] == [
+        f"cache_index_layer{layer}" for layer in range(LAYERS)
+    ]
+
+
+def test_a_decoder_of_fused_nodes() -> None:
+    """As ONNX Runtime's model builder writes it; the second prompt is shorter, and a batch that stays free."""
+    given = prefill.inputs("mask", batch=2)
+    given["attention_mask"][1, -9:] = 0
+    result = tokenrt.reduce(ir.from_proto(grouped.builder_model()), method="snapkv", budget=Budget.keep(0.5))
+    found = outputs(result.model, given | {name: torch.zeros(2, 2, 0, 8) for name in prefill.PAST})
+    whole = thinned.watched("llama", lambda made: prefill.FORMS["mask"].function(made, *given.values()))
+    wanted = [
+        thinned.chosen(thinned.snapkv, attention, KEEP, 2, given["attention_mask"])
+        for attention in whole.attention
+    ]
+    for mine, theirs in zip(indices(found), wanted, strict=True):
+        np.testing.assert_array_equal(mine, theirs.numpy())
+    for number, name in enumerate(CACHES):
+        np.testing.assert_allclose(
+            found[name], thinned.taken(whole.caches[number], wanted[number // 2]).numpy(), atol=CLOSE
+        )
+
+
+@pytest.mark.parametrize("heads", ["own", "common"])
+def test_check_compares_each_cache_with_the_same_entries_of_the_original(heads: str, tmp_path: Path) -> None:
+    path, target = prefill.exported("llama", "embeds", 20), tmp_path / "thin.onnx"
+    tokenrt.reduce(
+        path, method="snapkv", budget=Budget.tokens([14, 10, 12]), options={"heads": heads}, output=target
+    )
+    done = tokenrt.check(path, target, samples=1)
+    assert done.ok, done.reasons
+    assert {drift.output: drift.shape[2] for drift in done.outputs if drift.output in CACHES} == {
+        name: (14, 14, 10, 10, 12, 12)[number] for number, name in enumerate(CACHES)
+    }
+    assert all(drift.relative_l2 is not None and drift.relative_l2 < 1e-6 for drift in done.outputs)
+
+
+REFUSED = {
+    "no cache": ({"method": "topk"}, "topk reduces tokens, and chooses no entries of a cache"),
+    "behind a block": ({"site": "after-block"}, "snapkv chooses entries of a language model's cache"),
+    "at an output": ({"site": "output:logits"}, "snapkv chooses entries of a language model's cache"),
+    "all stay": ({"budget": Budget.keep(1.0)}, "the budget removes none of the 24 entries"),
+    "too few": ({"budget": Budget.tokens([1])}, "layer 0: 1 of 24 entries cannot stay; snapkv keeps 2 to 23"),
+    "two counts": ({"budget": Budget.tokens([9, 8])}, "gives 2 counts for the caches of 3 layers"),
+    "a layer that is not there": (
+        {"budget": Budget.tokens([9], [3])},
+        "layer 3 has no cache .* have: 0, 1, 2",
+    ),
+    "a share of the work": ({"budget": Budget.flops(0.5)}, "--flops divides work over blocks"),
+    "a window that is too wide": ({"options": {"window": 12}}, "a window of 12 tokens must be smaller"),
+    "a span": ({"span": "4:18"}, "--span is about tokens, and with --site cache entries"),
+    "gathered": ({"cache": "gathered"}, "--cache is about tokens"),
+    "weights that are missing": ({"method": "locret"}, "weights"),
+    "a width that is not said": ({"method": "tokenbutler"}, "say their width, as in --set width=16"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_is_refused(kind: str, tmp_path: Path) -> None:
+    more, message = REFUSED[kind]
+    wish = {
+        "method": "snapkv",
+        "budget": Budget.tokens([KEEP]),
+        "site": "cache",
+        "output": tmp_path / "thin.onnx",
+    }
+    with pytest.raises(tokenrt.TokenrtError, match=message):
+        tokenrt.reduce(prefill.exported("llama", "embeds", 20), **(wish | more))
+    assert not [*tmp_path.iterdir()]
