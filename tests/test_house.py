@@ -49,7 +49,7 @@ MAY_IMPORT: Mapping[str, str] = {
     "perf.planner": "passes passes.analysis passes.checking passes.graph passes.methods passes.planning perf.profile",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
     "passes.planning perf.cost perf.demo perf.planner perf.profile plugins plugins.host plugins.toolchain targets",
-    "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo perf.pictures plugins plugins.host "
+    "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo perf.pictures perf.planner plugins plugins.host "
     "plugins.toolchain targets targets.trtexec",
 }
 """Each room below those that import it: an arrow that is not here is a fault, and so is one here that nobody uses."""

@@ -26,20 +26,20 @@ PLANS = {
 }
 MEGA, GIGA = 1e6, 1e9
 HEAD = (
-    "model", "plan", "GMACs:", "torch counts:", "off:", "MB moved:", "peak, MB:", "arena holds:", "off:", "with reuse:",
+    "model", "plan", "GMACs:", "torch counts:", "off:", "MB moved:", "peak, MB:", "arena holds:", "off:", "by default:",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Row:
-    """A model under a plan. torch: multiply-accumulates, for unreduced models. arena, reused: bytes."""
+    """A model under a plan. torch: multiply-accumulates, for unreduced models. arena, usual: bytes."""
 
     model: str
     plan: str
     cost: Cost
     torch: int | None
     arena: int
-    reused: int
+    usual: int
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -48,7 +48,7 @@ class Row:
             "cost": self.cost.as_dict(),
             "torch_macs": self.torch,
             "arena_bytes": self.arena,
-            "arena_bytes_with_reuse": self.reused,
+            "arena_bytes_by_default": self.usual,
         }
 
     def cells(self) -> list[str]:
@@ -63,7 +63,7 @@ class Row:
             f"{cost.peak / MEGA:.2f}",
             f"{self.arena / MEGA:.2f}",
             f"{cost.peak / self.arena - 1:+.1%}",
-            f"{self.reused / MEGA:.2f}",
+            f"{self.usual / MEGA:.2f}",
         ]
 
 
@@ -85,10 +85,12 @@ class CostReport:
         told = (
             "Multiply-accumulates, bytes moved and peak memory of one image (or text), counted on the graph with what "
             "reductions add. Beside the first stands what torch's own counter (`torch.utils.flop_counter`) finds when the model "
-            "runs there, attention as plain products. Beside the last stands what the arena of ONNX Runtime holds at the most, "
-            "by its own profile, behind any kernel, beyond weights: tensors as they come and go, as the count has it, and in the "
-            "last column with `enable_mem_reuse`, its default, which keeps buffers for later tensors of the same shape and holds "
-            "more. What a kernel allocates and frees while it runs is in neither. Made by `python -m tokenrt.perf.bench costs`."
+            "runs there, attention as plain products. Beside the last stands what the arena of ONNX Runtime holds at the most "
+            "behind any kernel, by its own profile and beyond weights, when it is told all shapes and frees what is dead; in the "
+            "last column the same of the file as it is, with the defaults. The runtime then keeps buffers for later tensors "
+            "of the same shape (`enable_mem_reuse`), and where it cannot find out a shape behind a function it writes no tensor "
+            "over another. What a kernel allocates and frees while it runs is in none. Made by "
+            "`python -m tokenrt.perf.bench costs`."
         )
         rows = results.table(HEAD, [row.cells() for row in self.rows])
         return "\n\n".join(["# What models and plans cost", told, rows, results.told(where)])
@@ -108,7 +110,7 @@ def _rows(source: str) -> list[Row]:
             if asked is not None:
                 model = bench.reducer.reduce(bench.reducer.plan(*asked)).model
             feed = timing.feeds(bench.session(model), 1)
-            held = [bench.peak(model, feed, reuse=reuse) for reuse in (False, True)]
+            held = bench.peak(model, feed), bench.peak_by_default(model, feed)
             rows.append(Row(source, told, cost_of(model), None if asked else counted, *held))
     return rows
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tokenrt.files import atomic
 from tokenrt.perf.demo.subject import version
+from tokenrt.perf.profile.machine import processor
 from tokenrt.version import __version__
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def circumstances(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     found = {package: version(package) for package in packages}
     return {
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": _processor(),
+        "processor": processor(),
         "processors": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "versions": {
             "python": platform.python_version(),
@@ -69,12 +70,3 @@ def told(where: Mapping[str, Any]) -> str:
     """The circumstances in one sentence."""
     versions = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
     return f"{where['date']}, {where['processor']}, {where['processors']} processors; {versions}."
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

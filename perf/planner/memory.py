@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -19,7 +20,7 @@ out nothing on a CPU, one by one. Add, Mul and Erf are none of them."""
 
 ACTIVATIONS = {"Erf": ("Div", ("Add", "Mul", "Mul")), "Sigmoid": ("Mul", ("Mul",))}
 """Activations of several nodes that ONNX Runtime makes one kernel of: what stands in front of this operator, and behind it. It
-knows the exact Gelu by its Div; one written with a Mul stays what it is."""
+knows them where their input is multiplied first: x (1 + erf) 0.5, and not x (0.5 (1 + erf)), as torch's later exporter has it."""
 
 
 @dataclass(frozen=True)
@@ -76,19 +77,25 @@ def _inside(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
         first, behind = ACTIVATIONS.get(node.op_type, ("", ()))
         scaled = node.inputs[0] if node.inputs else None
         maker = None if scaled is None else scaled.producer()
-        if scaled is None or maker is None or maker.op_type != first:
+        given = None if maker is None or maker.op_type != first else maker.inputs[0]
+        if scaled is None or given is None:
             continue
-        given, steps, value = maker.inputs[0], [scaled], node.outputs[0]
-        for wanted in behind:
-            users = [*value.consumers()]
-            if len(users) != 1 or users[0].op_type != wanted or value.is_graph_output():
-                break
-            steps.append(value)
-            value = users[0].outputs[0]
-        else:
-            if given is not None:
-                found |= dict.fromkeys(steps, given)
+        chain = [*_followed(node, behind)]
+        times = next((each for each in chain if each.op_type == "Mul"), None)
+        if len(chain) == len(behind) and times is not None and given in times.inputs:
+            found |= dict.fromkeys((scaled, *(each.outputs[0] for each in (node, *chain[:-1]))), given)
     return found
+
+
+def _followed(node: ir.Node, wanted: Sequence[str]) -> Iterator[ir.Node]:
+    """The nodes behind one, each the only reader of the one before it, as long as they are what is wanted."""
+    for operator in wanted:
+        value = node.outputs[0]
+        users = [*value.consumers()]
+        if len(users) != 1 or users[0].op_type != operator or value.is_graph_output():
+            return
+        node = users[0]
+        yield node
 
 
 def _taken(

@@ -9,7 +9,7 @@ from math import prod
 import onnx_ir as ir
 
 from tokenrt.passes.graph.functions import inline
-from tokenrt.passes.graph.shapes import BATCH, Shapes, infer
+from tokenrt.passes.graph.shapes import BATCH, Shapes, infer, named
 
 VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 """Operators whose output is their first input under another shape, which runtimes do not move."""
@@ -17,9 +17,9 @@ VIEWS = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
 
 @dataclass(frozen=True)
 class Opened:
-    """A graph without functions, and what inference knows of it."""
+    """A model without functions, and what inference knows of it."""
 
-    graph: ir.Graph
+    model: ir.Model
     shapes: Shapes
 
     @classmethod
@@ -27,7 +27,20 @@ class Opened:
         """A copy is opened; the model stays as it is. Raises: ModelError, ShapeError."""
         copy = model.clone()
         inline(copy, reason="what is counted is what runs")
-        return cls(copy.graph, infer(copy, strict=False))
+        return cls(copy, infer(copy, strict=False))
+
+    @property
+    def graph(self) -> ir.Graph:
+        return self.model.graph
+
+    def told(self) -> ir.Model:
+        """The model with the shape of every tensor written into it, which runtimes do not find out behind every function."""
+        for value in (value for node in self.graph for value in node.outputs):
+            if self.shapes.known(value) and value.type is None:
+                value.type = ir.TensorType(self.shapes.types[str(value.name)])
+            if self.shapes.known(value):
+                value.shape = ir.Shape(named(self.shapes.of(value)))
+        return self.model
 
     @property
     def given(self) -> set[ir.Value]:

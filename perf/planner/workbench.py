@@ -21,6 +21,7 @@ from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.reducer import Reducer
 from tokenrt.passes.report import Reduced
 from tokenrt.perf.planner import arena
+from tokenrt.perf.planner.opened import Opened
 from tokenrt.perf.planner.weights import Weights
 from tokenrt.perf.profile import timing
 
@@ -84,9 +85,20 @@ class Workbench:
         """A session of a model that was made of the prepared one. Raises: TokenrtError where the runtime does not take it."""
         return self._session(model, self._options(model))
 
-    def peak(self, model: ir.Model, feed: Feed, *, reuse: bool = False) -> int:
-        """Bytes of activations that ONNX Runtime's arena holds at the most in a run; reuse: as in `arena.peak`."""
-        return arena.peak(partial(self._session, model), self._options(model), feed, reuse=reuse)
+    def profiled(self, model: ir.Model, prefix: Path) -> Any:
+        """A session whose profiler writes a file that begins with `prefix`."""
+        options = self._options(model)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(prefix)
+        return self._session(model, options)
+
+    def peak(self, model: ir.Model, feed: Feed) -> int:
+        """Bytes of activations that ONNX Runtime's arena holds at the most in a run, told all shapes and freeing what is dead."""
+        return arena.peak(partial(self._session, Opened.of(model).told()), self._options(model), feed)
+
+    def peak_by_default(self, model: ir.Model, feed: Feed) -> int:
+        """The same as a file of the model runs: shapes are what the runtime finds out, and buffers are kept for later tensors."""
+        return arena.peak(partial(self._session, model), self._options(model), feed, reuse=True)
 
     def _options(self, model: ir.Model) -> Any:
         options = timing.settled(session_options(model), self.threads)

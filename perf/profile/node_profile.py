@@ -104,6 +104,16 @@ def split(events: Iterable[Mapping[str, Any]], groups: int) -> tuple[list[float]
     return [float(run["dur"]) for run in runs], parts
 
 
+def named_kernels(events: Iterable[Mapping[str, Any]], groups: int, runs: int) -> list[int]:
+    """How many kernels of each group one of the runs starts."""
+    found = [0] * groups
+    for event in events:
+        tag = TAG.search(str(event["name"])) if str(event["name"]).endswith(KERNEL) else None
+        if tag:
+            found[int(tag[1])] += 1
+    return [count // runs for count in found]
+
+
 def _shares(nodes: Sequence[Mapping[str, Any]], start: float, groups: int) -> list[float]:
     shares, end, group = [0.0] * groups, start, 0
     for node in nodes:

@@ -10,6 +10,7 @@ import typer
 import tokenrt
 from tokenrt.cli import options as o
 from tokenrt.cli.boundary import Result, tell, verb
+from tokenrt.errors import TokenrtError
 
 
 def register(app: typer.Typer) -> None:
@@ -195,6 +196,23 @@ def profile(
         int | None,
         typer.Option(help="Threads of one operator, on ort-cpu; four at most when left out.", min=1),
     ] = None,
+    sweep: Annotated[
+        bool,
+        typer.Option("--sweep", help="Time blocks against token counts on ort-cpu, and write a table of it."),
+    ] = False,
+    methods: Annotated[
+        str | None,
+        typer.Option(
+            help="With --sweep: the methods whose reductions are timed; tome when left out.", metavar="A,B"
+        ),
+    ] = None,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --sweep: the file to write; out/profile/sweep-KEY.json when left out.",
+            metavar="T.json",
+        ),
+    ] = None,
     host: o.Host = None,
     port: o.Port = None,
     identity: o.Identity = None,
@@ -231,7 +249,27 @@ def profile(
     Example: tokenrt profile reduced.onnx --original deit.onnx
 
     Example: tokenrt profile reduced.onnx --original deit.onnx --target orin-nano --host user@jetson
+
+    Example: tokenrt profile deit.onnx --sweep --methods tome,topk --table deit.json
     """
+    if sweep:
+        from tokenrt.perf.planner.latency import sweep as latency
+
+        if target != "ort-cpu" or original is not None:
+            raise TokenrtError(
+                "--sweep times the model that is given on ort-cpu: drop --target and --original"
+            )
+        names = [name.strip() for name in (methods or "tome").split(",") if name.strip()]
+        return latency.run(
+            model,
+            names,
+            output=table,
+            batch=batch,
+            threads=threads,
+            progress=lambda told, n, of: tell(f"{n} of {of}: {told}"),
+        )
+    if methods is not None or table is not None:
+        raise TokenrtError("--methods and --table go with --sweep")
     wanted = o.load_target(target, tensorrt, folder)
     device = {
         "plugins": plugins or (),
