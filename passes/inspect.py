@@ -129,7 +129,7 @@ class TransformerView:
         """What there is to say of a language model."""
         span = (
             "a language model's prompt: methods that select tokens keep their order (e.g. fastv, divprune); name the image "
-            "tokens with --span S:E, that text stays"
+            "tokens with --span S:E, that text stays; methods that read words read all behind the image, or those of --text S:E"
         )
         held = "cache: {} outputs, {} to {}, each as long as what reaches its layer; --cache gathered gives all one length"
         told = [held.format(len(self.caches), self.caches[0], self.caches[-1])] if self.caches else []

@@ -143,6 +143,7 @@ class Taps(Protocol):
 
 BEYOND: Mapping[str, str] = {
     "text_attention": "[B,H,T,N] what the T words behind the tokens attend to, softmax rows",
+    "text_keys": "[B,H,T,D] the keys of the words behind the tokens, or the text as one head where they have none",
     "neurons": "[B,N,F] the hidden layer of the block's MLP, act(gate) * up",
     "text_neurons": "[B,T,F] the same of the words behind the tokens",
     "segments": "[B,N] int64: the output that each token goes to, an input of the model",

@@ -132,6 +132,9 @@ class TensorTaps:
     def text_neurons(self) -> Value:
         return self._tensor("text_neurons")
 
+    def text_keys(self) -> Value:
+        return self.op("Unsqueeze", self.text(), np.array([1]))
+
     def text_attention(self) -> Value:
         return self._tensor("text_attn")
 

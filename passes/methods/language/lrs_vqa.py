@@ -11,16 +11,19 @@ from tokenrt.errors import PlanError
 from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reduction, Site, Taps
 from tokenrt.passes.methods.parts import scores, steps
 
+GIVEN, LAST = "importance", "last"
+
 
 @dataclass(frozen=True)
 class LRSVQA(Method):
     """Keep the tokens of highest score, and the last one of every row of the grid, the newline, whatever its score.
 
     The score is the attention of the last word of the text in a few distilled layers of a language model (the region focus
-    module), which are a model of their own: it comes as the input importance. What is kept of one scale tells the host which
+    module), which are a model of their own: it comes as the input importance. In a model's own prompt score=last takes that of
+    the block. What is kept of one scale tells the host which
     finer tiles to encode next; that loop is outside the graph. Newlines stay even where they are padding; other padding leaves
     first.
-    Options: row, tokens of a row, the newline among them (0: from the grid (h, w)).
+    Options: score: importance, or last; row, tokens of a row, the newline among them (0: from the grid (h, w)).
     """
 
     name: ClassVar[str] = "lrs_vqa"
@@ -29,7 +32,7 @@ class LRSVQA(Method):
         "Luo et al., When Large Vision-Language Model Meets Large Remote Sensing Imagery: Coarse-to-Fine Text-Guided Token "
         "Pruning, ICCV 2025"
     )
-    reads: ClassVar[tuple[str, ...]] = ("importance", "grid")
+    reads: ClassVar[tuple[str, ...]] = ("importance", "grid", "last_attention")
     evidence: ClassVar[Evidence] = "vectors"
     drops: ClassVar[bool] = True
     home: ClassVar[Home] = "output"
@@ -40,9 +43,11 @@ class LRSVQA(Method):
     )
     systems: ClassVar[tuple[str, ...]] = ("LRS-VQA coarse-to-fine: the choice in one scale",)
 
+    score: str = GIVEN
     row: int = 0
 
     def __post_init__(self) -> None:
+        steps.choice(self.name, "score", self.score, (GIVEN, LAST))
         steps.at_least(self.name, "row", self.row, 0)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
@@ -62,7 +67,8 @@ class LRSVQA(Method):
             )
         newline = np.arange(site.tokens) >= site.protect
         newline &= (np.arange(site.tokens) - site.protect) % row == row - 1
-        score = scores.unpadded(op, taps, scores.numbers(op, taps.importance()))
+        given = taps.importance() if self.score == GIVEN else taps.last_attention()
+        score = scores.unpadded(op, taps, scores.numbers(op, given))
         score = op("Where", newline[None], scores.ALWAYS, score)
         index = op("TokenSelect", score, keep=site.keep, protect=site.protect, order=0)
         return steps.pruned(op, taps, site, index)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tokenrt.passes.methods.contract import Ops, Taps, Value
+from tokenrt.passes.methods.contract import Ops, Taps, Value, beyond
 from tokenrt.passes.methods.parts import clusters, steps
 
 WORD_AXIS = np.array([1])
@@ -23,10 +23,13 @@ def mean(op: Ops, taps: Taps, *, unit: bool = False) -> Value:
     return op("Div", total, op("Max", op("ReduceSum", shown, WORD_AXIS, keepdims=1), 1.0))
 
 
-def strongest(op: Ops, taps: Taps, count: int) -> Value:
-    """The `count` rows of largest L1 norm, at length one, by falling norm: [B,count,E]; padding last."""
-    text = clusters.finite(op, op("Cast", taps.text(), to=steps.FLOAT))
-    norm, mask = op("ReduceSum", op("Abs", text), steps.LAST, keepdims=0), taps.text_mask()
+def strongest(op: Ops, taps: Taps, count: int, *, by_keys: bool = False) -> Value:
+    """The `count` rows of largest L1 norm, theirs or their keys', at length one, by falling norm: [B,count,E]; padding last."""
+    text, mask = clusters.finite(op, op("Cast", taps.text(), to=steps.FLOAT)), taps.text_mask()
+    if by_keys:
+        norm = op("ReduceSum", op("Abs", beyond(taps, "text_keys")), np.array([1, 3]), keepdims=0)
+    else:
+        norm = op("ReduceSum", op("Abs", text), steps.LAST, keepdims=0)
     if mask is not None:
         norm = op("Where", op("Greater", mask, 0.0), norm, -1.0)
     index = op("TokenSelect", norm, keep=count, protect=0, order=steps.ORDERS[steps.BY_SCORE])

@@ -25,10 +25,10 @@ class Dart(Method):
     K tokens to keep, a pivot takes of those that are left the ones of smallest cosine to it: floor(m / p) each of the
     m = K - (pivots of the picture), and one more the first pivots where that does not come out even (paper); ceil(m / p) until
     none are wanted (angelslim); or ceil(wanted / pivots left) at its turn (edgellm). Padding comes last.
-    Options: form; pivots of the picture and text_pivots (0: the text is not read); norm: tokens, or keys, all heads in a row,
-    which the paper takes inside the language model and text then stands for by rows of such norms; turns: ranks of the pivots
-    in the order of their turns, such as 1,0,2 (in the paper's release that is the order of a set); order of the kept tokens:
-    position, or score (as chosen).
+    Options: form; pivots of the picture and text_pivots (0: the text is not read); norm: tokens, or keys, all heads in a row, as
+    the paper takes inside the language model, where words have keys; elsewhere the text's rows stand for them; turns: ranks of
+    the pivots in the order of their turns, such as 1,0,2 (in the paper's release that is the order of a set); order of the kept
+    tokens: position, or score (as chosen).
     """
 
     name: ClassVar[str] = "dart"
@@ -42,6 +42,10 @@ class Dart(Method):
     home: ClassVar[Home] = "output"
     takes: ClassVar[tuple[str, ...]] = ("text?", "text_mask?")
     ascending: ClassVar[bool] = True
+    deviations: ClassVar[str] = (
+        "inside a language model the release compares tokens behind a copy of the model's last norm; here they are compared as "
+        "they are at that layer"
+    )
     engines: ClassVar[Mapping[str, str]] = {
         "TensorRT-Edge-LLM": "--visualPrune, --visualPruneAlgo dart, --dartReductionRatio"
     }
@@ -68,7 +72,12 @@ class Dart(Method):
         pivot = op("TokenSelect", self._norms(op, taps, site), keep=own, protect=0, order=1)
         asking = steps.gather(op, unit, pivot)
         if self.text_pivots:
-            asking = op("Concat", asking, words.strongest(op, taps, self.text_pivots), axis=1)
+            asking = op(
+                "Concat",
+                asking,
+                words.strongest(op, taps, self.text_pivots, by_keys=self.norm == KEYS),
+                axis=1,
+            )
         likeness = op("MatMul", asking, op("Transpose", unit, perm=[0, 2, 1]))
         chosen, free = [pivot], self._without(op, self._open(op, taps, site), pivot, own)
         for number, count in zip(self._order(own), self._shares(own, kept), strict=True):

@@ -12,6 +12,7 @@ from tokenrt.passes.methods.contract import Evidence, Home, Method, Ops, Reducti
 from tokenrt.passes.methods.parts import clusters, pictures, scores, steps
 
 ATTENTION, GIVEN, PIXELS, NONE = "attention", "importance", "pixels", "none"
+HANDED = "score"
 PADDING = -2e30
 """The score of padding, below every other that is a number."""
 
@@ -25,7 +26,8 @@ class VFlowOpt(Method):
     values of a token's pixels. A cell's token is the mean of its rest, weighted by score, at the place of the best of them, so
     exactly K tokens come out, in ascending position.
     The last cell of a row or column may be smaller. Scores of the kept tokens are handed on: the authors prune inside the
-    language model by them again, which is score=importance, side=0. Padding joins its cell with weight 0.
+    language model by them again, which is score=importance, side=0 at several of its layers, with the scores as an input [B,N] of
+    the whole prompt. Padding joins its cell with weight 0.
     Options: threshold; detail; side of a cell, which need not be whole (0: no cells, the rest is dropped); grids: where several
     lie one behind the other, as in 27x27+54x55 (empty: the site's); score: attention, or importance, an input of the model;
     entropy: pixels, importance (an input) or none; mean and deviation by which the model normalised the pixels.
@@ -48,7 +50,9 @@ class VFlowOpt(Method):
     home: ClassVar[Home] = "features"
     takes: ClassVar[tuple[str, ...]] = ("importance?",)
     ascending: ClassVar[bool] = True
-    systems: ClassVar[tuple[str, ...]] = ("VFlowOpt: pruning and recycling behind the tower",)
+    systems: ClassVar[tuple[str, ...]] = (
+        "VFlowOpt: pruning and recycling behind the tower, pruning inside the language model by scores from outside",
+    )
 
     threshold: float = 28.0
     detail: float = 1.0
@@ -72,6 +76,10 @@ class VFlowOpt(Method):
     def proportional(self) -> bool:
         return False
 
+    @property
+    def keeps_order(self) -> bool:
+        return not self.side
+
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         plain = self._score(op, taps, site)
         score = plain
@@ -84,12 +92,12 @@ class VFlowOpt(Method):
         else:
             made = self._recycled(op, taps, site, steps.free(op, score, site), plain, there)
         handed = op("GatherElements", plain, made.position, axis=1)
-        return Reduction(made.tokens, made.size, made.position, made.assign, state={"score": handed})
+        return Reduction(made.tokens, made.size, made.position, made.assign, state={HANDED: handed})
 
     def _score(self, op: Ops, taps: Taps, site: Site) -> Value:
         """The score [B,N]."""
         if self.score == GIVEN:
-            return scores.numbers(op, taps.importance())
+            return taps.state[HANDED] if HANDED in taps.state else scores.numbers(op, taps.importance())
         attention = op("Mul", op("ReduceSum", taps.attention(), np.array([1]), keepdims=0), 1 / site.heads)
         received = op("ReduceSum", attention, np.array([1]), keepdims=0)
         least = op("Mul", op("ReduceSum", received, steps.LAST, keepdims=1), self.threshold / site.tokens)

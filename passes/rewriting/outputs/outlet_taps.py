@@ -79,6 +79,9 @@ class OutletTaps:
     def text(self) -> Value:
         return self._input("text")
 
+    def text_keys(self) -> Value:
+        return self.op("Unsqueeze", self.text(), [1])
+
     def text_mask(self) -> Value | None:
         return self.given.get("text_mask")
 

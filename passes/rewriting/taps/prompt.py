@@ -52,6 +52,9 @@ class PromptTaps(GraphTaps):
         weights, mask = self._weights(asking, self._bias(first, rows), rows), self.text_mask()
         return weights if mask is None else self.op("Mul", weights, self.op("Unsqueeze", mask, [1, 3]))
 
+    def text_keys(self) -> ir.Value:
+        return self._of_words(self.keys(), 2)
+
     def neurons(self) -> ir.Value:
         """[B,N,F] float32: what the last product with weights of the block's MLP reads."""
         if self.mlp is None:

@@ -79,6 +79,9 @@ class Wrapped(ABC):
     def text_attention(self) -> Value:
         return self._columns(beyond(self.taps, "text_attention"))
 
+    def text_keys(self) -> Value:
+        return beyond(self.taps, "text_keys")
+
     def neurons(self) -> Value:
         return self._rows(beyond(self.taps, "neurons"))
 

@@ -188,8 +188,9 @@ class Seen:
     """What a rule may read in front of a layer: hidden states [B,N,C] and, by layer, what torch computed in front of it.
 
     kept [B,N]: the original positions of the tokens that are here. attention: [B,H,N,N], neurons: [B,N,F], what the last product
-    of the MLP reads, entered: [B,N,C], and held: [B,N], the positions of each layer's tokens. real [B,N]: 1 where a token is no
-    padding; every: the same of the whole prompt. state: what the rule noted before. span: of the image.
+    of the MLP reads, keys: [B,heads,N,D] behind the rotation, entered: [B,N,C], and held: [B,N], the positions of each layer's
+    tokens. real [B,N]: 1 where a token is no padding; every: the same of the whole prompt. state: what the rule noted before.
+    span: of the image.
     """
 
     layer: int
@@ -200,6 +201,7 @@ class Seen:
     span: tuple[int, int]
     attention: dict[int, Tensor]
     neurons: dict[int, Tensor]
+    keys: dict[int, Tensor]
     entered: dict[int, Tensor]
     held: dict[int, Tensor]
     state: dict[str, Tensor]
@@ -265,7 +267,8 @@ def judged(
     every = torch.arange(TOKENS)[None].repeat(next(iter(given.values())).shape[0], 1)
     real = given.get("attention_mask", torch.ones_like(every))
     kept, weights, lengths = [every], dict[int, Tensor](), dict[int, Tensor]()
-    neurons, entered, state = dict[int, Tensor](), dict[int, Tensor](), dict[str, Tensor]()
+    neurons, keys, entered = (dict[int, Tensor]() for _ in range(3))
+    state = dict[str, Tensor]()
     hooks = []
 
     def seen(layer: int) -> Any:
@@ -278,6 +281,10 @@ def judged(
         def hook(module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
             (x,) = args
             if layer - 1 in counts:
+                past = next(
+                    kwargs[name] for name in ("past_key_values", "cache") if kwargs.get(name) is not None
+                )
+                keys[layer - 1] = past.layers[layer - 1].keys
                 here = Seen(
                     layer - 1,
                     x,
@@ -287,6 +294,7 @@ def judged(
                     span,
                     weights,
                     neurons,
+                    keys,
                     entered,
                     lengths,
                     state,

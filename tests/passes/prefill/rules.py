@@ -10,18 +10,27 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
-from tests.passes.helpers.prefill import Choice, Rule, Seen, best
+from tests.passes.helpers.prefill import TOKENS, Choice, Rule, Seen, best
+
+MAP = torch.rand(1, TOKENS, generator=torch.Generator().manual_seed(3))
+"""A score of every token from outside the model."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A method with options, the tokens left behind each layer, and the rule that torch follows."""
+    """A method with options, the tokens left behind each layer, and the rule that torch follows; gained: inputs of the model."""
 
     method: str
     rule: Rule
     counts: dict[int, int] = field(default_factory=lambda: {0: 17, 1: 13})
     options: Mapping[str, Any] = field(default_factory=dict)
     more: Mapping[str, Any] = field(default_factory=dict)
+    gained: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def inputs(self, given: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """These, and for each prompt what the model gains."""
+        batch = len(next(iter(given.values())))
+        return {**given, **{name: value.expand(batch, -1) for name, value in self.gained.items()}}
 
 
 def _words(seen: Seen) -> Tensor:
@@ -38,9 +47,23 @@ def _last(seen: Seen, attention: Tensor) -> Tensor:
 
 def mustdrop(seen: Seen, count: int) -> Choice:
     """The larger of the share of all words' attention and of one word's, each over its threshold."""
+    return best(seen, _mustdrop(seen), count)
+
+
+def _mustdrop(seen: Seen) -> Tensor:
     mean = _words(seen).mean(1)
     total = mean.sum(1)
-    return best(seen, torch.maximum(total / (0.01 * total.sum(1, keepdim=True)), mean.amax(1) / 0.02), count)
+    return torch.maximum(total / (0.01 * total.sum(1, keepdim=True)), mean.amax(1) / 0.02)
+
+
+def mustdrop_with_keys(seen: Seen, count: int) -> Choice:
+    """The same, but the third of the picture with the largest scores from outside stays whatever its words say."""
+    kept = (
+        MAP[:, seen.span[0] : seen.span[1]].argsort(dim=1, descending=True, stable=True)[0, :5] + seen.span[0]
+    )
+    score = torch.zeros(seen.kept.shape)
+    score[:, seen.image] = _mustdrop(seen)
+    return best(seen, torch.where(torch.isin(seen.kept, kept), 1e9, score), count)
 
 
 def _raters(seen: Seen) -> Tensor:
@@ -167,8 +190,49 @@ def sparsevlm_recycled(seen: Seen, count: int) -> Choice:
     return _placed(seen, members, weights)
 
 
+def by_map(seen: Seen, count: int) -> Choice:
+    """The tokens of largest score, which comes from outside for the whole prompt."""
+    score = MAP.expand(len(seen.kept), -1).gather(1, seen.kept)
+    return best(seen, score, count)
+
+
+def newlines(seen: Seen, count: int) -> Choice:
+    """What the last word attends to, and the last token of each row of seven in any case."""
+    score = _last(seen, seen.attention[seen.layer])
+    return best(seen, torch.where((seen.kept - seen.span[0]) % 7 == 6, 1e9, score), count)
+
+
+def dart(seen: Seen, count: int) -> Choice:
+    """Two pivots of the picture and two words of largest key norm; each takes the tokens least like it."""
+    size = seen.image.stop - seen.image.start
+    wanted = count - (seen.kept.shape[1] - size) - 2
+    norms = seen.keys[seen.layer].abs().sum((1, 3))
+    score = torch.zeros(len(seen.kept), size)
+    for row, x in enumerate(normalize(seen.x, dim=2)):
+        words = norms[row, seen.words].masked_fill(seen.real[row, seen.words] == 0, -1)
+        own, text = (
+            each.argsort(descending=True, stable=True)[:2].tolist()
+            for each in (norms[row, seen.image], words)
+        )
+        kept = [*own]
+        asking = [*(seen.image.start + each for each in own), *(seen.words.start + each for each in text)]
+        for turn, pivot in enumerate(asking):
+            share = wanted // 4 + (turn < wanted % 4)
+            order = (x[seen.image] @ x[pivot]).argsort(stable=True).tolist()
+            kept += [each for each in order if each not in kept][:share]
+        score[row, kept] = 1
+    return best(seen, score, count)
+
+
 CASES: Mapping[str, Case] = {
     "mustdrop_dual": Case("mustdrop_dual", mustdrop, options={"share": 0.0, "all": 0.01, "one": 0.02}),
+    "mustdrop_dual keys": Case(
+        "mustdrop_dual",
+        mustdrop_with_keys,
+        {0: 17, 1: 16},
+        {"share": 0.3, "all": 0.01, "one": 0.02},
+        gained={"importance": MAP},
+    ),
     "sparsevlm 2": Case("sparsevlm", sparsevlm_by_distance, options={"version": "2", "heads": 2}),
     "sparsevlm 1": Case("sparsevlm", sparsevlm_recycled),
     "catp_inner": Case("catp_inner", catp, {1: 14}),
@@ -176,4 +240,9 @@ CASES: Mapping[str, Case] = {
     "aim_pagerank": Case("aim_pagerank", pagerank),
     "todre_late": Case("todre_late", drop_all, {1: 10}),
     "holitom_inner": Case("holitom_inner", holitom),
+    "vflowopt": Case(
+        "vflowopt", by_map, options={"score": "importance", "side": 0.0}, gained={"importance": MAP}
+    ),
+    "lrs_vqa": Case("lrs_vqa", newlines, {0: 17}, {"score": "last", "row": 7}),
+    "dart": Case("dart", dart, {1: 18}, {"form": "paper", "norm": "keys", "pivots": 2, "text_pivots": 2}),
 }
