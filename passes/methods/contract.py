@@ -57,6 +57,8 @@ class Site:
     """C, where it is known: trained tensors are checked against it."""
     words: int | None = None
     """T, where it is known."""
+    gap: int = 0
+    """How many other tokens stand between the last one that may leave and the first word."""
     picture: tuple[int, int] | None = None
     """(h, w) of the tap pixels or update, where it is known."""
     asking: int = 0

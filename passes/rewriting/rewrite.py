@@ -16,10 +16,11 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import PlanError, UnsupportedError
+from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut
 from tokenrt.passes.analysis.marks import Edit
-from tokenrt.passes.analysis.protected import arranged, words
+from tokenrt.passes.analysis.protected import arranged
 from tokenrt.passes.analysis.stream import Layout, stream_of
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.interface import MAP
@@ -100,7 +101,7 @@ class Rewriter:
     @cached_property
     def words(self) -> tuple[int, int] | None:
         """First and end of the words that methods read, see `protected.words`."""
-        return words(self.plan.text, self.structure.protected, self.structure.tokens)
+        return protected.words(self.plan.text, self.structure.protected, self.structure.tokens)
 
     @cached_property
     def methods(self) -> tuple[Method, ...]:
@@ -259,6 +260,7 @@ class Rewriter:
     def _site(self, planned: PlannedSite, stage: Stage) -> Site:
         structure = self.structure
         core = structure.blocks[planned.block].core
+        words, gap = self._of_words()
         return Site(
             tokens=stage.count,
             keep=planned.tokens,
@@ -271,8 +273,16 @@ class Rewriter:
             initial=structure.tokens,
             grid=self.plan.grid if stage.count == structure.tokens else None,
             channels=self.held(structure.blocks[planned.block].entry).channels,
-            words=None if not self.path.ordered or self.words is None else self.words[1] - self.words[0],
+            words=words,
+            gap=gap,
         )
+
+    def _of_words(self) -> tuple[int | None, int]:
+        """How many words there are, and how many tokens stand between them and those that may leave."""
+        if not self.path.ordered or self.words is None:
+            return None, 0
+        (first, end), behind = self.words, self.structure.protect - self.front
+        return end - first, behind + first if first < 0 else 0
 
     def held(self, value: ir.Value) -> Layout:
         """How a value holds the stream. Raises: UnsupportedError where it is no stream."""

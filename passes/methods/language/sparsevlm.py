@@ -86,7 +86,7 @@ class SparseVLM(Method):
             )
         every = steps.numbered(op, taps.tokens, site.tokens)
         places = taps.state.get(PLACES, op("Sub", every, np.array(site.protect)))
-        first = (site.tokens if site.initial is None else site.initial) - site.protect
+        first = (site.tokens if site.initial is None else site.initial) - site.protect + site.gap
         fair = op(
             "Div", attention, op("Unsqueeze", self._alone(op, attention, places, first, site), np.array([1]))
         )

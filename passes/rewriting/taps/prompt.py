@@ -47,6 +47,11 @@ class PromptTaps(GraphTaps):
     def text_attention(self) -> ir.Value:
         """[B,H,T,N] softmax rows of the words over all tokens, as the model has them; 0 in rows of padding."""
         first, end = self._places()
+        if self.words is not None and self.words[0] >= 0:
+            raise UnsupportedError(
+                f"the method reads what words attend to, and tokens {first} to {end - 1} stand in front of those that may leave, "
+                "which a causal mask hides from them: name words behind with --text S:E"
+            )
         rows = end - first
         asking = self.op("Slice", self.queries(), [first], [end], [2])
         weights, mask = self._weights(asking, self._bias(first, rows), rows), self.text_mask()

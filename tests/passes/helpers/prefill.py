@@ -190,7 +190,7 @@ class Seen:
     kept [B,N]: the original positions of the tokens that are here. attention: [B,H,N,N], neurons: [B,N,F], what the last product
     of the MLP reads, keys: [B,heads,N,D] behind the rotation, entered: [B,N,C], and held: [B,N], the positions of each layer's
     tokens. real [B,N]: 1 where a token is no padding; every: the same of the whole prompt. state: what the rule noted before.
-    span: of the image.
+    span: of the image; text: of the words.
     """
 
     layer: int
@@ -199,6 +199,7 @@ class Seen:
     real: Tensor
     every: Tensor
     span: tuple[int, int]
+    text: tuple[int, int]
     attention: dict[int, Tensor]
     neurons: dict[int, Tensor]
     keys: dict[int, Tensor]
@@ -214,7 +215,8 @@ class Seen:
 
     @property
     def words(self) -> slice:
-        return slice(self.image.stop, self.kept.shape[1])
+        gone = TOKENS - self.kept.shape[1] if self.text[0] >= self.span[1] else 0
+        return slice(self.text[0] - gone, self.text[1] - gone)
 
     def at(self, layer: int) -> Tensor:
         """[B,N]: 1 where a token of a layer is no padding."""
@@ -257,10 +259,12 @@ def judged(
     gathered: bool = False,
     span: tuple[int, int] = SPAN,
     rule: Rule = fastv,
+    text: tuple[int, int] | None = None,
 ) -> Judged:
     """Prune or merge image tokens behind layers by a rule, original positions kept, as FastV does where nothing is said.
 
-    counts: how many tokens are left behind each of these layers. span: the first image token, and the one behind the last.
+    counts: how many tokens are left behind each of these layers. span: the first image token, and the one behind the last; text:
+    the same of the words, all behind the image where nothing is said.
     """
     made = model(family)
     made.set_attn_implementation("eager")
@@ -292,6 +296,7 @@ def judged(
                     real.gather(1, kept[-1]),
                     real,
                     span,
+                    text or (span[1], TOKENS),
                     weights,
                     neurons,
                     keys,

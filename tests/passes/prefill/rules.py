@@ -87,8 +87,7 @@ def sparsevlm_by_distance(seen: Seen, count: int) -> Choice:
     """Attention over what a vector of ones has with itself at that distance, of the heads with the largest sums."""
     width = 8
     theta = 10000.0 ** (-torch.arange(0, width, 2) / width)
-    first = seen.span[1]
-    word = first + torch.arange(seen.kept.shape[1] - seen.words.start)
+    word = torch.arange(*seen.text)
     distance = word[None, :, None] - seen.kept[:, None, seen.image]
     alone = 2 * width**-0.5 * (distance[..., None] * theta).cos().sum(-1)
     fair = _words(seen) / alone[:, None]
@@ -109,6 +108,11 @@ def catp(seen: Seen, count: int) -> Choice:
     mean = (seen.x[:, seen.words] * words).sum(1, keepdim=True) / words.sum(1, keepdim=True)
     grown = (now - then.gather(1, places)).clamp(min=0)
     return best(seen, grown + 0.6 * cosine_similarity(seen.x, mean, dim=2), count)
+
+
+def like_the_words(seen: Seen, count: int) -> Choice:
+    """The cosine with the mean word alone."""
+    return best(seen, cosine_similarity(seen.x, seen.x[:, seen.words].mean(1, keepdim=True), dim=2), count)
 
 
 def corematching(seen: Seen, count: int) -> Choice:

@@ -13,7 +13,7 @@ import tokenrt
 from tests.conformance.helpers import given as offered
 from tests.passes.helpers import prefill
 from tests.passes.helpers.prefill import SPAN, TOKENS
-from tests.passes.prefill.rules import CASES
+from tests.passes.prefill.rules import CASES, like_the_words
 from tests.passes.prefill.test_prefill import CLOSE, outputs, padded, pruned, same, same_where_shown
 from tokenrt import Budget
 from tokenrt.passes import methods
@@ -67,6 +67,40 @@ def test_prompts_of_a_batch_choose_each_for_itself_whatever_padding_they_have(na
     wanted = prefill.judged("qwen2", "mask", given, case.counts, rule=case.rule)
     assert (found["kept_index"] == wanted.kept).all()
     same_where_shown(found, wanted, given)
+
+
+WHERE = {
+    "words behind a gap": ("sparsevlm 2", SPAN, (20, 23), {0: 17, 1: 13}),
+    "a picture in front": ("sparsevlm 1", (0, 14), None, {0: 17, 1: 14}),
+    "one word": (EVERYWHERE, (10, 23), None, {1: 14}),
+    "all but one token leave": ("sparsevlm 2", SPAN, None, {0: 11}),
+    "one token leaves": ("holitom_inner", SPAN, None, {1: 23}),
+    "all leave early": ("todre_late", SPAN, None, {0: 10}),
+}
+
+
+@pytest.mark.parametrize("kind", WHERE)
+def test_spans_and_words_at_the_edges(kind: str) -> None:
+    name, span, text, counts = WHERE[kind]
+    case, given = CASES[name], prefill.inputs("embeds")
+    more = {"span": "{}:{}".format(*span), "text": text and "{}:{}".format(*text)}
+    path = prefill.exported("llama", "embeds", 20)
+    found = outputs(pruned(path, counts, method=case.method, options=case.options, **more).model, given)
+    wanted = prefill.judged("llama", "embeds", given, counts, span=span, text=text, rule=case.rule)
+    assert (found["kept_index"] == wanted.kept).all()
+    same(found, wanted)
+
+
+def test_examples_in_front_of_the_picture_are_the_words_of_the_second_stage() -> None:
+    given, counts = prefill.inputs("embeds"), {1: 14}
+    path, more = (
+        prefill.exported("llama", "embeds", 20),
+        {"method": "catp_inner", "options": {"of": "question"}},
+    )
+    found = outputs(pruned(path, counts, text="1:4", **more).model, given)
+    wanted = prefill.judged("llama", "embeds", given, counts, text=(1, 4), rule=like_the_words)
+    assert (found["kept_index"] == wanted.kept).all()
+    same(found, wanted)
 
 
 MERGING = [name for name, case in CASES.items() if methods.get(case.method).joins and name != "sparsevlm 2"]
@@ -150,6 +184,12 @@ REFUSED = {
         {"options": {"share": 0.9}},
         "the key set has 13 tokens, and 7 can stay",
     ),
+    "what words in front attend to": (
+        EVERYWHERE,
+        {"text": "0:3"},
+        "tokens 0 to 2 stand in front of those that may leave, which a causal mask hides from them",
+    ),
+    "nothing leaves": (EVERYWHERE, {"budget": Budget.tokens([24], [0])}, "removes no token at any block"),
     "no image": (EVERYWHERE, {"span": "4:4"}, "--span 4:4: expected S:E"),
 }
 
