@@ -18,6 +18,9 @@ from tokenrt.passes.checking.pictures import PICTURES, picture
 
 Feed = dict[str, Array]
 
+MAP = "segments"
+"""The input by which a host says where each token goes."""
+
 NOISE = (-2.0, 2.0)
 """Range of seeded float inputs: about that of a picture after ImageNet normalisation."""
 
@@ -119,7 +122,7 @@ def _noise(inputs: Sequence[Input], model: ir.Model, batch: int, seed: int, samp
                 "or fix the size when reducing with --shape"
             )
         value = values.get(item.name)
-        if value is None and item.dtype.kind in "iu":
+        if value is None and item.dtype.kind in "iu" and item.name != MAP:
             raise TokenrtError(
                 f"input {item} is the reduced model's alone and holds integers, of which noise makes no sense: give --data "
                 "with an array for it"
@@ -132,11 +135,16 @@ def _noise(inputs: Sequence[Input], model: ir.Model, batch: int, seed: int, samp
 
 
 def _range(item: Input, value: ir.Value | None) -> tuple[float, float]:
-    """Ones for masks and for integers that look up no table, indices within the table, else noise; value: in the original."""
+    """Ones for masks and for integers that look up no table, indices within the table, else noise; value: in the original.
+
+    Of a map of segments, which only the reduced model has: any of as many outputs as there are tokens, or none.
+    """
     if "mask" in item.name.lower() or item.dtype.kind == "b":
         return 1, 1
     if item.dtype.kind == "f":
         return NOISE
+    if value is None:
+        return -1, (item.dims[1] or 1) - 1
     rows = None if value is None else _table_rows(value)
     return (0, rows - 1) if rows else (1, 1)
 

@@ -12,7 +12,7 @@ dynamic; every other axis must be fixed. Two rules for what old files hold:
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -229,6 +229,7 @@ def _fix_inputs(proto: onnx.ModelProto, shape: Mapping[str, Axes], weights: froz
             raise ShapeError(
                 f"--shape {name}=...: the model has no such input; its inputs: {', '.join(names) or 'none'}"
             )
+    shared = _sizes(inputs, shape)
     for value in inputs:
         dims = value.type.tensor_type.shape.dim
         wanted = shape.get(value.name)
@@ -237,7 +238,7 @@ def _fix_inputs(proto: onnx.ModelProto, shape: Mapping[str, Axes], weights: froz
                 f"--shape {value.name}={'x'.join(map(str, wanted))}: the input has {len(dims)} axes: {_text(value)}"
             )
         for axis, dim in enumerate(dims):
-            given = wanted[axis] if wanted is not None else None
+            given = wanted[axis] if wanted is not None else shared.get(dim.dim_param)
             if isinstance(given, int) and dim.HasField("dim_value") and dim.dim_value != given:
                 raise ShapeError(
                     f"--shape {value.name}: axis {axis} is fixed to {dim.dim_value} in the model, not {given}"
@@ -254,6 +255,16 @@ def _fix_inputs(proto: onnx.ModelProto, shape: Mapping[str, Axes], weights: froz
                     f"axis {axis} ({dim.dim_param or 'unnamed'}) of input {value.name!r} {_text(value)} is dynamic; "
                     f"token counts must be constants: fix it with e.g. --shape {value.name}={example}"
                 )
+
+
+def _sizes(inputs: Sequence[onnx.ValueInfoProto], shape: Mapping[str, Axes]) -> dict[str, int]:
+    """The sizes given for named axes: an axis of the same name in another input, as of ids and their mask, has the same."""
+    return {
+        dim.dim_param: given
+        for value in inputs
+        for dim, given in zip(value.type.tensor_type.shape.dim, shape.get(value.name, ()), strict=False)
+        if dim.dim_param and isinstance(given, int)
+    }
 
 
 def _text(value: onnx.ValueInfoProto) -> str:

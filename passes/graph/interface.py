@@ -20,6 +20,7 @@ GAINED: Mapping[str, str] = {
     "text": "embeddings of the words that come with the picture, from the language model's own table",
     "text_mask": "1 for words, 0 for padding",
     "quotas": "tokens that stay of each group; those of a picture add up to the tokens that are left",
+    "segments": "the output that each token goes to, counted from the first that is not protected; -1: to none",
     "importance": "a score for each token of the output, the larger the more it matters",
     "update": "what the step before added to the latent picture",
     "noise": "numbers added to the logits of attention, drawn from Gumbel's distribution",

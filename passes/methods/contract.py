@@ -215,6 +215,8 @@ class Method:
     joins: ClassVar[bool] = False
     """Every output is made of the tokens that `assign` sends to it and of no other, so that under a causal mask it can stand at
     the place of the last of them."""
+    empties: ClassVar[bool] = False
+    """Some outputs may be made of no token: of size 0, and hidden from attention behind it."""
     quota: ClassVar[str] = ""
     """Where the published count depends on the data: what replaces that rule, in a line."""
     needs: ClassVar[Mapping[str, str]] = {}

@@ -24,6 +24,7 @@ def _given(name: str, shapes: Mapping[str, tuple[str, ...]] = SHAPES) -> str:
 
 TENSORS: Mapping[str, str] = {
     "tokens": _given("x"),
+    "size": f"{_given('size')}, 0 where some are padding",
     "stream": f"{_given('stream')}, else x",
     "normed": _given("normed"),
     "metric": _given("keys"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.methods.contract import Method, Reduction, Site, Taps, Value
+from tokenrt.passes.methods.contract import Method, Reduction, Site, Taps, Value, beyond
 from tokenrt.passes.methods.parts import bipartite, clusters, steps
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.logits import received_of_real
@@ -245,6 +245,9 @@ class Arranged(Wrapped):
 
     def importance(self) -> Value:
         return self._scores(self.taps.importance())
+
+    def segments(self) -> Value:
+        return self._scores(beyond(self.taps, "segments"))
 
     def projected(self, tokens: Value) -> Value:
         return self.taps.projected(tokens)

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import PlanError
 
-WHOLE = frozenset({"quotas"})
+WHOLE = frozenset({"quotas", "segments"})
 """Those that are whole numbers; all others are float32."""
 
 

@@ -91,8 +91,12 @@ class Repairs:
     def _bias(self, edit: BiasKeys) -> None:
         """Add log size to the scores of a softmax, or to the mask of an Attention node."""
         size, node, op = self._size(edit.mark), edit.node, self.op
-        if size is None or not self.proportional:
+        if size is None:
             return
+        if not self.proportional:  # Sizes do not count; but what is made of no token, of size 0, is hidden.
+            if not self.stages[edit.mark.stage].empties:
+                return
+            size = op("Min", size, 1.0)
         length = edit.mark.size(self.counts)
         scores = node.inputs[0]
         assert scores is not None

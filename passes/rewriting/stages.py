@@ -61,6 +61,11 @@ class Stage:
             step.method is not None and step.method.merges for step in self.chain()
         )
 
+    @property
+    def empties(self) -> bool:
+        """Whether some tokens may be made of none, of this reduction or before."""
+        return any(step.method is not None and step.method.empties for step in self.chain())
+
     def chain(self) -> Iterator[Stage]:
         """The stage and those before it, without the first, where no token had left."""
         stage = self

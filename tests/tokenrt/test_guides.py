@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import hosts
+from tests.helpers import hosts, text_encoder
 from tests.helpers.documents import GUIDES, HERE, blocks, commands
 from tests.passes.helpers import denoisers, prefill
 from tests.passes.helpers.projectors import tower
@@ -47,6 +47,9 @@ def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Callable[...,
         denoisers.exported(seeded(denoisers.DiT(192, 32, 2)), folder / "denoiser.onnx")
     if page.stem == "prefill":
         shutil.copy(prefill.exported("llama", "merged", 20), folder / "decoder.onnx")
+    if page.stem == "text_retrieval":
+        known = text_encoder.tokenizer(folder / "tokenizer.json", [page.read_text()])
+        text_encoder.write(folder / "encoder.onnx", known)
     if page.stem in FOLDERS:
         FOLDERS[page.stem](folder / "model", tower("mlp"))
     for language, body in blocks(page, HERE, PYTHON):
@@ -68,7 +71,7 @@ def test_a_guide_runs_as_written(page: Path, exported: Path, desk: Callable[...,
     assert {"reduced.onnx"} <= {path.name for path in folder.iterdir()}
 
 
-def test_there_are_eight_guides() -> None:
+def test_there_are_nine_guides() -> None:
     assert [page.stem for page in GUIDES] == [
         "diffusion_step",
         "h100",
@@ -76,8 +79,9 @@ def test_there_are_eight_guides() -> None:
         "measuring",
         "onnxruntime_genai",
         "prefill",
+        "text_retrieval",
         "transformers_js",
         "vision_language",
     ]
     for page in GUIDES:
-        assert page.read_text().count("```console") == (page.stem in ("h100", "jetson"))
+        assert page.read_text().count("```console") == (page.stem in ("h100", "jetson", "text_retrieval"))

@@ -40,7 +40,7 @@ class Segments(Method):
     takes: ClassVar[tuple[str, ...]] = ("segments", "importance?")
     ascending: ClassVar[bool] = False
     quota: ClassVar[str] = "K outputs, of which those that a text does not fill are padding"
-    pending: ClassVar[str] = "no site behind a block hides the outputs that a text leaves empty yet"
+    empties: ClassVar[bool] = True
     systems: ClassVar[tuple[str, ...]] = (
         "Token merging for code models",
         "Dynamic tokenization (retrofit): merging by the map",

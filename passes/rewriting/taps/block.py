@@ -67,6 +67,9 @@ class GraphTaps:
     def importance(self) -> ir.Value:
         return self._input("importance") if self.gains is None else self.gains("importance")
 
+    def segments(self) -> ir.Value:
+        return self._input("segments") if self.gains is None else self.gains("segments")
+
     def pixels(self) -> ir.Value:
         return self._input("pixels")
 

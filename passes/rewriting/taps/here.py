@@ -67,7 +67,7 @@ def _of(
         rewriter.batch,
         tokens,
         stage.size,
-        rewriter.validity is not None,
+        rewriter.validity is not None or stage.empties,
         rewriter.plan.proportional_attention,
         entry=entry,
         entered=rewriter.reduced.get(entry, (entry,))[0],

@@ -168,3 +168,14 @@ def test_a_shape_fixes_a_dynamic_axis_and_keeps_the_batch() -> None:
 def test_a_fixed_batch_of_a_dynamic_one() -> None:
     made = Canonicalize({"x": (2, 6, 4)})(model("y = Relu (x)", "float[N,T,4] x"))
     assert not infer(made).dynamic_batch
+
+
+def test_an_axis_of_one_name_is_given_once() -> None:
+    """As of ids and their mask; an axis of another name is still to be given."""
+    inputs = "float[N,T,4] x, float[N,T,1] mask, float[N,S,4] other"
+    given = {"x": ("B", 6, 4), "other": ("B", 5, 4)}
+    made = Canonicalize(given)(model("p = Mul (x, mask)\ny = Concat<axis=1> (p, other)", inputs))
+    assert [str(axis) for value in made.graph.inputs for axis in value.shape or ()][1::3] == ["6", "6", "5"]
+    del given["other"]
+    with pytest.raises(ShapeError, match=r"axis 1 \(S\) of input 'other'"):
+        Canonicalize(given)(model("p = Mul (x, mask)\ny = Concat<axis=1> (p, other)", inputs))

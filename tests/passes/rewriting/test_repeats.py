@@ -115,7 +115,9 @@ def test_equal_patches_merge_without_loss_by_every_method(name: str) -> None:
         except (MethodError, PlanError):
             continue
         break
-    given = inputs("timm_vit_patch8", np.zeros((2, 64), int))
+    given = inputs("timm_vit_patch8", np.zeros((2, 64), int)) | {
+        "segments": np.arange(130).reshape(2, 65) % 20
+    }
     close(run(result.model, given), run(path, given), TOLERANCE)
 
 

@@ -72,15 +72,17 @@ def texts(side: str, seed: int = 0, junk: int = 1) -> tuple[dict[str, Array], li
     anything = np.random.default_rng(100 + junk)
     x = anything.standard_normal((len(LENGTHS), N, C)).astype(np.float32) * 3
     importance = anything.random((len(LENGTHS), N)).astype(np.float32)
+    segments = anything.integers(-1, N, (len(LENGTHS), N))
     words, places = np.random.default_rng(seed), []
     mask = np.zeros((len(LENGTHS), N), np.int64)
     for row, length in enumerate(LENGTHS):
         place = np.arange(length) + (N - length if side == "left" else 0)
         x[row, place] = words.standard_normal((length, C))
         importance[row, place] = (np.arange(length) * 5 % 7) / 7
+        segments[row, place] = np.arange(length) // 2
         mask[row, place] = 1
         places.append(place)
-    return {"x": x, "mask": mask, "importance": importance}, places
+    return {"x": x, "mask": mask, "importance": importance, "segments": segments}, places
 
 
 def attention(x: Array, bias: Array | float = 0) -> tuple[Array, Array]:
