@@ -9,9 +9,6 @@ from typing import Any
 from tokenrt.perf.bench import results
 from tokenrt.perf.bench.engines import YES
 
-BUILT = 1 / 4
-"""The share whose engines are built: another is another constant in the same graph."""
-
 NEAR = 1e-5
 """Largest difference of a row that is left from that of the full output, as a share of the output's largest value."""
 
@@ -95,7 +92,7 @@ class Towers:
         told = "Small seeded vision parts, exported by `tokenrt export --part vision` at each operator set; "
         told += f"{shares} of the tokens of their output stay. Yes means, at each of these shares: the output has as many rows "
         told += f"as were planned; they are rows of the full output, to {NEAR:.0e} of its largest value (where tokens are "
-        told += f"merged, the rows that stand for one); `tokenrt check` passes; and, at {BUILT:.0%}, TensorRT-RTX "
+        told += "merged, the rows that stand for one); `tokenrt check` passes; and TensorRT-RTX "
         told += f"{self.builder or '(not installed)'} builds the float16 form for one picture or clip into an engine for "
         told += f"`{self.target}` (compute capabilities 8.0, 8.6, 8.9 and 12.0), on a machine without a GPU: compiled, not run. "
         told += "Weights are random, so nothing is said of how good a choice is. Made by `python -m tokenrt.perf.bench towers`."
