@@ -35,6 +35,9 @@ FIXED = ("setarch", "-R") if shutil.which("setarch") else ()
 """Addresses are not drawn: where they fall outside of what ThreadSanitizer divides memory into, it gives up now and then."""
 OPTIONS = {"ASAN_OPTIONS": "detect_leaks=0:exitcode=67", "TSAN_OPTIONS": "exitcode=66"}
 
+PATIENCE = 3600
+"""Seconds after which threads that wait for each other are given up: far beyond the quarter of an hour of the longest."""
+
 pytestmark = pytest.mark.skipif(
     shutil.which("g++") is None or sys.platform != "linux",
     reason="no g++, whose sanitizer runtimes are used, on PATH",
@@ -82,7 +85,7 @@ def _pytest(paths: Sequence[Path], tests: str, settings: dict[str, str]) -> subp
         command,
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=PATIENCE,
         check=False,
         env=environment,
         cwd=OWN.parents[2],
