@@ -46,7 +46,8 @@ MAY_IMPORT: Mapping[str, str] = {
     "perf.pictures": "passes passes.analysis passes.checking passes.graph passes.planning",
     "perf.demo": "passes passes.analysis passes.checking passes.planning perf.pictures perf.profile targets targets.profiles",
     "perf.cost": "passes passes.analysis passes.forms passes.graph passes.ops passes.planning perf.profile targets.profiles",
-    "perf.planner": "passes passes.analysis passes.checking passes.graph passes.methods passes.planning perf.profile",
+    "perf.planner": "passes passes.analysis passes.checking passes.graph passes.methods passes.planning perf.cost perf.profile "
+    "targets.profiles",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
     "passes.planning perf.cost perf.demo perf.planner perf.profile plugins plugins.host plugins.toolchain targets",
     "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo perf.pictures perf.planner plugins plugins.host "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
 from tokenrt.errors import TargetError, TokenrtError
-from tokenrt.passes.analysis.prepare import ShapeOption, prepare
+from tokenrt.passes.analysis.prepare import ShapeOption
 from tokenrt.passes.forms.bodies import beyond_plugins, for_gpu, shapes_of
 from tokenrt.passes.forms.legalize import Accepts
 from tokenrt.passes.forms.pairs import join
@@ -16,7 +16,7 @@ from tokenrt.passes.graph.model import ModelLike
 from tokenrt.passes.graph.shapes import Dims, infer
 from tokenrt.passes.ops import DOMAIN
 from tokenrt.passes.planning.plan import Plan
-from tokenrt.passes.reduce import reduce
+from tokenrt.passes.reducer import Reducer
 from tokenrt.perf.cost import fusion
 from tokenrt.perf.cost.chip import Chip
 from tokenrt.perf.cost.launch import Work
@@ -39,6 +39,15 @@ def cost_of(
     What cannot be counted is left out and said in `notes`: launches where the target is no GPU of TensorRT's, plugins where it
     takes none, time where its profile lacks a figure. Raises: TargetError for a batch below 1.
     """
+    return _cost(lambda: Reducer.of(model, shape, plan.wanted or None), plan, target, batch)
+
+
+def cost_in(reducer: Reducer, plan: Plan, target: Target, *, batch: int = 1) -> PlanCost:
+    """The same for a model that is prepared already."""
+    return _cost(lambda: reducer, plan, target, batch)
+
+
+def _cost(made: Callable[[], Reducer], plan: Plan, target: Target, batch: int) -> PlanCost:
     if batch < 1:
         raise TargetError(f"--batch {batch}: expected 1 image or more")
     accepts, found, chip = target.accepts(), PlanCost(plan, target.name, batch), None
@@ -51,9 +60,10 @@ def cost_of(
     if not plan.sites:
         return found
     try:
-        prepared = prepare(model, shape, plan.wanted or None)
+        reducer = made()
+        prepared = reducer.prepared
         known = groups.groups_of(prepared)
-        reduced = reduce(model, plan=plan, shape=shape).model
+        reduced = reducer.reduce(plan).model
         refused, plugins = _plugins(reduced, known, batch, accepts, chip) if accepts.plugins else ({}, {})
         functions = _functions(reduced, known, accepts.top_k, batch)
     except TokenrtError as error:
