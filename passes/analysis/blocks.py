@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from tokenrt.passes.analysis.attended import attends, folds_tokens, heads_first, with_heads
 from tokenrt.passes.analysis.attention import Core, cores
-from tokenrt.passes.analysis.branch import Branch, branch
+from tokenrt.passes.analysis.branch import Branch, block_output, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid
 from tokenrt.passes.analysis.marks import Blocked, Marks
@@ -32,8 +32,17 @@ from tokenrt.passes.analysis.protected import (
     positions,
     resolved,
 )
-from tokenrt.passes.analysis.residual import ADDITIONS, Refusal, Start, refuse, told, traced
-from tokenrt.passes.analysis.stream import Layout, candidates, counted, layout, origins, row_marks, stream_of
+from tokenrt.passes.analysis.residual import Refusal, Start, refuse, told, traced
+from tokenrt.passes.analysis.stream import (
+    Layout,
+    candidates,
+    counted,
+    layout,
+    origins,
+    row_marks,
+    side_by_side,
+    stream_of,
+)
 from tokenrt.passes.analysis.visibility import obstacle, prompts, together, unseen
 from tokenrt.passes.analysis.visibility.relation import connected, told_to_all
 from tokenrt.passes.graph.ancestry import ancestors, between, learned, nested
@@ -100,10 +109,12 @@ class Structure:
 
     def held(self, value: ir.Value, shapes: Shapes) -> Layout | None:
         """How a value holds the stream's tokens; None where it is no stream of them."""
-        return stream_of(value, self.flow, shapes, self.stream.rows)
+        return stream_of(value, self.flow, shapes, self.stream)
 
-    def reaches(self, core: Core, skip: ir.Value) -> bool:
+    def reaches(self, core: Core, skip: ir.Value, shapes: Shapes) -> bool:
         """Whether its tokens come to an attention or the stream beside it, or would but for an operator without a rule."""
+        if self.stream.across > 1 and folds_tokens(core, self.flow, shapes):
+            return False  # It runs over the other of two axes, which is that of another transformer.
         ends = (core.query, core.key, core.value, skip)
         return any(self.flow.marks.get(value) for value in ends) or any(
             stop.kind != "grid" for stop in _stops(core, self.flow)
@@ -160,7 +171,7 @@ def find(graph: ir.Graph, shapes: Shapes, wanted: Spans = ()) -> Found:
             waiting = waiting[1:]
         else:
             transformers.append(made)
-            waiting = [(core, start) for core, start in waiting if not made.reaches(core, start[0])]
+            waiting = [(core, start) for core, start in waiting if not made.reaches(core, start[0], shapes)]
     for number, structure in enumerate(transformers):
         several = f"transformer {number} " if len(transformers) > 1 else ""
         refusals.extend(
@@ -187,7 +198,8 @@ def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
         return told(refuse(core, apart), core, shapes)
     reasons: list[tuple[bool, str]] = []
     for marks in candidates(shapes.of(entry), core.keys):
-        stream = layout(marks, shapes.of(entry))
+        dims = shapes.of(entry)
+        stream = layout(marks, dims) or side_by_side(marks, dims, _pictures(scene))
         if stream is None:
             continue
         made = _structure(scene, starts, stream)
@@ -233,30 +245,40 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
         (), tokens, kept, first_token, stream, seeds, frozenset(), flow, (), fits=fits, prompt=prompt
     )
     in_turn = next((core for core in scene.every if folds_tokens(core, flow, shapes)), None)
-    if in_turn is not None:
-        return replace(whole, refusals=(refuse(first, _in_turn(in_turn)),))
+    if in_turn is not None and stream.across == 1:
+        together = side_by_side(stream.marks, stream.dims, _pictures(scene))
+        if together is None:
+            return replace(whole, refusals=(refuse(first, _in_turn(in_turn)),))
+        stream = together
+        whole = replace(whole, stream=stream)
     rows = [
         follow(graph, shapes, {entry: (mark,)}, tokens=counted(mark, shapes.of(entry)), protected=())
         for mark in row_marks(stream)
     ]
+    mixing = next((core for each in rows for core in scene.every if _mixes(each, core)), None)
+    if stream.across > 1 and mixing is not None:
+        return replace(whole, refusals=(refuse(first, _in_turn(mixing)),))
     blocks: list[Block] = []
     refusals: list[Refusal] = []
+    mine = [core for core in scene.every if not folds_tokens(core, flow, shapes)]
+    added = scene.added & {core.node for core in mine}
+    others = frozenset(attended for core, (_, attended) in starts if core not in mine)
     for core, (skip, attended) in starts:
-        if not whole.reaches(core, skip):
+        if not whole.reaches(core, skip, shapes):
             continue
         reason = _unproven(core, flow, shapes) or heads_first(core, rows, shapes)
-        if reason is None and stream_of(skip, flow, shapes, stream.rows) is None:
+        if reason is None and stream_of(skip, flow, shapes, stream) is None:
             reason = f"its residual stream {describe(shapes.of(skip))} is no plain stream of tokens"
         if reason is None and not blocks and skip is not entry:
             reason = "it does not start at the residual stream of the first block"
         if reason is not None:
             refusals.append(refuse(core, reason))
             continue
-        own = with_heads(core, stream.rows, shapes)
-        output, sequential = _block_output(attended, flow, order, scene.added)
-        apart_from = branch(core, skip, attended, flow, shapes, stream.rows)
+        own = with_heads(core, stream.rows * stream.across, shapes)
+        output, sequential = block_output(attended, flow, order, added, others)
+        apart_from = branch(core, skip, attended, flow, shapes, stream)
         blocks.append(Block(len(blocks), own, skip, attended if sequential else None, output, apart_from))
-    blocks, hidden = _in_sight(blocks, scene.every, whole, shapes, order)
+    blocks, hidden = _in_sight(blocks, mine, whole, shapes, order)
     refusals.extend(hidden)
     whole = replace(whole, unseen=_unseen([block for block in blocks if not block.apart], whole, shapes))
     body = between(entry, blocks[-1].output) if blocks else frozenset()
@@ -276,8 +298,8 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
             whole = _from(blocks[0].entry, whole, shapes)
             body = between(blocks[0].entry, blocks[-1].output)
     images = shapes.of(graph.inputs[0])[:1] if graph.inputs else ()
-    beside = tuple(rows) if (stream.rows,) != images else ()
-    return replace(whole, blocks=tuple(blocks), body=body, refusals=tuple(refusals), rows=beside)
+    apart_rows = tuple(rows) if (stream.rows,) != images else ()
+    return replace(whole, blocks=tuple(blocks), body=body, refusals=tuple(refusals), rows=apart_rows)
 
 
 def _from(entry: ir.Value, whole: Structure, shapes: Shapes) -> Structure:
@@ -285,6 +307,17 @@ def _from(entry: ir.Value, whole: Structure, shapes: Shapes) -> Structure:
     held = whole.held(entry, shapes)
     assert held is not None
     return replace(whole, stream=held, origins={entry: held.marks})
+
+
+def _pictures(scene: Scene) -> int:
+    """The pictures of the batch, as the first input counts them."""
+    return scene.shapes.of(scene.graph.inputs[0])[0]
+
+
+def _mixes(rows: Flow, core: Core) -> bool:
+    """Whether an attention computes across the pictures that a flow follows."""
+    stopped = {blocked.node for blocked in rows.blocked}
+    return core.node in stopped
 
 
 def _in_turn(core: Core) -> str:
@@ -327,41 +360,6 @@ def _unseen(blocks: Sequence[Block], whole: Structure, shapes: Shapes) -> tuple[
     return tuple(
         sorted(token for token in found if every_layer is None or not told_to_all(every_layer, token))
     )
-
-
-def _block_output(
-    attended: ir.Value, flow: Flow, order: Mapping[ir.Node, int], attentions: frozenset[ir.Node]
-) -> tuple[ir.Value, bool]:
-    """The next cut where two branches of the stream are added, and whether the MLP reads the attended value."""
-    reached, live, sequential = {attended}, {attended: _readers(attended)}, True
-    queue = sorted(live[attended], key=order.__getitem__)
-    while queue:
-        node = queue.pop(0)
-        if node in attentions:
-            break
-        for value in node.inputs:
-            if value in live:
-                live[value].discard(node)
-                if not live[value]:
-                    del live[value]
-        streams = [value for value in node.inputs if value is not None and flow.marks.get(value)]
-        outside = any(value not in reached for value in streams)
-        for value in node.outputs:
-            reached.add(value)
-            readers = _readers(value)
-            if readers:
-                live[value] = readers
-            queue = sorted({*queue, *readers}, key=order.__getitem__)
-        if node.op_type in ADDITIONS and len(streams) > 1:
-            if outside:
-                return node.outputs[0], False
-            if set(live) <= {node.outputs[0]}:
-                return node.outputs[0], sequential
-    return attended, sequential
-
-
-def _readers(value: ir.Value) -> set[ir.Node]:
-    return {node for node, _ in value.uses()}
 
 
 def _stops(core: Core, flow: Flow) -> list[Blocked]:

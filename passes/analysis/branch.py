@@ -1,15 +1,16 @@
-"""The attention branch of a block: where it leaves the residual stream, and where it comes back to it."""
+"""The attention branch of a block: where it leaves the residual stream, where it comes back to it, and where the block ends."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.attention import Core
 from tokenrt.passes.analysis.flow import Cut, Flow
-from tokenrt.passes.analysis.stream import LAYOUT, stream_of
+from tokenrt.passes.analysis.residual import ADDITIONS
+from tokenrt.passes.analysis.stream import LAYOUT, Layout, stream_of
 from tokenrt.passes.graph.quantization import before
 from tokenrt.passes.graph.shapes import Shapes
 
@@ -30,15 +31,15 @@ class Branch:
 
 
 def branch(
-    core: Core, entry: ir.Value, attended: ir.Value, flow: Flow, shapes: Shapes, rows: int
+    core: Core, entry: ir.Value, attended: ir.Value, flow: Flow, shapes: Shapes, stream: Layout
 ) -> Branch | str:
     """The branch of an attention between the stream's `entry` and its `attended` value, or why it has none of its own."""
     addition = attended.producer()
     steps = [] if addition is None else [value for value in addition.inputs if value is not None]
     outlet = next((value for value in steps if core.node in _above((value,), entry, flow)), None)
-    if addition is None or outlet is None or stream_of(outlet, flow, shapes, rows) is None:
+    if addition is None or outlet is None or stream_of(outlet, flow, shapes, stream) is None:
         return "the attention's result is no plain stream of tokens [B,N,C] where it is added"
-    inlet = _inlet(core, entry, flow, shapes, rows)
+    inlet = _inlet(core, entry, flow, shapes, stream)
     if inlet is None:
         return "queries, keys and values are not made of one plain stream of tokens [B,N,C]"
     inside = _above((outlet,), inlet, flow)
@@ -52,7 +53,7 @@ def branch(
     return Branch(Cut(inlet, frozenset(node for node, _ in inlet.uses() if node in inside)), outlet, addition)
 
 
-def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes, rows: int) -> ir.Value | None:
+def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes, stream: Layout) -> ir.Value | None:
     """What the first products behind `entry` are made of, if all the others are made of it too."""
     ends = (core.query, core.key, core.value)
     products = [node for node in _above(ends, entry, flow) if node.op_type in PRODUCTS]
@@ -66,7 +67,7 @@ def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes, rows: int) -
         ),
         None,
     )
-    while first is not None and stream_of(first, flow, shapes, rows) is None:
+    while first is not None and stream_of(first, flow, shapes, stream) is None:
         producer = first.producer()
         first = producer.inputs[0] if producer is not None and producer.op_type in LAYOUT else None
     return first
@@ -86,3 +87,45 @@ def _above(values: Iterable[ir.Value], stop: ir.Value, flow: Flow) -> set[ir.Nod
             found.add(node)
             todo.extend(value for value in node.inputs if value is not None and value is not stop)
     return found
+
+
+def block_output(
+    attended: ir.Value,
+    flow: Flow,
+    order: Mapping[ir.Node, int],
+    attentions: frozenset[ir.Node],
+    others: frozenset[ir.Value],
+) -> tuple[ir.Value, bool]:
+    """The next cut where two branches of the stream are added, and whether the MLP reads the attended value.
+
+    others: where the results of attentions over another axis are added, which are part of the block.
+    """
+    reached, live, sequential = {attended}, {attended: _readers(attended)}, True
+    queue = sorted(live[attended], key=order.__getitem__)
+    while queue:
+        node = queue.pop(0)
+        if node in attentions:
+            break
+        for value in node.inputs:
+            if value in live:
+                live[value].discard(node)
+                if not live[value]:
+                    del live[value]
+        streams = [value for value in node.inputs if value is not None and flow.marks.get(value)]
+        outside = any(value not in reached for value in streams)
+        for value in node.outputs:
+            reached.add(value)
+            readers = _readers(value)
+            if readers:
+                live[value] = readers
+            queue = sorted({*queue, *readers}, key=order.__getitem__)
+        if node.op_type in ADDITIONS and len(streams) > 1 and node.outputs[0] not in others:
+            if outside:
+                return node.outputs[0], False
+            if set(live) <= {node.outputs[0]}:
+                return node.outputs[0], sequential
+    return attended, sequential
+
+
+def _readers(value: ir.Value) -> set[ir.Node]:
+    return {node for node, _ in value.uses()}

@@ -19,10 +19,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, order=True)
 class Mark:
-    """One axis that counts tokens: outer * (tokens - offset) / unit * inner entries.
+    """One axis that counts tokens: lead + outer * (tokens - offset) / unit * inner entries.
 
     stage: the last reduction that shortened it, 0 for the original length. offset: leading protected tokens
-    sliced away. outer, inner: other axes folded into this one by a Reshape. grid: the tokens lie on two axes that follow
+    sliced away. outer, inner: other axes folded into this one by a Reshape. lead: entries in front that nothing is folded
+    into, as one class token before the places of all frames. grid: the tokens lie on two axes that follow
     each other, (h, w); this is the one that `part` names, 0 for rows and 1 for columns. Once tokens have left, all that
     remain are rows, and there is one column. unit: so many tokens that follow each other are one entry, side by side in the
     channels. order: entry n is unit order[n] of the stream; None where they stand as there. weighed: a softmax along the axis
@@ -38,12 +39,13 @@ class Mark:
     part: int = 0
     unit: int = 1
     order: tuple[int, ...] | None = None
+    lead: int = 0
     weighed: bool = field(default=False, compare=False)
 
     @property
     def plain(self) -> bool:
         """Whether the axis counts tokens and nothing else."""
-        return self.outer == self.inner == 1 and self.grid is None and self.single
+        return self.outer == self.inner == 1 and self.grid is None and self.single and not self.lead
 
     @property
     def single(self) -> bool:
@@ -58,7 +60,7 @@ class Mark:
         if self.grid is not None:
             left = counts[self.stage] - self.offset
             return self.grid[self.part] if not self.stage else (left, 1)[self.part]
-        return self.outer * self.entries(counts[self.stage]) * self.inner
+        return self.lead + self.outer * self.entries(counts[self.stage]) * self.inner
 
     def entries(self, tokens: int) -> int:
         """Entries, but for what is folded in, when so many tokens are left."""
@@ -162,7 +164,16 @@ class Reorder:
     mark: Mark
 
 
-Edit = SetInput | ReduceAuxiliary | WeighPool | BiasKeys | Reorder
+@dataclass(frozen=True)
+class Shorten:
+    """An input holds the same for every token along the axis of `mark`, which is its own: as many are taken as there are left."""
+
+    node: ir.Node
+    index: int
+    mark: Mark
+
+
+Edit = SetInput | ReduceAuxiliary | WeighPool | BiasKeys | Reorder | Shorten
 
 
 @dataclass
@@ -199,6 +210,9 @@ class Step:
         ranks = {token: rank for rank, token in enumerate(self.protected)}
         if self.ordered:
             ranks = {token: token if token == rank else token - self.tokens for token, rank in ranks.items()}
+        if mark.lead:
+            stay = mark.offset <= self.leading and all(entry < mark.lead for entry in picked)
+            return [*picked] if stay else None
         tokens = [mark.offset + entry for entry in picked]
         if not mark.plain or not ranks.keys() >= {*tokens}:
             return None

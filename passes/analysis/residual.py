@@ -1,8 +1,13 @@
-"""Where the result of an attention is added to the stream it reads, or why there is no such place."""
+"""Where the result of an attention is added to the stream it reads, or why there is no such place.
+
+In divided attention every frame has a copy of one class token. Behind the attention the copies are averaged and the tokens laid
+out as the stream has them; both are then put one behind the other and added to the stream, which is put together in the same way.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import heapq
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,6 +24,14 @@ ADDITIONS = frozenset({"Add", "Sum"})
 
 GATES = frozenset({"Div", "Mul"})
 """An attention's result may be multiplied on its way: by a gate of the timestep, or of the tokens themselves."""
+
+LAID = frozenset(
+    "Cast Concat Dropout Flatten Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split()
+)
+"""Operators that lay out what they read, take parts of it, or put parts together."""
+
+PARTS = LAID | {"Add", "Div", "Gemm", "MatMul", "Mul", "ReduceMean"}
+"""What may stand between: those, the mean over copies, and products with weights."""
 
 ONE_PRODUCT = "write them as one product over all heads and export again"
 
@@ -83,9 +96,12 @@ def _added_together(attended: ir.Value, count: int) -> str:
 def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
     """The residual stream the attention reads, and the value right after its result is added to it; or why there is none."""
     sources = ancestors((core.query, core.key, core.value))
-    here = core.output
+    here, apart = core.output, False
     while True:
         readers = list(dict.fromkeys(node for node, _ in here.uses()))
+        if len(readers) > 1 and not apart and (together := _rejoined(here)) is not None:
+            here, apart = together, True
+            continue
         if len(readers) != 1:
             why = "is read by several nodes" if readers else "is a graph output"
             return refuse(
@@ -104,10 +120,94 @@ def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
             skip = next((step for step in others if step in sources), None)
             if node.op_type in ADDITIONS and skip is not None:
                 return skip, node.outputs[0]
+            if apart and node.op_type in ADDITIONS and len(others) == 1 and sources & {*_parts(others[0])}:
+                entry = _source((*others, core.query, core.key, core.value))
+                if entry is not None:
+                    return entry, node.outputs[0]
             beside = next((step for step in others if ancestors((step,)) & sources), None)
             if node.op_type not in ADDITIONS or beside is None:
                 return refuse(core, _met(node))
         here = node.outputs[0]
+
+
+def _rejoined(result: ir.Value) -> ir.Value | None:
+    """The output of the Concat in which all that is made of `result` comes together; None where other things are made of it."""
+    order = _order(result)
+    live, queue, made = {result: _readers(result)}, list[tuple[int, ir.Node]](), {result}
+    _push(queue, live[result], order)
+    while queue:
+        node = heapq.heappop(queue)[1]
+        read = _computed(node)
+        if node.op_type not in PARTS or not made.issuperset(read):
+            return None
+        for value in read & live.keys():
+            live[value].discard(node)
+            if not live[value]:
+                del live[value]
+        if node.op_type == "Concat" and not live:
+            return node.outputs[0]
+        for value in node.outputs:
+            if value.is_graph_output():
+                return None
+            made.add(value)
+            if readers := _readers(value):
+                live[value] = readers
+                _push(queue, readers, order)
+    return None
+
+
+def _parts(value: ir.Value) -> Iterator[ir.Value]:
+    """What a value is put together of, up to what computes something."""
+    todo = [value]
+    while todo:
+        here = todo.pop()
+        node = here.producer()
+        yield here
+        if node is not None and node.op_type in LAID:
+            todo.extend(_computed(node))
+
+
+def _source(values: Iterable[ir.Value]) -> ir.Value | None:
+    """The nearest value that all these are made of and of nothing else; None where there is none."""
+    left = {*values}
+    order = _order(next(iter(left)))
+    while len(left) > 1:
+        last = max(left, key=lambda value: _place(value, order))
+        node = last.producer()
+        if node is None:
+            return None
+        left.remove(last)
+        left |= _computed(node)
+    return left.pop() if left else None
+
+
+def _order(value: ir.Value) -> dict[ir.Node, int]:
+    """Places of the nodes of the graph that a value is made in."""
+    node = value.producer()
+    graph = node.graph if node is not None else None
+    return {each: place for place, each in enumerate(graph)} if graph is not None else {}
+
+
+def _place(value: ir.Value, order: dict[ir.Node, int]) -> int:
+    node = value.producer()
+    return -1 if node is None else order[node]
+
+
+def _push(queue: list[tuple[int, ir.Node]], nodes: Iterable[ir.Node], order: dict[ir.Node, int]) -> None:
+    there = {place for place, _ in queue}
+    for node in nodes:
+        if order[node] not in there:
+            heapq.heappush(queue, (order[node], node))
+
+
+def _readers(value: ir.Value) -> set[ir.Node]:
+    return {node for node, _ in value.uses()}
+
+
+def _computed(node: ir.Node) -> set[ir.Value]:
+    """What a node reads that is no constant."""
+    given = (value for value in node.inputs if value is not None)
+    return {value for value in given if value.const_value is None and not parameter(value)}
 
 
 def _no_attention(before: set[ir.Value], sources: set[ir.Value]) -> bool:

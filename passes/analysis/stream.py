@@ -26,13 +26,20 @@ Order = Literal["rows", "sequence", "channels"]
 
 @dataclass(frozen=True)
 class Layout:
-    """One tensor that is a stream. rows: the pictures B, a multiple of BATCH where their number is free."""
+    """One tensor that is a stream. rows: the pictures B, a multiple of BATCH where their number is free.
+
+    across: how many rows of one picture lie side by side in the channels, where tokens leave from all of them alike: frames
+    where places leave, places where frames do. between: those of them that stand in front of the token axis; the others stand
+    behind it.
+    """
 
     dims: Dims
     marks: Marks
     order: Order
     rows: int
     channels: int
+    across: int = 1
+    between: int = 1
 
     @property
     def batch(self) -> int:
@@ -40,12 +47,20 @@ class Layout:
         return -1 if self.rows % BATCH == 0 else self.rows
 
     def unfolded(self, count: int) -> list[int]:
-        """The three axes, in their order, of `count` tokens."""
+        """The three axes, in their order, of `count` tokens; five of them where rows lie side by side: [B,a,N,b,C]."""
+        if self.across > 1:
+            return [
+                self.batch,
+                self.between,
+                count,
+                self.across // self.between,
+                self.channels // self.across,
+            ]
         sizes = {"B": self.batch, "N": count, "C": self.channels}
         return [sizes[letter] for letter in {"rows": "BNC", "sequence": "NBC", "channels": "BCN"}[self.order]]
 
     def folded(self, count: int, *, full: bool) -> list[int]:
-        """The tensor's own axes for `count` tokens; full: that is all of them, which lie on their grid again."""
+        """The tensor's own axes for `count` tokens, without what leads; full: all of them, which lie on their grid again."""
         sizes = [-1 if size % BATCH == 0 else size for size in self.dims]
         for mark in self.marks:
             size = mark.grid[mark.part] if full and mark.grid else (count, 1)[mark.part]
@@ -57,16 +72,29 @@ class Layout:
     def plain(self) -> bool:
         """Whether it has the three axes as it is."""
         place = {"rows": 1, "sequence": 0, "channels": 2}[self.order]
-        return len(self.dims) == 3 and self.marks[0].plain and self.marks[0].axis == place
+        own = len(self.dims) == 3 and self.across == 1
+        return own and self.marks[0].plain and self.marks[0].axis == place
+
+    @property
+    def lead(self) -> int:
+        """Entries in front of the tokens of all rows."""
+        return self.marks[0].lead
 
 
-def layout(marks: Marks, dims: Dims) -> Layout | None:
-    """How a tensor with these marks holds a stream; None where it is none: other axes, tokens left away, or two token axes."""
+def layout(marks: Marks, dims: Dims, pictures: int = 0) -> Layout | None:
+    """How a tensor with these marks holds a stream; None where it is none: other axes, tokens left away, or two token axes.
+
+    pictures: where it is given, the other rows of a picture lie side by side.
+    """
     found = spans(marks)
-    if len(found) != 1 or found[0][0].offset:
+    if len(found) != 1 or found[0][0].offset not in (0, found[0][0].lead):
         return None
     span = found[0]
     first, last = span[0], span[-1]
+    if pictures:
+        return _side_by_side(marks, first, last, dims, pictures)
+    if first.lead:
+        return None
     before = [size for size in (*dims[: first.axis], first.outer) if size != 1]
     behind = [size for size in (last.inner, *dims[last.axis + 1 :]) if size != 1]
     if len(behind) == 1 and last.inner == 1:
@@ -80,6 +108,17 @@ def layout(marks: Marks, dims: Dims) -> Layout | None:
     ):
         return Layout(dims, marks, "channels", prod(before[:-1]), before[-1])
     return None
+
+
+def _side_by_side(marks: Marks, first: Mark, last: Mark, dims: Dims, pictures: int) -> Layout | None:
+    """The layout of a stream whose pictures come first and its channels last, with all other rows of a picture side by side."""
+    before, behind = prod(dims[: first.axis]) * first.outer, last.inner * prod(dims[last.axis + 1 : -1])
+    if last.axis == len(dims) - 1 or before % pictures or dims[_leading(dims)] % pictures:
+        return None
+    if first.lead and prod(dims[: first.axis]) != pictures:
+        return None
+    across = before // pictures * behind
+    return Layout(dims, marks, "rows", pictures, dims[-1] * across, across, before // pictures)
 
 
 def candidates(dims: Dims, tokens: int) -> Iterator[Marks]:
@@ -99,10 +138,22 @@ def candidates(dims: Dims, tokens: int) -> Iterator[Marks]:
         if size != tokens and size % tokens == 0:
             yield (Mark(axis, outer=size // tokens),)
             yield (Mark(axis, inner=size // tokens),)
+    for axis, size in enumerate(dims[:-1]):
+        for fold in range(2, size // tokens + 2):
+            first, rest = divmod(fold * tokens - size, fold - 1)
+            if not rest and 0 < first < tokens:
+                yield (Mark(axis, offset=first, lead=first, inner=fold),)
+                yield (Mark(axis, offset=first, lead=first, outer=fold),)
 
 
 def row_marks(held: Layout) -> Sequence[Mark]:
-    """Marks of the axes that count pictures, each as if it were the tokens of a flow of its own."""
+    """Marks of the axes that count pictures, each as if it were the tokens of a flow of its own.
+
+    Of rows that lie side by side none is a picture.
+    """
+    if held.across > 1:
+        axis = _leading(held.dims)
+        return [Mark(axis, inner=held.dims[axis] // held.rows)] if held.rows > 1 else []
     (first, *_) = held.marks
     last = held.marks[-1]
     found = [Mark(axis) for axis, size in enumerate(held.dims) if size != 1 and axis not in _own(held)]
@@ -111,6 +162,11 @@ def row_marks(held: Layout) -> Sequence[Mark]:
     if last.inner > 1:
         found.append(Mark(last.axis, outer=counted(held.marks[0], held.dims)))
     return found
+
+
+def _leading(dims: Dims) -> int:
+    """The first axis that is longer than one."""
+    return next((axis for axis, size in enumerate(dims) if size != 1), 0)
 
 
 def _own(held: Layout) -> set[int]:
@@ -125,10 +181,19 @@ def counted(mark: Mark, dims: Dims) -> int:
     return dims[mark.axis] // (mark.outer * mark.inner)
 
 
-def stream_of(value: ir.Value, flow: Flow, shapes: Shapes, rows: int) -> Layout | None:
-    """How a value holds the tokens of a stream with so many pictures; None where it is no such stream."""
-    found = layout(flow.marks.get(value, ()), shapes.of(value)) if shapes.known(value) else None
-    return found if found is not None and found.rows == rows else None
+def stream_of(value: ir.Value, flow: Flow, shapes: Shapes, like: Layout) -> Layout | None:
+    """How a value holds the tokens of a stream with as many pictures and rows as `like`; None where it is no such stream."""
+    if not shapes.known(value):
+        return None
+    found = layout(flow.marks.get(value, ()), shapes.of(value), like.rows if like.across > 1 else 0)
+    alike = found is not None and (found.rows, found.across) == (like.rows, like.across)
+    return found if alike else None
+
+
+def side_by_side(marks: Marks, dims: Dims, pictures: int) -> Layout | None:
+    """A stream with all rows of a picture side by side; None where it has one row each, or pictures do not come first."""
+    found = layout(marks, dims, pictures)
+    return found if found is not None and found.across > 1 else None
 
 
 def origins(entry: ir.Value, marks: Marks, tokens: int, shapes: Shapes) -> dict[ir.Value, Marks]:

@@ -169,10 +169,12 @@ class Trunk:
         marks = [*before, *(mark for made in after for mark in made)]
         if node.op_type not in PER_TOKEN or not plain or any(mark.weighed for mark in marks):
             raise Blocked(node, "it mixes tokens with one another, and those that left took no part in that")
-        if any(mark.offset for mark in marks):
+        # What leads tokens that others are folded into goes another way and comes back as it is: no token is among it.
+        led = node.op_type == "Concat" and any(made and made[0].lead for made in after)
+        if any(mark.offset and mark.outer == mark.inner == 1 for mark in marks):
             raise Blocked(node, "it parts the protected tokens from the others")
         for index, value in enumerate(node.inputs):
-            if value in behind and index not in step.tokens:
+            if value in behind and index not in step.tokens and not led:
                 raise Blocked(node, f"its input {index} is made of other tokens")
 
 

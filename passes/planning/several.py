@@ -30,6 +30,8 @@ def choose(
 ) -> tuple[int, ...]:
     """The transformers to reduce: those wanted, by default the first, of those without a causal mask where there are some.
 
+    Where attention runs over two axes of one stream in turn, frames and places, the default is the longer one.
+
     By default, tokens that leave around each attention do so in every transformer that has as many as the largest and a
     place for it, as ToMe-SD does at the highest resolution only. Raises: PlanError.
     """
@@ -47,7 +49,8 @@ def choose(
             for number, structure in enumerate(transformers)
             if any(not block.apart and not closed(block, where, method) for block in structure.blocks)
         )
-        return (tuple(fits) if where == "around-attention" else ()) or (next(free, 0),)
+        around = tuple(fits) if where == "around-attention" else ()
+        return around or (_largest_in_turn(transformers, [*free] or [0]),)
     if isinstance(wanted, str):
         if wanted != "all":
             raise PlanError(f"--transformers {wanted}: expected their numbers, as in 0,2, or all")
@@ -61,6 +64,15 @@ def choose(
         given = ",".join(map(str, wanted))
         raise PlanError(f"--transformers {given!r}: name one or more, and each of them once")
     return tuple(sorted(wanted))
+
+
+def _largest_in_turn(transformers: Sequence[Structure], free: Sequence[int]) -> int:
+    """The first of these, or, where it takes turns with others on one stream, the one of them with the most tokens."""
+    first = transformers[free[0]]
+    if first.stream.across == 1:
+        return free[0]
+    turns = [n for n in free if first.flow.marks.get(transformers[n].blocks[0].core.key)]
+    return max(turns, key=lambda number: transformers[number].tokens)
 
 
 def check_apart(routes: Routes) -> None:

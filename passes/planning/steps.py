@@ -46,7 +46,7 @@ def late(stops: Iterable[Stop], flow: Flow, structure: Structure, shapes: Shapes
     while todo:
         reader, value = todo.pop()
         producer = value.producer()
-        if stream_of(value, flow, shapes, structure.stream.rows) or producer not in flow.inputs:
+        if stream_of(value, flow, shapes, structure.stream) or producer not in flow.inputs:
             restored[reader] = restored.get(reader, frozenset()) | {value}
         elif producer is not None:
             todo.extend((producer, step) for step in streams(producer, flow, every=True))

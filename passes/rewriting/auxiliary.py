@@ -29,13 +29,14 @@ LEAST = 1e-30
 class Auxiliaries:
     """Reduces auxiliary inputs to the length of a stage, once for each input and stage.
 
-    validity [B,N,1]: 0 for padding, or None. rows: the pictures B.
+    validity [B,N,1]: 0 for padding, or None. rows: the pictures B. across: rows of each, whose tokens leave alike.
     """
 
     op: GraphOps
     shapes: Shapes
     validity: ir.Value | None
     rows: int
+    across: int = 1
 
     def reduce(self, edit: ReduceAuxiliary, stage: Stage) -> ir.Value:
         """The input of `edit.node` at the stage's length, with the rank of the node's output."""
@@ -87,6 +88,11 @@ class Auxiliaries:
         """The axis of the pictures, which stands in front of the tokens or right behind them; None where there is one picture."""
         if self.rows == 1:
             return None
+        if self.across > 1:
+            raise UnsupportedError(
+                f"{node.op_type} node {node.name!r}: input {value.name!r} {describe(self.shapes.of(value))} holds one entry per "
+                f"token for {self.across} rows of each picture, and pictures have lost different tokens: fix the batch to 1"
+            )
         axis = 1 if 0 in tokens else 0
         if axis < len(dims) and dims[axis] in (1, self.rows):
             return axis

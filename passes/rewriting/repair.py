@@ -16,17 +16,19 @@ from tokenrt.passes.analysis.marks import (
     ReduceAuxiliary,
     Reorder,
     SetInput,
+    Shorten,
     WeighPool,
 )
 from tokenrt.passes.analysis.rules.reduction import reduced_axes
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.model import substitute
-from tokenrt.passes.graph.shapes import Shapes, describe
+from tokenrt.passes.graph.shapes import BATCH, Shapes, describe
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.route import Route
 from tokenrt.passes.rewriting.auxiliary import LEAST, Auxiliaries
 from tokenrt.passes.rewriting.logits import FLOAT, additive, log_size
 from tokenrt.passes.rewriting.stages import Stage
+from tokenrt.passes.rewriting.taps.common import repeated
 from tokenrt.passes.rewriting.units import turned
 
 END = 2**31 - 1
@@ -36,8 +38,9 @@ END = 2**31 - 1
 class Repairs:
     """Applies edits to a graph. stages grows while reductions are inserted; counts are the plan's.
 
-    rows: the pictures B of the stream, as shapes count them; batch: the same as a Reshape says it. originals: inputs that
-    follow the tokens, as they were for all of them.
+    rows: the pictures B of the stream, as shapes count them; batch: the same as a Reshape says it. across: rows of a picture
+    whose tokens leave alike, which attention reads as so many pictures. originals: inputs that follow the tokens, as they were
+    for all of them.
     """
 
     graph: ir.Graph
@@ -50,6 +53,7 @@ class Repairs:
     proportional: bool
     batch: int
     rows: int
+    across: int = 1
     originals: dict[tuple[ir.Node, int], ir.Value] = field(default_factory=dict)
 
     def apply(self, edit: Edit) -> None:
@@ -67,8 +71,24 @@ class Repairs:
             self._weigh(edit)
         elif isinstance(edit, Reorder):
             self._reorder(edit)
+        elif isinstance(edit, Shorten):
+            self._shorten(edit)
         else:
             self._bias(edit)
+
+    def _shorten(self, edit: Shorten) -> None:
+        """Take as many entries of an input as there are tokens left; all of them are the same."""
+        value, op, mark = edit.node.inputs[edit.index], self.op, edit.mark
+        assert value is not None
+        dims = [-1 if size % BATCH == 0 else size for size in self.shapes.of(value)]
+        before, behind = dims[: mark.axis], dims[mark.axis + 1 :]
+        count = mark.entries(self.counts[0])
+        outer = -1 if mark.outer % BATCH == 0 else mark.outer
+        apart = op("Reshape", value, [*before, outer, count, mark.inner, *behind])
+        left = mark.size(self.counts)
+        some = op("Slice", apart, [0], [mark.entries(self.counts[mark.stage])], [mark.axis + 1])
+        goal = [*before, -1 if left % BATCH == 0 else left, *behind]
+        edit.node.replace_input_with(edit.index, op("Reshape", some, goal))
 
     def _reorder(self, edit: Reorder) -> None:
         """Let a Gather take what is left in the order in which it took all."""
@@ -100,18 +120,21 @@ class Repairs:
         length = edit.mark.size(self.counts)
         scores = node.inputs[0]
         assert scores is not None
-        bias = log_size(op, size, self.batch, length)
+        if self.across > 1:
+            size = repeated(op, size, self.across, length)
+        batch = self.batch if self.batch < 0 else self.batch * self.across
+        bias = log_size(op, size, batch, length)
         kind = int(scores.dtype or ir.DataType.FLOAT)
         if node.op_type == "Attention":
             self._bias_node(node, bias, kind)
             return
         dims = self.shapes.of(scores)
         if len(dims) == 3:
-            heads = dims[0] // self.rows
+            heads = dims[0] // (self.rows * self.across)
             bias = op("Expand", bias, np.asarray([1, heads, 1, 1])) if heads > 1 else bias
-            bias = op("Reshape", bias, [-1 if self.batch < 0 else self.batch * heads, 1, length])
+            bias = op("Reshape", bias, [-1 if batch < 0 else batch * heads, 1, length])
         elif len(dims) != 4:
-            bias = op("Reshape", bias, [self.batch, *[1] * (len(dims) - 2), length])
+            bias = op("Reshape", bias, [batch, *[1] * (len(dims) - 2), length])
         node.replace_input_with(0, op("Add", scores, op("Cast", bias, to=kind)))
 
     def _bias_node(self, node: ir.Node, bias: ir.Value, kind: int) -> None:

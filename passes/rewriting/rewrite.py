@@ -138,10 +138,13 @@ class Rewriter:
             path=self.path,
             counts=self.plan.counts(),
             stages=self.stages,
-            auxiliaries=Auxiliaries(self.op, self.shapes, self.validity, self.structure.stream.rows),
+            auxiliaries=Auxiliaries(
+                self.op, self.shapes, self.validity, self.structure.stream.rows, self.structure.stream.across
+            ),
             proportional=self.plan.proportional_attention,
             batch=self.batch,
             rows=self.structure.stream.rows,
+            across=self.structure.stream.across,
         )
         sites = {
             cut.value: (number, planned, cut)
@@ -207,6 +210,11 @@ class Rewriter:
             mask = additive(self.op, node, index)
             if mask is None:
                 continue
+            if self.structure.stream.across > 1:
+                raise UnsupportedError(
+                    f"{node.op_type} node {node.name!r} hides tokens as an input of the model says, in each row others, and "
+                    "tokens leave from all rows alike: export the model without a mask"
+                )
             shown = self.op("Cast", self.op("Greater", mask, SHOWN), to=FLOAT)
             rank = len(self.shapes.of(value))
             total = self.op("ReduceSum", shown, list(range(1, rank - 1)), keepdims=0) if rank > 2 else shown
@@ -232,7 +240,7 @@ class Rewriter:
         )
         reduction = units.reduce(op, self.plan.unit, taps, site, order, self.unseen, run)
         self.stages.append(stage.after(op, reduction, tokens, planned.tokens, method))
-        result = from_rows(op, reduction.tokens, held, planned.tokens)
+        result = from_rows(op, reduction.tokens, held, planned.tokens, before=value)
         for node, index in uses:
             if cut.reaches(node) and value not in self.path.restored.get(node, ()):
                 node.replace_input_with(index, result)
@@ -265,7 +273,7 @@ class Rewriter:
             tokens=stage.count,
             keep=planned.tokens,
             protect=structure.protect,
-            heads=core.heads,
+            heads=core.heads * structure.stream.across,
             width=core.width,
             block=planned.block,
             blocks=len(structure.blocks),
@@ -288,7 +296,7 @@ class Rewriter:
         """How a value holds the stream. Raises: UnsupportedError where it is no stream."""
         if value in self.layouts:
             return self.layouts[value]
-        held = stream_of(value, self.path.flow, self.shapes, self.structure.stream.rows)
+        held = stream_of(value, self.path.flow, self.shapes, self.structure.stream)
         if held is None:
             raise UnsupportedError(
                 f"tensor {value.name!r} {describe(self.shapes.of(value))} is read outside the blocks and is no plain "
@@ -299,10 +307,10 @@ class Rewriter:
 
     def _stream(self, value: ir.Value, held: Layout, count: int, *, full: bool = False) -> None:
         """Note what the proof shall find: the entries on the first token axis of a reduced or restored stream."""
-        axis = held.marks[0].axis
-        entries = count if held.plain else held.folded(count, full=full)[axis]
+        axis, free = held.marks[0].axis, count - held.marks[0].offset
+        entries = count if held.plain else held.folded(free, full=full)[axis]
         if entries >= 0:
-            self.streams.append((value, axis, entries))
+            self.streams.append((value, axis, entries + held.lead))
 
     def _restore(self, value: ir.Value, readers: Sequence[tuple[ir.Node, int]]) -> None:
         """Give these readers of a value, and the model's output if it is one, all original positions again."""
@@ -332,13 +340,13 @@ class Rewriter:
 
     def _completed(self, value: ir.Value, handed: Handed) -> ir.Value:
         """A value for all original tokens, of which those that rest are as the step before left them."""
-        held = stream_of(value, self.path.flow, self.shapes, self.structure.stream.rows)
+        held = stream_of(value, self.path.flow, self.shapes, self.structure.stream)
         stage, now = self.stages[-1], self.reduced.get(value, (value,))[0]
         rows = now if held is None else to_rows(self.op, now, held, stage.count)
         whole = handed.complete(value, rows, stage.position, stage.count)
         if held is None:
             return whole
-        whole = from_rows(self.op, whole, held, self.structure.tokens, full=True)
+        whole = from_rows(self.op, whole, held, self.structure.tokens, full=True, before=now)
         self._stream(whole, held, self.structure.tokens, full=True)
         return whole
 
@@ -355,12 +363,12 @@ class Rewriter:
                 return None
             (source,) = way.sources
             there, every = self.held(source), parent.parent is None
-            found = {source: from_rows(self.op, step.before, there, parent.count, full=every)}
+            found = {source: from_rows(self.op, step.before, there, parent.count, full=every, before=source)}
             return to_rows(self.op, self.replay.run(way, found, parent), held, parent.count)
 
         rows = to_rows(self.op, current, held, self.stages[number].count)
         tokens = full(self.op, rows, self.stages[number], carry)
-        whole = from_rows(self.op, tokens, held, self.structure.tokens, full=True)
+        whole = from_rows(self.op, tokens, held, self.structure.tokens, full=True, before=current)
         self._stream(whole, held, self.structure.tokens, full=True)
         return whole
 

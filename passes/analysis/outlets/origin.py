@@ -108,7 +108,8 @@ def trace(graph: ir.Graph, shapes: Shapes, structures: Sequence[Structure]) -> O
     for start, structure in zip(starts, structures, strict=True):
         for block in structure.blocks:
             held = structure.held(block.output, shapes)
-            if held is not None:
+            # Of rows that lie side by side no number tells one from another.
+            if held is not None and held.across == 1:
                 found[block.output] = _numbered(held, structure.tokens, start)
     lost: set[ir.Value] = set()
     for node in graph:

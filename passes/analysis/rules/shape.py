@@ -9,9 +9,20 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
-from tokenrt.passes.analysis.marks import Mark, Marks, ReduceAuxiliary, Reorder, SetInput, Step, spans
-from tokenrt.passes.graph.shapes import BATCH, Dims
+from tokenrt.passes.analysis.marks import (
+    Edit,
+    Mark,
+    Marks,
+    ReduceAuxiliary,
+    Reorder,
+    SetInput,
+    Shorten,
+    Step,
+    spans,
+)
+from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes
 
 END = 2**31 - 1
 
@@ -46,6 +57,9 @@ def regroup(step: Step, span: Marks, source: Dims, goal: Dims) -> Marks:
 def moved(span: Marks, source: Dims, goal: Dims, tokens: int) -> Marks | None:
     """The marks of a token axis of `source` on `goal`, which holds the same entries; None where the axis falls apart."""
     first, last = span[0], span[-1]
+    if first.lead:
+        kept = (axis for axis, size in enumerate(goal) if (size, prod(goal[axis:])) == _whole(first, source))
+        return next(((first.at(axis),) for axis in kept), None)
     length = first.entries(tokens)
     stride = prod(source[last.axis + 1 :]) * last.inner
     for axis, size in enumerate(goal):
@@ -59,6 +73,11 @@ def moved(span: Marks, source: Dims, goal: Dims, tokens: int) -> Marks | None:
             lead = replace(first, axis=axis, outer=1, inner=1, grid=(rows, columns), part=0)
             return lead, replace(lead, axis=axis + 1, part=1)
     return None
+
+
+def _whole(mark: Mark, source: Dims) -> tuple[int, int]:
+    """The entries of an axis that has to stay as it is, and those from there on."""
+    return source[mark.axis], prod(source[mark.axis :])
 
 
 def _joined(step: Step, span: Marks, source: Dims, goal: Dims) -> Marks | None:
@@ -114,7 +133,10 @@ def unsqueeze(step: Step) -> None:
 
 
 def concat(step: Step) -> None:
-    """Along the token axis, only protected tokens may be put back in front; along others, all inputs agree."""
+    """Along the token axis, only protected tokens may be put back in front; along others, all inputs agree.
+
+    What stands in front of tokens that another axis is folded into, leads them.
+    """
     rank = len(step.out_dims())
     axis = step.attribute("axis", 0) % rank
     along = [index for index in range(len(step.marks)) if step.mark(index, axis)]
@@ -123,9 +145,13 @@ def concat(step: Step) -> None:
         last = len(step.marks) - 1
         mark = step.mark(last, axis)
         before = sum(step.dims(index)[axis] for index in range(last))
-        if along != [last] or mark is None or not mark.plain or before > mark.offset:
+        folded = mark is not None and mark.grid is None and mark.inner * mark.outer > 1 and not mark.lead
+        if along == [last] and mark is not None and folded and mark.single and mark.offset in (0, before):
+            merged.append(replace(mark, lead=before))
+        elif along != [last] or mark is None or not mark.plain or before > mark.offset:
             raise step.block("it joins tokens with other tokens along the token axis", "grid")
-        merged.append(replace(mark, offset=mark.offset - before))
+        else:
+            merged.append(replace(mark, offset=mark.offset - before))
     for index in range(len(step.marks)):
         own = {mark.axis for mark in step.marks[index]}
         axes = tuple(
@@ -134,8 +160,39 @@ def concat(step: Step) -> None:
             if m.axis != axis and m.axis not in own and step.dims(index)[m.axis] != 1
         )
         if axes and any(mark.stage for _, mark in axes):
-            step.edit(ReduceAuxiliary(step.node, index, axes, "place"))
+            step.edit(_beside(step, index, axes))
     step.set(merged)
+
+
+def _beside(step: Step, index: int, axes: tuple[tuple[int, Mark], ...]) -> Edit:
+    """How an input with an entry for each token follows those of the others."""
+    ((axis, mark), *more) = axes
+    if mark.outer == mark.inner == 1:
+        return ReduceAuxiliary(step.node, index, axes, "place")
+    value = step.node.inputs[index]
+    if more or value is None or not repeated(value, mark.at(axis), step.tokens, step.shapes):
+        raise step.block(
+            f"input {index} has an entry for each token on axis {axis}, which other axes are folded into"
+        )
+    return Shorten(step.node, index, mark.at(axis))
+
+
+def repeated(value: ir.Value, mark: Mark, tokens: int, shapes: Shapes) -> bool:
+    """Whether a value holds the same for every token along the axis of `mark`, as a Tile or an Expand has made it."""
+    node = value.producer()
+    data = node.inputs[0] if node is not None and node.inputs else None
+    if node is None or data is None or not shapes.known(data):
+        return False
+    before, after = shapes.of(data), shapes.of(value)
+    if node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze"):
+        earlier = moved((mark,), after, before, tokens)
+        return earlier is not None and len(earlier) == 1 and repeated(data, earlier[0], tokens, shapes)
+    if node.op_type == "Identity":
+        return repeated(data, mark, tokens, shapes)
+    own = mark.axis - (len(after) - len(before))
+    entries = before[own] if own >= 0 else 1
+    repeats = node.op_type in ("Tile", "Expand") and mark.outer == 1 and mark.inner % entries == 0
+    return repeats and mark.grid is None and mark.single
 
 
 def split(step: Step) -> None:
@@ -145,21 +202,32 @@ def split(step: Step) -> None:
     others = [other for other in step.marks[0] if other.axis != axis]
     sizes = [step.out_dims(index)[axis] for index in range(len(step.outputs))]
     before = sum(sizes[:-1])
-    if mark and (not mark.plain or mark.offset + before > step.leading):
+    if mark and not (_leads(step, mark, before) or (mark.plain and mark.offset + before <= step.leading)):
         ends = [mark.offset + sum(sizes[: index + 1]) for index in range(len(sizes))]
         parts = [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
-        raise step.block(
-            "it splits the token axis behind the protected tokens", "grid", parts if mark.plain else ()
-        )
+        raise step.block("it splits the token axis behind the protected tokens", "grid", _told(mark, parts))
     for index in range(len(sizes)):
         tail = mark and index == len(sizes) - 1
-        step.set([*others, replace(mark, offset=mark.offset + before)] if mark and tail else others, index)
+        step.set([*others, _without(mark, before)] if mark and tail else others, index)
     if mark and mark.stage:
         if not step.has(1):
             raise step.block("it splits the token axis into equal parts", "grid")
-        step.edit(
-            SetInput(step.node, 1, lambda counts: [*sizes[:-1], counts[mark.stage] - mark.offset - before])
-        )
+        step.edit(SetInput(step.node, 1, lambda counts: [*sizes[:-1], mark.size(counts) - before]))
+
+
+def _leads(step: Step, mark: Mark, before: int) -> bool:
+    """Whether the first `before` entries are those that lead the others, and stay where they are."""
+    return bool(mark.lead) and before == mark.lead and mark.offset <= step.leading
+
+
+def _without(mark: Mark, before: int) -> Mark:
+    """The mark of an axis without its first entries."""
+    return replace(mark, lead=0) if mark.lead else replace(mark, offset=mark.offset + before)
+
+
+def _told(mark: Mark, parts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """The tokens that are read apart; of those that others are folded into only what leads them can be told."""
+    return [range(mark.offset)] if mark.lead and mark.offset else parts if mark.plain else ()
 
 
 def slice_(step: Step) -> None:
@@ -178,13 +246,14 @@ def slice_(step: Step) -> None:
         marks.remove(mark)
         bound = (start, end)
         ranks = step.ranks(mark, range(first, last)) if stride == 1 else None
-        if stride == 1 and mark.plain and last == dims[axis] and mark.offset + first <= step.leading:
-            marks.append(replace(mark, offset=mark.offset + first))
+        free = _leads(step, mark, first) or (mark.plain and mark.offset + first <= step.leading)
+        if stride == 1 and last == dims[axis] and free:
+            marks.append(_without(mark, first))
             bound = (first if start < 0 else start, END)
         elif ranks is None:
             picked = [mark.offset + entry for entry in range(first, last, stride)]
             reason = f"it takes tokens {first} to {last} by position"
-            raise step.block(reason, "grid", [picked] if mark.plain else ())
+            raise step.block(reason, "grid", _told(mark, [picked]))
         elif ranks:
             bound = (ranks[0], ranks[-1] + 1 or END)
         if mark.stage:
@@ -224,7 +293,7 @@ def gather(step: Step) -> None:
                 step.edit(Reorder(step.node, marks[-1]))
             continue
         if ranks is None:
-            parts = [[mark.offset + index for index in picked]] if mark.plain else ()
+            parts = _told(mark, [[mark.offset + index for index in picked]])
             raise step.block(f"it reads tokens {picked[:4]} by position", "grid", parts)
         if mark.stage and ranks != given:
             step.edit(SetInput(step.node, 1, fixed(np.reshape(ranks, step.dims(1)).tolist())))

@@ -33,6 +33,7 @@ class GraphTaps:
     tokens is [B,N,C] already; batch is -1 where it is dynamic. padded: a size of 0 says that a token is padding.
     weighted: attention is proportional, so the model itself adds log size to its scores. entry: what enters the
     block, as the analysis saw it; entered: what stands in its place now. gains: makes an input [B,N] of the model, by its name.
+    pictures: where several rows of each lie side by side in streams, how many there are; of all else B then counts the rows.
     """
 
     op: GraphOps
@@ -49,6 +50,7 @@ class GraphTaps:
     entry: ir.Value | None = None
     entered: ir.Value | None = None
     gains: Callable[[str], ir.Value] | None = None
+    pictures: int = 0
 
     def layer(self, role: str, block: int) -> Taps:
         raise UnsupportedError(
@@ -110,7 +112,7 @@ class GraphTaps:
 
     def _rows(self, value: ir.Value, now: ir.Value | None = None) -> ir.Value:
         """A stream of tokens as [B,N,C] float32; now: what stands in its place after earlier reductions."""
-        held = layout(self.marks.get(value, ()), self.shapes.of(value))
+        held = layout(self.marks.get(value, ()), self.shapes.of(value), self.pictures)
         if held is None:
             raise UnsupportedError(
                 f"tensor {value.name!r} {describe(self.shapes.of(value))}, which the method reads, is no plain stream of tokens"

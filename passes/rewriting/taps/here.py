@@ -18,6 +18,7 @@ from tokenrt.passes.rewriting.inputs import free_batch, gain
 from tokenrt.passes.rewriting.stages import Stage, since
 from tokenrt.passes.rewriting.streams import to_rows
 from tokenrt.passes.rewriting.taps.block import GraphTaps, InletTaps
+from tokenrt.passes.rewriting.taps.common import Common, repeated
 from tokenrt.passes.rewriting.taps.prompt import PromptTaps
 from tokenrt.passes.rewriting.taps.taken import Taken
 
@@ -31,8 +32,9 @@ def taps(
     tokens: ir.Value,
     stage: Stage,
     state: Mapping[str, ir.Value],
-) -> GraphTaps:
+) -> Taps:
     """What the method may read at a site of the tokens [B,N,C] of a stage."""
+    across = rewriter.structure.stream.across
     block = rewriter.structure.blocks[planned.block]
     gains = partial(gained, rewriter, planned, stage)
     if rewriter.path.ordered:
@@ -51,22 +53,31 @@ def taps(
         )
     kind = InletTaps if planned.where in (BEFORE, "around-attention") else GraphTaps
     found = _of(kind, rewriter, block, tokens, stage, state=state, gains=gains)
-    return replace(found, count=stage.count) if planned.where == BEFORE else found
+    found = replace(found, count=stage.count) if planned.where == BEFORE else found
+    if across == 1:
+        return found
+    heads = block.core.heads, block.core.key_heads
+    return Common(rewriter.op, found, across, found.count, *heads, tokens, stage.size)
 
 
 def _of(
     kind: type[GraphTaps], rewriter: Rewriter, block: Block, tokens: ir.Value, stage: Stage, **more: Any
 ) -> GraphTaps:
-    marks, entry = rewriter.path.flow.marks, block.entry
+    marks, entry, stream = rewriter.path.flow.marks, block.entry, rewriter.structure.stream
+    size, batch = stage.size, rewriter.batch
+    if stream.across > 1:
+        size = None if size is None else repeated(rewriter.op, size, stream.across, stage.count)
+        batch = batch if batch < 0 else batch * stream.across
+        more["pictures"] = stream.rows
     return kind(
         rewriter.op,
         block.core,
         rewriter.shapes,
         marks,
         rewriter.plan.counts()[marks[block.core.key][0].stage],
-        rewriter.batch,
+        batch,
         tokens,
-        stage.size,
+        size,
         rewriter.validity is not None or stage.empties,
         rewriter.plan.proportional_attention,
         entry=entry,

@@ -214,25 +214,53 @@ class Turns(nn.Module):
         self.norms, self.head = nn.ModuleList(nn.LayerNorm(C) for _ in kinds), nn.Linear(C, 5)
         self.mlp = nn.Sequential(nn.Linear(C, 2 * C), nn.GELU(), nn.Linear(2 * C, C))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cut: tuple[int, int] = (-1, 0)) -> Tensor:
+        """cut: behind which attention, and how many of what it runs over are left, the first ones."""
         x = self.entry(x)
-        for kind, attention, norm in zip(self.kinds, self.blocks, self.norms, strict=True):
+        for number, kind in enumerate(self.kinds):
+            attention, norm = self.blocks[number], self.norms[number]
             rows = x.transpose(1, 2) if kind == "t" else x
             flat = norm(rows).reshape(-1, rows.shape[2], C)
             mixed = attention(flat, torch.arange(1)).reshape(rows.shape)
             x = x + (mixed.transpose(1, 2) if kind == "t" else mixed)
+            if number == cut[0]:
+                x = x[:, : cut[1]] if kind == "t" else x[:, :, : cut[1]]
         x = x + self.mlp(x)
         x = x.mean(1).amax(1) if self.pool == "frames first" else x.mean(2).amax(1)
         return self.head(x)
 
 
+class OneClip(Turns):
+    """Of a clip x [T,S,C], whose frames stand where pictures of a batch do."""
+
+    def forward(self, x: Tensor, cut: tuple[int, int] = (-1, 0)) -> Tensor:
+        return super().forward(x[None], cut)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("sizes", [(6, 9), (6, 6)])
 @pytest.mark.parametrize("kinds", ["tsts", "stst"])
-def test_axes_in_turn_are_refused_where_the_other_axis_mixes(
+def test_axes_in_turn_lose_what_the_other_axis_has_lost_alike(
     kinds: str, sizes: tuple[int, int], tmp_path: Path
 ) -> None:
-    path = exported(Turns(kinds, "places first"), torch.randn(2, *sizes, 8), tmp_path / "m.onnx", free=True)
+    net, given = Turns(kinds, "places first").eval(), torch.randn(2, *sizes, 8)
+    path = exported(net, given, tmp_path / "m.onnx", free=True)
+    found = tokenrt.inspect(path)
+    assert [len(each.blocks) for each in found.transformers] == [2, 2]
+    assert [each.tokens for each in found.transformers] == [sizes["ts".index(kind)] for kind in kinds[:2]]
+    assert not found.refusals
+    for number in range(2):
+        budget = Budget.tokens([4], [0])
+        reduced = tokenrt.reduce(path, method="slice", budget=budget, transformers=[number])
+        with torch.no_grad():
+            expected = net(given, (number, 4)).numpy()
+        np.testing.assert_allclose(ran(reduced.model, given), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_axes_in_turn_are_refused_where_one_of_them_is_the_batch(tmp_path: Path) -> None:
+    """What the first axis counts would choose for itself, and attention runs over it."""
+    path = exported(OneClip("tsts", "places first"), torch.randn(6, 12, 8), tmp_path / "m.onnx")
     found = tokenrt.inspect(path)
     assert sum(len(each.blocks) for each in found.transformers) <= 1
     assert any("two axes in turn" in refusal.reason for refusal in found.refusals)

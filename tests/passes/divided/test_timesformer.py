@@ -1,0 +1,153 @@
+"""Attention over frames and over places in turn: what leaves is left away in all places, or in all frames, alike.
+
+The right numbers are those of TimeSformer's weights in torch, with the same frames or places dropped or merged.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import tokenrt
+from tests.passes.divided.reference import FRAMES, PLACES, Divided, cuts
+from tests.passes.helpers.running import run
+from tokenrt import Budget, Reduced
+
+T, SIDE = 4, 32
+SLOW = pytest.mark.slow
+COUNTS = {FRAMES: [3, 2], PLACES: [12, 7]}
+TRANSFORMERS = {FRAMES: 0, PLACES: 1}
+SELECTIONS: dict[str, dict[str, Any]] = {
+    "topk": {"score": "received"},
+    "divprune": {},
+    "evit": {"fuse": False},
+    "slice": {},
+    "random": {},
+}
+MERGES = ("tome", "pitome")
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@cache
+def model() -> Any:
+    """A TimesformerModel whose tables and class token are not zero, as they are where it was not trained."""
+    import transformers
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+    made = transformers.TimesformerModel(
+        transformers.TimesformerConfig(image_size=SIDE, patch_size=8, num_frames=T, **sizes)
+    ).eval()
+    with torch.no_grad():
+        for weight in made.parameters():
+            weight.add_(0.2 * torch.randn_like(weight))
+    return made
+
+
+def clip(batch: int) -> torch.Tensor:
+    return torch.randn(batch, T, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Files by operator set and batch, each exported once."""
+    folder = tmp_path_factory.mktemp("divided")
+
+    @cache
+    def path(opset: int, batch: int) -> Path:
+        file = folder / f"{opset}-{batch}.onnx"
+
+        class Hidden(torch.nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = model()
+
+            def forward(self, clip: torch.Tensor) -> Any:
+                return self.model(clip).last_hidden_state
+
+        torch.onnx.export(
+            Hidden().eval(), (clip(batch),), str(file), dynamo=True, opset_version=opset, verbose=False,
+            input_names=["clip"], output_names=["hidden"], external_data=False,
+        )  # fmt: skip
+        return file
+
+    return path
+
+
+def reduced(path: Path, method: str, axis: int, sites: int = 2, **options: Any) -> Reduced:
+    budget = Budget.tokens(COUNTS[axis][:sites], [0, 1][:sites])
+    chosen = [TRANSFORMERS[axis]]
+    return tokenrt.reduce(
+        path, method=method, budget=budget, transformers=chosen, options=options, source_map=True
+    )
+
+
+def compared(path: Path, batch: int, method: str, axis: int, **options: Any) -> None:
+    """Equal to torch, and to nothing else: with other tokens left away torch says something else."""
+    given = clip(batch)
+    found = [
+        run(reduced(path, method, axis, sites, **options).model, {"clip": given.numpy()}) for sites in (1, 2)
+    ]
+    maps = [torch.from_numpy(outputs[-1]) for outputs in found]
+    assert [int(each.max()) + 1 for each in maps] == COUNTS[axis]
+    net = Divided(model(), cuts(maps, [0, 1], 1 if axis == PLACES else 0), axis, merges=method in MERGES)
+    with torch.no_grad():
+        expected, whole = net(given).numpy(), model()(given).last_hidden_state.numpy()
+    np.testing.assert_allclose(found[-1][0], expected, rtol=0, atol=1e-5)
+    assert np.abs(expected - whole).max() > 1e-2
+
+
+def test_two_axes_of_one_stream_are_two_transformers(exported: Any) -> None:
+    found = tokenrt.inspect(exported(20, 2))
+    assert [(each.tokens, each.protected, len(each.blocks)) for each in found.transformers] == [
+        (4, 0, 3),
+        (17, 1, 3),
+    ]
+    assert not found.refusals
+    assert all("after-attention" in block.sites for each in found.transformers for block in each.blocks)
+
+
+def test_the_longer_axis_is_the_default(exported: Any) -> None:
+    plan = tokenrt.plan(
+        exported(20, 2), method="topk", budget=Budget.keep(0.5, [0]), options={"score": "received"}
+    )
+    assert [(site.transformer, site.tokens) for site in plan.sites] == [(1, 9)]
+
+
+@pytest.mark.parametrize("axis", [FRAMES, PLACES], ids=["frames", "places"])
+@pytest.mark.parametrize("method", ["topk", "tome"])
+def test_equals_torch(exported: Any, method: str, axis: int) -> None:
+    compared(exported(20, 2), 2, method, axis, **SELECTIONS.get(method, {}))
+
+
+@SLOW
+@pytest.mark.parametrize("axis", [FRAMES, PLACES], ids=["frames", "places"])
+@pytest.mark.parametrize("method", [*SELECTIONS, *MERGES])
+@pytest.mark.parametrize("opset", [20, 23])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_every_method_equals_torch(exported: Any, method: str, axis: int, opset: int, batch: int) -> None:
+    compared(exported(opset, batch), batch, method, axis, **SELECTIONS.get(method, {}))
+
+
+@SLOW
+@pytest.mark.parametrize("axis", [FRAMES, PLACES], ids=["frames", "places"])
+@pytest.mark.parametrize("where", ["after-attention", "after-block"])
+def test_it_is_checked_and_built(exported: Any, axis: int, where: str, tmp_path: Path) -> None:
+    path = exported(20, 2)
+    budget = Budget.tokens(COUNTS[axis], [0, 1])
+    made = tokenrt.reduce(
+        path, method="topk", budget=budget, transformers=[TRANSFORMERS[axis]], site=where,
+        options={"score": "received"}, output=tmp_path / "r.onnx",
+    )  # fmt: skip
+    assert [site.tokens for site in made.plan.sites] == COUNTS[axis]
+    assert tokenrt.check(path, tmp_path / "r.onnx", samples=1).ok
+    half = tokenrt.convert(tmp_path / "r.onnx", precision="fp16", output=tmp_path / "h.onnx")
+    del half
+    for target in ("rtx-sm80", "rtx-sm86", "rtx-sm89", "rtx-sm120"):
+        tokenrt.build(tmp_path / "h.onnx", target=target, output=tmp_path / "h.engine")
