@@ -29,7 +29,9 @@ class DyMU(Method):
     quota: ClassVar[str] = (
         "R pairs at each block instead of all above a threshold of the block, so it is ToMe's step"
     )
-    systems: ClassVar[tuple[str, ...]] = ("DyMU: merging in the tower, with the map back",)
+    systems: ClassVar[tuple[str, ...]] = (
+        "DyMU: merging in the tower, with the map by which all places come back before the language model",
+    )
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
         return bipartite.merged(op, taps, site, bipartite.match_halves(op, taps.metric(), site))

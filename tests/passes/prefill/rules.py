@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity, gelu, normalize
 
-from tests.passes.helpers.prefill import TOKENS, Choice, Rule, Seen, best
+from tests.passes.helpers.prefill import TOKENS, WIDTH, Choice, Rule, Seen, best
 
 MAP = torch.rand(1, TOKENS, generator=torch.Generator().manual_seed(3))
 """A score of every token from outside the model."""
@@ -228,6 +228,32 @@ def dart(seen: Seen, count: int) -> Choice:
     return best(seen, score, count)
 
 
+def _gate(x: Tensor) -> Tensor:
+    """[B,N]: linear, GELU, linear."""
+    inner = gelu(x @ GATE["gate.0.weight"].T + GATE["gate.0.bias"])
+    return (inner @ GATE["gate.2.weight"].T + GATE["gate.2.bias"])[..., 0]
+
+
+def classified(seen: Seen, count: int) -> Choice:
+    """What a trained classifier says of each token."""
+    return best(seen, _gate(seen.x), count)
+
+
+def corrected(seen: Seen, count: int) -> Choice:
+    """The logarithm of the last word's attention, and what a trained pruner adds."""
+    return best(seen, _last(seen, seen.attention[seen.layer]).clamp(min=1e-20).log() + _gate(seen.x), count)
+
+
+GENERATOR = torch.Generator().manual_seed(4)
+GATE = {
+    name: torch.randn(*shape, generator=GENERATOR)
+    for name, shape in {
+        "gate.0.weight": (6, WIDTH), "gate.0.bias": (6,), "gate.2.weight": (1, 6), "gate.2.bias": (1,)
+    }.items()
+}  # fmt: skip
+WEIGHTS = {"weights": {name: value.numpy() for name, value in GATE.items()}}
+
+
 CASES: Mapping[str, Case] = {
     "mustdrop_dual": Case("mustdrop_dual", mustdrop, options={"share": 0.0, "all": 0.01, "one": 0.02}),
     "mustdrop_dual keys": Case(
@@ -244,6 +270,8 @@ CASES: Mapping[str, Case] = {
     "aim_pagerank": Case("aim_pagerank", pagerank),
     "todre_late": Case("todre_late", drop_all, {1: 10}),
     "holitom_inner": Case("holitom_inner", holitom),
+    "covipal": Case("covipal", classified, options=WEIGHTS),
+    "rcp": Case("rcp", corrected, options=WEIGHTS),
     "vflowopt": Case(
         "vflowopt", by_map, options={"score": "importance", "side": 0.0}, gained={"importance": MAP}
     ),

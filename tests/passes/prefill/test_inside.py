@@ -23,6 +23,9 @@ from tokenrt.targets.rtx.builder import TENSORRT_RTX
 EVERYWHERE = "mustdrop_dual"
 """The case that runs quickly in more than one model."""
 
+QUICK = (EVERYWHERE, "sparsevlm 1", "catp_inner", "corematching", "dart")
+"""Cases that together read all there is to read in a prompt."""
+
 MATRIX = [
     pytest.param(*case, marks=() if quick else pytest.mark.slow)
     for case in product(
@@ -30,7 +33,7 @@ MATRIX = [
     )
     if case[4] == "per-layer" or case[1:3] == ("llama", "embeds") or case[1:4] == ("qwen2", "embeds", 23)
     for quick in [
-        case[1:] == ("llama", "embeds", 20, "per-layer")
+        (case[0] in QUICK and case[1:] == ("llama", "embeds", 20, "per-layer"))
         or (
             case[0] == EVERYWHERE and case[1] in ("llama", "qwen2") and case[2:] == ("embeds", 23, "gathered")
         )
