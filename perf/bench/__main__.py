@@ -19,7 +19,7 @@ from tokenrt.perf.bench import (
     methods,
     results,
 )
-from tokenrt.perf.bench.cpu import greedy, tome
+from tokenrt.perf.bench.cpu import greedy, latency, tome
 from tokenrt.perf.bench.front import demonstration
 from tokenrt.perf.bench.gpu import engine_layers
 from tokenrt.perf.bench.quality import kept, quality
@@ -45,6 +45,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "large": ("large_models", large.run),
     "flops": ("flops", flops.run),
     "costs": ("plan_costs", costs.run),
+    "latency": ("plan_latency", latency.run),
     "quality": ("quality", quality.run),
     "kept": ("kept_tokens", kept.run),
     "methods": ("method_costs", methods.run),

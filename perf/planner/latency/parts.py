@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ from tokenrt.perf.profile.node_profile import labelled, named_kernels, read, spl
 
 ATTENTION = ", attention"
 WARM_UP = 2
+LEAST = 0.2
+"""Of a part's time, what is left of it at the least when the profiler's own is taken from it."""
 
 
 def parts_of(prepared: Prepared) -> dict[str, str]:
@@ -52,21 +54,35 @@ def reduction(block: int) -> str:
 
 @dataclass(frozen=True)
 class Times:
-    """Shares of an unreduced run: of a whole run, and of each part in it; milliseconds of the unreduced run itself.
+    """Shares of an unreduced run: of a whole run without a profiler, and of each part of a profiled one.
 
-    Parts add up to the whole run.
+    kernels: how many each part starts. milliseconds: of the unreduced run itself.
     """
 
     whole: float
     parts: Mapping[str, float]
     milliseconds: float
+    kernels: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def noted(self) -> float:
+        """By how much of an unreduced run the profiler has made this one longer, a kernel."""
+        return (sum(self.parts.values()) - self.whole) / max(sum(self.kernels.values()), 1)
+
+    def without(self, noted: float) -> Times:
+        """The same with so much taken from each kernel, as far as LEAST of a part is left; parts add up to the whole run."""
+        left = {
+            name: max(share - noted * self.kernels.get(name, 0), LEAST * share)
+            for name, share in self.parts.items()
+        }
+        scale = self.whole / sum(left.values())
+        return replace(self, parts={name: share * scale for name, share in left.items()})
 
 
 def measure(bench: Workbench, model: ir.Model, known: Mapping[str, str], feed: Feed, rounds: int) -> Times:
     """Time a model and its parts in rounds with the unreduced model, one after the other.
 
-    The whole run is timed without a profiler. Its parts are of a profiled run, from which is taken, for each kernel alike, by
-    what the profiler has made the run longer. Raises: TokenrtError where the profile holds other runs.
+    The whole run is timed without a profiler, its parts with one. Raises: TokenrtError where the profile holds other runs.
     """
     with tempfile.TemporaryDirectory(prefix="tokenrt-") as folder:
         named, order = labelled(model, known)
@@ -79,13 +95,13 @@ def measure(bench: Workbench, model: ir.Model, known: Mapping[str, str], feed: F
         raise TokenrtError(f"ONNX Runtime's profile holds {len(runs)} runs, and {len(taken)} were made")
     base, own = taken[WARM_UP:, 0], taken[WARM_UP:, 1]
     shares = np.median(np.asarray(groups)[WARM_UP:] * 1e-6 / base[:, None], axis=0)
-    whole = float(np.median(own / base))
     kernels = named_kernels(events, len(order), len(runs))
-    longer = (shares.sum() - whole) / max(sum(kernels), 1)
-    corrected = np.maximum(shares - longer * np.asarray(kernels), 0)
-    corrected *= whole / corrected.sum()
-    parts = {name: float(share) for name, share in zip(order, corrected, strict=True)}
-    return Times(whole, parts, float(np.median(base)) * 1e3)
+    return Times(
+        float(np.median(own / base)),
+        {name: float(share) for name, share in zip(order, shares, strict=True)},
+        float(np.median(base)) * 1e3,
+        dict(zip(order, kernels, strict=True)),
+    )
 
 
 def _seconds(session: Any, feed: Feed) -> float:

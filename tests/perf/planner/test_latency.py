@@ -139,10 +139,19 @@ def test_parts_add_up_to_the_run(tmp_path: Path) -> None:
             rounds=3,
         )
         assert empty(bench, "", 2).tokens == 37
-    assert sum(found.parts.values()) == pytest.approx(found.whole)
+    assert sum(found.without(found.noted).parts.values()) == pytest.approx(found.whole)
     blocks = [name(block) for block in range(4) for name in (attention, feedforward, reduction)]
     assert all(name in found.parts for name in blocks)
     assert sum(found.parts[name] for name in blocks) > 0.3 * found.whole
+
+
+def test_the_profiler_is_taken_from_each_kernel_alike() -> None:
+    noted = Times(1.0, {"a": 0.6, "b": 0.6, "c": 0.01}, 10.0, {"a": 2, "b": 17, "c": 2})
+    assert noted.noted == pytest.approx(0.01)
+    found = noted.without(0.01).parts
+    assert sum(found.values()) == pytest.approx(1.0)
+    assert found["a"] / found["b"] == pytest.approx(0.58 / 0.43)
+    assert found["c"] / found["a"] == pytest.approx(0.002 / 0.58)
 
 
 def test_a_sweep_writes_its_table(model: Path, tmp_path: Path) -> None:
