@@ -25,7 +25,7 @@ METHODS = ("tome", "topk")
 NEAR = 0.08
 """What a predicted ratio may be off."""
 
-REPEATS, ROUNDS = 4, 8
+SWEPT, REPEATS, ROUNDS = 10, 4, 8
 UNSEEN: Mapping[str, tuple[str, Budget]] = {
     "`tome --remove 5`": ("tome", Budget.remove(5)),
     "`tome --remove 10`": ("tome", Budget.remove(10)),
@@ -103,7 +103,7 @@ def run(models: Mapping[str, Callable[[], Path]] = MODELS) -> LatencyReport:
     rows, stated, journal = list[Row](), dict[str, dict[str, float]](), Journal.of("plan_latency")
     for name, find in models.items():
         path = find()
-        key = digest(path, repr((METHODS, UNSEEN, REPEATS, ROUNDS)), repr(results.circumstances()))
+        key = digest(path, repr((METHODS, UNSEEN, SWEPT, REPEATS, ROUNDS)), repr(results.circumstances()))
         found = journal.get(key) or journal.put(key, _measured(name, path))
         stated[name] = found["stated"]
         rows += [Row(**row) for row in found["rows"]]
@@ -112,7 +112,7 @@ def run(models: Mapping[str, Callable[[], Path]] = MODELS) -> LatencyReport:
 
 def _measured(name: str, path: Path) -> dict[str, Any]:
     with Workbench.of(path) as bench:
-        table = sweep(bench, METHODS)
+        table = sweep(bench, METHODS, rounds=SWEPT)
         rows = [asdict(_row(bench, table, name, told)) for told in UNSEEN]
     return {"stated": {"milliseconds": table.milliseconds, "error": table.error}, "rows": rows}
 
