@@ -16,12 +16,12 @@ import torch
 import tokenrt
 from tests.passes.helpers import grouped, prefill
 from tests.passes.helpers.prefill import CACHES, LAYERS, TOKENS
-from tests.passes.helpers.running import run, session
 from tests.passes.prefill.helpers import thinned
+from tests.passes.prefill.helpers.thinned import CLOSE, KEEP, decoder, indices, outputs, padded
 from tokenrt import Budget
 from tokenrt.passes.planning.outputs.cache_site import CacheSite
+from tokenrt.targets.rtx.builder import TENSORRT_RTX
 
-KEEP, CLOSE = 12, 1e-5
 MATRIX = [
     pytest.param(*case, marks=() if case == ("llama", "embeds", 20, "snapkv") else pytest.mark.slow)
     for case in (
@@ -31,29 +31,6 @@ MATRIX = [
         *product(["llama"], ["prefix"], (20, 23), ["snapkv", "h2o"]),
     )
 ]
-
-
-def outputs(model: Any, given: dict[str, Any]) -> dict[str, np.ndarray]:
-    made = session(model)
-    names = [value.name for value in made.get_outputs()]
-    feeds = {
-        name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in given.items()
-    }
-    return dict(zip(names, run(made, feeds), strict=True))
-
-
-def decoder(past: int) -> list[str]:
-    """What makes of a merged decoder one for a single token behind a past of this length."""
-    shapes = {"inputs_embeds": "1x1x32", "attention_mask": f"1x{past + 1}", "position_ids": "1x1"}
-    return [
-        f"{name}={dims}" for name, dims in (shapes | dict.fromkeys(prefill.PAST, f"1x2x{past}x8")).items()
-    ]
-
-
-def indices(found: dict[str, np.ndarray], name: str = "cache_index") -> list[np.ndarray]:
-    """[B,H,K] of every layer, or [B,1,K]."""
-    each = [found[f"{name}_layer{layer}"] for layer in range(LAYERS)]
-    return [index if index.ndim == 3 else index[:, None] for index in each]
 
 
 @pytest.mark.parametrize(("family", "form", "opset", "method"), MATRIX)
@@ -88,15 +65,6 @@ def test_it_is_what_torch_keeps(family: str, form: str, opset: int, method: str,
         assert (
             np.abs(prefill.decoded(family, [found[name] for name in CACHES], KEEP) - after).max() > 10 * CLOSE
         )
-
-
-def padded() -> dict[str, torch.Tensor]:
-    """Three prompts: without padding, with padding in front, and behind; the last is shorter than what stays."""
-    given = prefill.inputs("mask", batch=3)
-    given["attention_mask"][1, :5] = 0
-    given["attention_mask"][2, 9:] = 0
-    given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    return given
 
 
 @pytest.mark.parametrize(
@@ -151,75 +119,6 @@ def test_padding_stays_only_where_all_else_does(method: str, opset: int) -> None
     short = thinned.watched("qwen2", lambda made: prefill.call(made, inputs_embeds=alone))
     np.testing.assert_allclose(
         mine[2], thinned.stepped("qwen2", short.caches, embeds[2:], places[2:]).logits.numpy()[0], atol=CLOSE
-    )
-
-
-def heavy(
-    score: torch.Tensor, fresh: torch.Tensor, keep: int, latest: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """[1,H,K] and the scores there: those of before [1,H,N-1], with a new entry at zero, and what this call adds [1,A,1,N]."""
-    total = torch.cat([score, torch.zeros(1, score.shape[1], 1)], 2) + thinned.by_keys(
-        fresh.sum(2), score.shape[1]
-    )
-    index = thinned.heavy(total[0], keep, latest)[None]
-    return index, total.gather(2, index)
-
-
-@pytest.mark.parametrize(
-    ("method", "opset"),
-    [
-        ("h2o", 23),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in (("h2o", 20), ("keyformer", 20), ("keyformer", 23))
-        ),
-    ],
-)
-def test_scores_go_on_from_token_to_token(method: str, opset: int, tmp_path: Path) -> None:
-    """A prompt, and five tokens behind it: what one call hands on is what the next one takes, as in a loop of torch."""
-    given, merged = prefill.inputs("mask"), prefill.exported("llama", "merged", opset)
-    prompt, step = tmp_path / "prompt.onnx", tmp_path / "step.onnx"
-    wish: dict[str, Any] = {"method": method, "budget": Budget.tokens([KEEP])}
-    tokenrt.reduce(prefill.exported("llama", "mask", opset), **wish, output=prompt)
-    tokenrt.reduce(merged, **wish, shape=decoder(KEEP), output=step)
-    told = json.loads((tmp_path / "step.onnx.json").read_text())["cache"]
-    assert "next_position" not in told
-    pairs = {layer["past_score"]: layer["present_score"] for layer in told["layers"]}
-    latest = KEEP // 2 if method == "h2o" else int(KEEP * 0.3)
-    found = outputs(prompt, given)
-    whole = thinned.watched("llama", lambda made: prefill.FORMS["mask"].function(made, *given.values()))
-    scores, kept = list[torch.Tensor](), list[torch.Tensor]()
-    for layer, attention in enumerate(whole.attention):
-        total = thinned.by_keys(attention.sum(2), 2)
-        index = thinned.heavy(total[0], KEEP, latest)[None]
-        scores.append(total.gather(2, index))
-        kept += [thinned.taken(part, index) for part in whole.caches[2 * layer : 2 * layer + 2]]
-    generator = torch.Generator().manual_seed(5)
-    for place in range(TOKENS, TOKENS + 5):
-        embeds, at = torch.randn(1, 1, prefill.WIDTH, generator=generator), torch.tensor([[place]])
-        seen = thinned.stepped("llama", kept, embeds, at)
-        one = {
-            "inputs_embeds": embeds,
-            "attention_mask": torch.ones(1, KEEP + 1, dtype=torch.long),
-            "position_ids": at,
-        }
-        past = {name: found[mine] for name, mine in zip(prefill.PAST, CACHES, strict=True)}
-        past |= {before: found[after] for before, after in pairs.items()}
-        found = outputs(step, one | past)
-        np.testing.assert_allclose(found["logits"], seen.logits.numpy(), atol=CLOSE)
-        made = [
-            heavy(score, fresh, KEEP, latest) for score, fresh in zip(scores, seen.attention, strict=True)
-        ]
-        scores = [score for _, score in made]
-        kept = [thinned.taken(part, made[n // 2][0]) for n, part in enumerate(seen.caches)]
-        for layer, (index, score) in enumerate(made):
-            np.testing.assert_array_equal(found[f"cache_index_layer{layer}"], index.numpy())
-            np.testing.assert_allclose(found[f"present_score_layer{layer}"], score.numpy(), atol=CLOSE)
-        for name, part in zip(CACHES, kept, strict=True):
-            np.testing.assert_allclose(found[name], part.numpy(), atol=CLOSE)
-    forgotten = outputs(step, one | past | {name: 0 * past[name] for name in pairs})
-    assert any(
-        (mine != theirs).any() for mine, theirs in zip(indices(forgotten), indices(found), strict=True)
     )
 
 
@@ -327,3 +226,23 @@ def test_what_is_refused(kind: str, tmp_path: Path) -> None:
     with pytest.raises(tokenrt.TokenrtError, match=message):
         tokenrt.reduce(prefill.exported("llama", "embeds", 20), **(wish | more))
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["snapkv", "h2o", "zipcache"])
+@pytest.mark.parametrize("form", ["prompt", "step"])
+def test_half_forms_are_built(form: str, method: str, tmp_path: Path) -> None:
+    """The file that TensorRT-RTX takes, for compute capabilities 8.0 to 12.0."""
+    if (form, method) == ("step", "snapkv"):
+        pytest.skip("the last words of a prompt choose")
+    pytest.importorskip(TENSORRT_RTX.module, reason="TensorRT-RTX is not installed (extra rtx)")
+    from tokenrt.targets.build import build
+
+    path = prefill.exported("llama", "mask" if form == "prompt" else "merged", 23)
+    shape = decoder(KEEP) if form == "step" else None
+    thin, half = tmp_path / "thin.onnx", tmp_path / "half.onnx"
+    tokenrt.reduce(path, method=method, budget=Budget.tokens([KEEP]), shape=shape, output=thin)
+    tokenrt.convert(thin, fp16=True, output=half)
+    for target in ("rtx-sm80", "rtx-sm86", "rtx-sm89", "rtx-sm120"):
+        engine = build(half, target=target, output=tmp_path / f"{target}.engine").engine
+        assert engine.stat().st_size > 0

@@ -12,6 +12,10 @@ from torch import Tensor
 
 from tests.passes.helpers import prefill
 from tests.passes.helpers.prefill import LAYERS
+from tests.passes.helpers.running import run, session
+
+KEEP, CLOSE = 12, 1e-5
+"""How many entries stay in the tests, and how far a number may be off."""
 
 
 @dataclass(frozen=True)
@@ -176,3 +180,48 @@ def stepped(
 
 def arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
     return [part.numpy() for part in tensors]
+
+
+def outputs(model: Any, given: dict[str, Any]) -> dict[str, np.ndarray]:
+    made = session(model)
+    names = [value.name for value in made.get_outputs()]
+    feeds = {
+        name: value.numpy() if isinstance(value, torch.Tensor) else value for name, value in given.items()
+    }
+    return dict(zip(names, run(made, feeds), strict=True))
+
+
+def decoder(past: int, tokens: int = 1) -> list[str]:
+    """What makes of a merged decoder one for a single token, or several, behind a past of this length."""
+    shapes = {
+        "inputs_embeds": f"1x{tokens}x{prefill.WIDTH}",
+        "attention_mask": f"1x{past + tokens}",
+        "position_ids": f"1x{tokens}",
+    }
+    return [
+        f"{name}={dims}" for name, dims in (shapes | dict.fromkeys(prefill.PAST, f"1x2x{past}x8")).items()
+    ]
+
+
+def indices(found: dict[str, np.ndarray], name: str = "cache_index") -> list[np.ndarray]:
+    """[B,H,K] of every layer, or [B,1,K]."""
+    each = [found[f"{name}_layer{layer}"] for layer in range(LAYERS)]
+    return [index if index.ndim == 3 else index[:, None] for index in each]
+
+
+def padded() -> dict[str, torch.Tensor]:
+    """Three prompts: without padding, with padding in front, and behind; the last is shorter than what stays."""
+    given = prefill.inputs("mask", batch=3)
+    given["attention_mask"][1, :5] = 0
+    given["attention_mask"][2, 9:] = 0
+    given["position_ids"] = (given["attention_mask"].cumsum(1) - 1).clamp(min=0)
+    return given
+
+
+def goes_on(
+    score: torch.Tensor, fresh: torch.Tensor, keep: int, latest: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """[1,H,K] and the scores there: those of before [1,H,N-1], with a new entry at zero, and what this call adds [1,A,1,N]."""
+    total = torch.cat([score, torch.zeros(1, score.shape[1], 1)], 2) + by_keys(fresh.sum(2), score.shape[1])
+    index = heavy(total[0], keep, latest)[None]
+    return index, total.gather(2, index)
