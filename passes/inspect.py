@@ -63,7 +63,8 @@ class TransformerView:
     """One transformer as inspect shows it: its blocks, its tokens, and what follows the last block.
 
     restored: where all tokens are there again when some leave at the first site, as `reduce` reports it. caches: the outputs that
-    hold the keys and values of each layer; prompt: whether the last token alone has seen all, as in a language model.
+    hold the keys and values of each layer; prompt: whether the last token alone has seen all, as in a language model. across:
+    rows of another axis (frames, where tokens are places) that lose tokens alike.
     """
 
     tokens: int
@@ -77,10 +78,12 @@ class TransformerView:
     guards: tuple[Guard, ...] = ()
     caches: tuple[str, ...] = ()
     prompt: bool = False
+    across: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "tokens": self.tokens,
+            **({"across": self.across} if self.across > 1 else {}),
             "protected": self.protected,
             "protected_tokens": [guard.as_dict() for guard in self.guards],
             "grid": list(self.grid) if self.grid else None,
@@ -117,6 +120,10 @@ class TransformerView:
             else "x".join(map(str, self.grid))
         )
         lines = [f"protected: {guard}" for guard in self.guards]
+        if self.across > 1:
+            lines.append(
+                f"one of two axes that attention runs over in turn: what leaves, leaves from all {self.across} rows of the other"
+            )
         lines += self._decoder()
         lines.append(f"grid of the unprotected tokens: {cells}")
         lines += [f"refused: {text}" for text in _refused_sites(self.blocks)]
@@ -306,6 +313,7 @@ def _view(prepared: Prepared, number: int, offered: Offers) -> TransformerView:
         restored=restorations(routes),
         caches=tuple(str(cache.output.name) for cache in caches(prepared.model.graph, structure, shapes)),
         prompt=structure.prompt,
+        across=structure.stream.across,
     )
 
 

@@ -17,7 +17,7 @@ from tokenrt.passes.analysis.attended import attends, folds_tokens, heads_first,
 from tokenrt.passes.analysis.attention import Core, cores
 from tokenrt.passes.analysis.branch import Branch, block_output, branch
 from tokenrt.passes.analysis.flow import Flow, follow
-from tokenrt.passes.analysis.grid import Grid, grid
+from tokenrt.passes.analysis.grid import Grid, grid, grid_of_rows
 from tokenrt.passes.analysis.marks import Blocked, Marks
 from tokenrt.passes.analysis.missed import OTHERS, missed, nothing
 from tokenrt.passes.analysis.outlets.caches import caches
@@ -218,6 +218,8 @@ def _grid(structure: Structure, shapes: Shapes, graph: ir.Graph) -> Grid | None:
         return stream.marks[0].grid
     images = shapes.of(graph.inputs[0])[0]
     entry, axis = structure.blocks[0].entry, stream.marks[0].axis
+    if stream.across > 1:
+        return grid_of_rows(entry, stream, structure.tokens, structure.protected, shapes, images)
     return grid(entry, axis, structure.tokens, structure.protected, shapes, images) if stream.plain else None
 
 

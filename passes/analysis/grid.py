@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from tokenrt.passes.analysis.stream import Layout
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.quantization import PAIR, parameter
 from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes, one_picture
@@ -45,6 +46,33 @@ def grid(
         found = {layout for layout, cells in layouts if _in_order(way.forward(cells, place), axis, protected)}
         if layouts:
             return found.pop() if len(found) == 1 else None
+    return None
+
+
+def grid_of_rows(
+    entry: ir.Value, held: Layout, tokens: int, protected: Sequence[int], shapes: Shapes, images: int
+) -> Grid | None:
+    """The grid of tokens that stand for a row each of several, (h, w) of places or (frames, 1, 1); None where none shows it.
+
+    The cells of a value (frames, h, w) come to the entry so that along one axis places follow each other, along the other frames.
+    """
+    way = _Way(shapes, images)
+    values = [*way.back(entry)]
+    free = tokens - len(protected)
+    for place in range(len(values) - 1, -1, -1):
+        for layout, cells in way.layouts(values[place], free * held.across):
+            numbers = way.forward(cells, place)
+            if len(layout) != 3 or numbers is None or [*protected] != [*range(held.marks[0].offset)]:
+                continue
+            body = np.delete(numbers, range(held.lead), axis=held.marks[0].axis)
+            behind = held.across // held.between
+            first = body.reshape(-1, held.between, free, behind, held.channels // held.across)[0, ..., 0]
+            found = first.transpose(1, 0, 2).reshape(free, -1)
+            clip = np.arange(free * held.across).reshape(layout[0], -1)
+            if np.array_equal(found, clip.T):
+                return layout[1:]
+            if np.array_equal(found, clip):
+                return layout[0], 1, 1
     return None
 
 

@@ -55,6 +55,8 @@ class Site:
     """Layout of the unprotected tokens, (h, w) or (frames, h, w), while all are there; None when unknown."""
     channels: int | None = None
     """C, where it is known: trained tensors are checked against it."""
+    across: int = 1
+    """Rows that lose tokens alike (all frames where places leave): vectors, and heads, are those of all of them side by side."""
     words: int | None = None
     """T, where it is known."""
     gap: int = 0

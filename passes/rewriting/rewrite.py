@@ -275,6 +275,7 @@ class Rewriter:
             protect=structure.protect,
             heads=core.heads * structure.stream.across,
             width=core.width,
+            across=structure.stream.across,
             block=planned.block,
             blocks=len(structure.blocks),
             class_token=structure.class_token,

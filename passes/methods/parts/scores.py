@@ -154,17 +154,20 @@ def appended(
 
 
 def gate(op: Ops, method: Trained, site: Site, rows: Value) -> Value:
-    """linear, GELU, linear to one number: rows [B,N,C] -> [B,N]; tensors GATE of the method."""
+    """linear, GELU, linear to one number: rows [B,N,C] -> [B,N]; tensors GATE of the method.
+
+    Of vectors side by side [B,N,W*C], whose tokens leave alike, the mean of their numbers.
+    """
     first, bias, last, end = (method.tensor(name, site) for name in GATE)
     hidden = first.shape[0]
     method.check("gate.0.bias", bias, (hidden,))
     method.check("gate.2.weight", last, (1, hidden))
     method.check("gate.2.bias", end, (1,))
-    return op(
-        "Squeeze",
-        layers.linear(op, layers.gelu(op, layers.linear(op, rows, first, bias)), last, end),
-        steps.LAST,
-    )
+    if site.across > 1:
+        rows = op("Reshape", rows, np.array([0, 0, site.across, first.shape[1]]))
+    rated = layers.linear(op, layers.gelu(op, layers.linear(op, rows, first, bias)), last, end)
+    rated = op("Squeeze", rated, steps.LAST)
+    return op("ReduceMean", rated, axes=[2], keepdims=0) if site.across > 1 else rated
 
 
 def last_slot(op: Ops, index: Value, site: Site, kept: int) -> Value:

@@ -30,7 +30,10 @@ class GRT(EVS):
     evidence: ClassVar[Evidence] = "mathematics"
     home: ClassVar[Home] = "input"
     quota: ClassVar[str] = "a fixed count instead of all patches that move more than a threshold"
-    pending: ClassVar[str] = "no rewrite takes patches from the input of a tower yet"
+    pending: ClassVar[str] = (
+        "patches leave in front of their embedding, a convolution over all pixels that takes no list of them; the host chooses, "
+        "for a tower whose input is rows of patches"
+    )
     engines: ClassVar[Mapping[str, str]] = {}
     systems: ClassVar[tuple[str, ...]] = ("GRT: the motion gate",)
     deviations: ClassVar[str] = ""

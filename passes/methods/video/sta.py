@@ -30,6 +30,7 @@ class STA(Method):
     Options: frames F (0: from the grid, else one); groups (0: F, F/2 and F/4 in the three thirds of the
     blocks, as published for eight frames); walk: forward, backward or auto, backward in the middle third.
     Published sites: behind blocks 0, L/3 and 2L/3 (`--site after-block --layers 0,4,8`).
+    Where attention is divided, and tokens are places of all frames, there is one group, and nothing accumulates.
     """
 
     name: ClassVar[str] = "sta"

@@ -31,6 +31,7 @@ class TempMe(Trained):
     (2, 2 and 3 at blocks 8, 9 and 10 of 12 for twelve frames, as published); metric: keys, tokens, or auto,
     tokens where frames are joined, as published, and keys elsewhere; weights: optional, frame_positions [F,C],
     which is added to the tokens of each clip where clips are joined, after the matching.
+    Where attention is divided, and tokens are places of all frames, it merges in all frames alike and joins none.
     """
 
     name: ClassVar[str] = "tempme"

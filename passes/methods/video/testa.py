@@ -26,6 +26,8 @@ class TESTA(Method):
     similarity, taken over all patches, is the largest are merged by size-weighted mean. Order: unmerged even
     frames, then odd ones. Patches: ToMe inside every frame, the class token counted into the position of each,
     so the token at i of a frame is a source where P + i is even; order as ToMe's.
+    Where attention is divided (TimeSformer) tokens are frames of all places, or places of all frames, and one of the two merges
+    is left: frames by the votes of their places, or places that are similar in all frames; `--transformers` says which.
     So the tokens [B,K,C] behind a site are K - P = F' * n': fewer frames of fewer tokens, frame by frame in the
     order named above, and the next site starts from F' frames.
     Options: frames F (0: from the grid, else one); merge: both, frames or patches; remove_frames: how many
@@ -43,7 +45,8 @@ class TESTA(Method):
     merges: ClassVar[bool] = True
     deviations: ClassVar[str] = (
         "variant=reference ranks frames by the mode of their patches' similarities, as released, which is the "
-        "smallest when all differ; variant=paper by the mean. Both merges share one place of a block and its keys"
+        "smallest when all differ; variant=paper by the mean. Both merges share one place of a block and its keys; where "
+        "attention is divided a file has one of them, and places merge alike in all frames, so that frames stay aligned"
     )
 
     frames: int = 0
@@ -61,7 +64,7 @@ class TESTA(Method):
         each = clips.inside(self.name, site, count)
         left, after = self._left(count, each, site)
         clip = clips.start(op, taps, site, taps.metric())
-        clip = self._merge_frames(op, clip, clips.Fold(each, count, left, across=True))
+        clip = self._merge_frames(op, clip, clips.Fold(each, count, left, across=True), site)
         order = 0 if site.protect else 1
         clip = clips.merge_inside(op, clip, left, after, site.protect, order)
         return clips.finish(op, taps, site, clip, left)
@@ -81,7 +84,9 @@ class TESTA(Method):
 
     def _left(self, count: int, each: int, site: Site) -> tuple[int, int]:
         """Frames behind the site, and tokens of each. Raises: PlanError where the counts do not fit."""
-        if self.merge == FRAMES and count > 1:
+        if each == 1 < count:
+            left, after = site.keep - site.protect, 1
+        elif self.merge == FRAMES and count > 1:
             left, after = clips.staying(self.name, site, each, "places of a frame"), each
         else:
             most = count // 2 if self.merge == BOTH else 0
@@ -91,11 +96,14 @@ class TESTA(Method):
         clips.halve(self.name, site, each, after, "tokens of a frame")
         return left, after
 
-    def _merge_frames(self, op: Ops, clip: clips.Clip, fold: clips.Fold) -> clips.Clip:
+    def _merge_frames(self, op: Ops, clip: clips.Clip, fold: clips.Fold, site: Site) -> clips.Clip:
         if fold.before == fold.after:
             return clip
         removed, evens = fold.before - fold.after, (fold.before + 1) // 2
-        similarity = self._similarity(op, fold.groups(op, clip.metric), fold)
+        places, metric = fold.count, fold.groups(op, clip.metric)
+        if places == 1 < site.across:
+            places, metric = site.across, _by_place(op, clip.metric, fold.before, site)
+        similarity = self._similarity(op, metric, places, fold.before)
         voted = op("ArgMax", similarity, axis=3, keepdims=0)
         odd = np.arange(fold.before // 2)
         votes = op("Cast", op("Equal", op("Unsqueeze", voted, steps.LAST), odd), to=steps.FLOAT)
@@ -117,15 +125,15 @@ class TESTA(Method):
         )
         return clips.combine(op, clip, keep, source, slot, fold)
 
-    def _similarity(self, op: Ops, metric: Value, fold: clips.Fold) -> Value:
+    def _similarity(self, op: Ops, metric: Value, places: int, frames: int) -> Value:
         """Cosines [B,n,Fe,Fo] of even and odd frames at each place; metric [B*n,F,D]."""
         square = op("ReduceSum", op("Mul", metric, metric), steps.LAST, keepdims=1)
         unit = op("Div", metric, op("Sqrt", op("Max", square, LEAST_SQUARE)))
-        even = op("Gather", unit, np.arange(0, fold.before, 2), axis=1)
-        odd = op("Gather", unit, np.arange(1, fold.before, 2), axis=1)
+        even = op("Gather", unit, np.arange(0, frames, 2), axis=1)
+        odd = op("Gather", unit, np.arange(1, frames, 2), axis=1)
         product = op("MatMul", even, op("Transpose", odd, perm=[0, 2, 1]))
         known = op("Where", op("IsNaN", product), UNKNOWN, product)
-        return op("Reshape", known, np.array([-1, fold.count, (fold.before + 1) // 2, fold.before // 2]))
+        return op("Reshape", known, np.array([-1, places, (frames + 1) // 2, frames // 2]))
 
     def _mode(self, op: Ops, best: Value) -> Value:
         """The most frequent value over places, the smallest of equally frequent ones: [B,n,Fe] -> [B,Fe]."""
@@ -143,6 +151,12 @@ class TESTA(Method):
         rest = op("Cast", _columns(op, ranked, removed, evens), to=steps.FLOAT)
         rest, _ = op("TopK", rest, np.array([evens - removed]), axis=1, largest=0)
         return op("Concat", op("Mul", op("Cast", rest, to=7), np.array(2)), odd, axis=1)
+
+
+def _by_place(op: Ops, metric: Value, frames: int, site: Site) -> Value:
+    """[B*W,F,D] from the vectors [B,F,W*D] of frames, in which those of their W places lie side by side."""
+    apart = op("Reshape", metric, np.array([0, frames, site.across, site.width]))
+    return op("Reshape", op("Transpose", apart, perm=[0, 2, 1, 3]), np.array([-1, frames, site.width]))
 
 
 def _columns(op: Ops, value: Value, start: int, end: int) -> Value:

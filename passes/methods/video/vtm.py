@@ -17,7 +17,8 @@ class VideoTokenMerging(Trained):
 
     What joins is averaged plainly with the token itself. Published as learned merging, where targets are drawn by saliency in
     training; the best are taken afterwards. Ours, where nothing is published: the layers of the score. Protected tokens take
-    nothing in. Kept tokens ascend; padding leaves first and adds nothing.
+    nothing in. Kept tokens ascend; padding leaves first and adds nothing. Where attention is divided the score of a place, or of
+    a frame, is the mean of its tokens' scores.
     Options: weights: gate.0 [M,C] and gate.2 [1,M], with biases.
     """
 

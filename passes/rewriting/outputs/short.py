@@ -64,6 +64,11 @@ def shorten(rewriter: Rewriter) -> dict[str, tuple[int, ...]]:
         raise PlanError(
             f"--short {plan.short}: no row for each token that is left comes to {which}; outputs: {every}"
         )
+    if told and rewriter.structure.stream.across > 1:
+        raise UnsupportedError(
+            f"output {next(iter(found))!r} has rows of two axes together, frames and places, of which tokens leave along one, "
+            "and no index of rows says which these are: drop --short, so that what left comes back"
+        )
     if told:
         _tell(rewriter, told)
     return found

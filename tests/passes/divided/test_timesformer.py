@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import tokenrt
-from tests.passes.divided.reference import FRAMES, PLACES, Divided, cuts
+from tests.passes.divided.reference import FRAMES, PLACES, Divided, attention, cuts
 from tests.passes.helpers.running import run
 from tokenrt import Budget, Reduced
 
@@ -29,7 +29,7 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "slice": {},
     "random": {},
 }
-MERGES = ("tome", "pitome")
+MERGES = ("tome", "pitome", "testa")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -109,6 +109,8 @@ def test_two_axes_of_one_stream_are_two_transformers(exported: Any) -> None:
         (4, 0, 3),
         (17, 1, 3),
     ]
+    assert [each.grid for each in found.transformers] == [(4, 1, 1), (4, 4)]
+    assert [each.across for each in found.transformers] == [16, 4]
     assert not found.refusals
     assert all("after-attention" in block.sites for each in found.transformers for block in each.blocks)
 
@@ -124,6 +126,56 @@ def test_the_longer_axis_is_the_default(exported: Any) -> None:
 @pytest.mark.parametrize("method", ["topk", "tome"])
 def test_equals_torch(exported: Any, method: str, axis: int) -> None:
     compared(exported(20, 2), 2, method, axis, **SELECTIONS.get(method, {}))
+
+
+def first(given: torch.Tensor) -> tuple[Any, torch.Tensor, torch.Tensor]:
+    """The first layer, and the class token [B,1,1,C] and the tokens [B,P,T,C] that enter it."""
+    stream = model().embeddings(given)
+    return model().encoder.layer[0], stream[:, :1, None], stream[:, 1:].unflatten(1, (-1, T))
+
+
+def heads(module: Any, rows: torch.Tensor) -> torch.Tensor:
+    """[3,...,H,N,D] queries, keys and values of rows [...,N,C]."""
+    return module.attention.qkv(rows).unflatten(-1, (3, 2, -1)).movedim(-3, 0).transpose(-3, -2)
+
+
+def test_places_are_chosen_by_the_mean_over_frames(exported: Any) -> None:
+    made = reduced(exported(20, 2), "topk", PLACES, 1, score="received")
+    with torch.no_grad():
+        layer, token, x = first(clip(2))
+        mixed = attention(layer.temporal_attention, layer.temporal_layernorm(x.flatten(0, 1)), 2)
+        x = x + layer.temporal_dense(mixed.reshape(x.shape))
+        rows = torch.cat((token.expand(-1, T, -1, -1), x.transpose(1, 2)), 2)
+        query, key, _ = heads(layer.attention, layer.layernorm_before(rows))
+        scores = (query @ key.transpose(-2, -1) / key.shape[-1] ** 0.5).softmax(-1).mean((1, 2, 3))
+    chosen = scores[:, 1:].topk(COUNTS[PLACES][0] - 1).indices.sort().values + 1
+    found = run(made.model, {"clip": clip(2).numpy()})[-1]
+    assert [np.flatnonzero(each >= 0)[1:].tolist() for each in found] == chosen.tolist()
+
+
+def test_testa_merges_the_frame_that_most_places_would(exported: Any) -> None:
+    made = reduced(exported(20, 2), "testa", FRAMES, 1)
+    with torch.no_grad():
+        layer, _, x = first(clip(2))
+        keys = heads(layer.temporal_attention, layer.temporal_layernorm(x))[1].mean(2)
+        keys = keys / keys.norm(dim=-1, keepdim=True)
+        similar = keys[:, :, ::2] @ keys[:, :, 1::2].transpose(-2, -1)
+        votes = torch.nn.functional.one_hot(similar.argmax(-1), 2).sum(1)
+        gone = similar.amax(-1).mean(1).argmax(-1)
+    found = run(made.model, {"clip": clip(2).numpy()})[-1]
+    for clips, (source, tally) in enumerate(zip(gone.tolist(), votes, strict=True)):
+        expected = [-1, 1, -1, 2]
+        expected[2 * (1 - source)] = 0
+        expected[2 * source] = 1 + int(tally[source].argmax())
+        assert found[clips].tolist() == expected
+
+
+def test_one_file_loses_frames_or_places(exported: Any) -> None:
+    budget = Budget.tokens([3], [0])
+    with pytest.raises(tokenrt.TokenrtError, match="cannot be reduced together"):
+        tokenrt.reduce(exported(20, 2), method="slice", budget=budget, transformers=[0, 1])
+    with pytest.raises(tokenrt.TokenrtError, match="rows of two axes together"):
+        tokenrt.reduce(exported(20, 2), method="slice", budget=budget, transformers=[0], short="all")
 
 
 @SLOW
