@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tokenrt.passes.planning.plan import Budget
+import numpy as np
+
+from tokenrt.passes.planning.plan import Budget, Plan
+from tokenrt.passes.reduce import reduce
 from tokenrt.perf.bench import results
 from tokenrt.perf.bench.journal import Journal, digest
 from tokenrt.perf.bench.models import VIT_S, exported
@@ -91,8 +96,10 @@ class LatencyReport:
             "Made by `python -m tokenrt.perf.bench latency`."
         )
         table = results.table(HEAD, [row.cells() for row in self.rows])
-        stated = "; ".join(
-            f"{name}: {each['milliseconds']:.0f} ms, the sweep states an error of {each['error']:.1%}"
+        stated = ". ".join(
+            f"{name}: {each['milliseconds']:.0f} ms, the sweep states an error of {each['error']:.1%}, and a plan becomes a "
+            f"proven model and a session in {each['trial_seconds']:.2f} s of the processor, where `reduce` and a session take "
+            f"{each['reduce_seconds']:.2f} s"
             for name, each in self.models.items()
         )
         return "\n\n".join(["# Predicted latency", told, table, f"{stated}.", results.told(where)])
@@ -114,7 +121,34 @@ def _measured(name: str, path: Path) -> dict[str, Any]:
     with Workbench.of(path) as bench:
         table = sweep(bench, METHODS, rounds=SWEPT)
         rows = [asdict(_row(bench, table, name, told)) for told in UNSEEN]
-    return {"stated": {"milliseconds": table.milliseconds, "error": table.error}, "rows": rows}
+        pairs = [
+            (_spent(partial(bench.trial, plan)), _spent(partial(_reduced, path, plan)))
+            for plan in _some(bench)
+        ]
+    tried, plain = np.median(np.array(pairs), axis=0).tolist()
+    stated = {
+        "milliseconds": table.milliseconds,
+        "error": table.error,
+        "trial_seconds": tried,
+        "reduce_seconds": plain,
+    }
+    return {"stated": stated, "rows": rows}
+
+
+def _some(bench: Workbench) -> Iterator[Plan]:
+    """A few of the plans, to see what one costs to try."""
+    return (bench.reducer.plan(*asked) for asked in [*UNSEEN.values()][::3])
+
+
+def _reduced(path: Path, plan: Plan) -> Any:
+    return timing.session(reduce(path, plan=plan).model)
+
+
+def _spent(run: Callable[[], object]) -> float:
+    """Seconds of the processor: what else the machine does is not in them."""
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
 def _row(bench: Workbench, table: Table, model: str, told: str) -> Row:
