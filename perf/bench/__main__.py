@@ -20,6 +20,7 @@ from tokenrt.perf.bench import (
     results,
 )
 from tokenrt.perf.bench.cpu import greedy, latency, tome
+from tokenrt.perf.bench.encoders import speech, text
 from tokenrt.perf.bench.front import demonstration
 from tokenrt.perf.bench.gpu import engine_layers
 from tokenrt.perf.bench.quality import kept, quality
@@ -48,6 +49,8 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "latency": ("plan_latency", latency.run),
     "quality": ("quality", quality.run),
     "kept": ("kept_tokens", kept.run),
+    "text": ("text", text.run),
+    "speech": ("speech", speech.run),
     "methods": ("method_costs", methods.run),
     "models": ("method_models", method_models.run),
     "dense": ("method_models_dense", method_models.run_dense),

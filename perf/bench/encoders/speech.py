@@ -19,7 +19,9 @@ from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.planning.request import Request
 from tokenrt.perf.bench.encoders import voice, whisper
 from tokenrt.perf.bench.encoders.findings import FLOOR, Findings, Result
+from tokenrt.perf.bench.encoders.reasons import OF_SPEECH, outcome
 from tokenrt.perf.bench.journal import Journal, digest
+from tokenrt.perf.bench.quality.experiments import ALL
 from tokenrt.perf.bench.quality.kept_measures import Measure
 from tokenrt.perf.demo import subject
 from tokenrt.perf.demo.subject import Array
@@ -37,7 +39,7 @@ CLIPS = 8
 METHODS = (
     "dymu", "ltmp", "mctf", "pitome", "tofu", "tome",
     "ats", "avit", "evit", "topk", "topvim", "zerotprune",
-    "dpcknn", "tempme", FLOOR, "slice",
+    "dpcknn", FLOOR, "slice",
 )  # fmt: skip
 """Those that need neither weights nor a grid, without those that go round a loop for every token."""
 
@@ -72,9 +74,12 @@ class Hearing:
         """Features [n,1500,384] and texts before any token leaves."""
         return self._heard(self.bench.original())
 
-    def drawn(self, name: str, share: float) -> dict[str, Array]:
+    def drawn(
+        self, name: str, share: float, where: str = ALL, options: Mapping[str, Any] | None = None
+    ) -> dict[str, Array]:
         """Every measure of one method at one share, of `random` in all its draws: [D,n] each. Raises: TokenrtError."""
-        every = [{"seed": seed} for seed in SEEDS] if name == FLOOR else [dict[str, Any]()]
+        assert where == ALL
+        every = [{"seed": seed} for seed in SEEDS] if name == FLOOR else [options or {}]
         found = [self._known(self._reduced(name, share, options)) for options in every]
         return {key: np.stack([draw[key] for draw in found]) for key in MEASURES}
 
@@ -118,7 +123,12 @@ def run(names: Sequence[str] | None = None) -> Findings:
         hearing = Hearing(bench, listener, clips)
         for name in names or METHODS:
             found.extend(measured(hearing, name, share) for share in SHARES)
-        own = _own(hearing)
+        own, so_far = _own(hearing), Findings("", (), SHARES, MEASURES, {NAME: ""}, found)
+        outcomes = [
+            outcome(hearing.drawn, NAME, each, key, so_far, SEEDS[:1])
+            for key in MEASURES
+            for each in OF_SPEECH
+        ]
     seconds = sum(len(clip.sound) for clip in clips) / whisper.RATE
     wheels = [f"{wheel.package} {wheel.version}" for wheel in (whisper.WHEEL, voice.WHEEL)]
     told = [
@@ -134,7 +144,7 @@ def run(names: Sequence[str] | None = None) -> Findings:
     about = {
         NAME: "Four layers, 1500 tokens of 20 ms, 384 channels; the decoder takes the likeliest word each time."
     }
-    return Findings("Speech", told, SHARES, MEASURES, about, found, items="clips")
+    return Findings("Speech", told, SHARES, MEASURES, about, found, outcomes, items="clips")
 
 
 def _own(hearing: Hearing) -> float:

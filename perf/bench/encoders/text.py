@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +20,12 @@ from tokenrt.passes import methods
 from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.planning.request import Request
 from tokenrt.perf.bench.encoders import texts
-from tokenrt.perf.bench.encoders.findings import FLOOR, Findings, Result, exam
-from tokenrt.perf.bench.encoders.reasons import EXPERIMENTS
+from tokenrt.perf.bench.encoders.findings import FLOOR, Findings, Result
+from tokenrt.perf.bench.encoders.reasons import OF_TEXT, outcome
 from tokenrt.perf.bench.encoders.texts import Encoder
 from tokenrt.perf.bench.journal import Journal, digest
 from tokenrt.perf.bench.method_models import ordered
-from tokenrt.perf.bench.quality.experiments import ALL, Experiment, Outcome, Trial
+from tokenrt.perf.bench.quality.experiments import ALL, Outcome
 from tokenrt.perf.bench.quality.kept_measures import Measure
 from tokenrt.perf.demo import subject
 from tokenrt.perf.demo.subject import Array
@@ -147,10 +147,10 @@ def asked(exams: Sequence[Exam], names: Sequence[str]) -> Findings:
         found.extend(measured(each, name, share) for each in exams for share in SHARES)
     so_far = findings(exams, found, [], left_out)
     outcomes = [
-        outcome(each, experiment, key, so_far)
+        outcome(each.drawn, each.encoder.name, experiment, key, so_far, SEEDS)
         for each in exams
         for key in MEASURES
-        for experiment in EXPERIMENTS
+        for experiment in OF_TEXT
     ]
     return findings(exams, found, outcomes, left_out)
 
@@ -184,6 +184,8 @@ def unfit(name: str) -> str:
         return "needs trained weights, and there are none for it"
     if any(not each.endswith("?") for each in method.takes):
         return f"reads {' and '.join(method.takes)}, which training or a host gives"
+    if method.family == "video":
+        return "chooses among frames, and a sentence has none"
     if "grid" in method.reads:
         return "takes tokens that lie in rows and columns, and those of a sentence do not"
     return ""
@@ -198,22 +200,6 @@ def measured(each: Exam, name: str, share: float) -> Result:
     told = ", ".join(f"{MEASURES[key].value(found[key]):.3f}" for key in MEASURES)
     print(f"{each.encoder.name}, {name}, {share:.0%}: {told}", file=sys.stderr, flush=True)
     return Result(each.encoder.name, name, share, found)
-
-
-def outcome(each: Exam, experiment: Experiment, key: str, known: Findings) -> Outcome:
-    """An experiment with those of its methods that are surely below `random` by a measure, at the shares at which they are."""
-    own, measure = replace(experiment, exam=exam(each.encoder.name, key)), MEASURES[key]
-    before = {(r.method, r.share): r.each for r in known.results if r.encoder == each.encoder.name}
-    losers, trials = known.losers(each.encoder.name, key), list[Trial]()
-    for name in experiment.names:
-        other, floor = experiment.change(name), experiment.floor(FLOOR)
-        with methods.also(other), methods.also(floor):
-            for share in losers.get(name, ()):
-                changed = each.drawn(other.name, share, experiment.later, experiment.options)[key]
-                drawn = each.drawn(floor.name, share, experiment.later)[key]
-                scores = (measure.score(rows) for rows in (before[name, share][key], changed, drawn))
-                trials.append(Trial(name, share, *scores))
-    return Outcome(own, trials)
 
 
 def measures(found: Array, full: Array) -> dict[str, Array]:

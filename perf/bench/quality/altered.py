@@ -15,8 +15,8 @@ from tokenrt.passes.methods.parts import centers, clusters, scores, steps
 class _Drawn:
     """Operators of which the first that chooses among all tokens gets drawn numbers for a score."""
 
-    def __init__(self, op: Ops, site: Site) -> None:
-        self.op, self.site, self.done = op, site, False
+    def __init__(self, op: Ops, site: Site, padded: bool, seed: int) -> None:
+        self.op, self.site, self.padded, self.seed, self.done = op, site, padded, seed, False
 
     def __call__(self, name: str, *inputs: Value, **attributes: Any) -> Any:
         if name == "TokenSelect" and not self.done:
@@ -28,19 +28,22 @@ class _Drawn:
         return self.op.constant(array)
 
     def _numbers(self, score: Value, protect: int) -> Value:
-        """In place of a score [B,N], or [B,N-P], drawn when the model is compiled: the same for every input."""
+        """In place of a score [B,N], or [B,N-P], drawn when the model is compiled: the same for every input, but for padding."""
         count = self.site.tokens - self.site.protect + protect
-        numbers = np.random.default_rng([0, self.site.block]).random((1, count)).astype(np.float32)
+        numbers = np.random.default_rng([self.seed, self.site.block]).random((1, count)).astype(np.float32)
         nothing = self.op("Mul", self.op("Where", self.op("IsNaN", score), 0.0, score), 0.0)
-        return self.op("Add", nothing, numbers)
+        drawn = self.op("Add", nothing, numbers)
+        return (
+            self.op("Where", self.op("Greater", score, steps.LOWEST), drawn, score) if self.padded else drawn
+        )
 
 
-def drawn(name: str) -> type[Method]:
+def drawn(name: str, seed: int = 0) -> type[Method]:
     """The method called `name` with drawn numbers for a score, under the name `name-drawn`."""
     base = methods.get(name)
 
     def reduce(self: Method, op: Ops, taps: Taps, site: Site) -> Reduction:
-        own = _Drawn(op, site)
+        own = _Drawn(op, site, taps.padded, seed)
         made = base.reduce(self, own, taps, site)
         if not own.done:
             raise TokenrtError(f"method {name!r} chooses by no score, so none can be drawn")
