@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
+import torch
 
 import tokenrt
 from tests.conformance.helpers import given as offered
-from tests.passes.helpers import prefill
+from tests.passes.helpers import grouped, prefill
 from tests.passes.helpers.prefill import SPAN, TOKENS
 from tests.passes.prefill.rules import CASES, like_the_words
 from tests.passes.prefill.test_prefill import CLOSE, outputs, padded, pruned, same, same_where_shown
@@ -26,23 +28,26 @@ EVERYWHERE = "mustdrop_dual"
 QUICK = (EVERYWHERE, "sparsevlm 1", "catp_inner", "corematching", "dart")
 """Cases that together read all there is to read in a prompt."""
 
+SIDES = [
+    *product(prefill.FAMILIES, ("embeds", "mask"), (20, 23), ("per-layer",)),
+    ("llama", "ids", 20, "per-layer"),
+    *product(("llama", "qwen2"), ("embeds",), (20, 23), ("gathered",)),
+    ("llama", "prefix", 20, "per-layer"),
+]
+FIRST = ("llama", "embeds", 20, "per-layer")
+MORE = [
+    ("llama", "embeds", 23, "gathered"),
+    ("qwen2", "embeds", 20, "per-layer"),
+    ("qwen2", "embeds", 23, "gathered"),
+]
 MATRIX = [
-    pytest.param(*case, marks=() if quick else pytest.mark.slow)
-    for case in product(
-        CASES, prefill.FAMILIES, ("embeds", "ids", "mask"), (20, 23), ("per-layer", "gathered")
-    )
-    if case[4] == "per-layer" or case[1:3] == ("llama", "embeds") or case[1:4] == ("qwen2", "embeds", 23)
-    for quick in [
-        (case[0] in QUICK and case[1:] == ("llama", "embeds", 20, "per-layer"))
-        or (
-            case[0] == EVERYWHERE and case[1] in ("llama", "qwen2") and case[2:] == ("embeds", 23, "gathered")
-        )
-        or case == (EVERYWHERE, "qwen2", "embeds", 20, "per-layer")
-    ]
+    pytest.param(name, *side, marks=[] if quick else [pytest.mark.slow])
+    for name, side in product(CASES, SIDES)
+    for quick in [(side == FIRST and name in QUICK) or (side in MORE and name == EVERYWHERE)]
 ]
 
 
-def inside(name: str, path: Path, **more: Any) -> tokenrt.Reduced:
+def inside(name: str, path: Any, **more: Any) -> tokenrt.Reduced:
     case = CASES[name]
     return pruned(path, case.counts, **{"method": case.method, "options": case.options, **case.more, **more})
 
@@ -68,6 +73,19 @@ def test_prompts_of_a_batch_choose_each_for_itself_whatever_padding_they_have(na
     given, case = padded(), CASES[name]
     found = outputs(inside(name, prefill.exported("qwen2", "mask", opset, batch=2)).model, case.inputs(given))
     wanted = prefill.judged("qwen2", "mask", given, case.counts, rule=case.rule)
+    assert (found["kept_index"] == wanted.kept).all()
+    same_where_shown(found, wanted, given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_decoder_of_fused_nodes(name: str) -> None:
+    """As ONNX Runtime's model builder writes it; two prompts, the second shorter, and a batch that stays free."""
+    given, case = prefill.inputs("mask", batch=2), CASES[name]
+    given["attention_mask"][1, -2:] = 0
+    empty = {each: torch.zeros(2, 2, 0, 8) for each in prefill.PAST}
+    found = outputs(inside(name, ir.from_proto(grouped.builder_model())).model, case.inputs(given) | empty)
+    wanted = prefill.judged("llama", "mask", given, case.counts, rule=case.rule)
     assert (found["kept_index"] == wanted.kept).all()
     same_where_shown(found, wanted, given)
 
