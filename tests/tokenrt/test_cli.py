@@ -79,6 +79,7 @@ def test_reduce_reads_every_option(run: Run, stand_in: StandIn) -> None:
         "span": None,
         "short": None,
         "cache": None,
+        "text": None,
         "tap_layer": None,
         "allow_noop": True,
         "source_map": False,
