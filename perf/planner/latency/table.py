@@ -15,6 +15,7 @@ from tokenrt.errors import TokenrtError
 from tokenrt.files import atomic
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.planner.journal import digest
+from tokenrt.perf.profile.machine import processor
 
 Points = tuple[tuple[int, float], ...]
 """Tokens and the share of an unreduced run, by ascending tokens."""
@@ -78,6 +79,13 @@ class Table:
                 sized = sized or (method.merges and plan.proportional_attention)
             here = behind
         return Prediction(ratio, ratio * (1 - self.error), ratio * (1 + self.error))
+
+    def check_made_for(self, model: str | os.PathLike[str]) -> None:
+        """Whether the table is of this file, and of this machine. Raises: TokenrtError."""
+        if self.model != digest(Path(model)):
+            raise TokenrtError(f"the table is of another model than {Path(model)}: sweep this one")
+        if self.machine != processor():
+            raise TokenrtError(f"the table was measured on {self.machine}, this is {processor()}: sweep here")
 
     def _check(self, plan: Plan) -> None:
         if (plan.tokens, plan.blocks) != (self.tokens, self.blocks):

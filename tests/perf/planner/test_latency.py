@@ -171,6 +171,12 @@ def test_a_sweep_writes_its_table(model: Path, tmp_path: Path) -> None:
     assert np.diff([share for _, share in found.table.attention]).min() >= 0
     assert not found.table.weighted
     assert found.table.error > 0
+    found.table.check_made_for(model)
+    other = SMALL.write(tmp_path / "other.onnx", seed=1)
+    with pytest.raises(TokenrtError, match="another model"):
+        found.table.check_made_for(other)
+    with pytest.raises(TokenrtError, match="measured on a slide rule"):
+        replace(found.table, machine="a slide rule").check_made_for(model)
 
 
 def test_a_method_without_a_place(model: Path) -> None:
