@@ -15,6 +15,7 @@ from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.known.looks import Scene
 from tokenrt.passes.analysis.known.recognise import Known, recognise
 from tokenrt.passes.analysis.outlets.caches import caches
+from tokenrt.passes.analysis.outlets.entries import NONE, Layers, layers
 from tokenrt.passes.analysis.outlets.find import find
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.analysis.protected import Guard
@@ -22,6 +23,7 @@ from tokenrt.passes.analysis.residual import Refusal
 from tokenrt.passes.graph.model import ModelLike, opset
 from tokenrt.passes.graph.shapes import describe
 from tokenrt.passes.offers import Offers, offers
+from tokenrt.passes.planning.outputs.handover import layers_of
 from tokenrt.passes.planning.plan import PLACES
 from tokenrt.passes.planning.pools import told
 from tokenrt.passes.planning.several import Routes
@@ -190,6 +192,7 @@ class Inspection:
     refusals: tuple[Refusal, ...]
     outlets: tuple[OutletView, ...] = ()
     known: tuple[Known, ...] = ()
+    layers: Layers = NONE
 
     @property
     def first(self) -> TransformerView:
@@ -234,6 +237,7 @@ class Inspection:
             **({"transformers": every} if len(every) > 1 else {}),
             "known": [each.as_dict() for each in self.known],
             "outlets": [outlet.as_dict() for outlet in self.outlets],
+            "layers": [layer.as_dict() for layer in self.layers.found],
             "refusals": [refusal.as_dict() for refusal in self.refusals],
         }
 
@@ -242,7 +246,8 @@ class Inspection:
         from rich.markup import escape
 
         ends = [f"input {text}" for text in self.inputs] + [f"output {text}" for text in self.outputs]
-        lines = [*ends, *map(str, self.outlets), *map(str, self.known), *map(str, self.refusals)]
+        lines = [*ends, *map(str, self.outlets), *self.layers.told(), *map(str, self.known)]
+        lines += map(str, self.refusals)
         several = len(self.transformers) > 1
         parts: list[Any] = [
             transformer.shown(f"transformer {number}: " if several else "")
@@ -270,6 +275,9 @@ def inspect(model: ModelLike, *, shape: ShapeOption = None, protect: Protect = N
         refusals=prepared.refusals,
         outlets=_outlets(prepared, offered),
         known=recognise(Scene(prepared.model.graph, prepared.shapes)),
+        layers=layers(
+            prepared.model.graph, prepared.shapes, prepared.transformers, layers_of(prepared.model)
+        ),
     )
 
 

@@ -355,7 +355,7 @@ class Plan:
             for site in self.outputs
         ]
         return told + [
-            f"cache of layer {site.layer}: {site.tokens} of {site.arriving} entries stay, chosen by {site.method}"
+            f"cache of layer {site.layer}: {site.tokens} of {site.arriving} entries, chosen by {site.method}"
             for site in self.entries
         ]
 

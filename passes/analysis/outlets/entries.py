@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -40,6 +41,16 @@ class LayerCache:
         """Q: N at a prompt's end, fewer while decoding."""
         return self.core.queries
 
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "layer": self.number,
+            "entries": self.tokens,
+            "new": self.asking,
+            "heads": self.heads,
+            "key": str(self.key.name),
+            "value": str(self.value.name),
+        }
+
 
 @dataclass(frozen=True)
 class Layers:
@@ -47,6 +58,25 @@ class Layers:
 
     found: tuple[LayerCache, ...]
     missed: tuple[str, ...]
+
+    def told(self) -> list[str]:
+        """A line for all layers alike."""
+        alike: dict[tuple[int, int, int], list[str]] = {}
+        for layer in self.found:
+            alike.setdefault((layer.tokens, layer.asking, layer.heads), []).append(str(layer.number))
+        lines = []
+        for (tokens, asking, heads), numbers in alike.items():
+            new = f", {asking} of them new," if asking < tokens else ""
+            methods = "h2o, keyformer and dycoke_cache" if asking < tokens else "e.g. snapkv or h2o"
+            several = "layers" if len(numbers) > 1 else "layer"
+            lines.append(
+                f"cache of {several} {', '.join(numbers)}: {tokens} entries{new} of {heads} heads; --site cache keeps some of "
+                f"them ({methods})"
+            )
+        return lines
+
+
+NONE = Layers((), ())
 
 
 def layers(

@@ -242,7 +242,20 @@ def test_half_forms_are_built(form: str, method: str, tmp_path: Path) -> None:
     shape = decoder(KEEP) if form == "step" else None
     thin, half = tmp_path / "thin.onnx", tmp_path / "half.onnx"
     tokenrt.reduce(path, method=method, budget=Budget.tokens([KEEP]), shape=shape, output=thin)
-    tokenrt.convert(thin, fp16=True, output=half)
+    tokenrt.convert(thin, precision="fp16", output=half)
     for target in ("rtx-sm80", "rtx-sm86", "rtx-sm89", "rtx-sm120"):
         engine = build(half, target=target, output=tmp_path / f"{target}.engine").engine
         assert engine.stat().st_size > 0
+
+
+def test_inspect_says_which_caches_can_be_thinned() -> None:
+    prompt = tokenrt.inspect(prefill.exported("llama", "embeds", 20))
+    assert prompt.layers.told() == [
+        "cache of layers 0, 1, 2: 24 entries of 2 heads; --site cache keeps some of them (e.g. snapkv or h2o)"
+    ]
+    assert [layer["key"] for layer in prompt.as_dict()["layers"]] == CACHES[::2]
+    step = tokenrt.inspect(prefill.exported("llama", "merged", 23), shape=decoder(KEEP))
+    assert step.layers.told() == [
+        "cache of layers 0, 1, 2: 13 entries, 1 of them new, of 2 heads; --site cache keeps some of them (h2o, keyformer and "
+        "dycoke_cache)"
+    ]
