@@ -21,7 +21,7 @@ from tokenrt.passes.planning.budget import Budget
 from tokenrt.perf.bench import results
 from tokenrt.perf.bench.engines import YES, engine
 from tokenrt.perf.bench.journal import Journal, digest
-from tokenrt.perf.bench.models import exported
+from tokenrt.perf.bench.models import DEIT_TI, exported
 from tokenrt.perf.demo import subject
 from tokenrt.perf.demo.subject import version
 
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tokenrt.perf.demo.subject import Array
 
 TARGETS = ("rtx-sm80", "rtx-sm86", "rtx-sm89", "rtx-sm120")
-DEIT_TI = "timm:deit_tiny_patch16_224"
 SITES = (1, 3)
 """Blocks at which tokens leave; methods that work on the whole grid alone take the first."""
 

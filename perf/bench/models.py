@@ -9,8 +9,8 @@ from pathlib import Path
 
 from tokenrt.errors import TokenrtError
 
+DEIT_TI = "timm:deit_tiny_patch16_224"
 DEIT_S = "timm:deit_small_patch16_224"
-VIT_S = "timm:vit_small_patch16_224"
 VIT_L = "timm:vit_large_patch16_224"
 VIT_H = "timm:vit_huge_patch14_224"
 OPSET = 18

