@@ -59,6 +59,11 @@ class Reducer:
         gained = at_output.split(asked.shape, method)[1]
         return at_output.make(self._protecting(""), method, budget, output, asked, gained)
 
+    def counted(self, plan: Plan) -> Plan:
+        """A plan of sites in blocks, perhaps edited, checked against the model, its work filled in. Raises: TokenrtError."""
+        prepared = self._protecting(plan.wanted)
+        return fit.with_cost(prepared, fit.checked(plan, prepared, False))[0]
+
     def reduce(self, plan: Plan, *, source_map: bool = False, allow_noop: bool = False) -> Reduced:
         """Check a plan, perhaps edited, against the model, apply it and prove the result.
 

@@ -48,6 +48,7 @@ MAY_IMPORT: Mapping[str, str] = {
     "perf.cost": "passes passes.analysis passes.forms passes.graph passes.ops passes.planning perf.profile targets.profiles",
     "perf.planner": "passes passes.analysis passes.checking passes.graph passes.methods passes.planning perf.cost perf.profile "
     "targets.profiles",
+    "perf.tune": "passes passes.analysis passes.methods passes.planning perf.cost perf.planner targets targets.profiles",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
     "passes.planning perf.cost perf.demo perf.planner perf.profile plugins plugins.host plugins.toolchain targets",
     "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo perf.pictures perf.planner plugins plugins.host "

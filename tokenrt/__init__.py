@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from tokenrt.passes.reduce import reduce as reduce
     from tokenrt.passes.report import Reduced as Reduced
     from tokenrt.perf.profile.profile import profile as profile
+    from tokenrt.perf.tune.tune import tune as tune
     from tokenrt.targets import targets as targets
     from tokenrt.targets.build import build as build
 
@@ -64,6 +65,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "profile": ("tokenrt.perf.profile.profile", "profile"),
     "reduce": ("tokenrt.passes.reduce", "reduce"),
     "targets": ("tokenrt.targets", None),
+    "tune": ("tokenrt.perf.tune.tune", "tune"),
 }
 
 __all__ = [
@@ -99,6 +101,7 @@ __all__ = [
     "profile",
     "reduce",
     "targets",
+    "tune",
 ]
 
 

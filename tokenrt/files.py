@@ -47,3 +47,15 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def folder(path: str | os.PathLike[str]) -> Path:
+    """The folder of this name, made where it is not there. Raises: TokenrtError where nothing can be written there."""
+    made = Path(path)
+    try:
+        made.mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise TokenrtError(f"cannot make the folder {made}: {cause.strerror}; name another") from cause
+    if not os.access(made, os.W_OK):
+        raise TokenrtError(f"cannot write into the folder {made}; name another")
+    return made

@@ -25,6 +25,7 @@ VERBS = [
     "profile",
     "methods",
     "targets",
+    "tune",
     "doctor",
 ]
 REDUCE = ["reduce", "m.onnx", "-o", "r.onnx"]

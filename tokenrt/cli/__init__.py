@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import tokenrt
-from tokenrt.cli import graph, lists, models, plugins
+from tokenrt.cli import graph, lists, models, plugins, tuning
 from tokenrt.cli.boundary import Verbs
 
 app = typer.Typer(
@@ -35,11 +35,12 @@ def _root(
     """Token reduction for transformers, as a compiler pass on ONNX graphs.
 
     Every verb takes --json for one JSON document on standard output. Exit status: 0 success, 1 a check that says no, or a
-    fault in tokenrt itself (the message has the line to report), 2 bad input.
+    fault in tokenrt itself (the message has the line to report), 2 bad input, 3 a wish of tune that cannot be met.
     """
 
 
 models.register(app)
 graph.register(app)
+tuning.register(app)
 lists.register(app)
 plugins.register(app)

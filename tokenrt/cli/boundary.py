@@ -1,7 +1,7 @@
 """What every verb shares: `--json`, `--debug`, the error boundary, and a clean standard output.
 
 Exit status: 0 success; 1 a verdict of no (a check that failed), a fault of tokenrt's own, or a failure of the system; 2 what
-the caller can mend; 130 an interrupt.
+the caller can mend; 3 a wish that cannot be met; 130 an interrupt.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def verb(app: typer.Typer, *, spinner: bool = True) -> Callable[[Callable[..., R
     """Register a function as a verb: its options plus `--json` and `--debug`, its result printed.
 
     The function returns what is to be printed and raises TokenrtError for what the user can mend. A result
-    whose `ok` is false ends the program with status 1.
+    whose `ok` is false ends the program with status 1, or with that of its `status`.
     """
 
     def register(function: Callable[..., Result]) -> None:
@@ -58,7 +58,7 @@ def verb(app: typer.Typer, *, spinner: bool = True) -> Callable[[Callable[..., R
                     result = function(*args, **kwargs)
                 _emit(result, as_json=json)
                 if not getattr(result, "ok", True):
-                    raise typer.Exit(FAILURE)
+                    raise typer.Exit(getattr(result, "status", FAILURE))
 
         own = inspect.signature(function, eval_str=True)
         keyword = inspect.Parameter.KEYWORD_ONLY

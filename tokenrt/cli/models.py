@@ -259,7 +259,7 @@ def profile(
             raise TokenrtError(
                 "--sweep times the model that is given on ort-cpu: drop --target and --original"
             )
-        names = [name.strip() for name in (methods or "tome").split(",") if name.strip()]
+        names = o.read_names(methods or "tome")
         return latency.run(
             model,
             names,

@@ -319,6 +319,11 @@ def _budget(
     return None if flops is None else Budget.flops(flops)
 
 
+def read_names(text: str) -> list[str]:
+    """Names with commas between, as in tome,topk."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def read_grid(text: str | None) -> tuple[int, ...] | None:
     """Read `--grid 14x14`, or 8x14x14 for 8 frames. Raises PlanError."""
     if text is None:

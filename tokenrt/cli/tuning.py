@@ -1,0 +1,118 @@
+"""The verb that chooses a plan by itself: tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import tokenrt
+from tokenrt.cli import options as o
+from tokenrt.cli.boundary import Result, tell, verb
+
+WISH = "Wish (one of these)"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to the command line."""
+    verb(app)(tune)
+
+
+def tune(
+    model: o.Model,
+    *,
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="What plans are judged on: a folder of pictures or arrays, an .npz, or a .txt with a text in each line.",
+            metavar="DIR|FILE",
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder of the run: its plans, its model, its journal.", metavar="RUN_DIR"
+        ),
+    ],
+    flops: Annotated[
+        float | None,
+        typer.Option(
+            help="At most this share of the multiply-accumulates.", metavar="F", rich_help_panel=WISH
+        ),
+    ] = None,
+    speedup: Annotated[
+        float | None,
+        typer.Option(help="So many times as fast, on --target.", metavar="X", rich_help_panel=WISH),
+    ] = None,
+    latency: Annotated[
+        float | None,
+        typer.Option(help="At most so many milliseconds, on --target.", metavar="MS", rich_help_panel=WISH),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="The cheapest plan whose mean harm is at most this: KL divergence of classes, 1 - cosine of embeddings, "
+            "relative L2 distance of anything else.",
+            metavar="D",
+            rich_help_panel=WISH,
+        ),
+    ] = None,
+    methods: Annotated[
+        str | None,
+        typer.Option(help="Methods that compete; tome,pitome,topk,evit,atc when left out.", metavar="A,B"),
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Whose time is meant: ort-cpu, the default, is measured here; of GPUs a model of the cost is used.",
+            metavar="TARGET",
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Images at a time on the target.", min=1, metavar="B")] = 1,
+    samples: Annotated[
+        int, typer.Option(help="Of the data, so many go through every plan.", min=1, metavar="N")
+    ] = 32,
+    seed: Annotated[int, typer.Option(help="Of what is drawn; the same seed gives the same plans.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one operator; four at most when left out.", min=1)
+    ] = None,
+    site: o.Site = None,
+    grid: o.Grid = None,
+    protect: o.Protect = None,
+    span: o.Span = None,
+    shape: o.Shape = None,
+    tensorrt: o.Tensorrt = None,
+    folder: o.Folder = None,
+) -> Result:
+    """Choose how many tokens leave where, and by which method, for a wish; say when it is best to change nothing.
+
+    Plans that follow a rule, sums over single places and changes of the best are run on the data; one that was searched for is
+    recommended only where it is surely better than those that follow a rule. Exit status 3, and no model, where the wish cannot
+    be met or nothing helps. Started again with the same folder it goes on where it was.
+
+    Example: tokenrt tune vit.onnx --data pictures --flops 0.7 -o run
+
+    Example: tokenrt tune vit.onnx --data pictures --speedup 1.4 --target h100 --methods tome,topk -o run
+    """
+    return tokenrt.tune(
+        model,
+        data=data,
+        output=output,
+        flops=flops,
+        speedup=speedup,
+        latency=latency,
+        max_drop=max_drop,
+        **({} if methods is None else {"methods": o.read_names(methods)}),
+        target=None if target is None else o.load_target(target, tensorrt, folder),
+        batch=batch,
+        samples=samples,
+        seed=seed,
+        threads=threads,
+        site=site,
+        grid=o.read_grid(grid),
+        protect=protect,
+        span=span,
+        shape=shape,
+        progress=tell,
+    )
