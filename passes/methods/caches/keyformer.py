@@ -18,7 +18,8 @@ class Keyformer(CacheMethod):
     """Keep the last floor(recent K) entries, and of those before the best by softmax((z + g) / tau), added up over all who asked.
 
     z are the scaled logits under their mask, g noise drawn from Gumbel's distribution, an input [B,A,Q,N] of the model, or none.
-    tau = start + step * call rises from call to call. Sums go on as in h2o, by the state score [B,H,K].
+    tau = start + step * call rises from call to call; a model has that of one call. Sums go on as in h2o,
+    by the state score [B,H,K].
     form=mask, as released: the window counts the token to come, so that one less is kept of those that are there, and the entry
     before the window is never among the best; form=drop keeps K.
     Options: recent, a share of K (with form=mask of K + 1); start and step of tau; call, how many calls went before; noise: none

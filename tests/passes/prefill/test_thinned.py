@@ -259,3 +259,25 @@ def test_inspect_says_which_caches_can_be_thinned() -> None:
         "cache of layers 0, 1, 2: 13 entries, 1 of them new, of 2 heads; --site cache keeps some of them (h2o, keyformer and "
         "dycoke_cache)"
     ]
+
+
+EDITED = {
+    "another length": ({"arriving": 30}, "is for 30 entries of the cache of layer 0, the model has 24"),
+    "no such layer": (
+        {"layer": 7},
+        "chooses entries of layer 7, which has no cache; layers with one: 0, 1, 2",
+    ),
+    "a layer twice": ({"layer": 1}, "chooses entries of layer 1, which it does twice"),
+    "another kind of method": ({"method": "topk"}, "topk reduces tokens"),
+}
+
+
+@pytest.mark.parametrize("kind", EDITED)
+def test_an_edited_plan_that_does_not_fit_is_refused(kind: str) -> None:
+    changes, message = EDITED[kind]
+    path = prefill.exported("llama", "embeds", 20)
+    made = tokenrt.plan(path, method="snapkv", budget=Budget.tokens([KEEP]))
+    first, *rest = made.entries
+    own = {"options": {}} if "method" in changes else {}
+    with pytest.raises(tokenrt.PlanError, match=message):
+        tokenrt.reduce(path, plan=replace(made, entries=(replace(first, **(own | changes)), *rest)))
