@@ -30,7 +30,7 @@ LAID = frozenset(
 )
 """Operators that lay out what they read, take parts of it, or put parts together."""
 
-PARTS = LAID | {"Add", "Div", "Gemm", "MatMul", "Mul", "ReduceMean"}
+PARTS = LAID | {"Add", "Gemm", "MatMul", "ReduceMean", "ReduceSum", *GATES}
 """What may stand between: those, the mean over copies, and products with weights."""
 
 ONE_PRODUCT = "write them as one product over all heads and export again"
@@ -138,7 +138,7 @@ def _rejoined(result: ir.Value) -> ir.Value | None:
     while queue:
         node = heapq.heappop(queue)[1]
         read = _computed(node)
-        if node.op_type not in PARTS or not made.issuperset(read):
+        if node.op_type not in PARTS or not (made.issuperset(read) or node.op_type in GATES):
             return None
         for value in read & live.keys():
             live[value].discard(node)

@@ -178,6 +178,37 @@ def test_one_file_loses_frames_or_places(exported: Any) -> None:
         tokenrt.reduce(exported(20, 2), method="slice", budget=budget, transformers=[0], short="all")
 
 
+class Both(Divided):
+    """Frames leave in the first layer and places in later ones; only the class token is right, nothing comes back."""
+
+    def _block(self, layer: Any, token: torch.Tensor, x: torch.Tensor, cut: Any) -> Any:
+        self.axis = FRAMES if layer is self.model.encoder.layer[0] else PLACES
+        return super()._block(layer, token, x, cut)
+
+    def _restored(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+def test_a_second_run_takes_places_behind_a_choice_of_frames(exported: Any, tmp_path: Path) -> None:
+    given = {"clip": clip(2).numpy()}
+    options = {"score": "received"}
+    once = reduced(exported(20, 2), "topk", FRAMES, 1, **options)
+    tokenrt.reduce(exported(20, 2), plan=once.plan, source_map=True, output=tmp_path / "once.onnx")
+    twice = tokenrt.reduce(
+        tmp_path / "once.onnx",
+        method="topk",
+        options=options,
+        budget=Budget.tokens([9], [0]),
+        source_map=True,
+    )
+    assert twice.plan.sites[0].transformer == 1
+    frames, places = map(torch.from_numpy, run(twice.model, given)[1:])
+    first_cut, second_cut = cuts([frames], [0], 0)[0], cuts([places], [0], 1)[0]
+    with torch.no_grad():
+        expected = Both(model(), {0: first_cut, 1: second_cut}, FRAMES)(clip(2))[:, 0].numpy()
+    np.testing.assert_allclose(run(twice.model, given)[0][:, 0], expected, rtol=0, atol=1e-5)
+
+
 @SLOW
 @pytest.mark.parametrize("axis", [FRAMES, PLACES], ids=["frames", "places"])
 @pytest.mark.parametrize("method", [*SELECTIONS, *MERGES])
