@@ -18,6 +18,7 @@ from tokenrt.passes.analysis.attention import Core, cores
 from tokenrt.passes.analysis.branch import Branch, block_output, branch
 from tokenrt.passes.analysis.flow import Flow, follow
 from tokenrt.passes.analysis.grid import Grid, grid, grid_of_rows
+from tokenrt.passes.analysis.joint import joined, streams
 from tokenrt.passes.analysis.marks import Blocked, Marks
 from tokenrt.passes.analysis.missed import OTHERS, missed, nothing
 from tokenrt.passes.analysis.outlets.caches import caches
@@ -33,6 +34,7 @@ from tokenrt.passes.analysis.protected import (
     resolved,
 )
 from tokenrt.passes.analysis.residual import Refusal, Start, refuse, told, traced
+from tokenrt.passes.analysis.rules.beside import beside
 from tokenrt.passes.analysis.stream import (
     Layout,
     candidates,
@@ -168,7 +170,7 @@ def find(graph: ir.Graph, shapes: Shapes, wanted: Spans = ()) -> Found:
         made = _first(scene, waiting)
         if isinstance(made, Refusal):
             refusals.append(made)
-            waiting = waiting[1:]
+            waiting = [start for start in waiting if start[0] is not waiting[0][0]]
         else:
             transformers.append(made)
             waiting = [(core, start) for core, start in waiting if not made.reaches(core, start[0], shapes)]
@@ -190,25 +192,52 @@ def find(graph: ir.Graph, shapes: Shapes, wanted: Spans = ()) -> Found:
 
 
 def _first(scene: Scene, starts: list[Start]) -> Structure | Refusal:
-    """The transformer that starts at the first of these attentions, or why none does."""
+    """The transformer that starts at the first of these attentions, or why none does.
+
+    Of a joint attention's streams, that which comes to an output by its own way.
+    """
+    several = [start for start in starts if start[0] is starts[0][0]]
+    if len(several) > 1:
+        made = [_of_stream(scene, [start, *(s for s in starts if s[0] is not start[0])]) for start in several]
+        found = [each for each in made if not isinstance(each, Refusal)]
+        return max(found, key=lambda each: (_leads_on(each, scene), each.tokens), default=made[0])
+    return _of_stream(scene, starts)
+
+
+def _leads_on(structure: Structure, scene: Scene) -> bool:
+    """Whether the tokens of a stream come to an output, or to what puts them on a grid, past Concats with other streams."""
+    graph, tokens, flow = scene.graph, structure.tokens, structure.flow
+    while not any(flow.marks.get(value) for value in graph.outputs):
+        ends = [blocked.node for blocked in flow.blocked if blocked.node not in structure.body]
+        node = next((node for node in ends if node is not None and node.op_type == "Concat"), None)
+        mark = None if node is None else beside(node, flow.inputs[node], scene.shapes)
+        if node is None or mark is None:
+            return bool(ends)
+        flow = follow(graph, scene.shapes, {node.outputs[0]: (mark,)}, tokens=tokens, protected=())
+    return True
+
+
+def _of_stream(scene: Scene, starts: list[Start]) -> Structure | Refusal:
+    """The transformer that starts at the first of these attentions, of the stream it is named with; or why none does."""
     core, (entry, _) = starts[0]
     shapes = scene.shapes
     if core.queries != core.keys:
         apart = f"{core.queries} queries attend to {core.keys} keys: not self-attention over one token axis"
         return told(refuse(core, apart), core, shapes)
     reasons: list[tuple[bool, str]] = []
-    for marks in candidates(shapes.of(entry), core.keys):
-        dims = shapes.of(entry)
-        stream = layout(marks, dims) or side_by_side(marks, dims, _pictures(scene))
-        if stream is None:
-            continue
-        made = _structure(scene, starts, stream)
-        if made.blocks:
-            cached = bool(caches(scene.graph, made, shapes))
-            return replace(made, grid=_grid(made, shapes, scene.graph), cached=cached)
-        proven = attends(core, made.flow, shapes)
-        own = [refusal for refusal in made.refusals if refusal.where == refuse(core, "").where]
-        reasons.extend((proven, refusal.reason) for refusal in own or made.refusals)
+    for tokens in streams(core, shapes) or (core.keys,):
+        for marks in candidates(shapes.of(entry), tokens):
+            dims = shapes.of(entry)
+            stream = layout(marks, dims) or side_by_side(marks, dims, _pictures(scene))
+            if stream is None:
+                continue
+            made = _structure(scene, starts, stream, tokens)
+            if made.blocks:
+                cached = bool(caches(scene.graph, made, shapes))
+                return replace(made, grid=_grid(made, shapes, scene.graph), cached=cached)
+            proven = attends(core, made.flow, shapes)
+            own = [refusal for refusal in made.refusals if refusal.where == refuse(core, "").where]
+            reasons.extend((proven, refusal.reason) for refusal in own or made.refusals)
     return told(refuse(core, _why_not(reasons, core, shapes, entry)), core, shapes)
 
 
@@ -223,10 +252,9 @@ def _grid(structure: Structure, shapes: Shapes, graph: ir.Graph) -> Grid | None:
     return grid(entry, axis, structure.tokens, structure.protected, shapes, images) if stream.plain else None
 
 
-def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
+def _structure(scene: Scene, starts: list[Start], stream: Layout, tokens: int) -> Structure:
     graph, shapes, order = scene.graph, scene.shapes, scene.order
     first, (entry, _) = starts[0]
-    tokens = first.keys
     seeds = origins(entry, stream.marks, tokens, shapes)
     constant = learned(entry, stream.marks[0].axis, shapes).nonzero()[0].tolist() if stream.plain else ()
     asked = resolved(scene.wanted, tokens)
@@ -266,9 +294,12 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout) -> Structure:
     added = scene.added & {core.node for core in mine}
     others = frozenset(attended for core, (_, attended) in starts if core not in mine)
     for core, (skip, attended) in starts:
-        if not whole.reaches(core, skip, shapes):
-            continue
+        several = any(other is core and start[0] is not skip for other, start in starts)
+        if not whole.reaches(core, skip, shapes) or (several and not flow.marks.get(skip)):
+            continue  # What another stream brings to a joint attention is that stream's.
         reason = _unproven(core, flow, shapes) or heads_first(core, rows, shapes)
+        if reason is None and core.keys != tokens and (core.masks or core.causal):
+            reason = joined(core, shapes)
         if reason is None and stream_of(skip, flow, shapes, stream) is None:
             reason = f"its residual stream {describe(shapes.of(skip))} is no plain stream of tokens"
         if reason is None and not blocks and skip is not entry:

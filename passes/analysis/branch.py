@@ -47,10 +47,17 @@ def branch(
         return "the attention reads the residual stream beside its norm"
     for node in inside:
         for value in node.outputs:
-            outside = value.is_graph_output() or {reader for reader, _ in value.uses()} - inside
+            readers = {reader for reader, _ in value.uses()} - inside
+            outside = value.is_graph_output() or any(not _of_others(r, value, flow) for r in readers)
             if value is not outlet and flow.marks.get(value) and outside:
                 return f"{value.name!r} is made inside the attention and read outside it"
     return Branch(Cut(inlet, frozenset(node for node, _ in inlet.uses() if node in inside)), outlet, addition)
+
+
+def _of_others(reader: ir.Node, value: ir.Value, flow: Flow) -> bool:
+    """Whether a node takes of a joint value the entries of other streams alone."""
+    joint = any(mark.joint for mark in flow.marks.get(value, ()))
+    return joint and reader.op_type in ("Slice", "Split") and not any(map(flow.marks.get, reader.outputs))
 
 
 def _inlet(core: Core, entry: ir.Value, flow: Flow, shapes: Shapes, stream: Layout) -> ir.Value | None:

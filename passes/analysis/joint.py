@@ -1,8 +1,8 @@
 """Attention over more or less than one stream of tokens.
 
-Joint attention: tokens of several streams, text and image, each projected by itself and put one behind the other. One reduction
-follows one stream with one residual; what leaves a joint attention would have to leave the part of it that the stream fills, and
-come back to that stream alone. And windows that a Split cuts out of the stream, with an attention for each.
+Joint attention: tokens of several streams, text and image, each projected by itself and put one behind the other. A reduction
+follows one stream with one residual, and the others stand beside it in queries, keys and values; under a mask it takes none.
+And windows that a Split cuts out of the stream, with an attention for each.
 """
 
 from __future__ import annotations
@@ -49,6 +49,29 @@ def joined(core: Core, shapes: Shapes) -> str | None:
                 f"{REMEDY}"
             )
     return None
+
+
+def streams(core: Core, shapes: Shapes) -> list[int]:
+    """How many tokens each stream of a joint attention has; nothing of any other."""
+    value, axis = places(core, shapes)[1]
+    for node, found in _along("Concat", value, Mark(axis), core.keys, shapes):
+        sources = [frozenset(_products(part, shapes)) for part in found]
+        if len(sources) > 1 and all(sources) and not frozenset.intersection(*sources):
+            along = node.attributes.get_int("axis", 0)
+            return [shapes.of(part)[along] for part in found if shapes.known(part)]
+    return []
+
+
+def parts(value: ir.Value) -> list[ir.Value]:
+    """The parts that the result of a joint attention is cut into: where several Slices read it, or one Split."""
+    while True:
+        readers = [*dict.fromkeys(node for node, _ in value.uses())]
+        if len(readers) == 1 and readers[0].op_type in (*RESHAPED, "Transpose", "Identity"):
+            value = readers[0].outputs[0]
+            continue
+        if len(readers) == 1 and readers[0].op_type == "Split":
+            return [*readers[0].outputs]
+        return [node.outputs[0] for node in readers] if all(n.op_type == "Slice" for n in readers) else []
 
 
 def parted(core: Core, shapes: Shapes) -> str | None:

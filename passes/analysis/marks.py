@@ -19,11 +19,12 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, order=True)
 class Mark:
-    """One axis that counts tokens: lead + outer * (tokens - offset) / unit * inner entries.
+    """One axis that counts tokens: lead + outer * (tokens - offset + behind) / unit * inner entries.
 
     stage: the last reduction that shortened it, 0 for the original length. offset: leading protected tokens
-    sliced away. outer, inner: other axes folded into this one by a Reshape. lead: entries in front that nothing is folded
-    into, as one class token before the places of all frames. grid: the tokens lie on two axes that follow
+    sliced away; below 0 so many entries of other streams stand in front, and `behind` so many behind, as in attention over
+    text and picture at once. outer, inner: other axes folded into this one by a Reshape. lead: entries in front that nothing
+    is folded into, as one class token before the places of all frames. grid: the tokens lie on two axes that follow
     each other, (h, w); this is the one that `part` names, 0 for rows and 1 for columns. Once tokens have left, all that
     remain are rows, and there is one column. unit: so many tokens that follow each other are one entry, side by side in the
     channels. order: entry n is unit order[n] of the stream; None where they stand as there. weighed: a softmax along the axis
@@ -40,12 +41,23 @@ class Mark:
     unit: int = 1
     order: tuple[int, ...] | None = None
     lead: int = 0
+    behind: int = 0
     weighed: bool = field(default=False, compare=False)
 
     @property
     def plain(self) -> bool:
         """Whether the axis counts tokens and nothing else."""
         return self.outer == self.inner == 1 and self.grid is None and self.single and not self.lead
+
+    @property
+    def front(self) -> int:
+        """Entries of other streams in front of the tokens."""
+        return max(-self.offset, 0)
+
+    @property
+    def joint(self) -> bool:
+        """Whether entries of other streams stand beside the tokens."""
+        return bool(self.front or self.behind)
 
     @property
     def single(self) -> bool:
@@ -64,7 +76,7 @@ class Mark:
 
     def entries(self, tokens: int) -> int:
         """Entries, but for what is folded in, when so many tokens are left."""
-        return (tokens - self.offset) // self.unit
+        return (tokens - self.offset + self.behind) // self.unit
 
     def same(self, other: Mark) -> bool:
         return replace(self, axis=0) == replace(other, axis=0)
@@ -301,5 +313,11 @@ def _read(edit: Edit) -> tuple[Mark, ...]:
 
 
 def _words(mark: Mark) -> str:
-    offset = f" without the first {mark.offset}" if mark.offset else ""
+    offset = (
+        f" without the first {mark.offset}"
+        if mark.offset > 0
+        else " and others beside them"
+        if mark.joint
+        else ""
+    )
     return (f"reduction {mark.stage}" if mark.stage else "the original length") + offset

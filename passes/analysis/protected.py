@@ -102,6 +102,8 @@ def resolved(spans: Spans, tokens: int) -> tuple[int, ...] | None:
     for first, end in spans:
         start = first + tokens if first < 0 else first
         stop = tokens if end is None else end + tokens if end < 0 else end
+        if start == tokens and end is None:
+            continue  # What lies behind a span that ends with the last token.
         if not 0 <= start < stop <= tokens:
             return None
         found.update(range(start, stop))

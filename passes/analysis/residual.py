@@ -14,7 +14,7 @@ from typing import TypeVar
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.attention import Core
-from tokenrt.passes.analysis.joint import joined, parted
+from tokenrt.passes.analysis.joint import joined, parted, parts, streams
 from tokenrt.passes.analysis.missed import OTHERS, Missed
 from tokenrt.passes.graph.ancestry import ancestors
 from tokenrt.passes.graph.quantization import parameter
@@ -60,8 +60,16 @@ Traced = TypeVar("Traced")
 
 
 def traced(every: Sequence[Core], shapes: Shapes) -> list[Trace]:
-    """Every attention, with the stream it belongs to or the reason why it belongs to none."""
-    return _apart([(core, told(_residual(core), core, shapes)) for core in every])
+    """Every attention with the stream it belongs to, or the reason why it has none; a joint one with each of its streams."""
+    return _apart([(core, found) for core in every for found in _found(core, shapes)])
+
+
+def _found(core: Core, shapes: Shapes) -> list[tuple[ir.Value, ir.Value] | Refusal]:
+    """The streams of an attention with where its result is added to each, or why there is none."""
+    cut = parts(core.output)
+    joint = len(cut) > 1 and streams(core, shapes) and not (core.masks or core.causal)
+    found = [_residual(core, part) for part in (cut if joint else (core.output,))]
+    return [start for start in found if not isinstance(start, Refusal)] or [told(found[0], core, shapes)]
 
 
 def told(found: Traced | Refusal, core: Core, shapes: Shapes) -> Traced | Refusal:
@@ -93,10 +101,13 @@ def _added_together(attended: ir.Value, count: int) -> str:
     )
 
 
-def _residual(core: Core) -> tuple[ir.Value, ir.Value] | Refusal:
-    """The residual stream the attention reads, and the value right after its result is added to it; or why there is none."""
+def _residual(core: Core, here: ir.Value) -> tuple[ir.Value, ir.Value] | Refusal:
+    """The residual stream the attention reads, and the value right after its result is added to it; or why there is none.
+
+    here: its result, or one stream's part of that.
+    """
     sources = ancestors((core.query, core.key, core.value))
-    here, apart = core.output, False
+    apart = False
     while True:
         readers = list(dict.fromkeys(node for node, _ in here.uses()))
         if len(readers) > 1 and not apart and (together := _rejoined(here)) is not None:

@@ -87,7 +87,7 @@ def layout(marks: Marks, dims: Dims, pictures: int = 0) -> Layout | None:
     pictures: where it is given, the other rows of a picture lie side by side.
     """
     found = spans(marks)
-    if len(found) != 1 or found[0][0].offset not in (0, found[0][0].lead):
+    if len(found) != 1 or found[0][0].offset not in (0, found[0][0].lead) or found[0][0].joint:
         return None
     span = found[0]
     first, last = span[0], span[-1]

@@ -171,7 +171,7 @@ class Trunk:
             raise Blocked(node, "it mixes tokens with one another, and those that left took no part in that")
         # What leads tokens that others are folded into goes another way and comes back as it is: no token is among it.
         led = node.op_type == "Concat" and any(made and made[0].lead for made in after)
-        if any(mark.offset and mark.outer == mark.inner == 1 for mark in marks):
+        if any((mark.offset or mark.joint) and mark.outer == mark.inner == 1 for mark in marks):
             raise Blocked(node, "it parts the protected tokens from the others")
         for index, value in enumerate(node.inputs):
             if value in behind and index not in step.tokens and not led:

@@ -144,15 +144,18 @@ PLANNED: Mapping[str, str] = {
 NO_REWRITE: Mapping[str, str] = {
     "TokenPacker": ARCHITECTURE,
     "PVC": ARCHITECTURE,
-    "FlexDiT": ARCHITECTURE,
-    "PT-DiT (Qihoo-T2X)": ARCHITECTURE,
-    "ENAT": OUTSIDE,
+    "FlexDiT": "an architecture trained so, with a count of tokens of its own for each stretch of steps: one file each, and "
+    "`tokenrt inspect` names it",
+    "PT-DiT (Qihoo-T2X)": "an architecture trained so, with a proxy token a window in its blocks, and `tokenrt inspect` names it",
+    "ENAT": "trained to compute critical tokens alone, which its decoder chooses from call to call; the state of a step as "
+    "inputs and outputs is what [ras](methods/ras.md) has",
     "Learn Your Tokens": ARCHITECTURE,
     "Hierarchical autoregressive / HAT": ARCHITECTURE,
     "PoNet": ARCHITECTURE,
     "BiFormer": ARCHITECTURE,
     "CAS-ViT": ARCHITECTURE,
-    "Window-Diffusion": OUTSIDE,
+    "Window-Diffusion": "the window slides over the text outside the graph, from one call to the next: a model exported for the "
+    "window's length is all it needs",
     "Recycled Attention": OUTSIDE,
     "FrugalPrompt": "words leave the prompt before the model sees it",
 }

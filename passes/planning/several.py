@@ -32,16 +32,16 @@ def choose(
 
     Where attention runs over two axes of one stream in turn, frames and places, the default is the longer one.
 
-    By default, tokens that leave around each attention do so in every transformer that has as many as the largest and a
+    By default, tokens that leave around each attention do so in every transformer that has as many of them as the largest and a
     place for it, as ToMe-SD does at the highest resolution only. Raises: PlanError.
     """
     numbers = range(len(transformers))
     if wanted is None:
-        most = max(structure.tokens for structure in transformers)
+        most = max(structure.tokens - structure.protect for structure in transformers)
         fits = (
             number
             for number, structure in enumerate(transformers)
-            if structure.tokens == most
+            if structure.tokens - structure.protect == most
             and any(cut(block, where) and not block.apart for block in structure.blocks)
         )
         free = (

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.attention import Core, hides
-from tokenrt.passes.analysis.marks import ReduceAuxiliary, spans
+from tokenrt.passes.analysis.marks import Mark, ReduceAuxiliary, spans
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.shapes import BATCH, Shapes, describe
 from tokenrt.passes.ops.graph_backend import GraphOps
@@ -23,6 +23,7 @@ from tokenrt.passes.rewriting.logits import FLOAT, LOWEST
 from tokenrt.passes.rewriting.stages import Stage
 
 LEAST = 1e-30
+END = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,10 @@ class Auxiliaries:
         for span in spans(mark.at(axis) for axis, mark in places):
             mark = span[0]
             axis, offset = mark.axis, mark.offset
+            if mark.joint:
+                result = self._beside(edit, result, mark, rank, dims, stage, pictures)
+                dims = (*dims[:axis], mark.entries(stage.count), *dims[axis + 1 :])
+                continue
             if len(span) > 1:
                 dims = (*dims[:axis], prod(dims[axis : axis + 2]), *dims[axis + 2 :])
                 result = self.op("Reshape", result, [-1 if size % BATCH == 0 else size for size in dims])
@@ -127,6 +132,48 @@ class Auxiliaries:
         else:
             taken = self.op("GatherND", first, self.op("Unsqueeze", position, [-1]), batch_dims=1)
         return taken if back == list(range(rank)) else self.op("Transpose", taken, perm=back)
+
+    def _beside(
+        self,
+        edit: ReduceAuxiliary,
+        value: ir.Value,
+        mark: Mark,
+        rank: int,
+        dims: tuple[int, ...],
+        stage: Stage,
+        pictures: int | None,
+    ) -> ir.Value:
+        """Entries of the positions the tokens stand at, those of other streams left beside them. Raises: UnsupportedError."""
+        if stage.merged and edit.role != "place":
+            raise UnsupportedError(
+                f"{edit.node.op_type} node {edit.node.name!r} has an entry for each token of this stream and others, and merged "
+                "tokens need a mean of those of one stream: use a method that drops tokens, e.g. topk, or tomesd"
+            )
+        op, axis, first = self.op, mark.axis, mark.front
+        own = op("Slice", value, [first], [dims[axis] - mark.behind], [axis])
+        sizes = (*dims[:axis], dims[axis] - first - mark.behind, *dims[axis + 1 :])
+        parts = [self.take(own, axis, rank, sizes, 0, stage, pictures)]
+        if first:
+            parts.insert(0, self._other(value, parts[0], 0, first, axis, pictures))
+        if mark.behind:
+            parts.append(self._other(value, parts[-1], dims[axis] - mark.behind, END, axis, pictures))
+        joined: ir.Value = op("Concat", *parts, axis=axis)
+        return joined
+
+    def _other(
+        self, value: ir.Value, own: ir.Value, first: int, last: int, axis: int, pictures: int | None
+    ) -> ir.Value:
+        """Entries of other streams, for as many pictures as `own` has."""
+        op, part = self.op, self.op("Slice", value, [first], [last], [axis])
+        if pictures is None:
+            return part
+        shape = op("Shape", part)
+        batch = op("Slice", op("Shape", own), [pictures], [pictures + 1])
+        ahead = [op("Slice", shape, [0], [pictures])] if pictures else []
+        wide: ir.Value = op(
+            "Expand", part, op("Concat", *ahead, batch, op("Slice", shape, [pictures + 1], [END]), axis=0)
+        )
+        return wide
 
     def _members(self, offset: int, stage: Stage) -> ir.Value:
         """[B,N,K] float32: 1 where original token n lives in token k, counted by its validity."""

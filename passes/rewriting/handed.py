@@ -34,7 +34,8 @@ class Part:
     """One tensor that a step hands on.
 
     dims: as the host has it, the pictures first; axis: that of its tokens. held: it is a stream, and the host has its rows
-    [B,N,C]. heads: how many lie in its first axis beside the pictures, in the model.
+    [B,N,C]. heads: how many lie in its first axis beside the pictures, in the model. others: entries of other streams in front
+    and behind, of which none rests.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Part:
     axis: int
     held: Layout | None = None
     heads: int = 1
+    others: tuple[int, int] = (0, 0)
 
     def sizes(self, count: int) -> list[int]:
         """The host's axes for `count` tokens, as a Reshape says them."""
@@ -72,7 +74,7 @@ def parts(structure: Structure, path: Route, shapes: Shapes) -> list[Part]:
         (mark,), heads = path.flow.marks[value], dims[0] // rows
         folded = heads > 1
         apart = (rows, heads, *dims[1:]) if folded else dims
-        found.append(Part(name, value, apart, mark.axis + folded, None, heads))
+        found.append(Part(name, value, apart, mark.axis + folded, None, heads, (mark.front, mark.behind)))
     return found
 
 
@@ -108,7 +110,7 @@ class Handed:
     def complete(self, value: ir.Value, now: ir.Value, index: Value, count: int) -> ir.Value:
         """A value of all tokens: the `count` at `index` [B,K] as they are now, the others as the step before left them."""
         op, part = self.op, self._parts[value]
-        here = part.for_host(op, now, count)
+        here = part.for_host(op, now, count + sum(part.others))
         past = self._past(part.name, part.dims, value.dtype or ir.DataType.FLOAT)
         whole = op("ScatterElements", past, self._place(index, part, here), here, axis=part.axis)
         self.outputs[part.name] = whole
@@ -118,10 +120,26 @@ class Handed:
         """Where each entry of `here` belongs along the axis of the tokens."""
         key = part.axis, tuple(part.sizes(0))
         if key not in self._places:
+            if any(part.others):
+                index = self._with_others(index, part)
             others = [axis for axis in range(1, len(part.dims)) if axis != part.axis]
             wide = self.op("Unsqueeze", index, others)
             self._places[key] = self.op("Expand", wide, self.op("Shape", here))
         return self._places[key]
+
+    def _with_others(self, index: Value, part: Part) -> ir.Value:
+        """[B,K] with the places of other streams' entries in front and behind."""
+        op, (front, behind), every = self.op, part.others, part.dims[part.axis]
+        own = op("Add", index, np.array(front))
+        pictures = op("Slice", op("Shape", own), [0], [1])
+        ends = [
+            [op("Expand", op.constant(places[None]), op("Concat", pictures, [len(places)], axis=0))]
+            if len(places)
+            else []
+            for places in (np.arange(front), np.arange(every - behind, every))
+        ]
+        joined: ir.Value = op("Concat", *ends[0], own, *ends[1], axis=1)
+        return joined
 
     def tell(self, carried: Mapping[str, ir.Value]) -> None:
         """Add what is handed on to the outputs, the method's own numbers last."""
@@ -156,7 +174,7 @@ def whole_step(
     for part in every:
         value = values[str(part.value.name)]
         rows = value if part.held is None else to_rows(op, value, part.held, dims[1])
-        _output(op, part.name, part.for_host(op, rows, dims[1]), part.dims)
+        _output(op, part.name, part.for_host(op, rows, part.dims[part.axis]), part.dims)
     pictures = op("Slice", op("Shape", graph.outputs[before]), [0], [1])
     for name in carried:
         none = op("Expand", np.zeros((1, 1), np.float32), op("Concat", pictures, [dims[1]], axis=0))

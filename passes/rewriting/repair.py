@@ -106,6 +106,10 @@ class Repairs:
     def _size(self, mark: Mark) -> ir.Value | None:
         """[B,K,1] sizes of the tokens a mark counts, or None while all are one."""
         size = self.stages[mark.stage].size
+        if size is not None and mark.joint:
+            one = self.op.constant(np.float32(1))
+            padded: ir.Value = self.op("Pad", size, np.array([0, mark.front, 0, 0, mark.behind, 0]), one)
+            return padded
         return self.op("Slice", size, [mark.offset], [END], [1]) if size is not None and mark.offset else size
 
     def _bias(self, edit: BiasKeys) -> None:

@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from tests.helpers.tolerance import within_twice
-from tests.passes.helpers.denoisers import SIDE, TEXT, TOKENS, DiT, Joint, exported, given
-from tests.passes.helpers.refusals import refused_call
+from tests.passes.helpers.denoisers import SIDE, TOKENS, DiT, exported, given
 from tests.passes.helpers.running import attended, run, session
 from tests.passes.helpers.streams import Cells, plain, seeded
 from tokenrt.passes.inspect import inspect
@@ -68,40 +67,3 @@ def test_the_published_method_for_diffusion(path: Path, dit: nn.Module) -> None:
     inputs = {name: value.numpy() for name, value in given(dit).items()}
     assert attended(made.model, inputs) == [10, TOKENS, 8]
     compare(made, dit, keep=keep, method=CELLS)
-
-
-@pytest.mark.parametrize("dynamo", [0, 20], ids=["torchscript", "dynamo"])
-@pytest.mark.parametrize("text_first", [False, True], ids=["image-first", "text-first"])
-def test_attention_over_two_streams_is_refused_by_name(text_first: bool, dynamo: int, tmp_path: Path) -> None:
-    """Its keys are joined behind two projections; that says the message, with the node and what to do."""
-    file = exported(
-        seeded(Joint(text_first=text_first)), tmp_path / "joint.onnx", free=not dynamo, dynamo=dynamo
-    )
-    refusals = inspect(file).refusals
-    assert len(refusals) == 2
-    for refusal in refusals:
-        assert refusal.where.startswith("attention at Softmax node ")
-        assert "joint attention: Concat node '" in refusal.reason
-        assert "a reduction follows one stream" in refusal.reason
-        assert "reduce the model's blocks that have one stream" in refusal.reason
-    for method in ("slice", "tomesd"):
-        refused_call(
-            tmp_path,
-            "no transformer block can be reduced(.|\n)*joint attention: Concat node",
-            lambda method=method: reduce(
-                file, method=method, budget=Budget.remove(4), output=tmp_path / "r.onnx"
-            ),
-        )
-
-
-@pytest.mark.parametrize("dynamo", [0, 20], ids=["torchscript", "dynamo"])
-def test_blocks_over_both_as_one_stream_are_reduced(dynamo: int, tmp_path: Path) -> None:
-    """Behind joint blocks; their MLP lies beside the attention, joined along the channels before one product."""
-    net = seeded(Joint(single=3, text_first=True))
-    file = exported(net, tmp_path / "joint.onnx", free=not dynamo, dynamo=dynamo)
-    found = inspect(file)
-    assert (found.tokens, len(found.blocks)) == (TOKENS + TEXT, 3)
-    assert sum("joint attention" in refusal.reason for refusal in found.refusals) == 2
-    keep = {0: 15, 1: 9}
-    made = reduce(file, method="slice", budget=Budget.tokens([*keep.values()], [*keep]))
-    compare(made, net, keep=keep)

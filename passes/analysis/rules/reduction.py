@@ -34,6 +34,8 @@ def reduce(step: Step) -> None:
         mark = span[0]
         if mark.inner != 1 or mark.outer != 1:
             raise step.block("it reduces a token axis that other axes are folded into")
+        if mark.joint:
+            raise step.block("it reduces tokens together with those of another stream", "grid")
         if not all(mark.axis in axes for mark in span):
             raise step.block("it reduces the rows or the columns of the token grid alone", "grid")
         if mark.stage and mark.weighed:

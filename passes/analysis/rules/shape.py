@@ -22,6 +22,7 @@ from tokenrt.passes.analysis.marks import (
     Step,
     spans,
 )
+from tokenrt.passes.analysis.rules.beside import beside, for_attention
 from tokenrt.passes.graph.shapes import BATCH, Dims, Shapes
 
 END = 2**31 - 1
@@ -68,7 +69,7 @@ def moved(span: Marks, source: Dims, goal: Dims, tokens: int) -> Marks | None:
             outer = right * size // (stride * length)
             return (replace(first, axis=axis, outer=outer, inner=stride // right, grid=None, part=0),)
     for axis, (rows, columns) in enumerate(pairwise(goal)):
-        square = rows > 1 < columns and rows * columns == length and first.single
+        square = rows > 1 < columns and rows * columns == length and first.single and not first.joint
         if square and prod(goal[axis + 2 :]) == stride:
             lead = replace(first, axis=axis, outer=1, inner=1, grid=(rows, columns), part=0)
             return lead, replace(lead, axis=axis + 1, part=1)
@@ -85,7 +86,8 @@ def _joined(step: Step, span: Marks, source: Dims, goal: Dims) -> Marks | None:
     (mark, *rest) = span
     stride, size = prod(source[mark.axis + 1 :]), goal[-2] if len(goal) > 1 else 0
     length = mark.entries(step.tokens)
-    if rest or mark.outer != 1 or mark.inner != 1 or mark.grid or mark.offset or not size or length % size:
+    alone = mark.outer == mark.inner == 1 and not (rest or mark.grid or mark.offset or mark.joint)
+    if not alone or not size or length % size:
         return None
     unit = length // size * mark.unit
     alike = prod(goal[:-2]) == prod(source[: mark.axis]) and goal[-1] == length // size * stride
@@ -133,7 +135,7 @@ def unsqueeze(step: Step) -> None:
 
 
 def concat(step: Step) -> None:
-    """Along the token axis, only protected tokens may be put back in front; along others, all inputs agree.
+    """Along the token axis, protected tokens may come back in front, others beside them for an attention; else inputs agree.
 
     What stands in front of tokens that another axis is folded into, leads them.
     """
@@ -148,10 +150,13 @@ def concat(step: Step) -> None:
         folded = mark is not None and mark.grid is None and mark.inner * mark.outer > 1 and not mark.lead
         if along == [last] and mark is not None and folded and mark.single and mark.offset in (0, before):
             merged.append(replace(mark, lead=before))
-        elif along != [last] or mark is None or not mark.plain or before > mark.offset:
-            raise step.block("it joins tokens with other tokens along the token axis", "grid")
-        else:
+        elif along == [last] and mark is not None and mark.plain and before <= mark.offset:
             merged.append(replace(mark, offset=mark.offset - before))
+        else:
+            mark = beside(step.node, step.marks, step.shapes) if for_attention(step.node) else None
+            if mark is None:
+                raise step.block("it joins tokens with other tokens along the token axis", "grid")
+            merged.append(mark)
     for index in range(len(step.marks)):
         own = {mark.axis for mark in step.marks[index]}
         axes = tuple(
@@ -196,12 +201,15 @@ def repeated(value: ir.Value, mark: Mark, tokens: int, shapes: Shapes) -> bool:
 
 
 def split(step: Step) -> None:
-    """Along the token axis, only leading protected tokens may be split off."""
+    """Along the token axis, only leading protected tokens may be split off, or tokens of other streams."""
     axis = step.attribute("axis", 0) % step.rank(0)
     mark = step.mark(0, axis)
     others = [other for other in step.marks[0] if other.axis != axis]
     sizes = [step.out_dims(index)[axis] for index in range(len(step.outputs))]
     before = sum(sizes[:-1])
+    if mark and mark.joint:
+        _parted(step, mark, others, sizes)
+        return
     if mark and not (_leads(step, mark, before) or (mark.plain and mark.offset + before <= step.leading)):
         ends = [mark.offset + sum(sizes[: index + 1]) for index in range(len(sizes))]
         parts = [range(end - size, end) for end, size in zip(ends, sizes, strict=True)]
@@ -230,6 +238,33 @@ def _told(mark: Mark, parts: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]
     return [range(mark.offset)] if mark.lead and mark.offset else parts if mark.plain else ()
 
 
+def _parted(step: Step, mark: Mark, others: Sequence[Mark], sizes: Sequence[int]) -> None:
+    """Split what stands beside one another again, each part of one kind."""
+    start, place = 0, -1
+    for index, size in enumerate(sizes):
+        whole = _own(step, mark, start, start + size)
+        place = index if whole else place
+        step.set([*others, *([replace(mark, offset=0, behind=0)] if whole else [])], index)
+        start += size
+    if mark.stage:
+        if not step.has(1):
+            raise step.block("it splits the token axis into equal parts", "grid")
+        rest = [*sizes]
+        step.edit(
+            SetInput(step.node, 1, lambda counts: [*rest[:place], counts[mark.stage], *rest[place + 1 :]])
+        )
+
+
+def _own(step: Step, mark: Mark, first: int, last: int) -> bool:
+    """Whether entries first to last are all tokens of the stream, and not all of others. Raises: Blocked where they are parts."""
+    end = mark.front + step.tokens
+    if mark.plain and (first, last) == (mark.front, end):
+        return True
+    if not mark.plain or not (last <= mark.front or first >= end):
+        raise step.block(f"it takes tokens {first} to {last} by position, of this stream and others", "grid")
+    return False
+
+
 def slice_(step: Step) -> None:
     """On the token axis: drop leading protected tokens, or take only protected ones."""
     dims = step.dims(0)
@@ -245,6 +280,16 @@ def slice_(step: Step) -> None:
         first, last, _ = slice(start, end, stride).indices(dims[axis])
         marks.remove(mark)
         bound = (start, end)
+        if mark.joint and stride == 1:
+            length = dims[axis]
+            if _own(step, mark, first, last):
+                marks.append(replace(mark, offset=0, behind=0))
+                bound = (first, last - length if last < length else END)
+            elif first >= mark.front:
+                bound = (first - length, last - length if last < length else END)
+            if mark.stage:
+                bounds[place] = bound
+            continue
         ranks = step.ranks(mark, range(first, last)) if stride == 1 else None
         free = _leads(step, mark, first) or (mark.plain and mark.offset + first <= step.leading)
         if stride == 1 and last == dims[axis] and free:

@@ -34,7 +34,9 @@ class TokenShuffle(Trained):
     reads: ClassVar[tuple[str, ...]] = ("tokens", "grid")
     evidence: ClassVar[Evidence] = "mathematics"
     needs: ClassVar[Mapping[str, str]] = {"fold.weight": "C/4,C", "fold.bias": "C/4"}
-    pending: ClassVar[str] = "what is folded is not unfolded in a rewritten model yet"
+    pending: ClassVar[str] = (
+        "a model that was trained so folds and unfolds by layers of its own, and the blocks of no other can read folded tokens"
+    )
     systems: ClassVar[tuple[str, ...]] = ("Token-Shuffle: folding",)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import NoReturn
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.attention import Core
-from tokenrt.passes.analysis.marks import Marks
+from tokenrt.passes.analysis.marks import Mark, Marks
 from tokenrt.passes.analysis.stream import layout
 from tokenrt.passes.graph.quantization import decoded
 from tokenrt.passes.graph.shapes import Shapes, describe
@@ -131,6 +132,8 @@ class GraphTaps:
         """Keys averaged over heads: [B,N,D]."""
         core = self.core
         value, axis, _ = self._plain_keys()
+        if self.joint is not None:
+            return head_mean(self.op, self.keys(), core.key_heads, core.width)
         if axis == 2 and core.key_transposed and len(self.shapes.of(core.key)) == 4:
             mean = head_mean(self.op, self._float(core.key), core.key_heads, self.count)
             return self.op("Transpose", mean, perm=[0, 2, 1])
@@ -181,7 +184,7 @@ class GraphTaps:
 
     def queries(self) -> ir.Value:
         """[B,H,N,D] float32."""
-        return self._float(self._by_head(self.core.query, self.core.heads, transposed=False))
+        return self._float(self._own(self._by_head(self.core.query, self.core.heads, transposed=False), 2))
 
     def keys(self) -> ir.Value:
         """[B,H,N,D] float32."""
@@ -189,11 +192,13 @@ class GraphTaps:
 
     def values(self) -> ir.Value:
         """[B,H,N,D] float32."""
-        return self._float(self._by_head(self.core.value, self.core.key_heads, transposed=False))
+        return self._float(
+            self._own(self._by_head(self.core.value, self.core.key_heads, transposed=False), 2)
+        )
 
     def attention(self) -> ir.Value:
         """[B,H,N,N] float32, computed beside the model's own attention."""
-        check_readable(self.core)
+        self._readable()
         weights = self._repeated()
         if weights is not None:
             return weights
@@ -222,8 +227,17 @@ class GraphTaps:
     def _scaled_keys(self) -> tuple[ir.Value, float]:
         """Keys [B,H,N,D] and the scale of their products with the queries."""
         value, axis, factor = self._plain_keys()
+        value = self._own(value, 3 - axis)
         keys = self._float(self.op("Transpose", value, perm=[0, 2, 1, 3]) if axis == 2 else value)
         return keys, self.core.scale * factor
+
+    def _own(self, value: ir.Value, axis: int) -> ir.Value:
+        """Of entries of this stream and others those of this one."""
+        if self.joint is None:
+            return value
+        first = self.joint.front
+        own: ir.Value = self.op("Slice", value, [first], [first + self.count], [axis])
+        return own
 
     def _asked_keys(self) -> tuple[ir.Value, float]:
         """Keys [B,H,N,D] with a head for each of the queries', and the scale of their products."""
@@ -251,7 +265,7 @@ class GraphTaps:
         Broadcasts to [B,H,R,N]: a relative position bias has values of its own for each head and row.
         Raises: UnsupportedError where the scores are more than scaled products plus biases, head by head.
         """
-        check_readable(self.core)
+        self._readable()
         parts = (
             [] if self.size is None else [log_size(self.op, self._counted(self.size), self.batch, self.count)]
         )
@@ -274,6 +288,21 @@ class GraphTaps:
             total = self.op("Add", total, part)
         return total
 
+    @cached_property
+    def joint(self) -> Mark | None:
+        """Where the tokens stand among those of other streams, as the keys have them; None where they stand alone."""
+        return next((mark for mark in self.marks.get(self.core.key, ()) if mark.joint), None)
+
+    def _readable(self) -> None:
+        """Raises: UnsupportedError where the scores are more than scaled products plus biases, or those of another stream too."""
+        if self.joint is not None:
+            raise UnsupportedError(
+                f"attention at {self.core.node.op_type} node {self.core.node.name!r} runs over the tokens of another stream too, "
+                "and the method reads its scores; use a method or an option that reads tokens or keys, e.g. tome, tomesd, or "
+                "topk with score=key_norm"
+            )
+        check_readable(self.core)
+
     def _unfolded(self, mask: ir.Value, node: ir.Node) -> ir.Value:
         """[B,H,R,N] from a mask with three axes."""
         if len(self.shapes.of(node.outputs[0])) == 4:
@@ -293,11 +322,12 @@ class GraphTaps:
     def _by_head(self, value: ir.Value, heads: int, *, transposed: bool) -> ir.Value:
         """Any of the forms an attention reads, as [B,H,N,D]."""
         dims, core = self.shapes.of(value), self.core
+        count = self.count if self.joint is None else self.joint.entries(self.count)
         if len(dims) == 3 and core.fused:
-            split = self.op("Reshape", value, [self.batch, self.count, heads, core.width])
+            split = self.op("Reshape", value, [self.batch, count, heads, core.width])
             return self.op("Transpose", split, perm=[0, 2, 1, 3])
         if len(dims) == 3:
-            last = [core.width, self.count] if transposed else [self.count, core.width]
+            last = [core.width, count] if transposed else [count, core.width]
             value = self.op("Reshape", value, [self.batch, heads, *last])
         return self.op("Transpose", value, perm=[0, 1, 3, 2]) if transposed else value
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ def adapted(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return functional.layer_norm(x, (int(x.shape[2]),)) * (1 + scale[:, None]) + shift[:, None]
 
 
-def mixed(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    weights = (q @ k.transpose(2, 3) * int(q.shape[3]) ** -0.5).softmax(dim=-1)
+def mixed(q: Tensor, k: Tensor, v: Tensor, sizes: Tensor | None = None) -> Tensor:
+    """sizes [N]: how many tokens each key stands for."""
+    scores = q @ k.transpose(2, 3) * int(q.shape[3]) ** -0.5
+    weights = (scores if sizes is None else scores + sizes.log()).softmax(dim=-1)
     return (weights @ v).transpose(1, 2).flatten(2)
 
 
@@ -108,6 +111,57 @@ def first_members(assign: Tensor, count: int) -> Tensor:
     return torch.tensor([next((token for token in each if token in goals), each[0]) for each in members])
 
 
+@dataclass(frozen=True)
+class First:
+    """The first tokens stay; the others come back as they were when they left."""
+
+    proportional: bool = False
+
+    def __call__(self, line: Line, x: Tensor, keep: int) -> Tensor:
+        assign = torch.arange(len(x))
+        assign[keep:] = -1
+        line.left.append((assign, x, None))
+        line.sizes = line.sizes[:keep]
+        return x[:keep]
+
+
+@dataclass
+class Leaving:
+    """How a picture's tokens run through blocks: who leaves, for the attention alone or for good, where the others stand."""
+
+    method: Any
+    around: bool
+    line: Line
+    at: Tensor
+
+    @classmethod
+    def of(cls, method: Any, around: bool, x: Tensor) -> Leaving:
+        return cls(method, around, Line(x[0], x.new_ones(x.shape[1])), torch.arange(x.shape[1]))
+
+    def less(self, x: Tensor, count: int, stream: Tensor) -> Tensor:
+        """What is left of [1,N,C]."""
+        self.line.stream = stream[0]
+        short: Tensor = self.method(self.line, x[0], count)[None]
+        assign = self.line.left[-1][0]
+        firsts = [int((assign == slot).nonzero()[0, 0]) for slot in range(count)]
+        merged = first_members(assign, count) if self.around else torch.tensor(firsts)
+        self.at = self.at[merged]
+        return short
+
+    def back(self, x: Tensor) -> Tensor:
+        """All again."""
+        whole = self.line.back(x[0])[None]
+        self.at = torch.arange(whole.shape[1])
+        return whole
+
+    def sizes(self, front: int, behind: int) -> Tensor | None:
+        """What each key counts, where tokens of another stream stand beside these."""
+        own = self.line.sizes
+        return (
+            torch.cat([own.new_ones(front), own, own.new_ones(behind)]) if self.method.proportional else None
+        )
+
+
 class Joint(nn.Module):
     """Blocks in which text and image attend to one another, each with weights of its own; then blocks over both as one."""
 
@@ -119,30 +173,49 @@ class Joint(nn.Module):
         self.leave, self.text_first = nn.Linear(WIDTH, 4), text_first
 
     def forward(
-        self, latent: Tensor, timestep: Tensor, text: Tensor, keep: dict[int, int] | None = None
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        plan: dict[tuple[int, int], int] | None = None,
+        method: Any = None,
+        around: bool = True,
     ) -> Tensor:
+        """plan: tokens left at block b, those of text counted too where both are one stream; (0, b) with two, (1, b) with one."""
+        plan = plan or {}
         time = self.time(torch.stack([timestep.cos(), timestep.sin()], dim=1))
         x, angles = self.enter(latent).flatten(2).transpose(1, 2), angles_of(TOKENS + TEXT).to(latent)
-        for image, words in zip(self.image, self.text, strict=True):
-            numbers = image.numbers(time), words.numbers(time)
-            own = image.parts(adapted(x, *numbers[0][:2]), angles[TEXT:])
+        go = Leaving.of(method or First(), around, x)
+        for number, (image, words) in enumerate(zip(self.image, self.text, strict=True)):
+            numbers, count = (image.numbers(time), words.numbers(time)), plan.get((0, number), 0)
+            here = adapted(x, *numbers[0][:2])
+            here = go.less(here, count, x) if count and around else here
+            own = image.parts(here, angles[TEXT:][go.at])
             other = words.parts(adapted(text, *numbers[1][:2]), angles[:TEXT])
             if self.text_first:
-                both = mixed(*(torch.cat(pair, dim=2) for pair in zip(other, own, strict=True)))
+                both = mixed(
+                    *(torch.cat(pair, dim=2) for pair in zip(other, own, strict=True)), go.sizes(TEXT, 0)
+                )
                 second, first = both[:, :TEXT], both[:, TEXT:]
             else:
-                both = mixed(*(torch.cat(pair, dim=2) for pair in zip(own, other, strict=True)))
-                first, second = both[:, :TOKENS], both[:, TOKENS:]
-            x = image.fed(x + numbers[0][2][:, None] * image.out(first), numbers[0])
+                both = mixed(
+                    *(torch.cat(pair, dim=2) for pair in zip(own, other, strict=True)), go.sizes(0, TEXT)
+                )
+                first, second = both[:, :-TEXT], both[:, -TEXT:]
+            result = image.out(first)
+            x = x + numbers[0][2][:, None] * (go.back(result) if count and around else result)
+            x = image.fed(go.less(x, count, x) if count and not around else x, numbers[0])
             text = words.fed(text + numbers[1][2][:, None] * words.out(second), numbers[1])
+        x = x if around else go.back(x)
         if self.single:
-            all_of_them, gone = torch.cat([text, x], dim=1), list[Tensor]()
+            both = torch.cat([text, x], dim=1)
             for number, block in enumerate(self.single):
-                all_of_them = block(all_of_them, time, angles[: all_of_them.shape[1]])
-                count = (keep or {}).get(number, all_of_them.shape[1])
-                gone.append(all_of_them[:, count:])
-                all_of_them = all_of_them[:, :count]
-            x = torch.cat([all_of_them, *reversed(gone)], dim=1)[:, TEXT:]
+                both = block(both, time, angles, go, plan.get((1, number), 0))
+            x = (
+                both[:, TEXT:]
+                if around
+                else torch.cat([both[:, :TEXT], go.back(both[:, TEXT:])], dim=1)[:, TEXT:]
+            )
         result: Tensor = self.leave(x)
         return result
 
@@ -154,12 +227,21 @@ class Single(nn.Module):
         super().__init__()
         self.stream, self.out = Stream(), nn.Linear(3 * WIDTH, WIDTH)
 
-    def forward(self, x: Tensor, time: Tensor, angles: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, angles: Tensor, go: Leaving, count: int) -> Tensor:
         shift, scale, gate, *_ = self.stream.numbers(time)
         h = adapted(x, shift, scale)
-        both = [mixed(*self.stream.parts(h, angles)), functional.gelu(self.stream.up(h))]
-        result: Tensor = x + gate[:, None] * self.out(torch.cat(both, dim=2))
-        return result
+        short = count and go.around
+        if short:
+            h = torch.cat([h[:, :TEXT], go.less(h[:, TEXT:], count - TEXT, x[:, TEXT:])], dim=1)
+        at = torch.cat([torch.arange(TEXT), go.at + TEXT])
+        parts = [mixed(*self.stream.parts(h, angles[at])), functional.gelu(self.stream.up(h))]
+        result = gate[:, None] * self.out(torch.cat(parts, dim=2))
+        if short:
+            result = torch.cat([result[:, :TEXT], go.back(result[:, TEXT:])], dim=1)
+        x = x + result
+        if count and not go.around:
+            x = torch.cat([x[:, :TEXT], go.less(x[:, TEXT:], count - TEXT, x)], dim=1)
+        return x
 
 
 def given(net: nn.Module) -> dict[str, Tensor]:

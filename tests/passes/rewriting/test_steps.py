@@ -109,6 +109,7 @@ def stepped(
 
 @pytest.fixture(scope="module")
 def dit() -> nn.Module:
+    torch.manual_seed(0)  # No two patches are so near in any step that rounding decides which rests.
     return seeded(DiT())
 
 
@@ -118,7 +119,9 @@ def made(path: Path, out: Path) -> Path:
     return out
 
 
-@pytest.mark.parametrize("form", ["free", "fixed", "20", "23"])
+@pytest.mark.parametrize(
+    "form", ["free", "23", *(pytest.param(form, marks=pytest.mark.slow) for form in ("fixed", "20"))]
+)
 def test_ten_steps_are_a_loop_in_torch(form: str, dit: nn.Module, tmp_path: Path) -> None:
     path = exported(
         dit, tmp_path / "dit.onnx", free=form == "free", dynamo=int(form) if form.isdigit() else 0
