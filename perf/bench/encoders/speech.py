@@ -19,7 +19,7 @@ from tokenrt.passes.planning.budget import Budget
 from tokenrt.passes.planning.request import Request
 from tokenrt.perf.bench.encoders import voice, whisper
 from tokenrt.perf.bench.encoders.findings import FLOOR, Findings, Result
-from tokenrt.perf.bench.encoders.reasons import OF_SPEECH, outcome
+from tokenrt.perf.bench.encoders.reasons import OF_SPEECH, SHORT, outcome
 from tokenrt.perf.bench.journal import Journal, digest
 from tokenrt.perf.bench.quality.experiments import ALL
 from tokenrt.perf.bench.quality.kept_measures import Measure
@@ -78,17 +78,18 @@ class Hearing:
         self, name: str, share: float, where: str = ALL, options: Mapping[str, Any] | None = None
     ) -> dict[str, Array]:
         """Every measure of one method at one share, of `random` in all its draws: [D,n] each. Raises: TokenrtError."""
-        assert where == ALL
-        every = [{"seed": seed} for seed in SEEDS] if name == FLOOR else [options or {}]
-        found = [self._known(self._reduced(name, share, options)) for options in every]
-        return {key: np.stack([draw[key] for draw in found]) for key in MEASURES}
+        seeds = SEEDS if where == ALL else SEEDS[:1]
+        every = [{"seed": seed} for seed in seeds] if name == FLOOR else [options or {}]
+        found = [self._known(self._reduced(name, share, where, given)) for given in every]
+        return {key: np.stack([draw[key] for draw in found]) for key in found[0]}
 
-    def _reduced(self, name: str, share: float, options: Mapping[str, Any]) -> ir.Model:
+    def _reduced(self, name: str, share: float, where: str, options: Mapping[str, Any]) -> ir.Model:
         reducer = self.bench.reducer
         structure = reducer.prepared.structure
         falling = np.linspace(structure.tokens, share * structure.tokens, len(structure.blocks) + 1)[1:]
         budget = Budget.tokens([round(float(count)) for count in falling])
-        return reducer.reduce(reducer.plan(name, budget, Request(options=options))).model
+        asked = Request(options=options, short="all" if where == SHORT else None)
+        return reducer.reduce(reducer.plan(name, budget, asked)).model
 
     def _known(self, model: ir.Model) -> dict[str, Array]:
         """What each clip has of every measure, out of the journal where it is: [n] each."""
@@ -110,9 +111,11 @@ class Hearing:
 
     def _measures(self, rows: Array, heard: Sequence[str]) -> dict[str, Array]:
         full, said = self.full
-        off = np.linalg.norm(rows - full, axis=(1, 2)) / np.linalg.norm(full, axis=(1, 2))
         pairs = [whisper.errors(a, b) for a, b in zip(said, heard, strict=True)]
-        return {"features": off, "words": np.array([wrong / count for wrong, count in pairs])}
+        found = {"words": np.array([wrong / count for wrong, count in pairs])}
+        if rows.shape == full.shape:
+            found["features"] = np.linalg.norm(rows - full, axis=(1, 2)) / np.linalg.norm(full, axis=(1, 2))
+        return found
 
 
 def run(names: Sequence[str] | None = None) -> Findings:
@@ -127,7 +130,7 @@ def run(names: Sequence[str] | None = None) -> Findings:
         outcomes = [
             outcome(hearing.drawn, NAME, each, key, so_far, SEEDS[:1])
             for key in MEASURES
-            for each in OF_SPEECH
+            for each in OF_SPEECH[key]
         ]
     seconds = sum(len(clip.sound) for clip in clips) / whisper.RATE
     wheels = [f"{wheel.package} {wheel.version}" for wheel in (whisper.WHEEL, voice.WHEEL)]

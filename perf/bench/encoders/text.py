@@ -182,8 +182,8 @@ def unfit(name: str) -> str:
     method = methods.get(name)
     if method.needs:
         return "needs trained weights, and there are none for it"
-    if any(not each.endswith("?") for each in method.takes):
-        return f"reads {' and '.join(method.takes)}, which training or a host gives"
+    if asked := [each for each in method.takes if not each.endswith("?")]:
+        return f"reads {' and '.join(asked)}, which training or a host gives"
     if method.family == "video":
         return "chooses among frames, and a sentence has none"
     if "grid" in method.reads:

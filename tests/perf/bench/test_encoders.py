@@ -139,7 +139,10 @@ def test_the_page_says_who_is_surely_worse_and_what_was_left_out() -> None:
 
 
 def test_reasons_and_methods_are_of_methods_that_are_measured() -> None:
-    named = [{name for experiment in each for name in experiment.names} for each in (OF_TEXT, OF_SPEECH)]
+    named = [
+        {name for experiment in each for name in experiment.names}
+        for each in (OF_TEXT, sum(OF_SPEECH.values(), ()))
+    ]
     assert named[0] <= {name for name in methods.at_blocks() if not text.unfit(name)}
     assert named[1] <= {*speech.METHODS}
     assert text.unfit("mrt5").startswith("needs trained weights")
