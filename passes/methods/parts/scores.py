@@ -164,6 +164,7 @@ def gate(op: Ops, method: Trained, site: Site, rows: Value) -> Value:
     method.check("gate.2.weight", last, (1, hidden))
     method.check("gate.2.bias", end, (1,))
     if site.across > 1:
+        method.check("gate.0.weight", first, (hidden, (site.channels or 0) // site.across))
         rows = op("Reshape", rows, np.array([0, 0, site.across, first.shape[1]]))
     rated = layers.linear(op, layers.gelu(op, layers.linear(op, rows, first, bias)), last, end)
     rated = op("Squeeze", rated, steps.LAST)

@@ -66,6 +66,15 @@ class Divided:
         return self.model.layernorm(torch.cat((first[:, 0], x.flatten(1, 2)), 1))
 
     def _block(self, layer: Any, first: Tensor, x: Tensor, cut: Cut | None) -> tuple[Tensor, Tensor]:
+        first, x = self.attended(layer, first, x, cut)
+
+        def mlp(value: Tensor) -> Tensor:
+            return value + layer.output(layer.intermediate(layer.layernorm_after(value)))
+
+        return mlp(first), mlp(x)
+
+    def attended(self, layer: Any, first: Tensor, x: Tensor, cut: Cut | None = None) -> tuple[Tensor, Tensor]:
+        """The class token and the tokens that are left behind both attentions of a layer."""
         clips, places, frames, width = x.shape
         sizes = self._repeated(places) if self.axis == FRAMES else None
         rows = layer.temporal_layernorm(x.reshape(-1, frames, width))
@@ -89,11 +98,7 @@ class Divided:
         x = x + mixed[:, :, 1:].transpose(1, 2)
         if cut is not None and self.axis == PLACES:
             x = self._cut(x, cut)
-
-        def mlp(value: Tensor) -> Tensor:
-            return value + layer.output(layer.intermediate(layer.layernorm_after(value)))
-
-        return mlp(first), mlp(x)
+        return first, x
 
     def _cut(self, x: Tensor, cut: Cut) -> Tensor:
         weights, size = cut.weights()

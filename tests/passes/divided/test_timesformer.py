@@ -178,6 +178,27 @@ def test_one_file_loses_frames_or_places(exported: Any) -> None:
         tokenrt.reduce(exported(20, 2), method="slice", budget=budget, transformers=[0], short="all")
 
 
+def test_a_trained_score_is_the_mean_over_frames(exported: Any, tmp_path: Path) -> None:
+    """Layers of the width of one token, and no other, rate the tokens that lie side by side."""
+    drawn = np.random.default_rng(0)
+    sizes = {"gate.0.weight": (6, 32), "gate.0.bias": (6,), "gate.2.weight": (1, 6), "gate.2.bias": (1,)}
+    weights = {name: drawn.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
+    np.savez(tmp_path / "w.npz", **weights)
+    made = reduced(exported(20, 2), "vtm", PLACES, 1, weights=str(tmp_path / "w.npz"))
+    with torch.no_grad():
+        layer, token, x = first(clip(2))
+        x = Divided(model(), {}, PLACES).attended(layer, token, x)[1]
+        one, two, three, four = map(torch.from_numpy, weights.values())
+        rated = (torch.nn.functional.gelu(x @ one.T + two) @ three.T + four)[..., 0].mean(2)
+    chosen = rated.topk(COUNTS[PLACES][0] - 1).indices.sort().values
+    found = run(made.model, {"clip": clip(2).numpy()})[-1][:, 1:]
+    for own, kept in zip(found, chosen.tolist(), strict=True):
+        assert own[kept].tolist() == [*range(1, 1 + len(kept))]
+    np.savez(tmp_path / "narrow.npz", **{**weights, "gate.0.weight": weights["gate.0.weight"][:, :16]})
+    with pytest.raises(tokenrt.TokenrtError, match=r"must have shape \[6, 32\] here"):
+        reduced(exported(20, 2), "vtm", PLACES, 1, weights=str(tmp_path / "narrow.npz"))
+
+
 class Both(Divided):
     """Frames leave in the first layer and places in later ones; only the class token is right, nothing comes back."""
 
