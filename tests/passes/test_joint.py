@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -131,6 +132,30 @@ def test_scores_over_both_are_not_read(files: Any, tmp_path: Path) -> None:
         files(True, 20), method="topk", budget=Budget.tokens([9], [0]), options={"score": "key_norm"}
     )
     assert made.plan.sites[0].tokens == 9
+
+
+def test_a_step_goes_on_with_its_own_state(files: Any, tmp_path: Path) -> None:
+    """What rests beside text: with the state of the same latent a step that computes half is the whole step to the last bit."""
+    reduce(files(False, 0), method="ras", budget=Budget.tokens([8]), output=tmp_path / "r.onnx")
+    whole, resting = session(tmp_path / "r.dense.onnx"), session(tmp_path / "r.onnx")
+    inputs = {name: value.numpy() for name, value in given(net(False, 0)).items()}
+    first = dict(zip([value.name for value in whole.get_outputs()], run(whole, inputs), strict=True))
+    state = {f"past_{name[8:]}": value for name, value in first.items() if name.startswith("present_")}
+    again = run(resting, {**inputs, **state, "update": inputs["latent"]})
+    for value, found in zip(resting.get_outputs(), again, strict=True):
+        if value.name != "present_rested":
+            np.testing.assert_allclose(found, first[value.name], atol=1e-6)
+    assert (
+        dict(zip([v.name for v in resting.get_outputs()], again, strict=True))["present_rested"].sum(1) == 8
+    ).all()
+
+
+def test_a_span_ends_with_the_last_token(files: Any) -> None:
+    span = f"{TEXT}:{TEXT + TOKENS}"
+    made = reduce(
+        files(True, 0, 2), method="slice", budget=Budget.tokens([9], [0]), transformers=[1], span=span
+    )
+    assert (made.plan.transformers[1].protect, made.plan.sites[0].tokens) == (TEXT, 9)
 
 
 class Masked(Joint):

@@ -48,6 +48,8 @@ def checked(plan: Plan, prepared: Prepared, allow_noop: bool) -> Plan:
     ]
     for number, (planned, structure) in enumerate(zip(plan.transformers, structures, strict=False)):
         with about(named(prepared, number)):
+            if number in reduced:
+                check_free(structure)
             _check_counts(planned, structure, sizes[number])
     sites = list[PlannedSite]()
     for place, site in enumerate(plan.sites):
@@ -86,7 +88,6 @@ def _check_counts(planned: Transformer, structure: Structure, unit: int) -> None
         raise PlanError(
             f"the plan is for {planned.tokens} tokens, the model has {structure.tokens}; make a new plan for it"
         )
-    check_free(structure)
     units.check_whole(structure.protected, unit)
     for what, wanted, found in (
         ("blocks", planned.blocks, len(structure.blocks)),
