@@ -74,4 +74,4 @@ def outcome(
             floor = measure(FLOOR, share, experiment.later, {})[key]
             rows = before[name, share][key], np.concatenate(changed), floor
             trials.append(Trial(name, share, *map(scored, rows)))
-    return Outcome(replace(experiment, exam=exam(encoder, key)), trials)
+    return Outcome(replace(experiment, exam=exam(encoder, key)), trials, not known.measures[key].more)

@@ -64,10 +64,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Outcome:
-    """An experiment and its trials."""
+    """An experiment and its trials. less: what is scored is the less of something, shown without the sign."""
 
     experiment: Experiment
     trials: Sequence[Trial]
+    less: bool = False
+
+    def _shown(self, score: Score) -> float:
+        return -score.value if self.less else score.value
 
     def as_dict(self) -> dict[str, Any]:
         told = self.experiment
@@ -79,9 +83,9 @@ class Outcome:
                 {
                     "method": trial.method,
                     "share": trial.share,
-                    "own": round(trial.own.value, 4),
-                    "changed": round(trial.changed.value, 4),
-                    "random": round(trial.random.value, 4),
+                    "own": round(self._shown(trial.own), 4),
+                    "changed": round(self._shown(trial.changed), 4),
+                    "random": round(self._shown(trial.random), 4),
                     "difference": [round(end, 4) for end in trial.difference],
                     "holds": trial.holds,
                 }
@@ -98,13 +102,13 @@ class Outcome:
             f"as it is, {told.where}:",
             f"{told.label}:",
             "`random` there:",
-            "changed less `random`:",
+            f"{'`random` less changed' if self.less else 'changed less `random`'}:",
             "the reason",
         ]
         rows = []
         for trial in self.trials:
             low, high = trial.difference
-            scores = (score.value for score in (trial.own, trial.changed, trial.random))
+            scores = (self._shown(score) for score in (trial.own, trial.changed, trial.random))
             rows.append(
                 [
                     f"`{trial.method}`",
@@ -116,7 +120,7 @@ class Outcome:
             )
         names = ", ".join(f"`{name}`" for name in dict.fromkeys(trial.method for trial in self.trials))
         return [
-            f"{names}: {told.reason}. Test: {told.label}; then it is not below `random`.",
+            f"{names}: {told.reason}. Test: {told.label}; then it is not {'worse than' if self.less else 'below'} `random`.",
             table(head, rows),
         ]
 
