@@ -3,6 +3,6 @@
 from tokenrt.passes.planning.fit.budgeted import make
 from tokenrt.passes.planning.fit.cost import with_cost
 from tokenrt.passes.planning.fit.edited import checked
-from tokenrt.passes.planning.fit.terms import check_tokens, counts
+from tokenrt.passes.planning.fit.terms import bare, check_tokens, counts
 
-__all__ = ["check_tokens", "checked", "counts", "make", "with_cost"]
+__all__ = ["bare", "check_tokens", "checked", "counts", "make", "with_cost"]

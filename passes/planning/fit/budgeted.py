@@ -15,6 +15,7 @@ from tokenrt.passes.planning.fit.by_work import by_work
 from tokenrt.passes.planning.fit.cost import list_refusals, not_empty, with_cost
 from tokenrt.passes.planning.fit.terms import (
     about,
+    bare,
     check_free,
     check_ordered,
     check_together,
@@ -50,16 +51,10 @@ def make(prepared: Prepared, name: str, budget: Budget, asked: Request) -> Plan:
     if not structures and not allow_noop:
         raise NothingToDoError("no transformer block can be reduced" + list_refusals(prepared))
     where = _place(method, asked.site)
-    base = Plan(
-        method=name,
-        tokens=0,
-        protect=0,
-        blocks=0,
-        sites=(),
+    base = replace(
+        bare(prepared, method, budget),
         proportional_attention=method.proportional if proportional is None else proportional,
-        options=method.options(),
         wanted=prepared.protect,
-        multiple_of=budget.multiple_of,
         short=asked.outputs,
         cache=cache_of(asked.cache),
         text=asked.text or "",

@@ -10,7 +10,7 @@ from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.analysis.protected import free, words
 from tokenrt.passes.methods.contract import Method
-from tokenrt.passes.planning.plan import BACK, Plan, Transformer, Where
+from tokenrt.passes.planning.plan import BACK, Budget, Plan, Transformer, Where
 from tokenrt.passes.planning.route import closed, cut
 
 WORDS = frozenset({"text", "text_attention", "text_neurons"})
@@ -20,6 +20,22 @@ WORDS = frozenset({"text", "text_attention", "text_neurons"})
 def counts(structure: Structure, grid: tuple[int, ...] | None, unit: int = 1) -> Transformer:
     """What a plan says of a transformer."""
     return Transformer(structure.tokens, structure.protect, len(structure.blocks), grid, unit)
+
+
+def bare(prepared: Prepared, method: Method, budget: Budget, notes: Sequence[str] = ()) -> Plan:
+    """A plan in which no token leaves inside a transformer."""
+    made = Plan(
+        method=method.name,
+        tokens=0,
+        protect=0,
+        blocks=0,
+        sites=(),
+        proportional_attention=False,
+        options=method.options(),
+        multiple_of=budget.multiple_of,
+        notes=tuple(notes),
+    )
+    return made.over([counts(each, each.grid) for each in prepared.transformers or (prepared.structure,)])
 
 
 def check_free(structure: Structure) -> None:

@@ -57,20 +57,12 @@ def make(prepared: Prepared, name: str, budget: Budget, asked: Request) -> Plan:
             _check(chosen, layer, wanted)
             sites.append(CacheSite(layer.number, layer.tokens, wanted, name, chosen.options()))
     work = cost(prepared.model.graph, prepared.shapes, {}).macs([])
-    made = Plan(
-        method=name,
-        tokens=0,
-        protect=0,
-        blocks=0,
-        sites=(),
-        proportional_attention=False,
-        options=chosen.options(),
-        multiple_of=budget.multiple_of,
-        notes=tuple(f"keeps its cache: {why}" for why in notes),
+    made = replace(
+        fit.bare(prepared, chosen, budget, [f"keeps its cache: {why}" for why in notes]),
         macs_before=work,
         macs_after=work,
         entries=tuple(sites),
-    ).over([fit.counts(each, each.grid) for each in prepared.transformers or (prepared.structure,)])
+    )
     if not sites and not asked.allow_noop:
         raise NothingToDoError(
             f"the budget removes none of the {own[0].tokens} entries of a cache; ask for more, or pass --allow-noop to write the "

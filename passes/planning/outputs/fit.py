@@ -87,17 +87,7 @@ def make(
         check_grid(layout, outlet.tokens - len(kept))
     method = method.laid_out(layout)
     stay, notes = left(budget, method, _rows(outlet, kept, layout))
-    base = Plan(
-        method=name,
-        tokens=0,
-        protect=0,
-        blocks=0,
-        sites=(),
-        proportional_attention=False,
-        options=method.options(),
-        multiple_of=budget.multiple_of,
-        notes=notes,
-    ).over([fit.counts(each, each.grid) for each in prepared.transformers or (prepared.structure,)])
+    base = fit.bare(prepared, method, budget, notes)
     if stay == outlet.tokens:
         if asked.allow_noop:
             return base
