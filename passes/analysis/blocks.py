@@ -291,8 +291,10 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout, tokens: int) -
     blocks: list[Block] = []
     refusals: list[Refusal] = []
     mine = [core for core in scene.every if not folds_tokens(core, flow, shapes)]
-    added = scene.added & {core.node for core in mine}
-    others = frozenset(attended for core, (_, attended) in starts if core not in mine)
+    # Cross-attention, to keys that are none of these tokens, is part of a block; it does not begin the next.
+    across = [core for core in mine if flow.marks.get(core.query) and not flow.marks.get(core.key)]
+    added = scene.added & {core.node for core in mine if core not in across}
+    others = frozenset(attended for core, (_, attended) in starts if core not in mine or core in across)
     for core, (skip, attended) in starts:
         several = any(other is core and start[0] is not skip for other, start in starts)
         if not whole.reaches(core, skip, shapes) or (several and not flow.marks.get(skip)):

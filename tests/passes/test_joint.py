@@ -17,7 +17,7 @@ from tests.passes.helpers.denoisers import SIDE, TEXT, TOKENS, WIDTH, First, Joi
 from tests.passes.helpers.probes import Pairs, registered
 from tests.passes.helpers.refusals import refused_call
 from tests.passes.helpers.running import attended, run, session
-from tests.passes.helpers.streams import Cells, plain, seeded
+from tests.passes.helpers.streams import Cells, Soft, Tome, Topk, plain, seeded
 from tokenrt.passes.checking.check import check
 from tokenrt.passes.inspect import inspect
 from tokenrt.passes.planning.plan import Budget
@@ -25,6 +25,7 @@ from tokenrt.passes.reduce import reduce
 from tokenrt.targets.build import build
 
 CELLS = Cells({TOKENS: (SIDE, SIDE)})
+SOFT = Soft((SIDE, SIDE), (2, SIDE))
 CASES = pytest.mark.parametrize(
     ("text_first", "dynamo"),
     [
@@ -118,6 +119,75 @@ def test_blocks_of_two_streams_and_of_one(dynamo: int, files: Any) -> None:
     compare(made, model, plan=left, method=CELLS)
     made = reduce(path, method="slice", budget=Budget.tokens([15, 9], [0, 1]), transformers=[1])
     compare(made, model, plan={(1, 0): 15, (1, 1): 9}, method=First(), around=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "method", "keep", "options"),
+    [
+        pytest.param("tome", Tome(), [12, 9], {}, id="tome"),
+        pytest.param("topk", Topk(by_key=True), [12, 9], {"score": "key_norm"}, id="topk"),
+        pytest.param("expedit", SOFT, [8], SOFT.options, id="expedit"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("text_first", "dynamo", "single"),
+    [
+        pytest.param(True, 23, 0, id="text-first-23"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in ((False, 0, 0), (False, 20, 0), (True, 20, 2), (True, 0, 2))
+        ),
+    ],
+)
+def test_published_methods_beside_text(
+    text_first: bool,
+    dynamo: int,
+    single: int,
+    name: str,
+    method: Any,
+    keep: list[int],
+    options: Any,
+    files: Any,
+) -> None:
+    """Keys are compared behind their rotary positions, and what is left stands where its pairs or clusters do."""
+    made = reduce(
+        files(text_first, dynamo, single),
+        method=name,
+        budget=Budget.tokens(keep, [*range(len(keep))]),
+        options=options,
+        transformers=[0],
+    )
+    assert {site.where for site in made.plan.sites} == {"after-attention"}
+    left = {(0, block): count for block, count in enumerate(keep)}
+    compare(made, net(text_first, single), plan=left, method=method, around=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamo", [0, 20, 23])
+@pytest.mark.parametrize(
+    ("name", "method", "keep", "options"),
+    [
+        ("tome", Tome(TEXT), [15, 13], {}),
+        ("topk", Topk(), [15, 9], {}),
+        ("topk", Topk(by_key=True), [15, 9], {"score": "key_norm"}),
+        ("expedit", SOFT, [8 + TEXT], SOFT.options),
+    ],
+    ids=["tome", "topk-received", "topk-keys", "expedit"],
+)
+def test_published_methods_where_both_are_one_stream(
+    name: str, method: Any, keep: list[int], options: Any, dynamo: int, files: Any
+) -> None:
+    """Protected text gives attention, and shifts which positions are even."""
+    made = reduce(
+        files(True, dynamo, 2),
+        method=name,
+        budget=Budget.tokens(keep, [*range(len(keep))]),
+        options=options,
+        transformers=[1],
+        grid=(SIDE, SIDE),
+    )
+    left = {(1, block): count for block, count in enumerate(keep)}
+    compare(made, net(True, 2), plan=left, method=method, around=False)
 
 
 def test_scores_over_both_are_not_read(files: Any, tmp_path: Path) -> None:

@@ -215,11 +215,14 @@ def test_tokens_that_stay_away_are_back_before_each_grid(path: Path, net: nn.Mod
     assert bool(made.plan.notes) == bool(rest)
 
 
-def test_one_block_before_a_grid_saves_nothing(path: Path, tmp_path: Path) -> None:
-    """Behind the attention of a transformer's only block every token is needed again."""
-    how: dict[str, Any] = {"method": "pairs_stay", "budget": Budget.remove(5), "output": tmp_path / "r.onnx"}
+def test_one_block_before_a_grid(path: Path, net: nn.Module, tmp_path: Path) -> None:
+    """Behind a transformer's only block every token is needed again, behind its own attention not: text and MLP follow."""
+    how: dict[str, Any] = {"method": "pairs_stay", "budget": Budget.remove(5), "transformers": [2]}
     told = r"saves no work: of 8 attentions 4 can take one, and right behind it every token is needed again"
-    refused_call(tmp_path, told, lambda: reduce(path, transformers=[2], **how))
+    refused_call(tmp_path, told, lambda: reduce(path, site="after-block", output=tmp_path / "r.onnx", **how))
+    made = reduce(path, **how)
+    assert made.plan.macs_after < made.plan.macs_before
+    compare(made, net, Pairs(0), {(2, 0): TOKENS - 5}, around=False)
 
 
 def test_removing_nothing_changes_nothing(path: Path) -> None:

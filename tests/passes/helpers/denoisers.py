@@ -140,13 +140,20 @@ class Leaving:
 
     def less(self, x: Tensor, count: int, stream: Tensor) -> Tensor:
         """What is left of [1,N,C]."""
-        self.line.stream = stream[0]
+        self.line.stream, self.line.stands = stream[0], None
         short: Tensor = self.method(self.line, x[0], count)[None]
-        assign = self.line.left[-1][0]
-        firsts = [int((assign == slot).nonzero()[0, 0]) for slot in range(count)]
-        merged = first_members(assign, count) if self.around else torch.tensor(firsts)
-        self.at = self.at[merged]
+        stands, assign = self.line.stands, self.line.left[-1][0]
+        if stands is None:
+            firsts = [int((assign == slot).nonzero()[0, 0]) for slot in range(count)]
+            stands = first_members(assign, count) if self.around else torch.tensor(firsts)
+        self.at = self.at[stands]
         return short
+
+    def saw(self, query: Tensor, key: Tensor, front: int = 0) -> None:
+        """What an attention of [1,H,N,D] tells of the tokens behind the first `front`."""
+        weights = (query @ key.transpose(2, 3) * int(key.shape[3]) ** -0.5).softmax(dim=-1)
+        self.line.received = weights[0].mean(dim=(0, 1))[front:]
+        self.line.metric = key[0].mean(dim=0)[front:]
 
     def back(self, x: Tensor) -> Tensor:
         """All again."""
@@ -191,6 +198,7 @@ class Joint(nn.Module):
             here = adapted(x, *numbers[0][:2])
             here = go.less(here, count, x) if count and around else here
             own = image.parts(here, angles[TEXT:][go.at])
+            go.saw(*own[:2])
             other = words.parts(adapted(text, *numbers[1][:2]), angles[:TEXT])
             if self.text_first:
                 both = mixed(
@@ -234,7 +242,9 @@ class Single(nn.Module):
         if short:
             h = torch.cat([h[:, :TEXT], go.less(h[:, TEXT:], count - TEXT, x[:, TEXT:])], dim=1)
         at = torch.cat([torch.arange(TEXT), go.at + TEXT])
-        parts = [mixed(*self.stream.parts(h, angles[at])), functional.gelu(self.stream.up(h))]
+        query, key, value = self.stream.parts(h, angles[at])
+        go.saw(query, key, TEXT)
+        parts = [mixed(query, key, value, go.sizes(TEXT, 0)), functional.gelu(self.stream.up(h))]
         result = gate[:, None] * self.out(torch.cat(parts, dim=2))
         if short:
             result = torch.cat([result[:, :TEXT], go.back(result[:, TEXT:])], dim=1)
@@ -244,13 +254,79 @@ class Single(nn.Module):
         return x
 
 
+class Crossed(nn.Module):
+    """A block of PixArt: norms and gates are numbers that all blocks share plus a table [6,C]; text is read without a gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.zeros(6, WIDTH))
+        self.own, self.cross = (nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4)) for _ in range(2))
+        self.up, self.down = nn.Linear(WIDTH, 2 * WIDTH), nn.Linear(2 * WIDTH, WIDTH)
+
+    def forward(self, x: Tensor, shared: Tensor, text: Tensor, go: Leaving, count: int) -> Tensor:
+        """shared [B,6,C]; count: tokens left here, 0 for all."""
+        shift, scale, gate, *fed = (self.table[None] + shared).chunk(6, dim=1)
+        h = modulated(x, shift, scale)
+        h = go.less(h, count, x) if count and go.around else h
+        query, key, value, out = self.own
+        parts = [by_head(part(h)) for part in (query, key, value)]
+        go.saw(*parts[:2])
+        result = out(mixed(*parts, go.sizes(0, 0)))
+        x = x + gate * (go.back(result) if count and go.around else result)
+        x = go.less(x, count, x) if count and not go.around else x
+        query, key, value, out = self.cross
+        x = x + out(mixed(by_head(query(x)), by_head(key(text)), by_head(value(text))))
+        shift, scale, gate = fed
+        return x + gate * self.down(functional.gelu(self.up(modulated(x, shift, scale)), approximate="tanh"))
+
+
+def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """shift and scale [B,1,C]."""
+    return functional.layer_norm(x, (WIDTH,), eps=1e-6) * (1 + scale) + shift
+
+
+class PixArt(nn.Module):
+    """Self-attention with gates, cross-attention to text without, an MLP with one; positions are added to the patches."""
+
+    def __init__(self, blocks: int = 3) -> None:
+        super().__init__()
+        self.enter, self.time = nn.Conv2d(4, WIDTH, 2, 2), nn.Linear(2, WIDTH)
+        self.shared, self.caption = nn.Linear(WIDTH, 6 * WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.blocks = nn.ModuleList(Crossed() for _ in range(blocks))
+        self.table, self.leave = nn.Parameter(torch.zeros(2, WIDTH)), nn.Linear(WIDTH, 16)
+        self.register_buffer("places", angles_of(TOKENS, HEADS * WIDTH).sin())
+
+    def forward(
+        self,
+        latent: Tensor,
+        timestep: Tensor,
+        text: Tensor,
+        plan: dict[tuple[int, int], int] | None = None,
+        method: Any = None,
+        around: bool = True,
+    ) -> Tensor:
+        """plan: tokens left at block b, by (0, b)."""
+        time = self.time(torch.stack([timestep.cos(), timestep.sin()], dim=1))
+        shared = self.shared(functional.silu(time)).reshape(-1, 6, WIDTH)
+        x = self.enter(latent).flatten(2).transpose(1, 2) + self.places
+        text, go = functional.gelu(self.caption(text)), Leaving.of(method or First(), around, x)
+        for number, block in enumerate(self.blocks):
+            x = block(x, shared, text, go, (plan or {}).get((0, number), 0))
+        x = x if around else go.back(x)
+        shift, scale = (self.table[None] + time[:, None]).chunk(2, dim=1)
+        patches = self.leave(modulated(x, shift, scale)).reshape(-1, SIDE, SIDE, 2, 2, 4)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, 4, 2 * SIDE, 2 * SIDE)
+
+
 def given(net: nn.Module) -> dict[str, Tensor]:
     made, side = torch.Generator().manual_seed(3), getattr(net, "side", SIDE)
     inputs = {
         "latent": torch.randn(2, 4, 2 * side, 2 * side, generator=made),
         "timestep": torch.tensor([0.3, 1.9]),
     }
-    return inputs | ({"text": torch.randn(2, TEXT, WIDTH, generator=made)} if isinstance(net, Joint) else {})
+    return inputs | (
+        {"text": torch.randn(2, TEXT, WIDTH, generator=made)} if isinstance(net, Joint | PixArt) else {}
+    )
 
 
 def exported(net: nn.Module, file: Path, *, free: bool = True, dynamo: int = 0) -> Path:

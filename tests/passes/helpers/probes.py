@@ -114,7 +114,11 @@ COUNT = itertools.count()
 
 @dataclass
 class Line:
-    """One image's tokens on their way: x [K,C], sizes [K], what left so far, the last site's mean, what entered the block."""
+    """One image's tokens on their way: x [K,C], sizes [K], what left so far, the last site's mean, what entered the block.
+
+    metric [K,D] and received [K]: the mean key of each, and the attention it got, in the last attention.
+    stands [K]: where in the sequence before it each token stands that the last reduction left, if it says so.
+    """
 
     x: Tensor
     sizes: Tensor
@@ -122,6 +126,9 @@ class Line:
     mean: Tensor | None = None
     margin: float = float("inf")
     stream: Tensor | None = None
+    metric: Tensor | None = None
+    received: Tensor | None = None
+    stands: Tensor | None = None
 
     def back(self, x: Tensor) -> Tensor:
         """All tokens again: copies of what they merged into, as they were when dropped, or spread."""

@@ -124,6 +124,91 @@ class Cells:
         return torch.stack([x[assign == slot].mean(dim=0) for slot in range(keep)])
 
 
+@dataclass(frozen=True)
+class Tome:
+    """ToMe: even positions into odd ones by mean keys, size-weighted means; front: protected tokens before these."""
+
+    front: int = 0
+    proportional: bool = True
+
+    def __call__(self, line: Line, x: Tensor, keep: int) -> Tensor:
+        assert line.metric is not None
+        unit = functional.normalize(line.metric, dim=1)
+        even, odd = (torch.arange((self.front + side) % 2, len(x), 2) for side in (0, 1))
+        best, nearest = (unit[even] @ unit[odd].T).max(dim=1)
+        order = best.argsort(descending=True)
+        leave, stay = order[: len(x) - keep], order[len(x) - keep :]
+        line.stands = torch.cat([even[stay.sort().values if self.front else stay], odd])
+        assign = torch.empty(len(x), dtype=torch.int64)
+        assign[line.stands] = torch.arange(keep)
+        assign[even[leave]] = assign[odd[nearest[leave]]]
+        members = (assign[None] == torch.arange(keep)[:, None]).to(x) * line.sizes
+        line.left.append((assign, x, None))
+        line.sizes = members.sum(dim=1)
+        return members @ x / line.sizes[:, None]
+
+
+@dataclass(frozen=True)
+class Topk:
+    """Those that receive the most attention stay, or, if `by_key`, those whose mean keys are longest."""
+
+    by_key: bool = False
+    proportional: bool = False
+
+    def __call__(self, line: Line, x: Tensor, keep: int) -> Tensor:
+        score = line.metric.norm(dim=1) if self.by_key and line.metric is not None else line.received
+        assert score is not None
+        line.stands = score.topk(keep).indices.sort().values
+        assign = torch.full((len(x),), -1)
+        assign[line.stands] = torch.arange(keep)
+        line.left.append((assign, x, None))
+        line.sizes = line.sizes[line.stands]
+        return x[line.stands]
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Expedit from a grid to a smaller one whose sides divide it, restored by weights that add up to one."""
+
+    grid: tuple[int, int]
+    small: tuple[int, int]
+    proportional: bool = False
+    window, temperature, near, sharpness, rounds = 3, 0.1, 3, 0.05, 5
+
+    @property
+    def options(self) -> dict[str, float | str]:
+        """The same as options of the method."""
+        return {
+            "rows": self.small[0],
+            "iterations": self.rounds,
+            "temperature": self.temperature,
+            "window": self.window,
+            "recon_temperature": self.sharpness,
+            "recon_k": self.near,
+            "norm": "l1",
+        }
+
+    def __call__(self, line: Line, x: Tensor, keep: int) -> Tensor:
+        row, column = (
+            torch.arange(whole) * few // whole for whole, few in zip(self.grid, self.small, strict=True)
+        )
+        cell = torch.stack(torch.meshgrid(row, column, indexing="ij"), dim=-1).reshape(-1, 2)
+        mine = torch.cartesian_prod(*(torch.arange(few) for few in self.small))
+        apart = (mine[:, None] - cell[None]).abs().amax(dim=2)
+        centres = torch.stack([x[apart[each] == 0].mean(dim=0) for each in range(keep)])
+        for _ in range(self.rounds):
+            logits = -self.temperature * (centres[:, None] - x[None]).square().sum(dim=2)
+            shares = logits.masked_fill(apart > self.window // 2, -torch.inf).softmax(dim=0)
+            centres = shares @ x / shares.sum(dim=1, keepdim=True)
+        distance = (x[:, None] - centres[None]).square().sum(dim=2)
+        far = distance > distance.sort(dim=1).values[:, min(self.near, keep) - 1 :][:, :1]
+        weights = (-self.sharpness * distance).masked_fill(far, -torch.inf).softmax(dim=1)
+        line.stands = shares.argmax(dim=1)
+        line.left.append((distance.argmin(dim=1), x, weights))
+        line.sizes = shares @ line.sizes
+        return centres
+
+
 def seeded(net: nn.Module) -> nn.Module:
     """Weights that make attentions differ, and norms of unequal weight.
 
