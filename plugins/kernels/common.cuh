@@ -188,6 +188,17 @@ __device__ __forceinline__ float finite(float value) {
     return fabsf(value) < kLargest ? value : 0.0f;
 }
 
+// a b + c, rounded once, for sums that several kernels must agree on to the bit: where a compiler is free to
+// join products and sums, it does so here and not there. A host without such an instruction rounds twice,
+// everywhere.
+__device__ __forceinline__ float fused(float a, float b, float c) {
+#if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return fmaf(a, b, c);
+#else
+    return a * b + c;
+#endif
+}
+
 // The length of a row and the cosine of two: a zero row, and what is no number, count as 0.
 constexpr float kLeastSquare = 1e-38f;
 

@@ -64,9 +64,9 @@ __device__ __forceinline__ float cosine_of_rows(const T* left, const T* right, i
 #pragma unroll
                 for (int j = 0; j < kCount; ++j) {
                     const float x = widened(a.item[j]), y = widened(b.item[j]);
-                    product += x * y;
-                    lefts[part] += x * x;
-                    rights[part] += y * y;
+                    product = fused(x, y, product);
+                    lefts[part] = fused(x, x, lefts[part]);
+                    rights[part] = fused(y, y, rights[part]);
                 }
             }
         }

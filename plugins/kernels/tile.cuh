@@ -97,7 +97,7 @@ struct TileReader {
                 const float given = widened(held[i].item[j]);
                 const float value = Policy::kFinite ? finite(given) : given;
                 to[column(i) + j][swizzled<T>(column(i), row)] = value;
-                squares[i] += value * value;
+                squares[i] = fused(value, value, squares[i]);
             }
         }
     }
@@ -163,7 +163,8 @@ __device__ __forceinline__ void tile_product(TileShared<T, Policy>& shared, Left
 #pragma unroll
                 for (int j = 0; j < kEach; ++j) {
                     const float difference = as[i] - bs[j];
-                    product[i][j] += kTile == Tile::kDistances ? difference * difference : as[i] * bs[j];
+                    product[i][j] = kTile == Tile::kDistances ? fused(difference, difference, product[i][j])
+                                                              : fused(as[i], bs[j], product[i][j]);
                 }
             }
         }
