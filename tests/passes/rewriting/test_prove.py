@@ -14,7 +14,7 @@ import tokenrt
 from tests.passes.helpers import tiny
 from tests.passes.helpers.refusals import state
 from tokenrt.errors import OURS, ProofError
-from tokenrt.passes import reduce as verb
+from tokenrt.passes import reducer as verb
 from tokenrt.passes.analysis.prepare import Prepared, prepare
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.rewriting import prove as proof
@@ -171,6 +171,7 @@ def misled(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(right, transformers=(replace(structure, origins=origins, stream=stream),))
 
     monkeypatch.setattr(verb, "prepare", wrong)
+    monkeypatch.setattr(Prepared, "again", lambda self, protect: self)
 
 
 @pytest.mark.parametrize("layer", [0, 1])

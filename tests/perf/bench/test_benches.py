@@ -123,7 +123,7 @@ def test_an_unknown_benchmark(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         __main__.main(["speed"])
     assert (
-        "there are demo, tome, greedy, agreement, engine_layers, half, large, flops, quality, kept, methods, models"
+        "there are demo, tome, greedy, agreement, engine_layers, half, large, flops, costs, latency, quality, kept, text, speech"
         in capsys.readouterr().err
     )
 
