@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.methods.contract import Method, Reduction, Site, Taps, Value, beyond
+from tokenrt.passes.methods.contract import Method, Reduction, Site, Taps, Value
 from tokenrt.passes.methods.parts import bipartite, clusters, steps
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.rewriting.logits import received_of_real
 from tokenrt.passes.rewriting.stages import INT64, compose, constant, follow
-from tokenrt.passes.rewriting.taps.wrapped import Wrapped
+from tokenrt.passes.rewriting.taps.wrapped import Moved
 
 Places = np.ndarray[Any, Any]
 
@@ -210,47 +210,13 @@ def _indices(op: GraphOps, value: Value, other: Places, tokens: Value, places: P
 
 
 @dataclass(frozen=True)
-class Arranged(Wrapped):
+class Arranged(Moved):
     """Taps of tokens in another order."""
 
     order: np.ndarray[Any, Any]
 
-    def _along(self, value: Value, *axes: int) -> Value:
-        for axis in axes:
-            value = self.op("Gather", value, self.order, axis=axis)
-        return value
-
-    def _rows(self, value: Value) -> Value:
-        return self._along(value, 1)
-
-    def _heads(self, value: Value) -> Value:
-        return self._along(value, 2)
-
-    def _scores(self, value: Value) -> Value:
-        return self._along(value, 1)
-
-    def _matrix(self, value: Value) -> Value:
-        return self._along(value, 2, 3)
-
-    def _columns(self, value: Value) -> Value:
-        return self._along(value, 3)
-
-    @property
-    def tokens(self) -> Value:
-        return self._rows(self.taps.tokens)
-
-    @property
-    def size(self) -> Value | None:
-        return None if self.taps.size is None else self._rows(self.taps.size)
-
-    def importance(self) -> Value:
-        return self._scores(self.taps.importance())
-
-    def segments(self) -> Value:
-        return self._scores(beyond(self.taps, "segments"))
-
-    def projected(self, tokens: Value) -> Value:
-        return self.taps.projected(tokens)
+    def _along(self, value: Value, axis: int, rank: int) -> Value:
+        return self.op("Gather", value, self.order, axis=axis)
 
 
 @dataclass(frozen=True)

@@ -168,6 +168,9 @@ class Rewriter:
                     self._reduce(*sites[value], uses[value])
         for value in taps:
             self._restore(value, readers[value])
+
+    def hand_on(self) -> None:
+        """Add what this step hands to the next to the outputs, where tokens rest for a step."""
         if self.handed is not None:
             self.handed.tell(self.stages[-1].state)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.prepare import Prepared
-from tokenrt.passes.graph.interface import PRESENT, Port
+from tokenrt.passes.graph.interface import Port
 from tokenrt.passes.graph.model import copy, opset
 from tokenrt.passes.ops.graph_backend import GraphOps
 from tokenrt.passes.planning.outputs import handover
@@ -63,11 +63,11 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
         for number, path in routes.items()
         for axis in attended(prepared.transformers[number], path, plan.of(number), shapes)
     ]
-    own = len(model.graph.outputs)
     for rewriter in rewriters:
         rewriter.run()
-    handed_on = [value for value in model.graph.outputs[own:] if str(value.name).startswith(PRESENT)]
-    known = len(model.graph.outputs)
+    outputs = len(model.graph.outputs)
+    for rewriter in rewriters:
+        rewriter.hand_on()
     op.add_functions(model)
     dims: dict[str, tuple[int, ...]] = {}
     prompts = [(caches.told(each), each.structure.tokens) for each in rewriters if each.path.ordered]
@@ -82,8 +82,7 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
         prepared.interface.changed(dims)
         .with_inputs(Port(name, value.dtype) for each in rewriters for name, value in each.gained.items())
         .with_outputs(
-            (str(value.name), value.dtype or ir.DataType.INT64)
-            for value in (*handed_on, *model.graph.outputs[known:])
+            (str(value.name), value.dtype or ir.DataType.INT64) for value in model.graph.outputs[outputs:]
         )
     )
     tidy(model)

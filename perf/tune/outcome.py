@@ -59,7 +59,6 @@ class Outcome:
     status = UNMET
 
     def as_dict(self) -> dict[str, Any]:
-        shown = self.recommended or self.nearest
         return {
             **self.told,
             "measures": MEASURES,
@@ -67,7 +66,6 @@ class Outcome:
             "verdict": self.verdict,
             "recommended": self._place(self.recommended),
             "nearest": self._place(self.nearest),
-            "shown": self._place(shown),
             "plans": [self._entry(each) for each in self.plans],
             "left_out": dict(self.left_out or {}),
         }

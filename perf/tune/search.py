@@ -18,11 +18,11 @@ from tokenrt.perf.tune.proposals import proposals
 TRIES = 40
 """Changed plans that are drawn."""
 
-BEST = 3
-"""Families that are run too at the costs around the one that is wished."""
-
 AROUND = (1.15, 0.85)
-"""These costs, as shares of it."""
+"""Costs at which the best method is run too, as shares of the one that is wished."""
+
+BEST = 3
+"""Methods that go on to the next cost where the wish is about harm."""
 
 STEPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 """Costs at which plans are sought where the wish is about harm."""

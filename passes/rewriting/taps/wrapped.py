@@ -13,7 +13,7 @@ from tokenrt.passes.ops.graph_backend import GraphOps
 
 @dataclass(frozen=True)
 class Wrapped(ABC):
-    """What is of tokens goes through one of four functions by its shape; words, quotas and pictures pass as they are."""
+    """What is of tokens goes through one of five functions by its shape; words, quotas and pictures pass as they are."""
 
     op: GraphOps
     taps: Taps
@@ -105,3 +105,44 @@ class Wrapped(ABC):
 
     def update(self) -> Value:
         return beyond(self.taps, "update")
+
+
+@dataclass(frozen=True)
+class Moved(Wrapped):
+    """Taps of some of the tokens, or of all in another order: entries move, and none are added up."""
+
+    @abstractmethod
+    def _along(self, value: Value, axis: int, rank: int) -> Value:
+        """The entries of these tokens along an axis of so many."""
+
+    def _rows(self, value: Value) -> Value:
+        return self._along(value, 1, 3)
+
+    def _heads(self, value: Value) -> Value:
+        return self._along(value, 2, 4)
+
+    def _scores(self, value: Value) -> Value:
+        return self._along(value, 1, 2)
+
+    def _matrix(self, value: Value) -> Value:
+        return self._along(self._along(value, 2, 4), 3, 4)
+
+    def _columns(self, value: Value) -> Value:
+        return self._along(value, 3, 4)
+
+    @property
+    def tokens(self) -> Value:
+        return self._rows(self.taps.tokens)
+
+    @property
+    def size(self) -> Value | None:
+        return None if self.taps.size is None else self._rows(self.taps.size)
+
+    def importance(self) -> Value:
+        return self._scores(self.taps.importance())
+
+    def segments(self) -> Value:
+        return self._scores(beyond(self.taps, "segments"))
+
+    def projected(self, tokens: Value) -> Value:
+        return self.taps.projected(tokens)
