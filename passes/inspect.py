@@ -11,7 +11,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.known.looks import Scene
 from tokenrt.passes.analysis.known.recognise import Known, recognise
 from tokenrt.passes.analysis.outlets.caches import caches
@@ -20,6 +19,7 @@ from tokenrt.passes.analysis.outlets.find import find
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.analysis.protected import Guard
 from tokenrt.passes.analysis.residual import Refusal
+from tokenrt.passes.analysis.structure import Block, Structure
 from tokenrt.passes.graph.model import ModelLike, opset
 from tokenrt.passes.graph.shapes import describe
 from tokenrt.passes.offers import Offers, offers

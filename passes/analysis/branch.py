@@ -11,6 +11,7 @@ from tokenrt.passes.analysis.attention import Core
 from tokenrt.passes.analysis.flow import Cut, Flow
 from tokenrt.passes.analysis.residual import ADDITIONS
 from tokenrt.passes.analysis.stream import LAYOUT, Layout, stream_of
+from tokenrt.passes.graph.ancestry import readers
 from tokenrt.passes.graph.quantization import before
 from tokenrt.passes.graph.shapes import Shapes
 
@@ -47,8 +48,9 @@ def branch(
         return "the attention reads the residual stream beside its norm"
     for node in inside:
         for value in node.outputs:
-            readers = {reader for reader, _ in value.uses()} - inside
-            outside = value.is_graph_output() or any(not _of_others(r, value, flow) for r in readers)
+            outside = value.is_graph_output() or any(
+                not _of_others(reader, value, flow) for reader in readers(value) - inside
+            )
             if value is not outlet and flow.marks.get(value) and outside:
                 return f"{value.name!r} is made inside the attention and read outside it"
     return Branch(Cut(inlet, frozenset(node for node, _ in inlet.uses() if node in inside)), outlet, addition)
@@ -107,7 +109,7 @@ def block_output(
 
     others: where the results of attentions over another axis are added, which are part of the block.
     """
-    reached, live, sequential = {attended}, {attended: _readers(attended)}, True
+    reached, live, sequential = {attended}, {attended: readers(attended)}, True
     queue = sorted(live[attended], key=order.__getitem__)
     while queue:
         node = queue.pop(0)
@@ -122,17 +124,13 @@ def block_output(
         outside = any(value not in reached for value in streams)
         for value in node.outputs:
             reached.add(value)
-            readers = _readers(value)
-            if readers:
-                live[value] = readers
-            queue = sorted({*queue, *readers}, key=order.__getitem__)
+            found = readers(value)
+            if found:
+                live[value] = found
+            queue = sorted({*queue, *found}, key=order.__getitem__)
         if node.op_type in ADDITIONS and len(streams) > 1 and node.outputs[0] not in others:
             if outside:
                 return node.outputs[0], False
             if set(live) <= {node.outputs[0]}:
                 return node.outputs[0], sequential
     return attended, sequential
-
-
-def _readers(value: ir.Value) -> set[ir.Node]:
-    return {node for node, _ in value.uses()}

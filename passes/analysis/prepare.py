@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from tokenrt.passes.analysis.blocks import NOTHING, Structure, find
-from tokenrt.passes.analysis.enclosed import refused
+from tokenrt.passes.analysis.blocks import find
 from tokenrt.passes.analysis.protected import parse, text
+from tokenrt.passes.analysis.refused.enclosed import refused
 from tokenrt.passes.analysis.residual import Refusal
+from tokenrt.passes.analysis.structure import NOTHING, Structure
 from tokenrt.passes.graph.canonicalize import Axes, Canonicalize, parse_shapes
 from tokenrt.passes.graph.interface import Interface
 from tokenrt.passes.graph.model import ModelLike, load

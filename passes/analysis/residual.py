@@ -15,8 +15,8 @@ import onnx_ir as ir
 
 from tokenrt.passes.analysis.attention import Core
 from tokenrt.passes.analysis.joint import joined, parted, parts, streams
-from tokenrt.passes.analysis.missed import OTHERS, Missed
-from tokenrt.passes.graph.ancestry import ancestors
+from tokenrt.passes.analysis.refused.missed import OTHERS, Missed
+from tokenrt.passes.graph.ancestry import ancestors, readers
 from tokenrt.passes.graph.quantization import parameter
 from tokenrt.passes.graph.shapes import Shapes
 
@@ -109,17 +109,17 @@ def _residual(core: Core, here: ir.Value) -> tuple[ir.Value, ir.Value] | Refusal
     sources = ancestors((core.query, core.key, core.value))
     apart = False
     while True:
-        readers = list(dict.fromkeys(node for node, _ in here.uses()))
-        if len(readers) > 1 and not apart and (together := _rejoined(here)) is not None:
+        reading = [*readers(here)]
+        if len(reading) > 1 and not apart and (together := _rejoined(here)) is not None:
             here, apart = together, True
             continue
-        if len(readers) != 1:
-            why = "is read by several nodes" if readers else "is a graph output"
+        if len(reading) != 1:
+            why = "is read by several nodes" if reading else "is a graph output"
             return refuse(
                 core,
                 f"its result {why} before a residual is added: attention pooling, or a stream of its own",
             )
-        node = readers[0]
+        (node,) = reading
         others = [
             step
             for step in node.inputs
@@ -144,7 +144,7 @@ def _residual(core: Core, here: ir.Value) -> tuple[ir.Value, ir.Value] | Refusal
 def _rejoined(result: ir.Value) -> ir.Value | None:
     """The output of the Concat in which all that is made of `result` comes together; None where other things are made of it."""
     order = _order(result)
-    live, queue, made = {result: _readers(result)}, list[tuple[int, ir.Node]](), {result}
+    live, queue, made = {result: readers(result)}, list[tuple[int, ir.Node]](), {result}
     _push(queue, live[result], order)
     while queue:
         node = heapq.heappop(queue)[1]
@@ -161,9 +161,9 @@ def _rejoined(result: ir.Value) -> ir.Value | None:
             if value.is_graph_output():
                 return None
             made.add(value)
-            if readers := _readers(value):
-                live[value] = readers
-                _push(queue, readers, order)
+            if found := readers(value):
+                live[value] = found
+                _push(queue, found, order)
     return None
 
 
@@ -209,10 +209,6 @@ def _push(queue: list[tuple[int, ir.Node]], nodes: Iterable[ir.Node], order: dic
     for node in nodes:
         if order[node] not in there:
             heapq.heappush(queue, (order[node], node))
-
-
-def _readers(value: ir.Value) -> set[ir.Node]:
-    return {node for node, _ in value.uses()}
 
 
 def _computed(node: ir.Node) -> set[ir.Value]:

@@ -14,6 +14,11 @@ from tokenrt.passes.graph.shapes import Shapes
 Places = np.ndarray[Any, np.dtype[np.bool_]]
 
 
+def readers(value: ir.Value) -> set[ir.Node]:
+    """The nodes that read a value."""
+    return {node for node, _ in value.uses()}
+
+
 def learned(value: ir.Value, axis: int, shapes: Shapes) -> Places:
     """[N] of truth: which entries along `axis` depend on no graph input, as class, register and detection tokens."""
     return _learned(value, axis, shapes, {})

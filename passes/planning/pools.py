@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Flow
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.ancestry import nested
 
 PICKS = frozenset({"Gather", "Shape", "Slice", "Split"})

@@ -9,9 +9,9 @@ from functools import cached_property
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.flow import Cut, Flow, follow
 from tokenrt.passes.analysis.marks import Blocked
+from tokenrt.passes.analysis.structure import Block, Structure
 from tokenrt.passes.analysis.trunk import Trunk, Way
 from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.methods.contract import Method, Returns

@@ -13,9 +13,9 @@ from typing import Literal
 import onnx_ir as ir
 
 from tokenrt.errors import PlanError, UnsupportedError
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Flow
 from tokenrt.passes.analysis.marks import WeighPool
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning.plan import Where
 from tokenrt.passes.planning.route import Route, closed, cut

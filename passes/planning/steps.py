@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Flow
 from tokenrt.passes.analysis.marks import BiasKeys
 from tokenrt.passes.analysis.stream import stream_of
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.methods.contract import Returns
 from tokenrt.passes.planning.pools import pools, streams

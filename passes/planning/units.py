@@ -14,9 +14,9 @@ from typing import Any
 import onnx_ir as ir
 
 from tokenrt.errors import PlanError
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import follow
 from tokenrt.passes.analysis.marks import ANY
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning.route import is_short

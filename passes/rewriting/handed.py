@@ -24,8 +24,8 @@ from tokenrt.passes.rewriting.inputs import free_batch, gain
 from tokenrt.passes.rewriting.streams import to_rows
 
 if TYPE_CHECKING:
-    from tokenrt.passes.analysis.blocks import Structure
     from tokenrt.passes.analysis.stream import Layout
+    from tokenrt.passes.analysis.structure import Structure
     from tokenrt.passes.planning.route import Route
 
 

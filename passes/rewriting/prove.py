@@ -17,8 +17,8 @@ from functools import partial
 import onnx_ir as ir
 
 from tokenrt.errors import ProofError, TokenrtError, UnsupportedError
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.marks import Marks
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.functions import describe as told
 from tokenrt.passes.graph.interface import Interface, Port
 from tokenrt.passes.graph.model import skeleton

@@ -17,11 +17,11 @@ import onnx_ir as ir
 
 from tokenrt.errors import PlanError, UnsupportedError
 from tokenrt.passes.analysis import protected
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut
 from tokenrt.passes.analysis.marks import Edit
 from tokenrt.passes.analysis.protected import arranged
 from tokenrt.passes.analysis.stream import Layout, stream_of
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.interface import MAP
 from tokenrt.passes.graph.shapes import Shapes, describe

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import onnx_ir as ir
 
+from tokenrt.passes.analysis.structure import Block, Structure
 from tokenrt.passes.graph.shapes import Shapes
-
-if TYPE_CHECKING:
-    from tokenrt.passes.analysis.blocks import Block, Structure
 
 LAYOUT = frozenset("Cast Expand Gather Identity Mul Reshape Slice Squeeze Transpose Unsqueeze".split())
 """Operators between what is cached and what attention reads: heads that are repeated, axes that are turned, a scale."""

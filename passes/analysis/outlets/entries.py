@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.passes.analysis.attention import Core, cores, scalar
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.marks import Array
 from tokenrt.passes.analysis.outlets.caches import LAYOUT, Part
 from tokenrt.passes.analysis.outlets.origin import Groups, step
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.shapes import Shapes, describe, one_picture
 
 

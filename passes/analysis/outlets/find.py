@@ -13,12 +13,12 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.flow import Cut, Flow, follow
 from tokenrt.passes.analysis.grid import Grid
 from tokenrt.passes.analysis.marks import Array, Mark
 from tokenrt.passes.analysis.outlets.origin import NOTHING, Origin, trace
 from tokenrt.passes.analysis.stream import Layout, layout
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.ancestry import between
 from tokenrt.passes.graph.shapes import Shapes, one_picture
 

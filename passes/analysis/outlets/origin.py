@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.marks import Array
 from tokenrt.passes.analysis.rules import elementwise
 from tokenrt.passes.analysis.stream import Layout
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.shapes import Shapes, one_picture
 
 NOTHING = -1

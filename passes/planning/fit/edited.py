@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from tokenrt.errors import NothingToDoError, PlanError
 from tokenrt.passes import methods
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.prepare import Prepared
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning import units
 from tokenrt.passes.planning.fit.cost import list_refusals, not_empty, shortening

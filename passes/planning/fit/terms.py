@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from tokenrt.errors import PlanError
-from tokenrt.passes.analysis.blocks import Block, Structure
 from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.analysis.protected import free, words
+from tokenrt.passes.analysis.structure import Block, Structure
 from tokenrt.passes.methods.contract import Method
 from tokenrt.passes.planning.plan import BACK, Budget, Plan, Transformer, Where
 from tokenrt.passes.planning.route import closed, cut

@@ -9,8 +9,8 @@ import numpy as np
 import onnx_ir as ir
 
 from tokenrt.errors import MethodError, UnsupportedError
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.outlets.find import Source
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.shapes import Shapes
 from tokenrt.passes.methods.contract import Value
 from tokenrt.passes.methods.parts.steps import head_mean

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from tokenrt.errors import PlanError, UnsupportedError
-from tokenrt.passes.analysis.blocks import Block
+from tokenrt.passes.analysis.structure import Block
 from tokenrt.passes.graph.ancestry import ancestors
 from tokenrt.passes.methods.contract import Taps
 from tokenrt.passes.planning.plan import BEFORE, PlannedSite

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.analysis.blocks import Block
+from tokenrt.passes.analysis.structure import Block
 from tokenrt.passes.graph.quantization import decoded
 from tokenrt.passes.methods.contract import Taps
 from tokenrt.passes.rewriting.taps.block import END, GraphTaps

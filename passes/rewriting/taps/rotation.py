@@ -6,7 +6,7 @@ import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
 from tokenrt.passes.analysis.attention import scalar
-from tokenrt.passes.graph.ancestry import between
+from tokenrt.passes.graph.ancestry import between, readers
 from tokenrt.passes.graph.quantization import decoded
 from tokenrt.passes.graph.shapes import Shapes, describe
 
@@ -48,18 +48,18 @@ def unrotated(value: ir.Value, shapes: Shapes) -> ir.Value:
         end, node = node.inputs[0], node.inputs[0].producer()
     start = weighed(end, shapes)[1]
     inside = between(start, end)
-    before, live = None, {start: _readers(start, inside)}
+    before, live = None, {start: readers(start) & inside}
     for each in [node for node in _graph(end) if node in inside]:
         if len(live) == 1:
-            (only, readers), *_ = live.items()
-            if len(readers) > 1 or each.op_type == "RotaryEmbedding":
+            (only, reading), *_ = live.items()
+            if len(reading) > 1 or each.op_type == "RotaryEmbedding":
                 before = only
         for given in each.inputs:
             if given in live:
                 live[given].discard(each)
                 if not live[given]:
                     del live[given]
-        live |= {made: readers for made in each.outputs if (readers := _readers(made, inside))}
+        live |= {made: found for made in each.outputs if (found := readers(made) & inside)}
     if before is None:
         return value
     if shapes.of(before) != shapes.of(value):
@@ -68,10 +68,6 @@ def unrotated(value: ir.Value, shapes: Shapes) -> ir.Value:
             f"{value.name!r} {describe(shapes.of(value))} behind it, and the method reads queries and keys before the rotation"
         )
     return before
-
-
-def _readers(value: ir.Value, inside: frozenset[ir.Node]) -> set[ir.Node]:
-    return {node for node, _ in value.uses() if node in inside}
 
 
 def _graph(value: ir.Value) -> ir.Graph | ir.Function:

@@ -37,7 +37,7 @@ from tokenrt.perf.demo.subject import Array
 from tokenrt.perf.profile import timing
 
 if TYPE_CHECKING:
-    from tokenrt.passes.analysis.blocks import Structure
+    from tokenrt.passes.analysis.structure import Structure
 
 WITHIN = 4
 """Tokens by which a count may be off where a method takes only some."""

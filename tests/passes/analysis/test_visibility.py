@@ -12,8 +12,8 @@ import pytest
 from onnx import numpy_helper
 
 from tests.passes.helpers import tiny
-from tokenrt.passes.analysis.blocks import Structure
 from tokenrt.passes.analysis.prepare import prepare
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.analysis.visibility.relation import connected, describe
 
 N = tiny.TOKENS
