@@ -30,7 +30,7 @@ METHODS = ("tome", "topk")
 NEAR = 0.08
 """What a predicted ratio may be off."""
 
-SWEPT, REPEATS, ROUNDS = 6, 3, 6
+SWEPT, REPEATS, ROUNDS = 12, 4, 12
 UNSEEN: Mapping[str, tuple[str, Budget]] = {
     "`tome --remove 5`": ("tome", Budget.remove(5)),
     "`tome --remove 10`": ("tome", Budget.remove(10)),
