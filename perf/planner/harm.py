@@ -24,6 +24,12 @@ MEASURES: Mapping[Kind, str] = {
     "dense": "L2 distance from the original's, relative to its length",
 }
 
+DRAWS, INSIDE = 2000, 0.95
+"""Draws of images with replacement, and the share of them that an interval holds."""
+
+SURE = 2.0
+"""Standard errors of a difference, image by image, from which on one harms surely less than another."""
+
 
 @dataclass(frozen=True)
 class Harm:
@@ -40,6 +46,22 @@ class Harm:
     def mean(self) -> float:
         """Over the images, of the worst output."""
         return float(np.mean(self.images))
+
+    def interval(self, seed: int = 0) -> tuple[float, float]:
+        """Between which the mean lies when other images of the kind had been drawn."""
+        images = np.array(self.images)
+        if len(images) < 2 or not np.isfinite(images).all():
+            return self.mean, self.mean
+        draws = np.random.default_rng(seed).integers(0, len(images), (DRAWS, len(images)))
+        low, high = np.quantile(images[draws].mean(axis=1), [(1 - INSIDE) / 2, (1 + INSIDE) / 2])
+        return float(low), float(high)
+
+    def surely_less(self, other: Harm) -> bool:
+        """Whether this is less on these images by more than chance would have it, compared image by image."""
+        gap = np.array(other.images) - np.array(self.images)
+        if len(gap) < 2 or not np.isfinite(gap).all():
+            return False
+        return bool(gap.mean() > SURE * gap.std(ddof=1) / np.sqrt(len(gap)))
 
 
 def kind_of(name: str, answer: Array) -> Kind:

@@ -5,17 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.planner.harm import Harm
 from tokenrt.perf.tune.families import Candidate
-
-DRAWS, INSIDE = 2000, 0.95
-"""Draws of images with replacement, and the share of them that an interval holds."""
-
-SURE = 2.0
-"""Standard errors of a difference, image by image, from which on a plan that was searched for counts as better."""
 
 
 @dataclass(frozen=True)
@@ -36,19 +28,11 @@ class Judged:
 
     def interval(self, seed: int = 0) -> tuple[float, float]:
         """Between which the mean lies when other images of the kind had been drawn."""
-        images = np.array(self.harm.images)
-        if len(images) < 2 or not np.isfinite(images).all():
-            return self.mean, self.mean
-        draws = np.random.default_rng(seed).integers(0, len(images), (DRAWS, len(images)))
-        low, high = np.quantile(images[draws].mean(axis=1), [(1 - INSIDE) / 2, (1 + INSIDE) / 2])
-        return float(low), float(high)
+        return self.harm.interval(seed)
 
     def surely_better(self, other: Judged) -> bool:
         """Whether it harms less on these images by more than chance would have it, compared image by image."""
-        gap = np.array(other.harm.images) - np.array(self.harm.images)
-        if len(gap) < 2 or not np.isfinite(gap).all():
-            return False
-        return bool(gap.mean() > SURE * gap.std(ddof=1) / np.sqrt(len(gap)))
+        return self.harm.surely_less(other.harm)
 
 
 def front(plans: Sequence[Judged]) -> list[Judged]:
