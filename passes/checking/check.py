@@ -14,7 +14,7 @@ import onnx_ir as ir
 from tokenrt.errors import ModelError
 from tokenrt.passes.checking import choices, interface, ties
 from tokenrt.passes.checking.batches import batch_of
-from tokenrt.passes.checking.check_data import Feed, feeds, inputs_of, quiet
+from tokenrt.passes.checking.check_data import Feed, feeds, inputs_of, quiet, samples_of
 from tokenrt.passes.checking.choices import Choices
 from tokenrt.passes.checking.drift import Drift, compared, distance, drifts, number
 from tokenrt.passes.checking.emulate import comparable
@@ -298,7 +298,7 @@ def _no_bare_nodes(model: ir.Model) -> None:
 
 
 def _batches(feed: Sequence[Feed]) -> list[int]:
-    return [max((len(array) for array in run.values() if array.ndim), default=1) for run in feed]
+    return [samples_of(run) for run in feed]
 
 
 def _cell(value: float | None, form: str) -> str:

@@ -98,6 +98,21 @@ def feeds(
     )
 
 
+def first(runs: Sequence[Feed], samples: int) -> Iterator[Feed]:
+    """Runs until so many samples are there."""
+    taken = 0
+    for run in runs:
+        if taken >= samples:
+            return
+        taken += samples_of(run)
+        yield run
+
+
+def samples_of(run: Feed) -> int:
+    """Samples of a run."""
+    return max((len(array) for array in run.values() if array.ndim), default=1)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep Polygraphy, which logs to standard output, silent."""

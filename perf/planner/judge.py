@@ -12,7 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from tokenrt.passes.checking.check_data import Feed, feeds, inputs_of
+from tokenrt.passes.checking.check_data import Feed, feeds, first, inputs_of
 from tokenrt.passes.graph.model import ModelLike, skeleton
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.planner.harm import Harm, check_finite, harm
@@ -67,7 +67,7 @@ class Judge:
                 samples=-(-samples // batch),
                 most=samples,
             )
-            taken = [*_first(runs, samples)]
+            taken = [*first(runs, samples)]
             found = answers(bench.original(), taken)
             check_finite(found)
             kept = None if journal is None else Journal(Path(journal))
@@ -89,16 +89,6 @@ class Judge:
 def _shown(value: float) -> float | str:
     """A number as JSON can hold it."""
     return value if value != float("inf") else "inf"
-
-
-def _first(runs: Sequence[Feed], samples: int) -> Iterator[Feed]:
-    """Runs until so many samples are there."""
-    taken = 0
-    for run in runs:
-        if taken >= samples:
-            return
-        taken += max((len(array) for array in run.values() if array.ndim), default=1)
-        yield run
 
 
 def _key(model: ir.Model, data: Sequence[Feed]) -> str:
