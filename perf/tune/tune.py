@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenrt import files
 from tokenrt.errors import MethodError
+from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.prepare import Protect, ShapeOption
 from tokenrt.passes.methods import for_graph
 from tokenrt.passes.planning.plan import Budget
@@ -101,6 +102,12 @@ def tune(
             "batch": batch,
             "seed": seed,
             "unreduced_ms": meter.milliseconds,
+            "asked": {
+                "folder": os.getcwd(),
+                "data": str(data),
+                "samples": samples,
+                **_options(asked, threads),
+            },
         }
         check_same(folder, told)
         most = wish.most(meter.milliseconds)
@@ -113,6 +120,20 @@ def tune(
         tell("writing the reduced model")
         reduce(model, plan=found.recommended.plan, shape=shape, output=folder / MODEL)
     return found.write()
+
+
+def _options(asked: Request, threads: int | None) -> dict[str, Any]:
+    """The options that all plans share as the command line takes them, those left out left out."""
+    shape = asked.shape.items() if isinstance(asked.shape, Mapping) else ()
+    given = {
+        "site": asked.site,
+        "grid": "x".join(map(str, asked.grid or ())),
+        "protect": protected.text(asked.protect),
+        "span": asked.span,
+        "shape": [f"{name}={'x'.join(map(str, axes))}" for name, axes in shape] or [*(asked.shape or ())],
+        "threads": threads,
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 def _meter(

@@ -67,12 +67,13 @@ def test_the_recommended_plan_is_within_the_wish_and_no_rule_harms_less(run: tup
     assert any(each.candidate.origin == "changed and run" for each in found.plans)
 
 
-def test_what_is_written_is_the_recommended_plan(run: tuple[Outcome, Path], model: Path) -> None:
+def test_what_is_written_is_the_recommended_plan(run: tuple[Outcome, Path], model: Path, data: Path) -> None:
     found, folder = run
     assert found.recommended is not None
     told = json.loads((folder / "run.json").read_text())
     assert told["plans"][told["recommended"]]["spec"] == found.recommended.plan.spec()
     assert told["state"] == "met"
+    assert {**told["asked"], "folder": ""} == {"folder": "", "data": str(data), "samples": 32, "threads": 1}
     again = tokenrt.reduce(model, plan=folder / "best.toml", output=folder / "again.onnx")
     assert again.plan.spec() == found.recommended.plan.spec()
     written, made = (onnx.load(folder / name).graph for name in ("reduced.onnx", "again.onnx"))
