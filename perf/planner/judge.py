@@ -4,37 +4,46 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx_ir as ir
 
+from tokenrt.errors import TokenrtError
 from tokenrt.passes.checking.check_data import Feed, feeds, first, inputs_of
 from tokenrt.passes.graph.model import ModelLike, skeleton
 from tokenrt.passes.planning.plan import Plan
-from tokenrt.perf.planner.harm import Harm, check_finite, harm
+from tokenrt.perf.planner.harm import Harm
 from tokenrt.perf.planner.journal import Journal, digest
-from tokenrt.perf.planner.workbench import Answer, Workbench, answers
+from tokenrt.perf.planner.pace import Pace
+from tokenrt.perf.planner.workbench import Workbench
+from tokenrt.perf.planner.workers.contract import Workers
+from tokenrt.perf.planner.workers.exam import Exam
+from tokenrt.perf.planner.workers.here import Here
 from tokenrt.version import __version__
+
+Label = TypeVar("Label")
 
 
 @dataclass(frozen=True)
 class Judge:
-    """A workbench with data, the original's answers to it, and a journal of what was judged before.
+    """A workbench with data, workers that run plans on it, and a journal of what was judged before.
 
     told: where the data is from. key: of the model, the data and the runtime, by their content, so that a journal serves
-    whatever it is given again.
+    whatever it is given again. known: what the journal holds. pace: of the plans that were run.
     """
 
     bench: Workbench
     data: Sequence[Feed]
     told: str
-    original: Sequence[Answer]
-    journal: Journal | None
     key: str
+    workers: Workers
+    journal: Journal | None
+    known: dict[str, Any]
+    pace: Pace = field(default_factory=Pace)
 
     @classmethod
     @contextmanager
@@ -52,7 +61,8 @@ class Judge:
         """Prepare a model and answer all data once.
 
         data: a folder of pictures or arrays, an .npz, a .txt with a text in each line, arrays, or nothing for seeded noise,
-        of which the first `samples` runs' worth is taken. journal: a file that is added to. options: those of `Workbench.of`.
+        of which the first `samples` runs' worth is taken. journal: a file that is added to. options: those of `Workbench.of`,
+        of which `threads` is how many run plans, and the original.
 
         Raises: TokenrtError for data that does not fit, and for a model that gives what is not finite.
         """
@@ -68,22 +78,62 @@ class Judge:
                 most=samples,
             )
             taken = [*first(runs, samples)]
-            found = answers(bench.original(), taken)
-            check_finite(found)
+            workers = Here(Exam.of(bench, taken), bench.threads)
             kept = None if journal is None else Journal(Path(journal))
-            yield cls(bench, taken, told, found, kept, _key(prepared, taken))
+            known = {} if kept is None else kept.answers()
+            yield cls(bench, taken, told, _key(prepared, taken), workers, kept, known)
 
     def __call__(self, plan: Plan) -> Harm:
         """The harm of a plan, from the journal where it is there. Raises: TokenrtError, as `tokenrt.reduce` does."""
-        key = digest(self.key, plan.to_toml())
-        known = None if self.journal is None else self.journal.get(key)
-        if known is not None:
-            return Harm({name: tuple(map(float, values)) for name, values in known["harm"].items()})
-        found = harm(self.original, self.bench.trial(plan).answers(self.data))
-        if self.journal is not None:
-            told = {name: [_shown(value) for value in values] for name, values in found.outputs.items()}
-            self.journal.put(key, {"plan": plan.spec(), "harm": told})
+        ((_, found),) = self.map([(plan, plan)])
+        if isinstance(found, TokenrtError):
+            raise found
         return found
+
+    def map(self, asked: Iterable[tuple[Label, Plan]]) -> Iterator[tuple[Label, Harm | TokenrtError]]:
+        """For each plan its label with its harm, or with why it has none, in the order asked.
+
+        What the journal knows is not run again. The rest runs several at a time, and each answer is written down as it comes.
+        `asked` is read ahead of the answers, so it must not depend on them: what depends on them is another call. Then the
+        answers, and what a search makes of them, are the same however many workers there are.
+        """
+        labels, fresh = list[Label](), list[tuple[int, Plan]]()
+        found = dict[int, Harm | TokenrtError]()
+
+        def unknown() -> Iterator[Plan]:
+            for place, (label, plan) in enumerate(asked):
+                labels.append(label)
+                known = self.known.get(self._key_of(plan))
+                if known is None:
+                    fresh.append((place, plan))
+                    yield plan
+                else:
+                    found[place] = Harm(
+                        {name: tuple(map(float, each)) for name, each in known["harm"].items()}
+                    )
+
+        shown = 0
+        self.pace.start()
+        for number, answer in self.workers.run(unknown()):
+            place, plan = fresh[number]
+            found[place] = answer
+            self._keep(plan, answer)
+            while shown in found:
+                yield labels[shown], found.pop(shown)
+                shown += 1
+        yield from ((labels[place], found[place]) for place in range(shown, len(labels)))
+
+    def _keep(self, plan: Plan, answer: Harm | TokenrtError) -> None:
+        if isinstance(answer, TokenrtError):
+            return
+        self.pace.one()
+        if self.journal is not None:
+            told = {name: [_shown(value) for value in values] for name, values in answer.outputs.items()}
+            key = self._key_of(plan)
+            self.known[key] = self.journal.put(key, {"plan": plan.spec(), "harm": told})
+
+    def _key_of(self, plan: Plan) -> str:
+        return digest(self.key, plan.to_toml())
 
 
 def _shown(value: float) -> float | str:

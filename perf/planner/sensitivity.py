@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes import methods
-from tokenrt.passes.planning.plan import Budget
+from tokenrt.passes.planning.plan import Budget, Plan
 from tokenrt.passes.planning.request import Request
 from tokenrt.perf.planner.harm import Harm
 from tokenrt.perf.planner.judge import Judge
@@ -17,7 +17,7 @@ SHARES = (0.9, 0.75, 0.5, 0.25)
 """Of the tokens of a transformer, how many stay where it is tried."""
 
 Told = Callable[[str, int, int], None]
-"""Called with what is tried, how many were tried before, and how many there are."""
+"""Called with what was tried, how many were tried by now, and how many there are."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,28 @@ def sensitivity(
     asked = asked or Request()
     places = [*_places(judge, names, shares, asked)]
     found = Sensitivity({}, {})
-    for number, place in enumerate(places):
+
+    def plans() -> Iterator[tuple[Place, Plan]]:
+        for place in places:
+            try:
+                budget = Budget.tokens([place.tokens], [place.block])
+                yield place, judge.bench.reducer.plan(place.method, budget, asked)
+            except TokenrtError as error:
+                found.refused[place] = _reason(error)
+
+    for number, (place, answer) in enumerate(judge.map(plans()), 1):
+        if isinstance(answer, TokenrtError):
+            found.refused[place] = _reason(answer)
+        else:
+            found.harms[place] = answer
         if progress is not None:
             told = f"{place.method} at block {place.block}: {place.tokens} of {place.arriving}"
             progress(told, number, len(places))
-        try:
-            budget = Budget.tokens([place.tokens], [place.block])
-            found.harms[place] = judge(judge.bench.reducer.plan(place.method, budget, asked))
-        except TokenrtError as error:
-            found.refused[place] = str(error).splitlines()[0]
     return found
+
+
+def _reason(error: TokenrtError) -> str:
+    return str(error).splitlines()[0]
 
 
 def _places(judge: Judge, names: Sequence[str], shares: Sequence[float], asked: Request) -> Iterator[Place]:

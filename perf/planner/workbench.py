@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -40,7 +40,7 @@ class Trial:
     session: Any
 
     def answers(self, feeds: Sequence[Feed]) -> list[Answer]:
-        """The outputs of each run. An input that only the model as it came has is not fed."""
+        """The outputs of each run."""
         return answers(self.session, feeds)
 
 
@@ -83,46 +83,55 @@ class Workbench:
 
     def session(self, model: ir.Model) -> Any:
         """A session of a model that was made of the prepared one. Raises: TokenrtError where the runtime does not take it."""
-        return self._session(model, self._options(model))
+        return self.opener(model)()
+
+    def opener(self, model: ir.Model, threads: int | None = None) -> Callable[[], Any]:
+        """What opens a session, as `session` does, in any thread; the model is read now. threads: of one operator."""
+        return partial(_opened, self.weights.serialized(model), self._options(model, threads))
 
     def profiled(self, model: ir.Model, prefix: Path) -> Any:
         """A session whose profiler writes a file that begins with `prefix`."""
         options = self._options(model)
         options.enable_profiling = True
         options.profile_file_prefix = str(prefix)
-        return self._session(model, options)
+        return _opened(self.weights.serialized(model), options)
 
     def peak(self, model: ir.Model, feed: Feed) -> int:
         """Bytes of activations that ONNX Runtime's arena holds at the most in a run, told all shapes and freeing what is dead."""
-        return arena.peak(partial(self._session, Opened.of(model).told()), self._options(model), feed)
+        told = self.weights.serialized(Opened.of(model).told())
+        return arena.peak(partial(_opened, told), self._options(model), feed)
 
     def peak_by_default(self, model: ir.Model, feed: Feed) -> int:
         """The same as a file of the model runs: shapes are what the runtime finds out, and buffers are kept for later tensors."""
-        return arena.peak(partial(self._session, model), self._options(model), feed, reuse=True)
+        return arena.peak(
+            partial(_opened, self.weights.serialized(model)), self._options(model), feed, reuse=True
+        )
 
-    def _options(self, model: ir.Model) -> Any:
-        options = timing.settled(session_options(model), self.threads)
+    def _options(self, model: ir.Model, threads: int | None = None) -> Any:
+        options = timing.settled(session_options(model), threads or self.threads)
         options.add_session_config_entry(FOLDER, str(self.weights.folder))
         return options
 
-    def _session(self, model: ir.Model, options: Any) -> Any:
-        import onnxruntime
 
-        try:
-            return onnxruntime.InferenceSession(
-                self.weights.serialized(model), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as cause:
-            raise TokenrtError(
-                f"ONNX Runtime does not take the model: {str(cause).splitlines()[0][:300]}"
-            ) from cause
+def _opened(model: bytes, options: Any) -> Any:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as cause:
+        raise TokenrtError(
+            f"ONNX Runtime does not take the model: {str(cause).splitlines()[0][:300]}"
+        ) from cause
 
 
 def answers(session: Any, feeds: Sequence[Feed]) -> list[Answer]:
     """The outputs of each run of a session, by name."""
-    inputs = {value.name for value in session.get_inputs()}
+    return [answer(session, feed) for feed in feeds]
+
+
+def answer(session: Any, feed: Feed) -> Answer:
+    """The outputs of a run, by name. An input that only the model as it came has is not fed."""
     names = [value.name for value in session.get_outputs()]
-    runs = (
-        session.run(names, {name: array for name, array in feed.items() if name in inputs}) for feed in feeds
-    )
-    return [dict(zip(names, run, strict=True)) for run in runs]
+    own = {value.name for value in session.get_inputs()}
+    run = session.run(names, {name: array for name, array in feed.items() if name in own})
+    return dict(zip(names, run, strict=True))

@@ -54,11 +54,10 @@ class Improver:
     most: float
     seed: int
 
-    def neighbours(self, best: Callable[[], Judged], tries: int) -> Iterator[Candidate]:
-        """Changed plans, of the best one at each time; those that cannot be made are left out."""
-        random = np.random.default_rng(self.seed)
+    def neighbours(self, best: Judged, tries: int, number: int) -> Iterator[Candidate]:
+        """Changes of a plan; those that cannot be made are left out. number: of the round, each of which draws others."""
+        random, parent = np.random.default_rng([self.seed, number]), best.plan
         for _ in range(tries):
-            parent = best().plan
             change = CHANGES[int(random.integers(len(CHANGES)))]
             changed = change(random, Mixture.of(parent), parent.blocks, self.names)
             found = None if changed is None else self.fitted(parent, changed)

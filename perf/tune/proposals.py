@@ -43,7 +43,7 @@ def proposals(
         names,
         shares=SHARES,
         asked=asked,
-        progress=lambda what, number, of: tell(f"place {number + 1} of {of}: {what}"),
+        progress=lambda what, number, of: tell(f"place {number} of {of}: {what}"),
     )
     harms: dict[tuple[str, int], list[tuple[int, float]]] = {}
     for place, harm in found.harms.items():

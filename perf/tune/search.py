@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tokenrt.errors import TokenrtError
+from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.request import Request
 from tokenrt.perf.planner.judge import Judge
 from tokenrt.perf.tune.families import Candidate, families
@@ -17,6 +18,9 @@ from tokenrt.perf.tune.proposals import proposals
 
 TRIES = 40
 """Changed plans that are drawn."""
+
+ROUND = 8
+"""So many of them are changes of one plan, the best when they are drawn, so that they can run at the same time."""
 
 AROUND = (1.15, 0.85)
 """Costs at which the best method is run too, as shares of the one that is wished."""
@@ -40,15 +44,14 @@ class Search:
     seed: int = 0
     judged: list[Judged] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
-    spent: list[float] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
 
     def at(self, most: float) -> None:
         """Look for the least harm at a cost, and at costs around it among the best families."""
         self._run(self._families(most, self.names))
-        for share in AROUND:
-            cost = most * share
-            if cost < 1:
-                self._run(self._families(cost, self.ranked_methods()[:1]))
+        best = self.ranked_methods()[:1]
+        around = (self._families(most * share, best) for share in AROUND if most * share < 1)
+        self._run(itertools.chain.from_iterable(around))
         self._searched(most)
 
     def down_to(self, drop: float) -> None:
@@ -82,28 +85,32 @@ class Search:
             return
         improver = Improver(self.judge.bench, self.meter, self.names, most, self.seed)
         self._run(proposals(self.judge, self.meter, improver, ranked, self.asked, self.tell))
-        self._run(improver.neighbours(lambda: min(self.within(most), key=_mean), TRIES), TRIES)
+        for number, left in enumerate(range(TRIES, 0, -ROUND)):
+            best = min(self.within(most), key=_mean)
+            self._run(improver.neighbours(best, min(ROUND, left), number), left)
 
     def _run(self, candidates: Iterable[Candidate], about: int = 0) -> None:
-        """Run candidates, each plan once. about: how many there may be."""
-        for number, candidate in enumerate(candidates):
-            spec = candidate.plan.spec()
-            if any(each.plan.spec() == spec for each in self.judged):
+        """Run a round of candidates, which depend on earlier rounds alone; each plan once. about: how many there may be."""
+        end = len(self.judged) + about
+        for (candidate, ratio), harm in self.judge.map(self._new(candidates)):
+            if isinstance(harm, TokenrtError):
+                self.left_out[candidate.origin] = str(harm).splitlines()[0]
                 continue
-            self.tell(f"plan {len(self.judged) + 1}: {candidate.origin}{self._left(about - number)}")
-            start = time.perf_counter()
+            self.judged.append(Judged(candidate, harm, ratio))
+            left = self.judge.pace.left(end - len(self.judged))
+            self.tell(f"plan {len(self.judged)}: {candidate.origin}{left}")
+
+    def _new(self, candidates: Iterable[Candidate]) -> Iterator[tuple[tuple[Candidate, float], Plan]]:
+        """Those that were not asked for before, with what they cost."""
+        for candidate in candidates:
+            spec = candidate.plan.spec()
+            if spec in self.seen:
+                continue
+            self.seen.add(spec)
             try:
-                ratio = self.meter.exact(candidate.plan)
-                self.judged.append(Judged(candidate, self.judge(candidate.plan), ratio))
+                yield (candidate, self.meter.exact(candidate.plan)), candidate.plan
             except TokenrtError as error:
                 self.left_out[candidate.origin] = str(error).splitlines()[0]
-            self.spent.append(time.perf_counter() - start)
-
-    def _left(self, plans: int) -> str:
-        if plans <= 0 or not self.spent:
-            return ""
-        seconds = plans * sum(self.spent) / len(self.spent)
-        return f", {seconds / 60:.0f} minutes left" if seconds >= 90 else f", {seconds:.0f} seconds left"
 
 
 def _mean(judged: Judged) -> float:

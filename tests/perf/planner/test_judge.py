@@ -12,10 +12,10 @@ import pytest
 from tokenrt.errors import TokenrtError
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.perf.bench.plain_vit import PlainViT
-from tokenrt.perf.planner import judge as judging
 from tokenrt.perf.planner.harm import Harm, harm, kind_of
 from tokenrt.perf.planner.judge import Judge
 from tokenrt.perf.planner.sensitivity import Place, sensitivity
+from tokenrt.perf.planner.workers.exam import Exam
 
 SMALL = PlainViT(width=64, heads=2, blocks=3, patch=16, image=64, classes=10)
 
@@ -92,8 +92,8 @@ def test_a_journal_is_gone_on_with(model: Path, tmp_path: Path, monkeypatch: pyt
     # Killed while the last line was written: that place alone is tried again, and the journal stays readable.
     journal.write_text("\n".join([*lines[:2], lines[2][:40]]))
     tried = list[object]()
-    measure = judging.harm
-    monkeypatch.setattr(judging, "harm", lambda *given: tried.append(given) or measure(*given))
+    made = Exam.made
+    monkeypatch.setattr(Exam, "made", lambda *given: tried.append(given) or made(*given))
     assert places() == first
     assert len(tried) == 1
     assert places() == first
