@@ -51,7 +51,7 @@ MAY_IMPORT: Mapping[str, str] = {
     "targets.profiles",
     "perf.tune": "passes passes.analysis passes.methods passes.planning perf.cost perf.planner targets targets.profiles",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
-    "passes.planning perf.cost perf.demo perf.planner perf.profile plugins plugins.host plugins.toolchain targets",
+    "passes.planning perf.cost perf.demo perf.planner perf.profile perf.tune plugins plugins.host plugins.toolchain targets",
     "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo perf.pictures perf.planner plugins plugins.host "
     "plugins.toolchain targets targets.trtexec",
 }

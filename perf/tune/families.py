@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 from tokenrt.errors import NothingToDoError, TokenrtError
 from tokenrt.passes.planning.plan import Budget, Plan
@@ -15,14 +16,25 @@ RATIOS = tuple(round(1 - step / 50, 2) for step in range(1, 50))
 """Shares that stay, from mild to strong."""
 
 
+class Freedom(IntEnum):
+    """How much of a plan was chosen by what harms the data at hand: the more, the less that is worth on other data."""
+
+    RULE, SHAPE, SITES = range(3)
+    """A published schedule; a shape of few numbers; sites that were changed one by one."""
+
+
 @dataclass(frozen=True)
 class Candidate:
-    """A plan, where it is from, and its cost as a share of the unreduced model's. searched: by its harm, not by a rule."""
+    """A plan, where it is from, and its cost as a share of the unreduced model's."""
 
     origin: str
     plan: Plan
     ratio: float
-    searched: bool = False
+    freedom: Freedom = Freedom.RULE
+
+    @property
+    def searched(self) -> bool:
+        return self.freedom > Freedom.RULE
 
 
 Strengths = Callable[[int, int], Sequence[Budget]]
@@ -49,14 +61,23 @@ FAMILIES: Mapping[str, Strengths] = {
 }
 
 
+FIRST = ("constant", "once at the start")
+"""The rules that tell whether a method is worth the others: many small steps, and one large one."""
+
+
 def families(
-    bench: Workbench, meter: Meter, names: Sequence[str], most: float, asked: Request
+    bench: Workbench,
+    meter: Meter,
+    names: Sequence[str],
+    most: float,
+    asked: Request,
+    rules: Iterable[str] = tuple(FAMILIES),
 ) -> Iterator[Candidate]:
-    """Of every method and family the mildest plan within the cost; of those that reach it, none costs more than `most`."""
+    """Of every method and rule the mildest plan within the cost; of those that reach it, none costs more than `most`."""
     structure = bench.reducer.prepared.structure
     for name in names:
-        for family, strengths in FAMILIES.items():
-            budgets = strengths(structure.tokens, len(structure.blocks))
+        for family in rules:
+            budgets = FAMILIES[family](structure.tokens, len(structure.blocks))
             found = _mildest(bench, meter, name, budgets, most, asked)
             if found is not None:
                 yield Candidate(f"{name}, {family}", *found)

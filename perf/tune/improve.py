@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,19 +12,19 @@ from tokenrt.errors import NothingToDoError, TokenrtError
 from tokenrt.passes import methods
 from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.perf.planner.workbench import Workbench
-from tokenrt.perf.tune.families import Candidate
+from tokenrt.perf.tune.families import Candidate, Freedom
 from tokenrt.perf.tune.judged import Judged
 from tokenrt.perf.tune.meters import Meter
 
-HALVINGS = 7
+HALVINGS = 9
 
 
 @dataclass(frozen=True)
 class Leaving:
-    """How many tokens leave at a block, and by which method."""
+    """How many tokens leave at a block, against the other blocks, and by which method."""
 
     block: int
-    tokens: int
+    tokens: float
     method: str
 
 
@@ -62,7 +63,7 @@ class Improver:
             changed = change(random, Mixture.of(parent), parent.blocks, self.names)
             found = None if changed is None else self.fitted(parent, changed)
             if found is not None:
-                yield Candidate("changed and run", *found, searched=True)
+                yield Candidate("changed and run", *found, Freedom.SITES)
 
     def fitted(self, like: Plan, mixture: Mixture) -> tuple[Plan, float] | None:
         """As much of these removals as the cost asks for, all in the same proportion; None where it cannot be reached."""
@@ -86,13 +87,19 @@ class Improver:
 
 
 def planned(bench: Workbench, like: Plan, mixture: Mixture, scale: float = 1.0) -> Plan:
-    """A plan with these removals times `scale`, checked, its work counted. Raises: TokenrtError."""
-    here, sites = like.tokens, list[PlannedSite]()
+    """A plan with these removals times `scale`, checked, its work counted. Raises: TokenrtError.
+
+    What is cut off to whole tokens at one site leaves at the next ones, so that any number can leave in all.
+    """
+    here, wanted, sites = like.tokens, float(like.tokens), list[PlannedSite]()
     where = like.sites[0].where if like.sites else "after-attention"
+    main = Counter(step.method for step in mixture.steps).most_common(1)[0][0]
+    like = like if main == like.method else replace(like, method=main, options={})
     for step in sorted(mixture.steps, key=lambda step: step.block):
         unit = methods.get(step.method)().unit
-        leave = round(step.tokens * scale / unit) * unit
-        if leave:
+        wanted -= step.tokens * scale
+        leave = int((here - wanted) / unit + 1e-9) * unit
+        if leave > 0:
             here -= leave
             method = "" if step.method == like.method else step.method
             sites.append(PlannedSite(step.block, where, here, method=method))

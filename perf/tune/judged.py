@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.planner.harm import Harm
-from tokenrt.perf.tune.families import Candidate
+from tokenrt.perf.tune.families import Candidate, Freedom
+
+LIGHT = 0.5
+"""An image counts as if rules harmed it at least so many times as much as the mean of all."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,48 @@ class Judged:
         return self.harm.surely_less(other.harm)
 
 
+@dataclass(frozen=True)
+class Yardstick:
+    """What plans that are as cheap are compared by: harm image by image, against what other plans do to the same image.
+
+    Some pictures are ten times as easily harmed as others, so that a mean of few of them is a mean of two or three, and says
+    little of the next ones. usual: of each image the median harm of plans that follow a rule, but no less than half the mean of
+    these, so that images which nothing harms do not count for more than the others.
+    """
+
+    usual: Sequence[float]
+
+    @classmethod
+    def of(cls, plans: Sequence[Judged]) -> Yardstick:
+        """Made of the rules among these plans, of all where there is none."""
+        ruled = [plan for plan in plans if not plan.candidate.searched] or plans
+        usual = np.median([plan.harm.images for plan in ruled], axis=0)
+        return cls(np.maximum(usual, LIGHT * usual.mean()).tolist())
+
+    def relative(self, plan: Judged) -> Harm:
+        """Harm in units of what is usual; the same where nothing is harmed by any rule."""
+        usual = np.array(self.usual)
+        images = np.array(plan.harm.images)
+        scaled = images / usual if np.isfinite(usual).all() and usual.all() else images
+        return Harm({"relative": tuple(scaled.tolist())})
+
+    def score(self, plan: Judged) -> float:
+        """The mean of that and its standard error: of two that harm as much, the one that is the same to all images."""
+        images = np.array(self.relative(plan).images)
+        doubt = (
+            images.std(ddof=1) / np.sqrt(len(images)) if len(images) > 1 and np.isfinite(images).all() else 0
+        )
+        return float(images.mean() + doubt)
+
+    def best(self, plans: Sequence[Judged]) -> Judged | None:
+        """Of equals the one with fewer sites."""
+        return min(
+            plans,
+            key=lambda plan: (self.score(plan), len(plan.plan.sites), plan.candidate.origin),
+            default=None,
+        )
+
+
 def front(plans: Sequence[Judged]) -> list[Judged]:
     """Those that no other beats in both cost and harm, from the dearest to the cheapest."""
     best, found = float("inf"), []
@@ -48,15 +95,17 @@ def front(plans: Sequence[Judged]) -> list[Judged]:
 def least_harm(plans: Sequence[Judged]) -> Judged | None:
     """Of plans that are cheap enough the one to recommend.
 
-    A plan that was searched for by its harm on these very images looks better than it is; it is taken where it surely is better
-    than the best of those that follow a rule. Of equals the one with fewer sites.
+    A rule and a simple shape have few numbers, and the better of them is taken. Where sites were changed freely, by what that
+    does to these very images, a plan looks better than it is: it has to be surely better, image by image.
     """
-    ranked = sorted(plans, key=lambda plan: (plan.mean, len(plan.plan.sites), plan.candidate.origin))
-    ruled = next((plan for plan in ranked if not plan.candidate.searched), None)
-    searched = next((plan for plan in ranked if plan.candidate.searched), None)
-    if ruled is None or searched is None:
-        return ruled or searched
-    return searched if searched.surely_better(ruled) else ruled
+    if not plans:
+        return None
+    yardstick = Yardstick.of(plans)
+    simple = yardstick.best([plan for plan in plans if plan.candidate.freedom < Freedom.SITES])
+    free = yardstick.best([plan for plan in plans if plan.candidate.freedom is Freedom.SITES])
+    if simple is None or free is None:
+        return simple or free
+    return free if yardstick.relative(free).surely_less(yardstick.relative(simple)) else simple
 
 
 def cheapest(plans: Sequence[Judged], drop: float) -> Judged | None:

@@ -9,13 +9,13 @@ from tokenrt.passes.planning.request import Request
 from tokenrt.perf.planner.judge import Judge
 from tokenrt.perf.planner.sensitivity import sensitivity
 from tokenrt.perf.tune.additive import Additive, Curve
-from tokenrt.perf.tune.families import Candidate
+from tokenrt.perf.tune.families import Candidate, Freedom
 from tokenrt.perf.tune.improve import Improver, Leaving, Mixture
 from tokenrt.perf.tune.judged import Judged
 from tokenrt.perf.tune.meters import Meter
 
 SLICE = "slice"
-FEW, SHARES = 2, (0.75, 0.5)
+FEW, SHARES = 1, (0.6,)
 """Methods whose places are tried one by one, the best ones, and the shares of the tokens that stay then."""
 
 LEVELS = 12
@@ -65,7 +65,7 @@ def proposals(
         like = best[str(steps[0].method)].plan
         fitted = improver.fitted(like, Mixture(tuple(leaving), like.proportional_attention))
         if fitted is not None:
-            yield Candidate(f"sum over single places, {share:.0%} a site", *fitted, searched=True)
+            yield Candidate(f"sum over single places, {share:.0%} a site", *fitted, Freedom.SITES)
 
 
 def _behind(judge: Judge, meter: Meter, block: int, tokens: int, asked: Request) -> Curve:

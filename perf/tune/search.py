@@ -1,23 +1,27 @@
-"""The search itself: rules first, then sums over single places, then changes of the best; every plan is run."""
+"""The search itself: rules, simple shapes, sums over single places, then changes of the best; every plan is run."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.planning.request import Request
 from tokenrt.perf.planner.judge import Judge
-from tokenrt.perf.tune.families import Candidate, families
+from tokenrt.perf.tune.families import FAMILIES, FIRST, Candidate, Freedom, families
 from tokenrt.perf.tune.improve import Improver
-from tokenrt.perf.tune.judged import Judged
+from tokenrt.perf.tune.judged import Judged, Yardstick
 from tokenrt.perf.tune.meters import Meter
 from tokenrt.perf.tune.proposals import proposals
+from tokenrt.perf.tune.shapes import Shape, spectrum
 
-TRIES = 40
-"""Changed plans that are drawn."""
+HOPELESS = 1.5
+"""A method is left out whose first rules harm more than so many times as much as the best."""
+
+SHAPES, TRIES = 32, 12
+"""Simple shapes that are run, and changed plans that are drawn."""
 
 ROUND = 8
 """So many of them are changes of one plan, the best when they are drawn, so that they can run at the same time."""
@@ -48,11 +52,13 @@ class Search:
 
     def at(self, most: float) -> None:
         """Look for the least harm at a cost, and at costs around it among the best families."""
-        self._run(self._families(most, self.names))
+        self._run(self._families(most, self.names, FIRST))
+        names = self._hopeful(most)
+        self._run(self._families(most, names))
         best = self.ranked_methods()[:1]
-        around = (self._families(most * share, best) for share in AROUND if most * share < 1)
+        around = (self._families(most * share, best, FIRST) for share in AROUND if most * share < 1)
         self._run(itertools.chain.from_iterable(around))
-        self._searched(most)
+        self._searched(most, names)
 
     def down_to(self, drop: float) -> None:
         """Look for the least cost at which the mean harm is at most `drop`."""
@@ -66,7 +72,7 @@ class Search:
             names = [*dict.fromkeys(each.plan.method for each in sorted(new, key=_mean))][:BEST]
         within = [each for each in self.judged if each.mean <= drop]
         if within:
-            self._searched(min(each.ratio for each in within) * AROUND[1])
+            self._searched(min(each.ratio for each in within) * AROUND[1], names)
 
     def within(self, most: float) -> list[Judged]:
         """What was run and is cheap enough."""
@@ -76,18 +82,55 @@ class Search:
         """Methods by their least harm so far."""
         return [*dict.fromkeys(each.plan.method for each in sorted(self.judged, key=_mean))]
 
-    def _families(self, most: float, names: Sequence[str]) -> Iterable[Candidate]:
-        return families(self.judge.bench, self.meter, names, most, self.asked)
+    def _families(
+        self, most: float, names: Sequence[str], rules: Iterable[str] = tuple(FAMILIES)
+    ) -> Iterable[Candidate]:
+        return families(self.judge.bench, self.meter, names, most, self.asked, rules)
 
-    def _searched(self, most: float) -> None:
-        ranked = sorted(self.within(most), key=_mean)
-        if not ranked:
+    def _hopeful(self, most: float) -> list[str]:
+        """The methods that are worth further rules, the best first; why the others are not is told."""
+        best: dict[str, float] = {}
+        for each in sorted(self.within(most), key=_mean):
+            best.setdefault(each.plan.method, each.mean)
+        least = min(best.values(), default=0.0)
+        for name, harm in best.items():
+            if harm > HOPELESS * least:
+                self.left_out[f"other rules of {name}"] = (
+                    f"it harms at least {harm / least:.1f} times as much as {next(iter(best))}"
+                )
+        return [name for name in best if best[name] <= HOPELESS * least] or [*self.names]
+
+    def _searched(self, most: float, names: Sequence[str]) -> None:
+        if not self.within(most):
             return
-        improver = Improver(self.judge.bench, self.meter, self.names, most, self.seed)
+        improver = Improver(self.judge.bench, self.meter, names, most, self.seed)
+        self._shapes(improver)
+        ranked = self._ranked(most)
         self._run(proposals(self.judge, self.meter, improver, ranked, self.asked, self.tell))
         for number, left in enumerate(range(TRIES, 0, -ROUND)):
-            best = min(self.within(most), key=_mean)
+            best = self._ranked(most)[0]
             self._run(improver.neighbours(best, min(ROUND, left), number), left)
+
+    def _ranked(self, most: float) -> list[Judged]:
+        """What is cheap enough, the best first."""
+        within = self.within(most)
+        return sorted(within, key=Yardstick.of(within).score)
+
+    def _shapes(self, improver: Improver) -> None:
+        """Change the numbers and methods of the best shape, one after the other, each in a round; twice."""
+        own = self._ranked(improver.most)[0].plan
+        best, tried = Shape.of(own), dict[Shape, Candidate]()
+        numbers = spectrum(own.blocks, improver.names)
+        for name, values in [("fall", [best.fall]), *numbers.items(), *numbers.items()]:
+            near = (replace(best, **{name: value}) for value in values)
+            new = [shape for shape in near if shape not in tried and shape.first < shape.behind]
+            for shape in new[: SHAPES - len(tried)]:
+                fitted = improver.fitted(own, shape.mixture(own.tokens, own.blocks))
+                if fitted is not None:
+                    tried[shape] = Candidate(str(shape), *fitted, Freedom.SHAPE)
+            self._run((tried[shape] for shape in new if shape in tried), SHAPES - len(tried))
+            place = {each.plan.spec(): at for at, each in enumerate(self._ranked(improver.most))}
+            best = min(tried, key=lambda shape: place.get(tried[shape].plan.spec(), len(place)), default=best)
 
     def _run(self, candidates: Iterable[Candidate], about: int = 0) -> None:
         """Run a round of candidates, which depend on earlier rounds alone; each plan once. about: how many there may be."""

@@ -26,7 +26,7 @@ from tokenrt.perf.tune.wish import Wish
 from tokenrt.targets import load
 from tokenrt.targets.profiles.profile import Target
 
-METHODS = ("tome", "pitome", "topk", "evit", "atc")
+METHODS = ("tome", "pitome", "topk", "evit", "atc", "dpcknn")
 """Training-free methods that compete unless others are named."""
 
 JOURNAL, SWEEP = "journal.jsonl", "sweep.json"

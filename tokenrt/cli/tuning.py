@@ -60,7 +60,7 @@ def tune(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Methods that compete; tome,pitome,topk,evit,atc when left out.", metavar="A,B"),
+        typer.Option(help="Methods that compete; tome,pitome,topk,evit,atc,dpcknn when left out.", metavar="A,B"),
     ] = None,
     target: Annotated[
         str | None,

@@ -8,28 +8,44 @@ import pytest
 from tokenrt.errors import PlanError
 from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.perf.planner.harm import Harm
-from tokenrt.perf.tune.families import Candidate
-from tokenrt.perf.tune.judged import Judged, cheapest, front, least_harm
+from tokenrt.perf.tune.families import Candidate, Freedom
+from tokenrt.perf.tune.judged import Judged, Yardstick, cheapest, front, least_harm
 from tokenrt.perf.tune.wish import Wish
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 24)
 
 
-def judged(images: object, ratio: float = 0.5, *, searched: bool = False, sites: int = 1) -> Judged:
+def judged(images: object, ratio: float = 0.5, *, freedom: Freedom = Freedom.RULE, sites: int = 1) -> Judged:
     places = tuple(PlannedSite(block, "after-attention", 9 - block) for block in range(sites))
     plan = Plan("tome", 10, 1, 4, places, True)
     values = tuple(float(value) for value in np.asarray(images))
-    return Judged(Candidate("drawn", plan, ratio, searched), Harm({"y": values}), ratio)
+    return Judged(Candidate("drawn", plan, ratio, freedom), Harm({"y": values}), ratio)
 
 
 def test_a_lead_within_chance_goes_to_the_rule() -> None:
     rule = judged(1 + NOISE)
-    assert least_harm([judged(1 + NOISE[::-1] - 0.01, searched=True), rule]) is rule
+    assert least_harm([judged(1 + NOISE[::-1] - 0.01, freedom=Freedom.SITES), rule]) is rule
 
 
 def test_a_lead_beyond_chance_goes_to_the_search() -> None:
-    better = judged(0.9 + NOISE, searched=True)
+    better = judged(0.9 + NOISE, freedom=Freedom.SITES)
     assert least_harm([judged(1 + NOISE), better]) is better
+
+
+def test_a_shape_of_few_numbers_is_a_rule_and_free_sites_have_to_beat_it() -> None:
+    rule, shape = judged(1 + NOISE), judged(0.9 + NOISE, freedom=Freedom.SHAPE)
+    by_chance = judged(0.9 + NOISE[::-1] - 0.01, freedom=Freedom.SITES)
+    assert least_harm([rule, shape, by_chance]) is shape
+    assert least_harm([shape, by_chance]) is shape
+
+
+def test_one_image_that_is_easily_harmed_does_not_decide() -> None:
+    usual, lucky = np.full(12, 1.0), np.full(12, 1.1)
+    usual[0], lucky[0] = 20.0, 12.0
+    assert lucky.mean() < usual.mean()
+    rules = [judged(usual), judged(usual * 1.01, sites=2), judged(usual * 1.02, sites=3)]
+    assert least_harm([*rules, judged(lucky, sites=4)]) is rules[0]
+    assert Yardstick.of(rules).score(judged(lucky)) > Yardstick.of(rules).score(rules[0])
 
 
 def test_of_equals_the_one_with_fewer_sites() -> None:
@@ -40,7 +56,7 @@ def test_of_equals_the_one_with_fewer_sites() -> None:
 
 def test_one_image_proves_nothing() -> None:
     rule = judged([1.0])
-    assert least_harm([judged([0.1], searched=True), rule]) is rule
+    assert least_harm([judged([0.1], freedom=Freedom.SITES), rule]) is rule
     assert rule.interval() == (1.0, 1.0)
 
 
@@ -58,7 +74,7 @@ def test_the_front_falls_in_harm_as_cost_rises() -> None:
 
 
 def test_the_cheapest_within_a_drop_counts_the_doubt_of_a_search() -> None:
-    wide = judged([0.0, 2.0] * 4, 0.4, searched=True)
+    wide = judged([0.0, 2.0] * 4, 0.4, freedom=Freedom.SITES)
     safe = judged([1.0] * 8, 0.6)
     assert cheapest([wide, safe], 1.1) is safe
     assert cheapest([wide, safe], 2.0) is wide
