@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import onnx_ir as ir
-
 from tokenrt.errors import TokenrtError
 from tokenrt.passes.checking.check_data import Feed, feeds, first, inputs_of
-from tokenrt.passes.graph.model import ModelLike, skeleton
+from tokenrt.passes.graph.model import ModelLike
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.planner.harm import Harm
 from tokenrt.perf.planner.journal import Journal, digest
 from tokenrt.perf.planner.pace import Pace
 from tokenrt.perf.planner.workbench import Workbench
+from tokenrt.perf.planner.workers.choose import chosen, parse
 from tokenrt.perf.planner.workers.contract import Workers
 from tokenrt.perf.planner.workers.exam import Exam
-from tokenrt.perf.planner.workers.here import Here
-from tokenrt.version import __version__
+from tokenrt.perf.planner.workers.parcel import Parcel
 
 Label = TypeVar("Label")
 
@@ -56,17 +54,21 @@ class Judge:
         samples: int = 32,
         batch: int = 4,
         seed: int = 0,
-        **options: Any,
+        threads: int | None = None,
+        workers: int | str | None = None,
+        **preparing: Any,
     ) -> Iterator[Judge]:
         """Prepare a model and answer all data once.
 
         data: a folder of pictures or arrays, an .npz, a .txt with a text in each line, arrays, or nothing for seeded noise,
-        of which the first `samples` runs' worth is taken. journal: a file that is added to. options: those of `Workbench.of`,
-        of which `threads` is how many run plans, and the original.
+        of which the first `samples` runs' worth is taken. journal: a file that is added to. threads: that run plans, and the
+        original. workers: so many processes that run plans, or the address of a Dask scheduler whose workers do; this process
+        when left out. preparing: `shape` and `protect`, as of `Workbench.of`.
 
-        Raises: TokenrtError for data that does not fit, and for a model that gives what is not finite.
+        Raises: TokenrtError for data that does not fit, for a model that gives what is not finite, and for no workers.
         """
-        with Workbench.of(model, **options) as bench:
+        asked = parse(workers)
+        with Workbench.of(model, threads=threads, **preparing) as bench:
             prepared = bench.reducer.prepared.model
             runs, told = feeds(
                 inputs_of(prepared, prepared),
@@ -78,10 +80,11 @@ class Judge:
                 most=samples,
             )
             taken = [*first(runs, samples)]
-            workers = Here(Exam.of(bench, taken), bench.threads)
+            exam = Exam.of(bench, taken)
             kept = None if journal is None else Journal(Path(journal))
             known = {} if kept is None else kept.answers()
-            yield cls(bench, taken, told, _key(prepared, taken), workers, kept, known)
+            with chosen(asked, exam, partial(Parcel.of, model, exam, preparing), bench.threads) as found:
+                yield cls(bench, taken, told, exam.key, found, kept, known)
 
     def __call__(self, plan: Plan) -> Harm:
         """The harm of a plan, from the journal where it is there. Raises: TokenrtError, as `tokenrt.reduce` does."""
@@ -139,17 +142,3 @@ class Judge:
 def _shown(value: float) -> float | str:
     """A number as JSON can hold it."""
     return value if value != float("inf") else "inf"
-
-
-def _key(model: ir.Model, data: Sequence[Feed]) -> str:
-    import onnxruntime
-
-    proto, weights = skeleton(model)
-    given = [part for run in data for name, array in run.items() for part in (name, array.tobytes())]
-    told = json.dumps([__version__, onnxruntime.__version__])
-    return digest(
-        told,
-        proto.SerializeToString(deterministic=True),
-        *(tensor.tobytes() for tensor in weights.values()),
-        *given,
-    )

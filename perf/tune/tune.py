@@ -54,6 +54,7 @@ def tune(
     span: str | None = None,
     shape: ShapeOption = None,
     threads: int | None = None,
+    workers: int | str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Search the static plan that harms least within a wish, and write what was found into the folder `output`.
@@ -62,7 +63,9 @@ def tune(
     mean harm; the cheapest plan within it). data: a folder of pictures or arrays, an .npz, or a .txt with a text in each line, of
     which `samples` go through every plan. methods: those that compete. target: whose time a speed-up or latency is of, this
     machine's when left out, for `batch` images at a time. site, grid, protect, span, shape: as for `plan`. A folder of an earlier
-    run of the same is gone on with: what was judged is read from its journal. The same seed gives the same plans.
+    run of the same is gone on with: what was judged is read from its journal. threads: that run plans, and of a model that is
+    timed. workers: so many processes run plans, or those of the Dask scheduler at this address do, which need tokenrt and nothing
+    of this machine's disk; threads of this process when left out. The same seed gives the same plans, whoever runs them.
 
     Returns: an Outcome, whose `ok` says whether the wish is met; only then a model is written.
     Raises: TokenrtError.
@@ -87,6 +90,7 @@ def tune(
         shape=asked.shape,
         protect=asked.kept,
         threads=threads,
+        workers=workers,
     ) as judge:
         meter = _meter(judge, wish, target, batch, asked, names, folder, tell)
         search = Search(judge, meter, names, asked, tell, seed)

@@ -60,7 +60,9 @@ def tune(
     ] = None,
     methods: Annotated[
         str | None,
-        typer.Option(help="Methods that compete; tome,pitome,topk,evit,atc,dpcknn when left out.", metavar="A,B"),
+        typer.Option(
+            help="Methods that compete; tome,pitome,topk,evit,atc,dpcknn when left out.", metavar="A,B"
+        ),
     ] = None,
     target: Annotated[
         str | None,
@@ -75,7 +77,18 @@ def tune(
     ] = 32,
     seed: Annotated[int, typer.Option(help="Of what is drawn; the same seed gives the same plans.")] = 0,
     threads: Annotated[
-        int | None, typer.Option(help="Threads of one operator; four at most when left out.", min=1)
+        int | None,
+        typer.Option(
+            help="Threads that run plans, and of a model that is timed; up to four when left out.", min=1
+        ),
+    ] = None,
+    workers: Annotated[
+        str | None,
+        typer.Option(
+            help="Who runs plans: so many processes of this machine, or the workers of a Dask scheduler, tcp://host:port, which "
+            "need tokenrt and no file of this machine. Threads of this process when left out. The plans are the same.",
+            metavar="N|ADDRESS",
+        ),
     ] = None,
     site: o.Site = None,
     grid: o.Grid = None,
@@ -94,6 +107,8 @@ def tune(
     Example: tokenrt tune vit.onnx --data pictures --flops 0.7 -o run
 
     Example: tokenrt tune vit.onnx --data pictures --speedup 1.4 --target h100 --methods tome,topk -o run
+
+    Example: tokenrt tune vit.onnx --data pictures --max-drop 0.05 --workers tcp://10.0.0.5:8786 -o run
     """
     return tokenrt.tune(
         model,
@@ -109,6 +124,7 @@ def tune(
         samples=samples,
         seed=seed,
         threads=threads,
+        workers=workers,
         site=site,
         grid=o.read_grid(grid),
         protect=protect,

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.planner.harm import Harm
-from tokenrt.perf.planner.workbench import answer
 from tokenrt.perf.planner.workers.exam import Exam
 
 OPEN = 2
@@ -43,15 +40,12 @@ class Here:
                         continue
                     while len(waiting) >= open_at_once:
                         yield from _done(waiting)
-                    waiting[judging.submit(self._judged, made, running)] = place
+                    waiting[judging.submit(self.exam.harm, made, running.map)] = place
                 while waiting:
                     yield from _done(waiting)
             finally:
                 judging.shutdown(wait=False, cancel_futures=True)
                 running.shutdown(wait=False, cancel_futures=True)
-
-    def _judged(self, made: Callable[[], Any], running: Executor) -> Harm:
-        return self.exam.harm(running.map(partial(answer, made()), self.exam.data))
 
 
 def _done(waiting: dict[Future[Harm], int]) -> Iterator[tuple[int, Harm | TokenrtError]]:

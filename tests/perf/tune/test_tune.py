@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 from typer.testing import CliRunner
 
@@ -93,6 +94,28 @@ def test_one_that_was_stopped_ends_with_the_same(
     assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == len(lines) + 1
 
 
+def test_with_two_workers_of_which_one_is_killed_it_ends_with_the_same(
+    run: tuple[Outcome, Path], model: Path, data: Path, tmp_path: Path
+) -> None:
+    whole, folder = run
+    killed = list[int]()
+
+    def kill(stage: str) -> None:
+        workers = [
+            each for each in psutil.Process().children(recursive=True) if "spawn_main" in str(each.cmdline())
+        ]
+        if stage.startswith("plan ") and workers and not killed:
+            killed.append(workers[0].pid)
+            workers[0].kill()
+
+    found = tuned(model, data, tmp_path, workers=2, progress=kill)
+    assert killed
+    for name in ("plans", "verdict", "recommended", "state", "left_out"):
+        assert found.as_dict()[name] == whole.as_dict()[name]
+    judged = [set((each / "journal.jsonl").read_text().splitlines()) for each in (folder, tmp_path)]
+    assert judged[0] == judged[1]
+
+
 def test_a_wish_about_harm_gets_the_cheapest_plan_within_it(model: Path, data: Path, tmp_path: Path) -> None:
     found = tuned(model, data, tmp_path, flops=None, max_drop=0.01, methods=["topk"])
     assert found.recommended is not None
@@ -139,6 +162,8 @@ def test_on_a_gpu_a_small_model_is_best_left_alone(model: Path, data: Path, tmp_
         ("", "needs one wish"),
         ("--flops 0.5 --speedup 2", "--flops and --speedup"),
         ("--latency 1 --target nowhere", "nowhere"),
+        ("--flops 0.5 --workers 0", "--workers 0: expected a number of processes from 1"),
+        ("--flops 0.5 --workers host:80", "--workers host:80: expected a number of processes from 1"),
     ],
 )
 def test_bad_input_is_one_message(line: str, why: str, data: Path, tmp_path: Path) -> None:
