@@ -33,23 +33,30 @@ MAY_NOT_BE_COMMITTED = {
 }
 """Releases without a licence, or with one for non-commercial use."""
 
-CASES = sum(
-    len(entry["cases"])
-    for entry in json.loads((runner.COMMITTED / "manifest.json").read_text())["methods"].values()
-)
+LISTED = json.loads((runner.COMMITTED / "manifest.json").read_text())["methods"]
+FEW = {name: LISTED[name] for name in ("tr_topk", "evit", "atc")}
+"""Methods whose vectors are spoilt, which no other need stand beside."""
+CASES = sum(len(entry["cases"]) for entry in FEW.values())
 
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The vectors of a few methods, in a folder of their own."""
     root = tmp_path / "golden"
-    shutil.copytree(runner.COMMITTED, root)
+    for name in FEW:
+        shutil.copytree(runner.COMMITTED / name, root / name)
+    (root / "manifest.json").write_text(json.dumps({"methods": FEW}))
     monkeypatch.setenv("TOKENRT_GOLDEN", str(root))
     return root
 
 
-def test_the_committed_vectors_pass(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_committed_vectors_pass(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TOKENRT_GOLDEN", str(runner.COMMITTED))
     assert runner.main() == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"{CASES} passed, 0 failed, 0 unsupported"
+    cases = sum(len(entry["cases"]) for entry in LISTED.values())
+    assert capsys.readouterr().out.splitlines()[-1] == f"{cases} passed, 0 failed, 0 unsupported"
 
 
 def test_only_vectors_whose_licence_allows_it_are_committed() -> None:
