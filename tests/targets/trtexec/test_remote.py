@@ -50,19 +50,25 @@ def test_the_folder_stays_when_asked_for(profile: Profile, device: sshd.Server) 
     assert working(device.folder / "work") == []
 
 
+FAULTS = {
+    "fail-run": "timing r, 1 of 3 on .* failed with status 1: .*out of memory",
+    "liar": "ended building r without having passed",
+    "truncate:times": "times_r_0.json is not what trtexec writes with --exportTimes: it breaks off",
+    "no-start": "does not start, or does not tell its release",
+}
+MORE = {
+    "fail-build": "building r on .* failed with status 1: .*Could not find any implementation",
+    "unread": "ended timing r, 1 of 3 without having passed: .*deserialization failed",
+    "missing:profile": "did not write profile_r.json",
+    "truncate:layers": "layers_r.json is not what trtexec writes with --exportLayerInfo: it breaks off",
+    "empty:profile": "profile_r.json is not what trtexec writes with --exportProfile: it is empty",
+}
+"""Those that look alike from outside: seconds each, most of them to connect."""
+
+
 @pytest.mark.parametrize(
     ("faults", "message"),
-    [
-        ("fail-build", "building r on .* failed with status 1: .*Could not find any implementation"),
-        ("fail-run", "timing r, 1 of 3 on .* failed with status 1: .*out of memory"),
-        ("liar", "ended building r without having passed"),
-        ("unread", "ended timing r, 1 of 3 without having passed: .*deserialization failed"),
-        ("missing:profile", "did not write profile_r.json"),
-        ("truncate:times", "times_r_0.json is not what trtexec writes with --exportTimes: it breaks off"),
-        ("truncate:layers", "layers_r.json is not what trtexec writes with --exportLayerInfo: it breaks off"),
-        ("empty:profile", "profile_r.json is not what trtexec writes with --exportProfile: it is empty"),
-        ("no-start", "does not start, or does not tell its release"),
-    ],
+    [*FAULTS.items(), *(pytest.param(*fault, marks=pytest.mark.slow) for fault in MORE.items())],
 )
 def test_what_fails_there_is_one_message(
     profile: Profile, device: sshd.Server, fake: Fake, faults: str, message: str
