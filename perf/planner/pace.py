@@ -28,12 +28,9 @@ class Pace:
         self.since = now
 
     def left(self, plans: int) -> str:
-        """How long so many more take, in words to add to a line; nothing while that is not known."""
+        """How long so many more take at the most, in words to add to a line; nothing while that is not known."""
         if plans <= 0 or not self.gaps:
             return ""
         seconds = plans * sum(self.gaps) / len(self.gaps)
-        return (
-            f", about {seconds / 60:.0f} minutes left"
-            if seconds >= 90
-            else f", about {seconds:.0f} seconds left"
-        )
+        told = f"{seconds / 60:.0f} minutes" if seconds >= 90 else f"{max(seconds, 1):.0f} seconds"
+        return f", at most some {told} left"

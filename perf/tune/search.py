@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tokenrt.errors import TokenrtError
@@ -14,7 +14,8 @@ from tokenrt.perf.tune.families import FAMILIES, FIRST, Candidate, Freedom, fami
 from tokenrt.perf.tune.improve import Improver
 from tokenrt.perf.tune.judged import Judged, Yardstick
 from tokenrt.perf.tune.meters import Meter
-from tokenrt.perf.tune.proposals import proposals
+from tokenrt.perf.tune.progress import Progress
+from tokenrt.perf.tune.proposals import FEW, PENALTIES, SHARES, proposals
 from tokenrt.perf.tune.shapes import Shape, spectrum
 
 HOPELESS = 1.5
@@ -44,7 +45,7 @@ class Search:
     meter: Meter
     names: Sequence[str]
     asked: Request
-    tell: Callable[[str], None]
+    progress: Progress
     seed: int = 0
     judged: list[Judged] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -52,20 +53,28 @@ class Search:
 
     def at(self, most: float) -> None:
         """Look for the least harm at a cost, and at costs around it among the best families."""
-        self._run(self._families(most, self.names, FIRST))
+        rules = {
+            "first": len(self.names) * len(FIRST),
+            "rules": len(self.names) * (len(FAMILIES) - len(FIRST)),
+            "around": len(AROUND) * len(FIRST),
+        }
+        self.progress.expect(rules | self._last())
+        self._run("first", self._families(most, self.names, FIRST))
         names = self._hopeful(most)
-        self._run(self._families(most, names))
+        self._run("rules", self._families(most, names))
         best = self.ranked_methods()[:1]
         around = (self._families(most * share, best, FIRST) for share in AROUND if most * share < 1)
-        self._run(itertools.chain.from_iterable(around))
+        self._run("around", itertools.chain.from_iterable(around))
         self._searched(most, names)
 
     def down_to(self, drop: float) -> None:
         """Look for the least cost at which the mean harm is at most `drop`."""
         names = self.names
+        rules = {str(most): min(len(names), BEST) * len(FAMILIES) for most in STEPS}
+        self.progress.expect(rules | {str(STEPS[0]): len(names) * len(FAMILIES)} | self._last())
         for most in STEPS:
             before = len(self.judged)
-            self._run(self._families(most, names))
+            self._run(str(most), self._families(most, names))
             new = self.judged[before:]
             if not new or min(each.mean for each in new) > drop:
                 break
@@ -73,6 +82,11 @@ class Search:
         within = [each for each in self.judged if each.mean <= drop]
         if within:
             self._searched(min(each.ratio for each in within) * AROUND[1], names)
+
+    def _last(self) -> dict[str, int]:
+        """What follows the rules: how many plans at the most."""
+        blocks = len(self.judge.bench.reducer.prepared.structure.blocks)
+        return {"shapes": SHAPES, "sums": blocks * FEW * len(SHARES) + len(PENALTIES), "changes": TRIES}
 
     def within(self, most: float) -> list[Judged]:
         """What was run and is cheap enough."""
@@ -106,10 +120,11 @@ class Search:
         improver = Improver(self.judge.bench, self.meter, names, most, self.seed)
         self._shapes(improver)
         ranked = self._ranked(most)
-        self._run(proposals(self.judge, self.meter, improver, ranked, self.asked, self.tell))
+        sums = proposals(self.judge, self.meter, improver, ranked, self.asked, self.progress.one)
+        self._run("sums", sums)
         for number, left in enumerate(range(TRIES, 0, -ROUND)):
             best = self._ranked(most)[0]
-            self._run(improver.neighbours(best, min(ROUND, left), number), left)
+            self._run("changes", improver.neighbours(best, min(ROUND, left), number))
 
     def _ranked(self, most: float) -> list[Judged]:
         """What is cheap enough, the best first."""
@@ -128,20 +143,19 @@ class Search:
                 fitted = improver.fitted(own, shape.mixture(own.tokens, own.blocks))
                 if fitted is not None:
                     tried[shape] = Candidate(str(shape), *fitted, Freedom.SHAPE)
-            self._run((tried[shape] for shape in new if shape in tried), SHAPES - len(tried))
+            self._run("shapes", (tried[shape] for shape in new if shape in tried))
             place = {each.plan.spec(): at for at, each in enumerate(self._ranked(improver.most))}
             best = min(tried, key=lambda shape: place.get(tried[shape].plan.spec(), len(place)), default=best)
 
-    def _run(self, candidates: Iterable[Candidate], about: int = 0) -> None:
-        """Run a round of candidates, which depend on earlier rounds alone; each plan once. about: how many there may be."""
-        end = len(self.judged) + about
+    def _run(self, stage: str, candidates: Iterable[Candidate]) -> None:
+        """Run a round of candidates, which depend on earlier rounds alone; each plan once. stage: of those expected."""
+        self.progress.begin(stage)
         for (candidate, ratio), harm in self.judge.map(self._new(candidates)):
             if isinstance(harm, TokenrtError):
                 self.left_out[candidate.origin] = str(harm).splitlines()[0]
                 continue
             self.judged.append(Judged(candidate, harm, ratio))
-            left = self.judge.pace.left(end - len(self.judged))
-            self.tell(f"plan {len(self.judged)}: {candidate.origin}{left}")
+            self.progress.one(f"plan {len(self.judged)}: {candidate.origin}")
 
     def _new(self, candidates: Iterable[Candidate]) -> Iterator[tuple[tuple[Candidate, float], Plan]]:
         """Those that were not asked for before, with what they cost."""

@@ -21,6 +21,7 @@ from tokenrt.perf.planner.latency.table import Table
 from tokenrt.perf.tune.judged import Judged, cheapest, front, least_harm
 from tokenrt.perf.tune.meters import PLAIN, Counted, Meter, Modelled, Swept
 from tokenrt.perf.tune.outcome import MODEL, Outcome, State, check_same
+from tokenrt.perf.tune.progress import Progress
 from tokenrt.perf.tune.search import Search
 from tokenrt.perf.tune.wish import Wish
 from tokenrt.targets import load
@@ -93,7 +94,7 @@ def tune(
         workers=workers,
     ) as judge:
         meter = _meter(judge, wish, target, batch, asked, names, folder, tell)
-        search = Search(judge, meter, names, asked, tell, seed)
+        search = Search(judge, meter, names, asked, Progress(tell, judge.pace), seed)
         told = {
             "key": judge.key,
             "model": str(model),

@@ -8,11 +8,14 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+import tokenrt
 from tests.tokenrt.conftest import Answer, Run
 from tokenrt import __version__
+from tokenrt.cli import boundary
 from tokenrt.errors import OURS, ModelError, ProofError
 
 StandIn = Callable[..., Answer]
@@ -49,6 +52,25 @@ def test_words_that_make_no_call_are_one_document_too(run: Run, words: tuple[str
     assert done.exit_code == 2
     assert message in json.loads(done.stdout)["error"]["message"]
     assert run(*words).stdout == ""
+
+
+def test_long_work_is_told_in_lines_where_there_is_no_terminal(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+
+    class Slow(Answer):
+        def __call__(self, *args: Any, **kwargs: Any) -> Answer:
+            for number in range(5):
+                clock[0] += 6
+                kwargs["progress"](f"plan {number}")
+            return self
+
+    monkeypatch.setattr(boundary.time, "monotonic", lambda: clock[0])
+    monkeypatch.setitem(vars(tokenrt), "tune", Slow())
+    done = run("tune", "m.onnx", "--data", "d", "--flops", "0.5", "-o", "run", "--json")
+    assert done.stderr.splitlines() == ["tune: plan 1 ...", "tune: plan 3 ..."]
+    assert json.loads(done.stdout) == {"answer": 42}
 
 
 def test_without_json_the_result_is_drawn(run: Run, stand_in: StandIn) -> None:

@@ -10,23 +10,24 @@ import inspect
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import typer
 from typer.core import TyperGroup
 
 from tokenrt.errors import OURS, InternalError, TokenrtError, report
 
-if TYPE_CHECKING:
-    from rich.status import Status
+_SHOWN: ContextVar[Callable[[str], None] | None] = ContextVar("shown", default=None)
 
-_STATUS: ContextVar[Status | None] = ContextVar("status", default=None)
+SILENT = 10.0
+"""Seconds between two lines that say what a long verb is doing."""
 
 BAD_INPUT, FAILURE, INTERRUPTED = 2, 1, 130
 
@@ -160,25 +161,47 @@ def _emit(result: Result, *, as_json: bool) -> None:
 
 
 def tell(stage: str) -> None:
-    """Show what a long verb is doing, beside the spinner; nothing where there is no terminal."""
-    status = _STATUS.get()
-    if status is not None:
-        status.update(f"{stage} ...")
+    """Show what a long verb is doing: beside the spinner, or in lines now and then where there is no terminal."""
+    shown = _SHOWN.get()
+    if shown is not None:
+        shown(f"{stage} ...")
 
 
 @contextmanager
 def _progress(name: str, *, shown: bool) -> Iterator[None]:
-    if not (shown and sys.stderr.isatty()):
+    if not shown:
         yield
+        return
+    if not sys.stderr.isatty():
+        with _telling(_Lines(name)):
+            yield
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(f"{name} ...") as status:
-        token = _STATUS.set(status)
-        try:
-            yield
-        finally:
-            _STATUS.reset(token)
+    with Console(stderr=True).status(f"{name} ...") as status, _telling(status.update):
+        yield
+
+
+@contextmanager
+def _telling(how: Callable[[str], None]) -> Iterator[None]:
+    token = _SHOWN.set(how)
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
+
+
+class _Lines:
+    """A line on standard error when so many seconds have passed since the last one: short work stays silent."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._last = name, time.monotonic()
+
+    def __call__(self, stage: str) -> None:
+        now = time.monotonic()
+        if now >= self._last + SILENT:
+            self._last = now
+            print(f"{self._name}: {stage}", file=sys.stderr, flush=True)
 
 
 @contextmanager
