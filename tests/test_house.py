@@ -50,6 +50,8 @@ MAY_IMPORT: Mapping[str, str] = {
     "perf.planner": "passes passes.analysis passes.checking passes.graph passes.methods passes.planning perf.cost perf.profile "
     "targets.profiles",
     "perf.tune": "passes passes.analysis passes.methods passes.planning perf.cost perf.planner targets targets.profiles",
+    "perf.compare": "passes passes.analysis passes.checking passes.graph passes.planning perf.cost perf.planner perf.profile "
+    "perf.tune targets targets.profiles",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
     "passes.planning perf.cost perf.demo perf.planner perf.profile perf.tune plugins plugins.host plugins.toolchain targets",
     "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo perf.pictures perf.planner plugins plugins.host "

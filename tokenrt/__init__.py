@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from tokenrt.passes.reduce import plan as plan
     from tokenrt.passes.reduce import reduce as reduce
     from tokenrt.passes.report import Reduced as Reduced
+    from tokenrt.perf.compare.compare import compare as compare
     from tokenrt.perf.profile.profile import profile as profile
     from tokenrt.perf.tune.tune import tune as tune
     from tokenrt.targets import targets as targets
@@ -54,6 +55,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "apply_method": ("tokenrt.api", "apply_method"),
     "build": ("tokenrt.targets.build", "build"),
     "check": ("tokenrt.passes.checking.check", "check"),
+    "compare": ("tokenrt.perf.compare.compare", "compare"),
     "convert": ("tokenrt.passes.forms.convert", "convert"),
     "doctor": ("tokenrt.diagnosis", "doctor"),
     "export": ("tokenrt.export", None),
@@ -90,6 +92,7 @@ __all__ = [
     "apply_method",
     "build",
     "check",
+    "compare",
     "convert",
     "doctor",
     "export",

@@ -20,6 +20,7 @@ VERBS = [
     "lower",
     "convert",
     "check",
+    "compare",
     "build",
     "plugins",
     "profile",

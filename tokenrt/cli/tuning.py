@@ -1,9 +1,9 @@
-"""The verb that chooses a plan by itself: tune."""
+"""The verbs that help to choose a plan: tune does by itself, compare lays models side by side."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,8 +15,9 @@ WISH = "Wish (one of these)"
 
 
 def register(app: typer.Typer) -> None:
-    """Add the verb to the command line."""
-    verb(app)(tune)
+    """Add these verbs to the command line."""
+    for function in (tune, compare):
+        verb(app)(function)
 
 
 def tune(
@@ -129,6 +130,88 @@ def tune(
         grid=o.read_grid(grid),
         protect=protect,
         span=span,
+        shape=shape,
+        progress=tell,
+    )
+
+
+def compare(
+    models: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Reduced ONNX models; plans (.toml), which are applied to the original; folders of either; runs of tune, whose "
+            "model is taken.",
+            metavar="R.onnx...",
+            show_default=False,
+        ),
+    ],
+    *,
+    original: Annotated[Path, typer.Option(help="The model before reduction.", metavar="M.onnx")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="What models are run on: a folder of pictures or arrays, an .npz, or a .txt with a text in each line; without "
+            "it, seeded noise, which says little of harm.",
+            metavar="DIR|FILE",
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="Of the data, so many go through every model.", min=1, metavar="N")
+    ] = 32,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help="Images at a time when timed; 1 when left out, or as the models have it fixed.",
+            min=1,
+            metavar="B",
+        ),
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="Rounds with each of 12 sets of sessions.", min=3)] = 8,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of one operator; four at most when left out.", min=1)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of noise, where there is no data.")] = 0,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check/--no-check", help="Ask whether each model passes `tokenrt check`, on eight samples."
+        ),
+    ] = True,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Say too what time each takes on this GPU, by a model, unmeasured.", metavar="TARGET"
+        ),
+    ] = None,
+    sort: Annotated[
+        Literal["given", "time", "harm", "work", "memory", "size"],
+        typer.Option(help="The order of the rows, the least first; as given when left out."),
+    ] = "given",
+    shape: o.Shape = None,
+    tensorrt: o.Tensorrt = None,
+    folder: o.Folder = None,
+) -> Result:
+    """Lay reduced models side by side: work, memory, size, time in turn with the original's, harm, and whether they pass `check`.
+
+    A model is marked where another is no slower and harms no more, and one of the two is no chance, or where it is no faster than
+    the original.
+
+    Example: tokenrt compare tome.onnx evit.onnx --original vit.onnx --data pictures
+
+    Example: tokenrt compare run run/plans --original vit.onnx --data pictures --target h100 --sort time
+    """
+    return tokenrt.compare(
+        models,
+        original=original,
+        data=data,
+        samples=samples,
+        batch=batch,
+        rounds=rounds,
+        threads=threads,
+        seed=seed,
+        check=check,
+        target=None if target is None else o.load_target(target, tensorrt, folder),
+        sort=sort,
         shape=shape,
         progress=tell,
     )
