@@ -32,6 +32,7 @@ from tokenrt.passes.analysis.stream import (
     Layout,
     candidates,
     counted,
+    fewer,
     layout,
     origins,
     row_marks,
@@ -222,7 +223,9 @@ def _structure(scene: Scene, starts: list[Start], stream: Layout, tokens: int) -
         if reason is None and core.keys != tokens and (core.masks or core.causal):
             reason = joined(core, shapes)
         if reason is None and stream_of(skip, flow, shapes, stream) is None:
-            reason = f"its residual stream {describe(shapes.of(skip))} is no plain stream of tokens"
+            reason = (
+                f"its residual stream {describe(shapes.of(skip))} is no plain stream of tokens{fewer(stream)}"
+            )
         if reason is None and not blocks and skip is not entry:
             reason = "it does not start at the residual stream of the first block"
         if reason is not None:

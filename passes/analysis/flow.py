@@ -25,6 +25,12 @@ BY_THEMSELVES = (
 )
 
 
+BEFORE = (
+    "tokens were reduced there before, of all that come to it: name every place in one plan of the model as it was, or, where "
+    "frames merged there and places are to leave, make that file anew with --no-proportional-attention"
+)
+
+
 @dataclass(frozen=True)
 class Cut:
     """Where tokens leave: behind `value`, as `readers` see it (None: whoever reads it)."""
@@ -105,7 +111,7 @@ def follow(
                     if value is not None
                 )
                 if node.domain == DOMAIN:
-                    raise Blocked(node, "tokens were reduced there before, of all that come to it", "grid")
+                    raise Blocked(node, BEFORE, "grid")
                 raise Blocked(node, f"no rule for this operator on a token axis ({axes})")
             rule(step)
         except Blocked as blocked:

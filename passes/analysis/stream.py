@@ -190,6 +190,16 @@ def stream_of(value: ir.Value, flow: Flow, shapes: Shapes, like: Layout) -> Layo
     return found if alike else None
 
 
+def fewer(like: Layout) -> str:
+    """What would make a value such a stream that is none, where attention takes turns and the other axis was reduced before."""
+    if like.across == 1:
+        return ""
+    return (
+        "; where the rows beside it are fewer than at its entry, by a choice that is the same for all inputs, let a method make "
+        "it that reads what they hold, e.g. divprune"
+    )
+
+
 def side_by_side(marks: Marks, dims: Dims, pictures: int) -> Layout | None:
     """A stream with all rows of a picture side by side; None where it has one row each, or pictures do not come first."""
     found = layout(marks, dims, pictures)

@@ -84,6 +84,10 @@ def _name_nodes(graph: ir.Graph) -> None:
             taken.add(made)
 
 
+NOTHING = [-(2**63)]
+"""What an empty list of integers is for a folder."""
+
+
 class _FoldingError(Exception):
     """onnxslim cannot fold the model."""
 
@@ -320,7 +324,7 @@ def _slim(proto: onnx.ModelProto) -> onnx.ModelProto:
     level = logging.getLogger("onnxslim").level
     try:
         slim: onnx.ModelProto | None = onnxslim.slim(
-            proto, skip_optimizations=["graph_fusion", "weight_tying"]
+            _lists(proto, [], NOTHING), skip_optimizations=["graph_fusion", "weight_tying"]
         )
     except Exception as cause:
         text = (str(cause) or type(cause).__name__).splitlines()[0][:300]
@@ -332,4 +336,24 @@ def _slim(proto: onnx.ModelProto) -> onnx.ModelProto:
     # It writes the constants in the bodies of functions anew, in another type.
     del slim.functions[:]
     slim.functions.extend(proto.functions)
-    return slim
+    return _lists(slim, NOTHING, [])
+
+
+def _lists(proto: onnx.ModelProto, before: list[int], behind: list[int]) -> onnx.ModelProto:
+    """The model with the integer lists of its nodes that are `before` as `behind`; itself where there are none.
+
+    onnxslim cannot write an empty list, whose type it asks the first entry.
+    """
+    import onnx
+
+    def found(model: onnx.ModelProto) -> list[onnx.AttributeProto]:
+        every = (attribute for node in model.graph.node for attribute in node.attribute)
+        return [each for each in every if each.type == each.INTS and list(each.ints) == before]
+
+    if not found(proto):
+        return proto
+    made = onnx.ModelProto()
+    made.CopyFrom(proto)
+    for attribute in found(made):
+        attribute.ints[:] = behind
+    return made

@@ -24,6 +24,11 @@ Chosen = Sequence[int] | Literal["all"] | None
 Routes = Mapping[int, Route]
 """The routes of the transformers that are reduced."""
 
+IN_TURN = (
+    ", or let both leave in two runs, frames first, by a method that reads what they hold (where they merge, with "
+    "--no-proportional-attention), and then places of the file that is written"
+)
+
 
 def choose(
     transformers: Sequence[Structure], wanted: Chosen, where: Where, method: Method
@@ -82,8 +87,9 @@ def check_apart(routes: Routes) -> None:
         remedy = f"choose one with --transformers {one} or --transformers {other}"
         for value, marks in first.flow.marks.items():
             if {mark.axis for mark in marks} & {mark.axis for mark in second.flow.marks.get(value, ())}:
+                turns = "" if all(mark.plain for mark in marks) else IN_TURN
                 raise UnsupportedError(
-                    f"{both}: an axis of {value.name!r} counts the tokens of both; {remedy}"
+                    f"{both}: an axis of {value.name!r} counts the tokens of both; {remedy}{turns}"
                 )
         for node in _changed(first.flow, second.flow):
             raise UnsupportedError(

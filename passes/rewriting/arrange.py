@@ -72,7 +72,9 @@ def select(
                 "tells tokens apart, as a causal one, a token that holds others would tell earlier ones of them: use a method, "
                 "or options of it, that only select, e.g. fastv or divprune"
             )
-        return _between(op, taps, site, last_members(op, found, smaller), front)
+        placed = last_members(op, found, smaller, empties=method.empties)
+        sizes = steps.sizes(op, taps, site) if method.empties else taps.size
+        return _between(op, taps, site, placed, front, sizes)
     chosen = constant(found.position)
     if isinstance(chosen, np.ndarray):
         made = steps.constantly_pruned(
@@ -87,13 +89,20 @@ def select(
     return replace(made, state=found.state)
 
 
-def last_members(op: GraphOps, found: Reduction, site: Site) -> Reduction:
-    """The same outputs, each at the place of the last token it is made of, in that order: none in front learns of one behind."""
+def last_members(op: GraphOps, found: Reduction, site: Site, *, empties: bool = False) -> Reduction:
+    """The same outputs, each at the place of the last token it is made of, in that order: none in front learns of one behind.
+
+    empties: outputs of no token, if there are such, stand behind all others, at the last place.
+    """
     member = clusters.members(op, found.assign, site.keep)
     last = op(
         "ReduceMax", op("Where", member, np.arange(site.tokens, dtype=np.float32), -1.0), axes=[2], keepdims=0
     )
+    if empties:
+        last = op("Where", op("Less", last, 0.0), float(site.tokens), last)
     position, order = op("TopK", last, np.array([site.keep]), axis=1, largest=0)
+    if empties:
+        position = op("Min", position, float(site.tokens - 1))
     slots = steps.numbered(op, found.tokens, site.keep)
     rank = op("ScatterElements", slots, order, slots, axis=1)
     return replace(
@@ -105,8 +114,13 @@ def last_members(op: GraphOps, found: Reduction, site: Site) -> Reduction:
     )
 
 
-def _between(op: GraphOps, taps: Taps, site: Site, found: Reduction, front: int) -> Reduction:
-    """What was made of the tokens that may leave, between those in front and those behind; every token counts as one."""
+def _between(
+    op: GraphOps, taps: Taps, site: Site, found: Reduction, front: int, size: Value | None
+) -> Reduction:
+    """What was made of the tokens that may leave, between those in front and those behind; every token counts as one, or none.
+
+    size: [B,N,1] of all tokens of the site, None where all are one and no output is made of none.
+    """
     behind = site.protect - front
     ends = np.arange(front), np.arange(site.tokens - behind, site.tokens)
 
@@ -118,7 +132,6 @@ def _between(op: GraphOps, taps: Taps, site: Site, found: Reduction, front: int)
         return joined(own, *(op("Gather", value, end, axis=1) for end in ends))
 
     moved = op("Where", op("Less", found.assign, 0), steps.DROPPED, op("Add", found.assign, np.array(front)))
-    size = taps.size
     if size is not None:
         own = steps.gather(
             op, op("Gather", size, np.arange(front, site.tokens - behind), axis=1), found.position

@@ -20,7 +20,7 @@ from tokenrt.passes.analysis import protected
 from tokenrt.passes.analysis.flow import Cut
 from tokenrt.passes.analysis.marks import Edit
 from tokenrt.passes.analysis.protected import arranged
-from tokenrt.passes.analysis.stream import Layout, stream_of
+from tokenrt.passes.analysis.stream import Layout, fewer, stream_of
 from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.ancestry import depends_on_input
 from tokenrt.passes.graph.interface import MAP
@@ -304,7 +304,7 @@ class Rewriter:
         if held is None:
             raise UnsupportedError(
                 f"tensor {value.name!r} {describe(self.shapes.of(value))} is read outside the blocks and is no plain "
-                "stream of tokens [B,N,C]"
+                f"stream of tokens [B,N,C]{fewer(self.structure.stream)}"
             )
         self.layouts[value] = held
         return held

@@ -66,6 +66,11 @@ def of_grid(grid: tuple[int, ...] | None) -> int:
     return grid[0] if grid is not None and len(grid) == 3 else 0
 
 
+def of_whole_frames(grid: tuple[int, ...] | None) -> int:
+    """The same for a method that compares tokens inside a frame: frames of one token each are the tokens of one clip."""
+    return 1 if grid is not None and len(grid) == 3 and grid[1:] == (1, 1) else of_grid(grid)
+
+
 def state(op: Ops, count: int) -> Mapping[str, Value]:
     """Return the state that tells the next site of `count` frames."""
     return {f"{STATE}{count}": op.constant(np.full((1, 1), count))}

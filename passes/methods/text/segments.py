@@ -22,7 +22,8 @@ class Segments(Method):
     a token whose segment is outside that range is dropped. combine=mean: the mean, each token counted by its size; an output of
     no token is zero and of size 0, padding. combine=weighted: the sum of importance times token, as of a noun with its
     attributes, 1.1 and 1.2 (token merging for semantic binding).
-    An output stands at the last of its tokens, so that under a causal mask it knows nothing of later ones.
+    An output stands at the last of its tokens, and under a causal mask outputs are put in the order of these places, empty ones
+    last, so that none knows of later tokens. A prompt's cache would hold empty outputs as entries: there it is refused.
     Options: combine.
     """
 
@@ -37,6 +38,7 @@ class Segments(Method):
     evidence: ClassVar[Evidence] = "mathematics"
     merges: ClassVar[bool] = True
     drops: ClassVar[bool] = True
+    joins: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = ("segments", "importance?")
     ascending: ClassVar[bool] = False
     quota: ClassVar[str] = "K outputs, of which those that a text does not fill are padding"

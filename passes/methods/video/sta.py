@@ -30,7 +30,7 @@ class STA(Method):
     Options: frames F (0: from the grid, else one); groups (0: F, F/2 and F/4 in the three thirds of the
     blocks, as published for eight frames); walk: forward, backward or auto, backward in the middle third.
     Published sites: behind blocks 0, L/3 and 2L/3 (`--site after-block --layers 0,4,8`).
-    Where attention is divided, and tokens are places of all frames, there is one group, and nothing accumulates.
+    Where attention is divided, tokens are places of all frames, or frames of all places: one group, in which nothing accumulates.
     """
 
     name: ClassVar[str] = "sta"
@@ -53,7 +53,7 @@ class STA(Method):
         steps.choice(self.name, "walk", self.walk, (FORWARD, BACKWARD, AUTO))
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        count = clips.frames(self.name, self.frames, taps, site)
+        count = clips.frames(self.name, self.laid_out(site.grid).frames, taps, site)
         third = (site.block >= site.blocks // 3) + (site.block >= 2 * site.blocks // 3)
         groups = self.groups or max(count >> third, 1)
         before, after = clips.inside(self.name, site, groups), clips.staying(self.name, site, groups)
@@ -86,7 +86,7 @@ class STA(Method):
         return max(self.frames, 1)
 
     def laid_out(self, grid: tuple[int, ...] | None) -> STA:
-        return replace(self, frames=self.frames or clips.of_grid(grid))
+        return replace(self, frames=self.frames or clips.of_whole_frames(grid))
 
     def after_keeping(self, kept: int, protect: int) -> int:
         return protect + clips.up(kept, self.unit)

@@ -31,7 +31,7 @@ class TempMe(Trained):
     (2, 2 and 3 at blocks 8, 9 and 10 of 12 for twelve frames, as published); metric: keys, tokens, or auto,
     tokens where frames are joined, as published, and keys elsewhere; weights: optional, frame_positions [F,C],
     which is added to the tokens of each clip where clips are joined, after the matching.
-    Where attention is divided, and tokens are places of all frames, it merges in all frames alike and joins none.
+    Where attention is divided, tokens are places of all frames, or frames of all places: one clip, which none are joined to.
     """
 
     name: ClassVar[str] = "tempme"
@@ -59,7 +59,7 @@ class TempMe(Trained):
         self._joins(1, 1)
 
     def reduce(self, op: Ops, taps: Taps, site: Site) -> Reduction:
-        count = clips.frames(self.name, self.frames, taps, site)
+        count = clips.frames(self.name, self.laid_out(site.grid).frames, taps, site)
         joins = self._joins(count, site.blocks)
         groups = self._clips(count, joins, site.block)
         joined = joins.get(site.block, 1)
@@ -78,7 +78,7 @@ class TempMe(Trained):
         return max(self.frames, 1)
 
     def laid_out(self, grid: tuple[int, ...] | None) -> TempMe:
-        return replace(self, frames=self.frames or clips.of_grid(grid))
+        return replace(self, frames=self.frames or clips.of_whole_frames(grid))
 
     def after_keeping(self, kept: int, protect: int) -> int:
         return protect + clips.up(kept, self.unit)

@@ -27,7 +27,8 @@ class TESTA(Method):
     frames, then odd ones. Patches: ToMe inside every frame, the class token counted into the position of each,
     so the token at i of a frame is a source where P + i is even; order as ToMe's.
     Where attention is divided (TimeSformer) tokens are frames of all places, or places of all frames, and one of the two merges
-    is left: frames by the votes of their places, or places that are similar in all frames; `--transformers` says which.
+    is left: frames by the votes of their places, or places that are similar in all frames; `--transformers` says which. For both,
+    frames merge in a first run, with `--no-proportional-attention`, and places of its file in a second.
     So the tokens [B,K,C] behind a site are K - P = F' * n': fewer frames of fewer tokens, frame by frame in the
     order named above, and the next site starts from F' frames.
     Options: frames F (0: from the grid, else one); merge: both, frames or patches; remove_frames: how many
@@ -46,7 +47,7 @@ class TESTA(Method):
     deviations: ClassVar[str] = (
         "variant=reference ranks frames by the mode of their patches' similarities, as released, which is the "
         "smallest when all differ; variant=paper by the mean. Both merges share one place of a block and its keys; where "
-        "attention is divided a file has one of them, and places merge alike in all frames, so that frames stay aligned"
+        "attention is divided a run makes one of them, and places merge alike in all frames, so that frames stay aligned"
     )
 
     frames: int = 0

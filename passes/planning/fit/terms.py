@@ -76,6 +76,12 @@ def check_ordered(structure: Structure, made: Sequence[Method], plan: Plan) -> N
         raise PlanError(
             f"--proportional-attention: where a mask tells tokens apart, what {merging.name} merges counts as one token; drop it"
         )
+    holes = next((method for method in made if method.empties), None)
+    if holes is not None and structure.cached:
+        raise PlanError(
+            f"{holes.name} may leave outputs of no token, padding, and the model hands on caches, in which the next token would "
+            "attend to them: export the model without caches, or use a method that selects, e.g. fastv"
+        )
     if plan.text:
         if not any(WORDS & {*method.reads} for method in made):
             raise PlanError(f"--text {plan.text}: {made[0].name} reads no words of the prompt; drop it")

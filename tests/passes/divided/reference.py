@@ -47,12 +47,21 @@ def attention(module: nn.Module, x: Tensor, heads: int, sizes: Tensor | None = N
 
 
 class Divided:
-    """A TimesformerModel of transformers, block by block."""
+    """A TimesformerModel of transformers, block by block; proportional: merged keys count by their sizes."""
 
-    def __init__(self, model: Any, cuts: Mapping[int, Cut], axis: int, *, merges: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        cuts: Mapping[int, Cut],
+        axis: int,
+        *,
+        merges: bool = False,
+        proportional: bool = True,
+    ) -> None:
         self.model, self.cuts, self.axis, self.merges = model, cuts, axis, merges
-        self.heads = model.config.num_attention_heads
+        self.heads, self.proportional = model.config.num_attention_heads, proportional
         self.sizes: Tensor | None = None
+        self.lengths: Tensor | None = None
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -90,8 +99,8 @@ class Divided:
         rows = layer.layernorm_before(each.reshape(clips * frames, -1, width))
         mixed = attention(layer.attention, rows, self.heads, sizes).reshape(each.shape)
         copies = mixed[:, :, :1]
-        if self.axis == FRAMES and self.sizes is not None:
-            share = self.sizes / self.sizes.sum(1, keepdim=True)
+        if self.lengths is not None:
+            share = self.lengths / self.lengths.sum(1, keepdim=True)
             first = first + (copies * share[:, :, None, None]).sum(1, keepdim=True)
         else:
             first = first + copies.mean(1, keepdim=True)
@@ -103,7 +112,9 @@ class Divided:
     def _cut(self, x: Tensor, cut: Cut) -> Tensor:
         weights, size = cut.weights()
         self.seen[-1:] = [(x, cut.before), (x, cut.behind)]
-        self.sizes = size if self.merges else None
+        self.sizes = size if self.merges and self.proportional else None
+        if self.axis == FRAMES and self.merges:
+            self.lengths = size
         return torch.einsum("bkn,bntc->bktc" if self.axis == PLACES else "bkn,bpnc->bpkc", weights, x)
 
     def _repeated(self, rows: int) -> Tensor | None:

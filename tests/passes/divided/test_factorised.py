@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -10,22 +11,25 @@ import torch
 from torch import Tensor, nn
 
 import tokenrt
-from tests.passes.analysis.test_attended import Attention, exported, ran
+from tests.passes.analysis.test_attended import Attention, exported
+from tests.passes.divided.reference import Cut
+from tests.passes.helpers.running import run
 from tokenrt import Budget
 
 T, P, C, SIDE = 6, 16, 32, 16
 
 
 class Block(nn.Module):
-    """Attention and MLP; the first `left` tokens go on behind the attention."""
+    """Attention and MLP; `share` [R,K,N] makes the tokens fewer behind the attention."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second, self.attention = nn.LayerNorm(C), nn.LayerNorm(C), Attention("plain", 1)
         self.mlp = nn.Sequential(nn.Linear(C, 2 * C), nn.GELU(), nn.Linear(2 * C, C))
 
-    def forward(self, x: Tensor, left: int | None = None) -> Tensor:
-        x = (x + self.attention(self.first(x), torch.arange(1)))[:, :left]
+    def forward(self, x: Tensor, share: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.first(x), torch.arange(1))
+        x = x if share is None else share @ x
         return x + self.mlp(self.second(x))
 
 
@@ -39,31 +43,61 @@ class Factorised(nn.Module):
         self.spatial, self.temporal = (nn.ModuleList(Block() for _ in range(2)) for _ in range(2))
         self.head = nn.Linear(C, 5)
 
-    def forward(self, x: Tensor, places: int | None = None, frames: int | None = None) -> Tensor:
+    def forward(self, x: Tensor, places: Cut | None = None, frames: Cut | None = None) -> Tensor:
         tokens = self.patches(x.reshape(-1, 3, SIDE, SIDE)).flatten(2).transpose(1, 2)
         tokens = torch.cat((self.first.expand(tokens.shape[0], -1, -1), tokens), 1) + self.places
-        for block, left in zip(self.spatial, (places, None), strict=True):
-            tokens = block(tokens, left)
+        for block, cut in zip(self.spatial, (places, None), strict=True):
+            tokens = block(tokens, cut and cut.weights()[0])
         clip = tokens[:, 0].reshape(-1, T, C) + self.times
-        for block, left in zip(self.temporal, (frames, None), strict=True):
-            clip = block(clip, left)
-        return self.head(clip.mean(1))
+        for block, cut in zip(self.temporal, (frames, None), strict=True):
+            clip = block(clip, cut and cut.weights()[0])
+        if frames is None:
+            return self.head(clip.mean(1))
+        size = frames.weights()[1][..., None]
+        return self.head((size * clip).sum(1) / size.sum(1))
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_both_encoders_are_reduced(tmp_path: Path) -> None:
+GIVEN = torch.randn(2, T, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Factorised, Path]:
     torch.manual_seed(0)
-    net, given = Factorised().eval(), torch.randn(2, T, 3, SIDE, SIDE)
-    path = exported(net, given, tmp_path / "m.onnx", free=True)
-    found = tokenrt.inspect(path)
+    net = Factorised().eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return net, exported(net, GIVEN, tmp_path_factory.mktemp("vivit") / "m.onnx", free=True)
+
+
+def test_two_encoders_are_two_transformers(model: tuple[Factorised, Path]) -> None:
+    found = tokenrt.inspect(model[1])
     assert [(each.tokens, each.across, len(each.blocks)) for each in found.transformers] == [
         (P + 1, 1, 2),
         (T, 1, 2),
     ]
     assert not found.refusals
-    for number, (places, frames) in enumerate([(9, None), (None, 4)]):
-        budget = Budget.tokens([places or frames or 0], [0])
-        reduced = tokenrt.reduce(path, method="slice", budget=budget, transformers=[number])
-        with torch.no_grad():
-            expected = net(given, places, frames).numpy()
-        np.testing.assert_allclose(ran(reduced.model, given), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize(("encoder", "count"), [(0, 9), (1, 4)], ids=["places", "frames"])
+@pytest.mark.parametrize("method", ["slice", "sta", "tempme"])
+def test_an_encoder_equals_torch(
+    model: tuple[Factorised, Path], method: str, encoder: int, count: int
+) -> None:
+    """Each frame has its own places left out or merged; each clip its frames."""
+    net, path = model
+    reduced = tokenrt.reduce(
+        path,
+        method=method,
+        budget=Budget.tokens([count], [0]),
+        transformers=[encoder],
+        proportional_attention=False,
+        source_map=True,
+    )
+    found, sources = run(reduced.model, {"x": GIVEN.numpy()})
+    behind = torch.from_numpy(sources)
+    assert behind.shape == ((2 * T, P + 1), (2, T))[encoder]
+    cut = Cut(torch.arange(behind.shape[1]).expand_as(behind), behind)
+    with torch.no_grad():
+        expected, whole = net(GIVEN, **{("places", "frames")[encoder]: cut}), net(GIVEN)
+    np.testing.assert_allclose(found, expected.numpy(), rtol=0, atol=2e-6)
+    assert (expected - whole).abs().max() > 1e-3

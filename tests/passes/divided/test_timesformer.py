@@ -5,6 +5,7 @@ The right numbers are those of TimeSformer's weights in torch, with the same fra
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,9 @@ SELECTIONS: dict[str, dict[str, Any]] = {
     "evit": {"fuse": False},
     "slice": {},
     "random": {},
+    "sta": {},
 }
-MERGES = ("tome", "pitome", "testa")
+MERGES = ("tome", "pitome", "testa", "tempme")
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -153,6 +155,46 @@ def test_places_are_chosen_by_the_mean_over_frames(exported: Any) -> None:
     assert [np.flatnonzero(each >= 0)[1:].tolist() for each in found] == chosen.tolist()
 
 
+def metric(axis: int) -> torch.Tensor:
+    """[B,N,W*D]: keys of the first layer, mean over heads, of a frame's places side by side or of a place's frames."""
+    with torch.no_grad():
+        layer, token, x = first(clip(2))
+        if axis == FRAMES:
+            keys = heads(layer.temporal_attention, layer.temporal_layernorm(x))[1]
+        else:
+            mixed = attention(layer.temporal_attention, layer.temporal_layernorm(x.flatten(0, 1)), 2)
+            x = x + layer.temporal_dense(mixed.reshape(x.shape))
+            rows = torch.cat((token.expand(-1, T, -1, -1), x.transpose(1, 2)), 2)
+            keys = heads(layer.attention, layer.layernorm_before(rows))[1][..., 1:, :]
+        return torch.nn.functional.normalize(keys.mean(2).transpose(1, 2).flatten(2), dim=2)
+
+
+@pytest.mark.parametrize("axis", [FRAMES, PLACES], ids=["frames", "places"])
+def test_sta_drops_what_others_show_in_all_rows_together(exported: Any, axis: int) -> None:
+    """Of one group: odd ones stay, and the even ones that no odd one resembles."""
+    protect, count = int(axis == PLACES), COUNTS[axis][0]
+    found = run(reduced(exported(20, 2), "sta", axis, 1).model, {"clip": clip(2).numpy()})[-1][:, protect:]
+    for own, kept in zip(metric(axis), found, strict=True):
+        best = (own[::2] @ own[1::2].T).amax(1)
+        gone = 2 * best.argsort(descending=True)[: len(own) + protect - count]
+        assert np.flatnonzero(kept < 0).tolist() == gone.sort().values.tolist()
+
+
+@pytest.mark.parametrize("axis", [FRAMES, PLACES], ids=["frames", "places"])
+def test_tempme_merges_what_is_alike_in_all_rows_together(exported: Any, axis: int) -> None:
+    """The sources of a clip, every other token with the class token counted, of largest cosine go to their destinations."""
+    protect, count = int(axis == PLACES), COUNTS[axis][0]
+    found = run(reduced(exported(20, 2), "tempme", axis, 1).model, {"clip": clip(2).numpy()})[-1][:, protect:]
+    for own, held in zip(metric(axis), found, strict=True):
+        similar = own[protect::2] @ own[1 - protect :: 2].T
+        groups = {token: {token} for token in range(len(own))}
+        for source in similar.amax(1).argsort(descending=True)[: len(own) + protect - count].tolist():
+            goal = int(similar[source].argmax())
+            groups[2 * goal + 1 - protect] |= groups.pop(2 * source + protect)
+        made = [{*np.flatnonzero(held == each).tolist()} for each in np.unique(held)]
+        assert sorted(map(sorted, made)) == sorted(map(sorted, groups.values()))
+
+
 def test_testa_merges_the_frame_that_most_places_would(exported: Any) -> None:
     made = reduced(exported(20, 2), "testa", FRAMES, 1)
     with torch.no_grad():
@@ -172,7 +214,9 @@ def test_testa_merges_the_frame_that_most_places_would(exported: Any) -> None:
 
 def test_one_file_loses_frames_or_places(exported: Any) -> None:
     budget = Budget.tokens([3], [0])
-    with pytest.raises(tokenrt.TokenrtError, match="cannot be reduced together"):
+    with pytest.raises(
+        tokenrt.TokenrtError, match=r"cannot be reduced together: .* in two runs, frames first"
+    ):
         tokenrt.reduce(exported(20, 2), method="slice", budget=budget, transformers=[0, 1])
     with pytest.raises(tokenrt.TokenrtError, match="rows of two axes together"):
         tokenrt.reduce(exported(20, 2), method="slice", budget=budget, transformers=[0], short="all")
@@ -210,24 +254,47 @@ class Both(Divided):
         return x
 
 
-def test_a_second_run_takes_places_behind_a_choice_of_frames(exported: Any, tmp_path: Path) -> None:
-    given = {"clip": clip(2).numpy()}
-    options = {"score": "received"}
-    once = reduced(exported(20, 2), "topk", FRAMES, 1, **options)
-    tokenrt.reduce(exported(20, 2), plan=once.plan, source_map=True, output=tmp_path / "once.onnx")
-    twice = tokenrt.reduce(
-        tmp_path / "once.onnx",
-        method="topk",
-        options=options,
-        budget=Budget.tokens([9], [0]),
-        source_map=True,
-    )
-    assert twice.plan.sites[0].transformer == 1
-    frames, places = map(torch.from_numpy, run(twice.model, given)[1:])
-    first_cut, second_cut = cuts([frames], [0], 0)[0], cuts([places], [0], 1)[0]
+@pytest.mark.parametrize("method", ["topk", "testa"])
+def test_a_second_run_takes_places_behind_frames(exported: Any, method: str, tmp_path: Path) -> None:
+    """Both steps of TESTA, or of a choice by content, in one file; where frames merge, each counts as one."""
+    given, options = {"clip": clip(2).numpy()}, SELECTIONS.get(method, {})
+    merges = {"proportional_attention": False} if method in MERGES else {}
+    counts = [(Budget.tokens([3], [0]), [0]), (Budget.tokens([9], [0]), None)]
+    path = exported(20, 2)
+    for budget, chosen in counts:
+        made = tokenrt.reduce(
+            path, method=method, options=options, budget=budget, transformers=chosen, source_map=True,
+            output=tmp_path / f"{budget.counts[0]}.onnx", **merges,
+        )  # fmt: skip
+        path = tmp_path / f"{budget.counts[0]}.onnx"
+    assert made.plan.sites[0].transformer == 1
+    found, frames, places = map(torch.from_numpy, run(made.model, given))
+    both = {0: cuts([frames], [0], 0)[0], 1: cuts([places], [0], 1)[0]}
+    net = Both(model(), both, FRAMES, merges=method in MERGES, proportional=False)
     with torch.no_grad():
-        expected = Both(model(), {0: first_cut, 1: second_cut}, FRAMES)(clip(2))[:, 0].numpy()
-    np.testing.assert_allclose(run(twice.model, given)[0][:, 0], expected, rtol=0, atol=1e-5)
+        expected = net(clip(2))[:, 0].numpy()
+    np.testing.assert_allclose(found[:, 0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("tome", "make that file anew with --no-proportional-attention"),
+        ("slice", "the rows beside it are fewer than at its entry, .* e.g. divprune"),
+    ],
+)
+def test_what_leaves_no_place_for_a_second_run_says_what_would(
+    exported: Any, method: str, reason: str, tmp_path: Path
+) -> None:
+    """Frames that merged and count by their sizes, and frames that are the same for all clips."""
+    once = tmp_path / "once.onnx"
+    tokenrt.reduce(
+        exported(20, 2), method=method, budget=Budget.tokens([3], [0]), transformers=[0], output=once
+    )
+    assert any(re.search(reason, refusal.reason) for refusal in tokenrt.inspect(once).refusals)
+    if method == "slice":
+        with pytest.raises(tokenrt.TokenrtError, match=reason):
+            tokenrt.reduce(once, method=method, budget=Budget.keep(0.5, [0]))
 
 
 @SLOW

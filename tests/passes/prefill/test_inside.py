@@ -150,7 +150,7 @@ def test_no_token_learns_of_what_stands_behind_it(name: str, monkeypatch: pytest
     case = CASES[name]
     wish: dict[str, Any] = {"method": case.method, "options": case.options, "source_map": True}
     assert told(pruned(path, counts, **wish).model) < 1e-7
-    monkeypatch.setattr(arrange, "last_members", lambda op, found, site: found)
+    monkeypatch.setattr(arrange, "last_members", lambda op, found, site, **_: found)
     assert told(pruned(path, counts, **wish).model) > 1e-6
 
 
@@ -160,7 +160,8 @@ def test_an_output_is_made_of_the_tokens_that_are_said_to_be_in_it(name: str) ->
     call = offered.call(methods.get(name), 33, 20, 2, 1)
     call["tensors"].pop("size", None)
     plain = tokenrt.apply_method(name, **call)
-    assert (np.bincount(plain["assign"][0] + 1, minlength=21)[1:] > 0).all()
+    if not methods.get(name).empties:
+        assert (np.bincount(plain["assign"][0] + 1, minlength=21)[1:] > 0).all()
     assert plain["assign"][0].max() == 19
     for token in range(33):
         other = {key: np.array(value) for key, value in call["tensors"].items()}

@@ -108,6 +108,12 @@ def test_a_picture_is_a_clip_of_one_frame(name: str) -> None:
         np.testing.assert_allclose(one, other, atol=1e-5)
 
 
+def test_a_file_without_a_class_token_is_read_again(tmp_path: Path) -> None:
+    """No token stands aside in its matching: an empty list, whose type no entry tells."""
+    reduce(CLIP.path(), method="tome", budget=Budget.remove(4, [0]), output=tmp_path / "r.onnx")
+    assert [each.tokens for each in tokenrt.inspect(tmp_path / "r.onnx").transformers] == [64, 60]
+
+
 def test_frames_may_be_said(tmp_path: Path) -> None:
     """Two frames of 32 tokens instead of four of 16, and a number that does not fit."""
     found = sources(made("sta", Budget.tokens([48], [0]), frames=2)).reshape(2, 2, 32)
