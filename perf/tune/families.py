@@ -73,7 +73,7 @@ def families(
     asked: Request,
     rules: Iterable[str] = tuple(FAMILIES),
 ) -> Iterator[Candidate]:
-    """Of every method and rule the mildest plan within the cost; of those that reach it, none costs more than `most`."""
+    """Of every method and rule the mildest plan that costs at most `most`, or where none is so cheap, the cheapest."""
     structure = bench.reducer.prepared.structure
     for name in names:
         for family in rules:
@@ -86,8 +86,11 @@ def families(
 def _mildest(
     bench: Workbench, meter: Meter, name: str, budgets: Sequence[Budget], most: float, asked: Request
 ) -> tuple[Plan, float] | None:
-    """The first of budgets from mild to strong whose plan is cheap enough, by halving; None where none is, or can be made."""
-    low, high, found = 0, len(budgets), None
+    """The first of budgets from mild to strong whose plan is cheap enough, by halving, else the cheapest that was met.
+
+    None where no plan can be made.
+    """
+    low, high, found, nearest = 0, len(budgets), None, None
     while low < high:
         middle = (low + high) // 2
         try:
@@ -99,8 +102,10 @@ def _mildest(
         except TokenrtError:
             high = middle  # more than the method can remove
             continue
+        if nearest is None or ratio < nearest[1]:
+            nearest = plan, ratio
         if ratio <= most:
             high, found = middle, (plan, ratio)
         else:
             low = middle + 1
-    return found
+    return found or nearest

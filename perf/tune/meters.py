@@ -39,6 +39,9 @@ class Meter(Protocol):
     def site(self, plan: Plan) -> float:
         """About what one site of the plan's method costs, as a share of the unreduced model."""
 
+    def why(self, plan: Plan) -> str:
+        """What the plan's cost is made of, where it is more than work."""
+
 
 @dataclass(frozen=True)
 class Counted:
@@ -54,6 +57,9 @@ class Counted:
 
     def site(self, plan: Plan) -> float:
         return 0.0
+
+    def why(self, plan: Plan) -> str:
+        return f"{plan.macs_after / 1e9:.3g} of {plan.macs_before / 1e9:.3g} GMACs are left"
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,10 @@ class Swept:
 
     def site(self, plan: Plan) -> float:
         return (self.ratio(plan) - self.shorter(plan)) / len(plan.sites)
+
+    def why(self, plan: Plan) -> str:
+        gone, own = 1 - self.shorter(plan), self.ratio(plan) - self.shorter(plan)
+        return f"shorter blocks save {gone:.1%} of the time, and choosing what leaves costs {own:.1%}"
 
 
 @dataclass(frozen=True)
@@ -129,6 +139,13 @@ class Modelled:
     def site(self, plan: Plan) -> float:
         self.ratio(plan)
         return self.sites[plan.method]
+
+    def why(self, plan: Plan) -> str:
+        time = self.time(plan)
+        return (
+            f"{time.added} launches more than the {time.launches} there are, {time.before * 1e6:.0f} us become "
+            f"{time.after * 1e6:.0f}, and without what choosing costs it were {self.shorter(plan) * time.before * 1e6:.0f}"
+        )
 
     def time(self, plan: Plan) -> Time:
         """Raises: TokenrtError where the target's profile lacks what the model of cost needs."""

@@ -39,7 +39,10 @@ STEPS = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
 
 @dataclass
 class Search:
-    """What was run so far, in order. asked: the options that all plans share."""
+    """What was run so far, in order.
+
+    asked: the options that all plans share. beyond: the cheapest plan of each rule that has none that is cheap enough.
+    """
 
     judge: Judge
     meter: Meter
@@ -50,6 +53,7 @@ class Search:
     judged: list[Judged] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     seen: set[str] = field(default_factory=set)
+    beyond: list[Candidate] = field(default_factory=list)
 
     def at(self, most: float) -> None:
         """Look for the least harm at a cost, and at costs around it among the best families."""
@@ -66,6 +70,8 @@ class Search:
         around = (self._families(most * share, best, FIRST) for share in AROUND if most * share < 1)
         self._run("around", itertools.chain.from_iterable(around))
         self._searched(most, names)
+        if not self.judged:
+            self._run(sorted(self.beyond, key=lambda each: each.ratio)[:1])
 
     def down_to(self, drop: float) -> None:
         """Look for the least cost at which the mean harm is at most `drop`."""
@@ -98,8 +104,12 @@ class Search:
 
     def _families(
         self, most: float, names: Sequence[str], rules: Iterable[str] = tuple(FAMILIES)
-    ) -> Iterable[Candidate]:
-        return families(self.judge.bench, self.meter, names, most, self.asked, rules)
+    ) -> Iterator[Candidate]:
+        for each in families(self.judge.bench, self.meter, names, most, self.asked, rules):
+            if each.ratio <= most:
+                yield each
+            else:
+                self.beyond.append(each)
 
     def _hopeful(self, most: float) -> list[str]:
         """The methods that are worth further rules, the best first; why the others are not is told."""

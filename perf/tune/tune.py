@@ -185,22 +185,25 @@ def _outcome(search: Search, wish: Wish, most: float | None, told: dict[str, Any
     state: State
     if best is not None and best.ratio < 1:
         state, verdict, nearest = "met", _recommendation(best, wish, search.meter), None
+    elif most is not None and most >= 1:
+        state, best, nearest = "nothing helps", None, None
+        verdict = f"Change nothing: the model as it is takes {search.meter.milliseconds:.3g} ms, which is within the wish."
     elif not paying:
-        state, nearest = "nothing helps", min(plans, key=lambda each: each.ratio, default=None)
+        state, best = "nothing helps", None
+        nearest = min(plans, key=lambda each: each.ratio, default=None)
         verdict = (
             f"Change nothing: no plan that was tried costs less than the model as it is ({search.meter.told})"
         )
-        verdict += (
-            "."
-            if nearest is None
-            else f"; the nearest, {nearest.candidate.origin}, costs {nearest.ratio:.1%}."
-        )
-        best = None
+        verdict += "." if nearest is None else f"; the nearest is {_near(nearest, search.meter)}."
     else:
         state, best = "not met", None
         nearest = min(paying, key=(lambda each: each.ratio) if most is not None else lambda each: each.mean)
-        verdict = f"{str(wish).capitalize()} cannot be had; the nearest is {nearest.candidate.origin}: {_told(nearest)}."
+        verdict = f"{str(wish).capitalize()} cannot be had; the nearest is {_near(nearest, search.meter)}."
     return Outcome(state, verdict, told, plans, shown, best, nearest, search.left_out, folder)
+
+
+def _near(judged: Judged, meter: Meter) -> str:
+    return f"{judged.candidate.origin}: {_told(judged)} ({meter.why(judged.plan)})"
 
 
 def _recommendation(best: Judged, wish: Wish, meter: Meter) -> str:

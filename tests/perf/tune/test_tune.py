@@ -141,6 +141,9 @@ def test_what_cannot_be_met_is_said_and_nothing_is_written(model: Path, data: Pa
     assert done.exit_code == 3, done.output
     told = json.loads(done.stdout)
     assert told["recommended"] is None
+    assert "cannot be had; the nearest is topk" in told["verdict"]
+    assert "GMACs are left" in told["verdict"]
+    assert 0.01 < told["plans"][told["nearest"]]["ratio"] < 1
     assert not (tmp_path / "reduced.onnx").exists()
     assert not (tmp_path / "best.toml").exists()
 
@@ -150,7 +153,19 @@ def test_on_a_gpu_a_small_model_is_best_left_alone(model: Path, data: Path, tmp_
     assert not found.ok
     assert found.state == "nothing helps"
     assert "Change nothing" in found.verdict
+    assert "the nearest is tome, " in found.verdict
+    assert "launches more than the" in found.verdict
+    assert found.nearest is not None
+    assert found.nearest.ratio > 1
     assert found.status == 3
+    assert not (tmp_path / "reduced.onnx").exists()
+
+
+def test_a_model_that_is_fast_enough_is_left_alone(model: Path, data: Path, tmp_path: Path) -> None:
+    found = tuned(model, data, tmp_path, flops=None, latency=50.0, target="h100", methods=["tome"])
+    assert found.state == "nothing helps"
+    assert not found.plans
+    assert "which is within the wish" in found.verdict
     assert not (tmp_path / "reduced.onnx").exists()
 
 
