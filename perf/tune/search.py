@@ -21,7 +21,7 @@ from tokenrt.perf.tune.shapes import Shape, spectrum
 HOPELESS = 1.5
 """A method is left out whose first rules harm more than so many times as much as the best."""
 
-SHAPES, TRIES = 32, 12
+SHAPES, TRIES = 20, 8
 """Simple shapes that are run, and changed plans that are drawn."""
 
 ROUND = 8

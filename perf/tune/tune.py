@@ -207,7 +207,8 @@ def _near(judged: Judged, meter: Meter) -> str:
 
 
 def _recommendation(best: Judged, wish: Wish, meter: Meter) -> str:
-    return f"Take {best.candidate.origin}: {_told(best)}. Wished was {wish}; cost is {meter.told}."
+    doubt = " One image says little of others." if len(best.harm.images) == 1 else ""
+    return f"Take {best.candidate.origin}: {_told(best)}. Wished was {wish}; cost is {meter.told}.{doubt}"
 
 
 def _told(judged: Judged) -> str:

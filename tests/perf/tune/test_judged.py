@@ -48,6 +48,13 @@ def test_one_image_that_is_easily_harmed_does_not_decide() -> None:
     assert Yardstick.of(rules).score(judged(lucky)) > Yardstick.of(rules).score(rules[0])
 
 
+def test_a_plan_that_gives_what_is_no_number_is_never_taken() -> None:
+    broken, sound = np.full(12, 0.1), judged(1 + NOISE[:12])
+    broken[3] = np.inf
+    for freedom in Freedom:
+        assert least_harm([judged(broken, freedom=freedom), sound]) is sound
+
+
 def test_of_equals_the_one_with_fewer_sites() -> None:
     few = judged(1 + NOISE)
     assert least_harm([judged(1 + NOISE, sites=3), few]) is few
