@@ -71,7 +71,7 @@ class Search:
         self._run("around", itertools.chain.from_iterable(around))
         self._searched(most, names)
         if not self.judged:
-            self._run(sorted(self.beyond, key=lambda each: each.ratio)[:1])
+            self._run("nearest", sorted(self.beyond, key=lambda each: each.ratio)[:1])
 
     def down_to(self, drop: float) -> None:
         """Look for the least cost at which the mean harm is at most `drop`."""
@@ -149,7 +149,7 @@ class Search:
         for name, values in [("fall", [best.fall]), *numbers.items(), *numbers.items()]:
             near = (replace(best, **{name: value}) for value in values)
             new = [shape for shape in near if shape not in tried and shape.first < shape.behind]
-            for shape in new[: SHAPES - len(tried)]:
+            for shape in new[: SHAPES - len({each.plan.spec() for each in tried.values()})]:
                 fitted = improver.fitted(own, shape.mixture(own.tokens, own.blocks))
                 if fitted is not None:
                     tried[shape] = Candidate(str(shape), *fitted, Freedom.SHAPE)

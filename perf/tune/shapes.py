@@ -72,11 +72,11 @@ class Shape:
 def spectrum(blocks: int, names: Sequence[str]) -> Mapping[str, Sequence[Any]]:
     """What the numbers and methods of a shape may be, those that matter most first."""
     return {
+        "stride": sorted({1, 2, 3, blocks // 2, blocks}),
         "fall": (0.0, 0.5, 1.0, 2.0, 4.0),
         "early": names,
         "late": names,
         "proportional": (True, False),
         "first": sorted({0, 1, 2, blocks // 4}),
-        "stride": sorted({1, 2, 3, blocks // 2, blocks}),
         "behind": sorted({blocks, blocks - blocks // 6, blocks - blocks // 3, blocks // 2}),
     }
