@@ -25,6 +25,7 @@ from tokenrt.perf.bench.front import demonstration
 from tokenrt.perf.bench.gpu import engine_layers
 from tokenrt.perf.bench.quality import kept, quality
 from tokenrt.perf.bench.towers import towers
+from tokenrt.perf.bench.tuned import tuned
 
 
 class Bench(Protocol):
@@ -55,6 +56,7 @@ BENCHES: dict[str, tuple[str, Callable[[], Bench]]] = {
     "models": ("method_models", method_models.run),
     "dense": ("method_models_dense", method_models.run_dense),
     "towers": ("towers", towers.run),
+    "tuned": ("tuned", tuned.run),
 }
 
 
