@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from tokenrt.passes.analysis.prepare import Prepared, Protect, ShapeOption, prepare
 from tokenrt.passes.graph.model import ModelLike
@@ -64,11 +65,13 @@ class Reducer:
         prepared = self._protecting(plan.wanted)
         return fit.with_cost(prepared, fit.checked(plan, prepared, False))[0]
 
-    def reduce(self, plan: Plan, *, source_map: bool = False, allow_noop: bool = False) -> Reduced:
+    def reduce(
+        self, plan: Plan, *, source_map: bool | Literal["every"] = False, allow_noop: bool = False
+    ) -> Reduced:
         """Check a plan, perhaps edited, against the model, apply it and prove the result.
 
         The sites of the blocks come first, then one output after the other, each on what the one before has made,
-        and the caches last.
+        and the caches last. source_map: as for `tokenrt.reduce`; "every" adds those behind all sites.
         Raises: TokenrtError.
         """
         prepared, sites, restored = (

@@ -44,14 +44,15 @@ MAY_IMPORT: Mapping[str, str] = {
     "perf.profile": "passes.analysis passes.checking passes.forms passes.graph targets targets.engines targets.profiles "
     "targets.trtexec",
     "perf.pictures": "passes passes.analysis passes.checking passes.graph passes.planning",
-    "perf.report": "",
     "perf.demo": "passes passes.analysis passes.checking passes.planning perf.pictures perf.profile targets targets.profiles",
     "perf.cost": "passes passes.analysis passes.forms passes.graph passes.ops passes.planning perf.profile targets.profiles",
     "perf.planner": "passes passes.analysis passes.checking passes.graph passes.methods passes.planning perf.cost perf.profile "
     "targets.profiles",
-    "perf.tune": "passes passes.analysis passes.methods passes.planning perf.cost perf.planner targets targets.profiles",
+    "perf.tune": "passes passes.analysis passes.methods passes.planning perf.cost perf.planner perf.profile targets "
+    "targets.profiles",
     "perf.compare": "passes passes.analysis passes.checking passes.graph passes.planning perf.cost perf.planner perf.profile "
     "perf.tune targets targets.profiles",
+    "perf.report": "passes.analysis passes.checking passes.graph passes.planning perf.planner perf.profile",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
     "passes.planning perf.cost perf.demo perf.planner perf.profile perf.tune plugins plugins.host plugins.toolchain targets",
     "tokenrt": "passes.forms passes.methods passes.planning perf.cost perf.demo perf.pictures perf.planner plugins plugins.host "

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from tokenrt.passes.report import Reduced as Reduced
     from tokenrt.perf.compare.compare import compare as compare
     from tokenrt.perf.profile.profile import profile as profile
+    from tokenrt.perf.report.report import report as report
     from tokenrt.perf.tune.tune import tune as tune
     from tokenrt.targets import targets as targets
     from tokenrt.targets.build import build as build
@@ -66,6 +67,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "plugins": ("tokenrt.plugins", None),
     "profile": ("tokenrt.perf.profile.profile", "profile"),
     "reduce": ("tokenrt.passes.reduce", "reduce"),
+    "report": ("tokenrt.perf.report.report", "report"),
     "targets": ("tokenrt.targets", None),
     "tune": ("tokenrt.perf.tune.tune", "tune"),
 }
@@ -103,6 +105,7 @@ __all__ = [
     "plugins",
     "profile",
     "reduce",
+    "report",
     "targets",
     "tune",
 ]

@@ -53,6 +53,15 @@ def read(inputs: Sequence[Input], path: Path) -> tuple[dict[str, Array], str]:
     return rows, f"{len(texts)} texts of {path.name}" + (f" ({', '.join(notes)})" if notes else "")
 
 
+def pieces(path: Path, length: int, most: int) -> list[list[str]]:
+    """The tokens of the first `most` texts as the tokenizer writes them, `length` of each.
+
+    Raises: TokenrtError, DependencyError.
+    """
+    texts = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return [each.tokens for each in _tokenizer(path.parent / TOKENIZER, length).encode_batch(texts[:most])]
+
+
 def _part(item: Input) -> str | None:
     if item.dtype.kind not in "iu":
         return None

@@ -45,6 +45,11 @@ def caches(model: ir.Model) -> dict[str, Any]:
     return made
 
 
+def at_site(name: str, place: int) -> str:
+    """The name of a map that tells where tokens are behind a plan's site, counted from 0, and not behind its last."""
+    return f"{name}_site{place}"
+
+
 def of_layer(name: str, layer: int) -> str:
     """The name of an input or output that there is for each layer."""
     return f"{name}_layer{layer}"

@@ -23,7 +23,7 @@ from tokenrt.passes.analysis.protected import arranged
 from tokenrt.passes.analysis.stream import Layout, fewer, stream_of
 from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.graph.ancestry import depends_on_input
-from tokenrt.passes.graph.interface import MAP
+from tokenrt.passes.graph.interface import MAP, at_site
 from tokenrt.passes.graph.shapes import Shapes, describe
 from tokenrt.passes.methods.contract import Method, Site
 from tokenrt.passes.ops.graph_backend import GraphOps
@@ -174,16 +174,19 @@ class Rewriter:
         if self.handed is not None:
             self.handed.tell(self.stages[-1].state)
 
-    def expose_source_map(self) -> None:
+    def expose_source_map(self, every: bool = False) -> None:
         """Add the output `token_source_map` [B,N0]: where each original token is behind the last site, -1 where dropped.
 
-        That of transformer 1 and later ones ends in their number. B is the batch of the stream.
+        That of transformer 1 and later ones ends in their number. every: also those behind each site before, by `at_site`. B is
+        the batch of the stream.
         """
         name = f"{MAP}_{self.number}" if self.number else MAP
-        if name in {value.name for value in self.graph.outputs}:
-            return
+        told = {value.name for value in self.graph.outputs}
         self.op.before, self.op.prefix = None, "tokenrt_map"
-        self.output(self.op.value(self.stages[-1].source_map), name, self.structure.tokens)
+        for place, stage in enumerate(self.stages[1:-1] if every else ()):
+            self.output(self.op.value(stage.source_map), at_site(name, place), self.structure.tokens)
+        if name not in told:
+            self.output(self.op.value(self.stages[-1].source_map), name, self.structure.tokens)
 
     def output(self, value: ir.Value, name: str, count: int) -> None:
         """Add an output [B,count] of what may be the same for all pictures."""

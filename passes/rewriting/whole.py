@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import onnx_ir as ir
 
@@ -47,7 +48,7 @@ def whole_step(prepared: Prepared, plan: Plan, routes: Routes) -> ir.Model | Non
     return model
 
 
-def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) -> ir.Model:
+def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool | Literal["every"]) -> ir.Model:
     """The prepared model, changed in place and proven. Raises: UnsupportedError, ProofError; the model is then of no use."""
     model, shapes = marked(prepared, plan), prepared.shapes
     if not plan.sites:
@@ -74,7 +75,7 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool) ->
     for rewriter in rewriters:
         dims |= shorten(rewriter)
         if source_map:
-            rewriter.expose_source_map()
+            rewriter.expose_source_map(every=source_map == "every")
     for layers, tokens in prompts:
         if layers:
             handover.told(model, layers, tokens)

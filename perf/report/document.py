@@ -197,10 +197,13 @@ class Document:
     manifest: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
     made: str = ""
+    first: int | None = None
 
     @property
     def shown(self) -> int | None:
-        """The entry that the page opens with: the recommended one, else the first on the front, else the first."""
+        """The entry that the page opens with: `first` where it is said, else the recommended one, one on the front, or any."""
+        if self.first is not None:
+            return self.first
         rank = {place: (not each.recommended, not each.front) for place, each in enumerate(self.entries)}
         return min(rank, key=lambda place: (rank[place], place), default=None)
 

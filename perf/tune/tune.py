@@ -18,6 +18,7 @@ from tokenrt.passes.reduce import reduce
 from tokenrt.perf.planner.judge import Judge
 from tokenrt.perf.planner.latency.sweep import sweep
 from tokenrt.perf.planner.latency.table import Table
+from tokenrt.perf.profile.machine import about
 from tokenrt.perf.tune.judged import Judged, cheapest, front, least_harm
 from tokenrt.perf.tune.meters import PLAIN, Counted, Meter, Modelled, Swept
 from tokenrt.perf.tune.outcome import MODEL, Outcome, State, check_same
@@ -107,6 +108,7 @@ def tune(
             "batch": batch,
             "seed": seed,
             "unreduced_ms": meter.milliseconds,
+            **about(),
             "asked": {
                 "folder": os.getcwd(),
                 "data": str(data),

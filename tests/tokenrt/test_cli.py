@@ -27,6 +27,7 @@ VERBS = [
     "methods",
     "targets",
     "tune",
+    "report",
     "doctor",
 ]
 REDUCE = ["reduce", "m.onnx", "-o", "r.onnx"]

@@ -1,4 +1,4 @@
-"""The verbs that help to choose a plan: tune does by itself, compare lays models side by side."""
+"""The verbs that choose a plan and show what came of it: tune does by itself, compare lays models side by side, report shows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WISH = "Wish (one of these)"
 
 def register(app: typer.Typer) -> None:
     """Add these verbs to the command line."""
-    for function in (tune, compare):
+    for function in (tune, compare, report):
         verb(app)(function)
 
 
@@ -214,4 +214,41 @@ def compare(
         sort=sort,
         shape=shape,
         progress=tell,
+    )
+
+
+def report(
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_DIR", help="Folder of a run of tune, or of the demonstration.", show_default=False
+        ),
+    ],
+    *,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page to write.", metavar="R.html")],
+    data: Annotated[
+        Path | None, typer.Option(help="Where the run's data is now, if it moved.", metavar="DIR|FILE")
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="Where the run's model is now, if it moved.", metavar="M.onnx")
+    ] = None,
+    samples: Annotated[int, typer.Option(help="Photographs or texts to show.", min=1, metavar="N")] = 6,
+    every: Annotated[
+        bool,
+        typer.Option(
+            "--every/--front",
+            help="Show them under every plan, or under those of the front alone, which is faster.",
+        ),
+    ] = True,
+) -> Result:
+    """Write one HTML file that shows a run: every plan tried, tokens block by block, pictures, times, checks, commands.
+
+    It opens in any browser and asks no network for anything. Model and data of the run are read again; the recommended plan, or
+    the nearest, is timed and checked on this machine. What was not measured is said to be missing. --json prints the document
+    behind the page.
+
+    Example: tokenrt report run -o report.html
+    """
+    return tokenrt.report(
+        run, output=output, data=data, model=model, samples=samples, every=every, progress=tell
     )
