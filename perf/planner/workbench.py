@@ -85,9 +85,15 @@ class Workbench:
         """A session of a model that was made of the prepared one. Raises: TokenrtError where the runtime does not take it."""
         return self.opener(model)()
 
-    def opener(self, model: ir.Model, threads: int | None = None) -> Callable[[], Any]:
-        """What opens a session, as `session` does, in any thread; the model is read now. threads: of one operator."""
-        return partial(_opened, self.weights.serialized(model), self._options(model, threads))
+    def opener(self, model: ir.Model, threads: int | None = None, *, reuse: bool = True) -> Callable[[], Any]:
+        """What opens a session, as `session` does, in any thread; the model is read now. threads: of one operator.
+
+        reuse: let the runtime plan which later tensors take the buffers of dead ones, as it does by default. Numbers and, within
+        noise, times are the same without, less is held, and models with loops open in a third of the time (ONNX Runtime 1.31).
+        """
+        options = self._options(model, threads)
+        options.enable_mem_reuse = reuse
+        return partial(_opened, self.weights.serialized(model), options)
 
     def profiled(self, model: ir.Model, prefix: Path) -> Any:
         """A session whose profiler writes a file that begins with `prefix`."""

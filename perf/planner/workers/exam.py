@@ -38,7 +38,7 @@ class Exam:
     @classmethod
     def of(cls, bench: Workbench, data: Sequence[Feed]) -> Exam:
         """Answer the data with the unreduced model, several runs at a time. Raises: TokenrtError where answers are not finite."""
-        session = bench.opener(bench.reducer.prepared.model, THREADS)()
+        session = bench.opener(bench.reducer.prepared.model, THREADS, reuse=False)()
         with ThreadPoolExecutor(bench.threads) as running:
             found = [*running.map(partial(answer, session), data)]
         check_finite(found)
@@ -60,7 +60,7 @@ class Exam:
 
     def made(self, plan: Plan) -> Open:
         """The plan as a proven model, to be opened in any thread; for one thread at a time. Raises: TokenrtError."""
-        return self.bench.opener(self.bench.reducer.reduce(plan).model, THREADS)
+        return self.bench.opener(self.bench.reducer.reduce(plan).model, THREADS, reuse=False)
 
     def harm(self, made: Open, run: Map = map) -> Harm:
         """Open what was made, run it on the data, and compare. Raises: TokenrtError where nothing can be compared."""

@@ -46,6 +46,16 @@ def test_a_try_computes_what_the_file_computes(model: Path, bench: Workbench, tm
                 np.testing.assert_allclose(found[name], array, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["topk", "atc"])
+def test_without_reuse_of_buffers_numbers_are_the_same(bench: Workbench, method: str) -> None:
+    made = bench.reducer.reduce(bench.reducer.plan(method, Budget.remove(6))).model
+    usual, freed = bench.opener(made, 1)(), bench.opener(made, 1, reuse=False)()
+    feeds = [timing.feeds(usual, 2)]
+    for wanted, found in zip(answers(usual, feeds), answers(freed, feeds), strict=True):
+        for name, array in wanted.items():
+            np.testing.assert_array_equal(found[name], array)
+
+
 def test_a_plan_that_does_not_fit_is_no_trial(bench: Workbench) -> None:
     planned = bench.reducer.plan("tome", Budget.remove(6))
     with pytest.raises(PlanError, match="the plan is for 38 tokens"):
