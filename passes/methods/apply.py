@@ -123,7 +123,8 @@ def _site(method: Method, dims: Mapping[str, int], keep: int, protect: int, clas
     heads, width = dims.get("H", 1), dims.get("D", 1)
     site = Site(tokens, kept, first, heads, width, class_token=has_class, channels=dims["C"])
     picture = (dims["h"], dims["w"]) if "h" in dims else None
-    return replace(site, words=dims.get("T"), picture=picture)
+    packed = 0 if picture else dims.get("U", 0)
+    return replace(site, words=dims.get("T"), picture=picture, packed=packed)
 
 
 def _unchanged(arrays: Mapping[str, Array], restore: bool) -> dict[str, Array]:

@@ -63,6 +63,8 @@ class Site:
     """How many other tokens stand between the last one that may leave and the first word."""
     picture: tuple[int, int] | None = None
     """(h, w) of the tap pixels or update, where it is known."""
+    packed: int = 0
+    """U, where the tap update is no picture but rows [B,N,U] of packed latents."""
     asking: int = 0
     """Q, of a cache: how many tokens, the last ones, have queries."""
     shared: int = 1
@@ -151,7 +153,7 @@ BEYOND: Mapping[str, str] = {
     "neurons": "[B,N,F] the hidden layer of the block's MLP, act(gate) * up",
     "text_neurons": "[B,T,F] the same of the words behind the tokens",
     "segments": "[B,N] int64: the output that each token goes to, an input of the model",
-    "update": "[B,U,h,w] what the step before added to the latent picture, an input of the model",
+    "update": "[B,U,h,w] what the step before added to the latent picture, or [B,N,U] to packed latents, an input of the model",
 }
 """Taps that only some places offer: names and what they give. A place that offers one has a function of that name."""
 

@@ -36,7 +36,7 @@ SHAPES: Mapping[str, tuple[str, ...]] = {
     "segments": ("B", "N"),
     "update": ("B", "U", "h", "w"),
 }
-"""The tensors a method may be given, by name, and `grid`, a pair (h, w). cls_attn and last_attn may also be [B,N]; stream is x
+"""The tensors a method may be given, by name, and `grid`, a pair (h, w). Some may have an axis less, see SHORTER; stream is x
 unless given, and last_attn the last row of text_attn.
 
 Those of another layer have its role in front, as in early_attn.
@@ -53,6 +53,9 @@ CACHE: Mapping[str, tuple[str, ...]] = {
 
 BY_HEAD = ("cls_attn", "last_attn")
 """Those that may be averaged over heads already."""
+
+SHORTER: Mapping[str, tuple[str, ...]] = {**dict.fromkeys(BY_HEAD, ("B", "N")), "update": ("B", "N", "U")}
+"""Other shapes that some may have, of an axis less."""
 
 COUNTED = ("quotas", "segments")
 """Those that hold whole numbers."""
@@ -251,7 +254,8 @@ def checked(
             continue
         kind = _kind(name, roles, shapes)
         array = np.asarray(item)
-        letters = ("B", "N") if kind in BY_HEAD and array.ndim == 2 else shapes[kind]
+        other = SHORTER.get(kind, ())
+        letters = other if array.ndim == len(other) else shapes[kind]
         shape = f"{name} [{','.join(letters)}]"
         if kind in COUNTED and array.dtype.kind not in "iu":
             raise MethodError(f"tensor {shape} must hold whole numbers, got {array.dtype}")
@@ -270,7 +274,7 @@ def checked(
             if not letter.isdigit():
                 origin.setdefault(letter, name)
                 dims.setdefault(letter, size)
-        arrays[name] = array[:, None] if array.ndim != len(shapes[kind]) else array
+        arrays[name] = array[:, None] if kind in BY_HEAD and letters is other else array
     if first not in arrays:
         what = "tokens are" if first == "x" else "entries of the cache are"
         raise MethodError(

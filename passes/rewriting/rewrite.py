@@ -290,6 +290,7 @@ class Rewriter:
             channels=self.held(structure.blocks[planned.block].entry).channels,
             words=words,
             gap=gap,
+            packed=here.packed(self),
         )
 
     def _of_words(self) -> tuple[int | None, int]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from tokenrt.errors import PlanError
 from tokenrt.passes.analysis.prepare import Prepared
 from tokenrt.passes.graph.interface import Port
 from tokenrt.passes.graph.model import copy, opset
@@ -33,10 +34,18 @@ def marked(prepared: Prepared, plan: Plan) -> ir.Model:
 
 
 def whole_step(prepared: Prepared, plan: Plan, routes: Routes) -> ir.Model | None:
-    """The model of a step at which no token rests, where the plan's rest from one to the next; call it before `rewrite`."""
+    """The model of a step at which no token rests, where the plan's rest from one to the next; call it before `rewrite`.
+
+    Raises: PlanError where tokens of several transformers rest.
+    """
     resting = {number: path for number, path in routes.items() if plan.of(number).returns == FROM_LAST}
     if not resting:
         return None
+    if len(resting) > 1:
+        raise PlanError(
+            f"transformers {', '.join(map(str, resting))}: the state that a step hands to the next is that of one transformer; "
+            f"choose it with --transformers {min(resting)}"
+        )
     model, interface, rests = copy(prepared.model), prepared.interface, replace(plan, sites=())
     for number, path in resting.items():
         structure, own = prepared.transformers[number], plan.of(number)

@@ -36,7 +36,8 @@ class RAS(Method):
     active: they go through the model, and the rest takes last step's noise, keys and values: inputs past_* and outputs present_*.
     R = N - K. high is 1 as released, where the paper lets the lowest rest too; rounding both parts down may let one patch fewer
     rest, and then this refuses with the count that fits.
-    Options: metric: std or l2norm; high; gamma, against starvation; order: position, or score, as released (ascending).
+    Packed latents, update [B,N,U]: a row for each patch, of U/L channels times L latents, as in Flux, where L is 4.
+    Options: metric: std or l2norm; high; gamma, against starvation; order: position, or score, ascending as released; latents: L.
     """
 
     name: ClassVar[str] = "ras"
@@ -56,10 +57,12 @@ class RAS(Method):
     high: float = 1.0
     gamma: float = 0.1
     order: str = steps.BY_POSITION
+    latents: int = 4
 
     def __post_init__(self) -> None:
         steps.choice(self.name, "metric", self.metric, (STD, LENGTH))
         steps.choice(self.name, "order", self.order, tuple(steps.ORDERS))
+        steps.at_least(self.name, "latents", self.latents, 1)
         if not 0 <= self.high <= 1:
             raise MethodError(f"option high={self.high} of method {self.name!r}: expected 0 to 1")
 
@@ -102,6 +105,16 @@ class RAS(Method):
 
     def _metric(self, op: Ops, taps: Taps, site: Site) -> Value:
         """What the step before left unsettled in each patch: [B,T]."""
+        update = beyond(taps, "update")
+        if site.packed:
+            if site.packed % self.latents:
+                raise MethodError(
+                    f"{self.name}: rows of {site.packed} numbers are not channels of {self.latents} latents; say how many a row "
+                    "holds with --set latents=L"
+                )
+            shape = np.array([0, site.tokens, site.packed // self.latents, self.latents])
+            each = self._unsettled(op, op("Reshape", update, shape), 2)
+            return steps.free(op, op("ReduceMean", each, axes=[2], keepdims=0), site)
         frames, rows, columns = pooling.grids(self, site)
         if frames != 1:
             raise steps.no_grid(self.name, site)
@@ -110,19 +123,20 @@ class RAS(Method):
             raise MethodError(
                 f"{self.name}: the update of {high} x {wide} latents is not whole patches of a grid of {rows} x {columns}"
             )
-        update = beyond(taps, "update")
-        if self.metric == STD:
-            centred = op("Sub", update, op("ReduceMean", update, axes=[1], keepdims=1))
-            square = op("ReduceSum", op("Mul", centred, centred), np.array([1]), keepdims=0)
-            channels = op(
-                "Cast", op("Slice", op("Shape", update), np.array([1]), np.array([2])), to=steps.FLOAT
-            )
-            each = op("Sqrt", op("Div", square, op("Max", op("Sub", channels, 1.0), 1.0)))
-        else:
-            each = op("Sqrt", op("ReduceSum", op("Mul", update, update), np.array([1]), keepdims=0))
+        each = self._unsettled(op, update, 1)
         shape = op("Shape", each)
         down, across = (op("Slice", shape, np.array([axis]), np.array([axis + 1])) for axis in (1, 2))
         cells = [np.array([-1, rows]), op("Div", down, np.array([rows])), np.array([columns])]
         split = op("Reshape", each, op("Concat", *cells, op("Div", across, np.array([columns])), axis=0))
         mean = op("ReduceMean", split, axes=[2, 4], keepdims=0)
         return op("Reshape", mean, np.array([-1, rows * columns]))
+
+    def _unsettled(self, op: Ops, update: Value, axis: int) -> Value:
+        """The standard deviation over the channels, which lie on this axis, or their length."""
+        if self.metric == LENGTH:
+            return op("Sqrt", op("ReduceSum", op("Mul", update, update), np.array([axis]), keepdims=0))
+        centred = op("Sub", update, op("ReduceMean", update, axes=[axis], keepdims=1))
+        square = op("ReduceSum", op("Mul", centred, centred), np.array([axis]), keepdims=0)
+        channels = op("Slice", op("Shape", update), np.array([axis]), np.array([axis + 1]))
+        spare = op("Sub", op("Cast", channels, to=steps.FLOAT), 1.0)
+        return op("Sqrt", op("Div", square, op("Max", spare, 1.0)))

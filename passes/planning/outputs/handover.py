@@ -69,8 +69,8 @@ DECODES = (
 
 STEPS = (
     "the first step, and those at which no token shall rest, run the model named by dense; it takes the original's inputs alone",
-    "every other step takes as past what the step before gave as present, and as update [B,U,h,w] what the step before added to "
-    "the latent picture: the step of its scheduler",
+    "every other step takes as past what the step before gave as present, and as update what the step before added to the latent "
+    "picture: the step of its scheduler",
     "every output is complete: where tokens rest it says what the step before said",
     "guidance by two halves of a batch: let both halves choose alike by giving both the same update",
 )

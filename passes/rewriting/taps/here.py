@@ -111,18 +111,25 @@ def gained(rewriter: Rewriter, planned: PlannedSite, stage: Stage, name: str) ->
         )
     if name not in rewriter.gained:
         batch = rewriter.batch if rewriter.batch > 0 else free_batch(rewriter.graph)
-        dims = _picture(rewriter)[1:] if name == "update" else (stage.count,)
+        dims = _latents(rewriter)[1:] if name == "update" else (stage.count,)
         rewriter.gained[name] = gain(rewriter.graph, name, [batch, *dims], method)
     return rewriter.gained[name]
 
 
-def _picture(rewriter: Rewriter) -> tuple[int, ...]:
-    """The shape of the input [B,U,h,w] that the tokens are made of. Raises: UnsupportedError."""
+def packed(rewriter: Rewriter) -> int:
+    """U, where the tokens are made of packed latents [B,N,U] that a method reads the change of; else 0."""
+    latents = _latents(rewriter) if any("update" in method.takes for method in rewriter.methods) else ()
+    return latents[2] if len(latents) == 3 else 0
+
+
+def _latents(rewriter: Rewriter) -> tuple[int, ...]:
+    """The shape of the input that the tokens are made of: [B,U,h,w], or [B,N,U] of N tokens. Raises: UnsupportedError."""
     above = ancestors((rewriter.structure.blocks[0].entry,))
-    found = (rewriter.shapes.of(value) for value in rewriter.graph.inputs if value in above)
-    picture = next((dims for dims in found if len(dims) == 4), None)
-    if picture is None:
-        raise UnsupportedError(
-            "the method reads what the step before added to a latent picture [B,U,h,w]; the tokens are made of no such input"
-        )
-    return picture
+    found = [rewriter.shapes.of(value) for value in rewriter.graph.inputs if value in above]
+    for dims in found:
+        if len(dims) == 4 or (len(dims) == 3 and dims[1] == rewriter.structure.tokens):
+            return dims
+    raise UnsupportedError(
+        "the method reads what the step before added to a latent picture [B,U,h,w], or to one that is packed into a row for each "
+        f"of the {rewriter.structure.tokens} tokens, [B,N,U]; the tokens are made of no such input"
+    )

@@ -15,6 +15,8 @@ from tests.passes.helpers.probes import Line
 
 WIDTH, HEADS, SIDE, TEXT = 16, 2, 4, 3
 TOKENS = SIDE * SIDE
+PACKED = 16
+"""Numbers of a row of packed latents: 4 channels of 2 x 2."""
 
 
 def turned(x: Tensor, angles: Tensor) -> Tensor:
@@ -170,14 +172,18 @@ class Leaving:
 
 
 class Joint(nn.Module):
-    """Blocks in which text and image attend to one another, each with weights of its own; then blocks over both as one."""
+    """Blocks in which text and image attend to one another, each with weights of its own; then blocks over both as one.
 
-    def __init__(self, single: int = 0, text_first: bool = False) -> None:
+    packed: the latent picture comes as rows [B,N,PACKED].
+    """
+
+    def __init__(self, single: int = 0, text_first: bool = False, packed: bool = False) -> None:
         super().__init__()
-        self.enter, self.time = nn.Conv2d(4, WIDTH, 2, 2), nn.Linear(2, WIDTH)
+        self.enter = nn.Linear(PACKED, WIDTH) if packed else nn.Conv2d(4, WIDTH, 2, 2)
+        self.time, self.packed = nn.Linear(2, WIDTH), packed
         self.image, self.text = (nn.ModuleList(Stream() for _ in range(2)) for _ in range(2))
         self.single = nn.ModuleList(Single() for _ in range(single))
-        self.leave, self.text_first = nn.Linear(WIDTH, 4), text_first
+        self.leave, self.text_first = nn.Linear(WIDTH, PACKED if packed else 4), text_first
 
     def forward(
         self,
@@ -191,7 +197,7 @@ class Joint(nn.Module):
         """plan: tokens left at block b, those of text counted too where both are one stream; (0, b) with two, (1, b) with one."""
         plan = plan or {}
         time = self.time(torch.stack([timestep.cos(), timestep.sin()], dim=1))
-        x, angles = self.enter(latent).flatten(2).transpose(1, 2), angles_of(TOKENS + TEXT).to(latent)
+        x, angles = self.entered(latent), angles_of(TOKENS + TEXT).to(latent)
         go = Leaving.of(method or First(), around, x)
         for number, (image, words) in enumerate(zip(self.image, self.text, strict=True)):
             numbers, count = (image.numbers(time), words.numbers(time)), plan.get((0, number), 0)
@@ -226,6 +232,11 @@ class Joint(nn.Module):
             )
         result: Tensor = self.leave(x)
         return result
+
+    def entered(self, latent: Tensor) -> Tensor:
+        """[B,N,C] of a latent picture, or of rows of packed latents."""
+        found: Tensor = self.enter(latent)
+        return found if self.packed else found.flatten(2).transpose(1, 2)
 
 
 class Single(nn.Module):
@@ -320,8 +331,9 @@ class PixArt(nn.Module):
 
 def given(net: nn.Module) -> dict[str, Tensor]:
     made, side = torch.Generator().manual_seed(3), getattr(net, "side", SIDE)
+    shape = (TOKENS, PACKED) if getattr(net, "packed", False) else (4, 2 * side, 2 * side)
     inputs = {
-        "latent": torch.randn(2, 4, 2 * side, 2 * side, generator=made),
+        "latent": torch.randn(2, *shape, generator=made),
         "timestep": torch.tensor([0.3, 1.9]),
     }
     return inputs | (

@@ -38,6 +38,24 @@ def test_ten_steps_with_their_state_are_a_plain_loop(backend: str) -> None:
     assert seen.sum() > 24
 
 
+@pytest.mark.parametrize("metric", ["std", "l2norm"])
+def test_packed_latents_are_the_picture_in_rows(metric: str) -> None:
+    """Rows of C x 2 x 2 as Flux packs them; and rows that no number of latents fits."""
+    rng = np.random.default_rng(0)
+    picture = rng.standard_normal((2, 5, 2 * SIDE, 2 * SIDE)).astype(np.float32)
+    cells = picture.reshape(2, 5, SIDE, 2, SIDE, 2).transpose(0, 2, 4, 1, 3, 5)
+    given = {"x": np.zeros((2, SIDE * SIDE, 4), np.float32), "grid": (SIDE, SIDE)}
+    state, indices = {"rested": rng.integers(0, 3, (2, SIDE * SIDE)).astype(np.float32)}, []
+    for update in (picture, cells.reshape(2, SIDE * SIDE, 20)):
+        found = apply_method(
+            "ras", {**given, "update": update}, keep=16, protect=0, metric=metric, state=state
+        )
+        indices.append(found["index"])
+    np.testing.assert_array_equal(*indices)
+    with pytest.raises(MethodError, match="rows of 20 numbers are not channels of 3 latents"):
+        apply_method("ras", {**given, "update": update}, keep=16, protect=0, latents=3)
+
+
 def test_counts_that_rounding_skips_are_refused_with_one_that_fits() -> None:
     given = {
         "x": np.zeros((1, 16, 2), np.float32),
