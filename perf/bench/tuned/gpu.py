@@ -109,18 +109,18 @@ def run(judge: Judge) -> OnGpu:
     meter.exact(often)
     nearest = _nearest(judge, meter)
     rows += _pair(reducer, meter, nearest, 1)
-    times = meter.time(often).before, meter.time(often).after, meter.time(nearest.plan).after
+    every, least = meter.time(often), meter.time(nearest.plan)
     for batch, removed in zip(BATCHES, REMOVED[1:], strict=True):
         timed = Modelled(reducer, load(TARGET), batch)
-        every = Candidate(f"tome --remove {removed}", reducer.plan("tome", Budget.remove(removed)), 0.0)
+        like = Candidate(f"tome --remove {removed}", reducer.plan("tome", Budget.remove(removed)), 0.0)
         seen, held = Part.within(judge, EVEN), Part.within(judge, ODD)
-        most = timed.exact(every.plan)
+        most = timed.exact(like.plan)
         best = tuned(seen, held, timed, most, METHODS)
         title = f"At the modelled time of `tome --remove {removed}` at every block, batch {batch}"
-        other = row(every, timed, seen, held)
+        other = row(like, timed, seen, held)
         found.append(Comparison(title, timed.told, most, best, [other], BOUND))
         rows += _pair(reducer, timed, Candidate(best.origin, best.plan, best.cost), batch)
-    return OnGpu(*(1e6 * each for each in times), rows, found)
+    return OnGpu(every.before * 1e6, every.after * 1e6, least.after * 1e6, rows, found)
 
 
 def _nearest(judge: Judge, meter: Modelled) -> Candidate:
