@@ -11,9 +11,6 @@ from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.planner.harm import Harm
 from tokenrt.perf.tune.families import Candidate, Freedom
 
-LIGHT = 0.5
-"""An image counts as if rules harmed it at least so many times as much as the mean of all."""
-
 
 @dataclass(frozen=True)
 class Judged:
@@ -40,46 +37,21 @@ class Judged:
         return self.harm.surely_less(other.harm)
 
 
-@dataclass(frozen=True)
-class Yardstick:
-    """What plans that are as cheap are compared by: harm image by image, against what other plans do to the same image.
+def ranked(plans: Sequence[Judged]) -> list[Judged]:
+    """Plans by what is to be expected of them on other data, the best first.
 
-    Some pictures are ten times as easily harmed as others, so that a mean of few of them is a mean of two or three, and says
-    little of the next ones. usual: of each image the median harm of plans that follow a rule, but no less than half the mean of
-    these, so that images which nothing harms do not count for more than the others.
+    Some images are ten times as easily harmed as others, so that the least mean of few of them is that of two or three, and
+    chance. So all that the least mean is not surely better than stand first, and among them each image has one vote: by the share
+    of the others that harm it less. Of equals the one with fewer sites. Behind them the others by their mean.
     """
-
-    usual: Sequence[float]
-
-    @classmethod
-    def of(cls, plans: Sequence[Judged]) -> Yardstick:
-        """Made of the rules among these plans, of all where there is none."""
-        ruled = [plan for plan in plans if not plan.candidate.searched] or plans
-        usual = np.median([plan.harm.images for plan in ruled], axis=0)
-        return cls(np.maximum(usual, LIGHT * usual.mean()).tolist())
-
-    def relative(self, plan: Judged) -> Harm:
-        """Harm in units of what is usual; the same where nothing is harmed by any rule."""
-        usual = np.array(self.usual)
-        images = np.array(plan.harm.images)
-        scaled = images / usual if np.isfinite(usual).all() and usual.all() else images
-        return Harm({"relative": tuple(scaled.tolist())})
-
-    def score(self, plan: Judged) -> float:
-        """The mean of that and its standard error: of two that harm as much, the one that is the same to all images."""
-        images = np.array(self.relative(plan).images)
-        doubt = (
-            images.std(ddof=1) / np.sqrt(len(images)) if len(images) > 1 and np.isfinite(images).all() else 0
-        )
-        return float(images.mean() + doubt)
-
-    def best(self, plans: Sequence[Judged]) -> Judged | None:
-        """Of equals the one with fewer sites."""
-        return min(
-            plans,
-            key=lambda plan: (self.score(plan), len(plan.plan.sites), plan.candidate.origin),
-            default=None,
-        )
+    by_mean = sorted(plans, key=lambda plan: (plan.mean, len(plan.plan.sites), plan.candidate.origin))
+    near = [
+        plan for plan in by_mean if np.isfinite(plan.mean) and not by_mean[0].surely_better(plan)
+    ] or by_mean[:1]
+    images = np.array([plan.harm.images for plan in near])
+    share = [float((own > images).mean() + (own == images).mean() / 2) for own in images]
+    order = sorted(range(len(near)), key=lambda place: (share[place], len(near[place].plan.sites), place))
+    return [*(near[place] for place in order), *(plan for plan in by_mean if plan not in near)]
 
 
 def front(plans: Sequence[Judged]) -> list[Judged]:
@@ -98,14 +70,11 @@ def least_harm(plans: Sequence[Judged]) -> Judged | None:
     A rule and a simple shape have few numbers, and the better of them is taken. Where sites were changed freely, by what that
     does to these very images, a plan looks better than it is: it has to be surely better, image by image.
     """
-    if not plans:
-        return None
-    yardstick = Yardstick.of(plans)
-    simple = yardstick.best([plan for plan in plans if plan.candidate.freedom < Freedom.SITES])
-    free = yardstick.best([plan for plan in plans if plan.candidate.freedom is Freedom.SITES])
-    if simple is None or free is None:
-        return simple or free
-    return free if yardstick.relative(free).surely_less(yardstick.relative(simple)) else simple
+    simple = ranked([plan for plan in plans if plan.candidate.freedom < Freedom.SITES])
+    free = ranked([plan for plan in plans if plan.candidate.freedom is Freedom.SITES])
+    if not simple or not free:
+        return next(iter([*simple, *free]), None)
+    return free[0] if free[0].surely_better(simple[0]) else simple[0]
 
 
 def cheapest(plans: Sequence[Judged], drop: float) -> Judged | None:

@@ -12,7 +12,7 @@ from tokenrt.passes.planning.request import Request
 from tokenrt.perf.planner.judge import Judge
 from tokenrt.perf.tune.families import FAMILIES, FIRST, Candidate, Freedom, families
 from tokenrt.perf.tune.improve import Improver
-from tokenrt.perf.tune.judged import Judged, Yardstick
+from tokenrt.perf.tune.judged import Judged, ranked
 from tokenrt.perf.tune.meters import Meter
 from tokenrt.perf.tune.progress import Progress
 from tokenrt.perf.tune.proposals import FEW, PENALTIES, SHARES, proposals
@@ -129,21 +129,16 @@ class Search:
             return
         improver = Improver(self.judge.bench, self.meter, names, most, self.seed)
         self._shapes(improver)
-        ranked = self._ranked(most)
-        sums = proposals(self.judge, self.meter, improver, ranked, self.asked, self.progress.one)
+        plans = ranked(self.within(most))
+        sums = proposals(self.judge, self.meter, improver, plans, self.asked, self.progress.one)
         self._run("sums", sums)
         for number, left in enumerate(range(TRIES, 0, -ROUND)):
-            best = self._ranked(most)[0]
+            best = ranked(self.within(most))[0]
             self._run("changes", improver.neighbours(best, min(ROUND, left), number))
-
-    def _ranked(self, most: float) -> list[Judged]:
-        """What is cheap enough, the best first."""
-        within = self.within(most)
-        return sorted(within, key=Yardstick.of(within).score)
 
     def _shapes(self, improver: Improver) -> None:
         """Change the numbers and methods of the best shape, one after the other, each in a round; twice."""
-        own = self._ranked(improver.most)[0].plan
+        own = ranked(self.within(improver.most))[0].plan
         best, tried = Shape.of(own), dict[Shape, Candidate]()
         numbers = spectrum(own.blocks, improver.names)
         for name, values in [("fall", [best.fall]), *numbers.items(), *numbers.items()]:
@@ -154,7 +149,7 @@ class Search:
                 if fitted is not None:
                     tried[shape] = Candidate(str(shape), *fitted, Freedom.SHAPE)
             self._run("shapes", (tried[shape] for shape in new if shape in tried))
-            place = {each.plan.spec(): at for at, each in enumerate(self._ranked(improver.most))}
+            place = {each.plan.spec(): at for at, each in enumerate(ranked(self.within(improver.most)))}
             best = min(tried, key=lambda shape: place.get(tried[shape].plan.spec(), len(place)), default=best)
 
     def _run(self, stage: str, candidates: Iterable[Candidate]) -> None:

@@ -9,7 +9,7 @@ from tokenrt.errors import PlanError
 from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.perf.planner.harm import Harm
 from tokenrt.perf.tune.families import Candidate, Freedom
-from tokenrt.perf.tune.judged import Judged, Yardstick, cheapest, front, least_harm
+from tokenrt.perf.tune.judged import Judged, cheapest, front, least_harm, ranked
 from tokenrt.perf.tune.wish import Wish
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 24)
@@ -40,12 +40,17 @@ def test_a_shape_of_few_numbers_is_a_rule_and_free_sites_have_to_beat_it() -> No
 
 
 def test_one_image_that_is_easily_harmed_does_not_decide() -> None:
-    usual, lucky = np.full(12, 1.0), np.full(12, 1.1)
+    usual, lucky = 1 + NOISE[:12], 1.1 + NOISE[:12]
     usual[0], lucky[0] = 20.0, 12.0
     assert lucky.mean() < usual.mean()
-    rules = [judged(usual), judged(usual * 1.01, sites=2), judged(usual * 1.02, sites=3)]
-    assert least_harm([*rules, judged(lucky, sites=4)]) is rules[0]
-    assert Yardstick.of(rules).score(judged(lucky)) > Yardstick.of(rules).score(rules[0])
+    rules = [judged(usual), judged(lucky, sites=4)]
+    assert least_harm(rules) is rules[0]
+
+
+def test_what_surely_harms_more_has_no_vote() -> None:
+    worse, best = judged(np.r_[np.full(30, 0.9), np.full(10, 5.0)]), judged(np.full(40, 1.0))
+    assert best.surely_better(worse)
+    assert ranked([worse, best]) == [best, worse]
 
 
 def test_a_plan_that_gives_what_is_no_number_is_never_taken() -> None:
