@@ -24,6 +24,7 @@ GAINED: Mapping[str, str] = {
     "importance": "a score for each token of the output, the larger the more it matters",
     "update": "what the step before added to the latent picture",
     "noise": "numbers added to the logits of attention, drawn from Gumbel's distribution",
+    "temperature": "what the logits of attention are divided by in this call",
     "predicted_queries": "the query of the last token that a predictor gives for this layer",
     "predicted_keys": "the keys of all entries that a predictor gives for this layer",
 }

@@ -95,6 +95,6 @@ def for_graph(name: str, options: Mapping[str, Any]) -> Method:
     kind = get(name)
     if kind.pending:
         raise MethodError(
-            f"method {name!r} runs on arrays so far (tokenrt.apply_method) and cannot be written into a model: {kind.pending}"
+            f"method {name!r} runs on arrays alone (tokenrt.apply_method) and cannot be written into a model: {kind.pending}"
         )
     return kind.from_options(options)

@@ -110,7 +110,7 @@ class MethodInfo:
         said = [
             ("family", methods.families()[self.family].lower()),
             ("sits", HOMES[self.home]),
-            ("runs", self.pending and f"on arrays so far (tokenrt.apply_method): {self.pending}"),
+            ("runs", self.pending and f"on arrays alone (tokenrt.apply_method): {self.pending}"),
             ("systems", "; ".join(self.systems)),
             ("shipped by", "; ".join(f"{engine} ({words})" for engine, words in self.engines.items())),
             ("inputs gained", ", ".join(self._inputs())),
@@ -261,7 +261,7 @@ def _line(info: MethodInfo) -> tuple[str, ...]:
         ", ".join(info.reads).replace("_", " ") or "nothing",
         ("unless the model has queries" if info.own_queries else "needed") if info.needs else "none",
         "quota" if info.quota else "native",
-        "arrays so far" if info.pending else MATRIX[info.matrix][0],
+        "arrays alone" if info.pending else MATRIX[info.matrix][0],
         info.evidence,
         info.paper,
     )

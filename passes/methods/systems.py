@@ -246,8 +246,8 @@ def page() -> str:
         "Written by `make docs` from the methods themselves, each of which says what it covers. *Works*: its whole reduction is "
         "a method here, or each of its steps is one, in the form that their pages state, with a fixed number of tokens. *Works "
         "with weights*: the same, with trained tensors from a file. *Part*: the step that is here. *On arrays*: its mathematics "
-        "is a method here, and no graph is rewritten by it yet. *Recognised*: no rewrite of a graph, for the reason given. What "
-        "a method was compared with is on its page.",
+        "is a method here, and no graph is rewritten by it, for the reason on its page. *Recognised*: no rewrite of a graph, for "
+        "the reason given. What a method was compared with is on its page.",
         f"{counts}.",
     ]
     for title, section in every.items():

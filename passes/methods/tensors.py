@@ -47,6 +47,7 @@ CACHE: Mapping[str, tuple[str, ...]] = {
     "queries": ("B", "A", "Q", "D"),
     "attn": ("B", "A", "Q", "N"),
     "noise": ("B", "A", "Q", "N"),
+    "temperature": ("B", "1"),
     "hidden": ("B", "N", "C"),
 }
 """The tensors a method may be given that chooses entries of a cache; the Q tokens that ask are the last of the N."""

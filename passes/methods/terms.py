@@ -56,6 +56,7 @@ CACHED: Mapping[str, str] = {
     "queries": f"{_given('queries', CACHE)}, or {_given('attn', CACHE)}",
     "values": _given("values", CACHE),
     "noise": f"{_given('noise', CACHE)} where an option asks",
+    "temperature": f"{_given('temperature', CACHE)} where an option asks",
     "hidden": _given("hidden", CACHE),
     "state": TENSORS["state"],
 }

@@ -53,6 +53,10 @@ class ArrayTaps(TensorTaps):
         """[B,A,Q,N]."""
         return self._tensor("noise")
 
+    def temperature(self) -> Value:
+        """[B,1]."""
+        return self._tensor("temperature")
+
     def real(self) -> None:
         """All are."""
 

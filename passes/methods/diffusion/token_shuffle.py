@@ -35,7 +35,8 @@ class TokenShuffle(Trained):
     evidence: ClassVar[Evidence] = "mathematics"
     needs: ClassVar[Mapping[str, str]] = {"fold.weight": "C/4,C", "fold.bias": "C/4"}
     pending: ClassVar[str] = (
-        "a model that was trained so folds and unfolds by layers of its own, and the blocks of no other can read folded tokens"
+        "a model that was trained so has folding and unfolding among its layers already, and blocks of no other were trained to "
+        "read folded tokens or to give what a layer unfolds"
     )
     systems: ClassVar[tuple[str, ...]] = ("Token-Shuffle: folding",)
 

@@ -49,6 +49,9 @@ class CacheTaps(Protocol):
     def noise(self) -> Value:
         """[B,A,Q,N] noise for the logits, an input of the model."""
 
+    def temperature(self) -> Value:
+        """[B,1] what the logits are divided by in this call, an input of the model."""
+
     def hidden(self) -> Value:
         """[B,N,C] what queries, keys and values are made of."""
 

@@ -31,8 +31,8 @@ class GRT(EVS):
     home: ClassVar[Home] = "input"
     quota: ClassVar[str] = "a fixed count instead of all patches that move more than a threshold"
     pending: ClassVar[str] = (
-        "patches leave in front of their embedding, a convolution over all pixels that takes no list of them; the host chooses, "
-        "for a tower whose input is rows of patches"
+        "patches leave in front of their embedding, which is what the method saves; that is a convolution over all pixels, which "
+        "takes no list of them: the host chooses, for a tower whose input is rows of patches"
     )
     engines: ClassVar[Mapping[str, str]] = {}
     systems: ClassVar[tuple[str, ...]] = ("GRT: the motion gate",)

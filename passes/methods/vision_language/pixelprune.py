@@ -37,7 +37,8 @@ class PixelPrune(Method):
     home: ClassVar[Home] = "input"
     quota: ClassVar[str] = "the K patches of largest error instead of all that differ from their prediction"
     pending: ClassVar[str] = (
-        "no rewrite takes patches from the input of a tower yet; the host can, by tokenrt.host.pixelprune"
+        "patches leave in front of the tower, whose input holds a row for each: the host leaves rows out of it, by "
+        "tokenrt.host.pixelprune, and the tower runs as it is"
     )
     engines: ClassVar[Mapping[str, str]] = {"vLLM (pull request)": "pixel_prune_threshold"}
     systems: ClassVar[tuple[str, ...]] = ("PixelPrune",)

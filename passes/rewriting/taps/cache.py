@@ -95,6 +95,9 @@ class GraphCacheTaps:
         by_row = self._rolled(given, 2, (self._pictures, *dims)) if self._prompt else given
         return self._rolled(by_row, 3, (self._pictures, *dims))
 
+    def temperature(self) -> ir.Value:
+        return self.gains("temperature", (1,))
+
     def hidden(self) -> ir.Value:
         self._check_prompt("what the layer reads of every token")
         value = weighed(self.layer.key, self.shapes)[0]

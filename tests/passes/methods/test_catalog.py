@@ -70,7 +70,7 @@ def test_a_card_fits_one_screen_and_says_what_is_needed(name: str) -> None:
 TAPS = {
     "tokens", "stream", "normed", "metric", "queries", "keys", "values", "attention", "class_attention", "received_attention",
     "grid", "size", "state", "text", "text_mask", "quotas", "importance", "pixels", "projected", "text_attention",
-    "last_attention", "neurons", "text_neurons", "segments", "update", "noise", "hidden",
+    "last_attention", "neurons", "text_neurons", "segments", "update", "noise", "temperature", "hidden",
 }  # fmt: skip
 
 

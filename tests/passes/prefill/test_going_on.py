@@ -32,39 +32,57 @@ NONE = {name: torch.zeros(1, 2, 0, 8) for name in prefill.PAST}
     ],
 )
 def test_scores_go_on_from_token_to_token(method: str, opset: int, tmp_path: Path) -> None:
-    """A prompt, and five tokens behind it: what one call hands on is what the next one takes, as in a loop of torch."""
+    """A prompt, and five tokens behind it: what one call hands on is what the next one takes, as in a loop of torch.
+
+    Keyformer's temperature rises from call to call, as an input.
+    """
     given, merged = prefill.inputs("mask"), prefill.exported("llama", "merged", opset)
     prompt, step = tmp_path / "prompt.onnx", tmp_path / "step.onnx"
     wish: dict[str, Any] = {"method": method, "budget": Budget.tokens([KEEP])}
+    warm = method == "keyformer"
+    wish |= {"options": {"temperature": "input"}} if warm else {}
+
+    def heat(call: int) -> dict[str, Any]:
+        """What the model takes in a call."""
+        return {
+            f"temperature_layer{layer}": torch.full((1, 1), 1 + 0.2 * call) for layer in range(LAYERS) if warm
+        }
+
+    def heated(attention: torch.Tensor, call: int) -> torch.Tensor:
+        """The softmax of logits that are divided by the temperature."""
+        return (attention.log() / (1 + 0.2 * call)).softmax(-1) if warm else attention
+
     tokenrt.reduce(merged, **wish, shape=decoder(0, TOKENS), output=prompt)
     tokenrt.reduce(merged, **wish, shape=decoder(KEEP), output=step)
     told = json.loads((tmp_path / "step.onnx.json").read_text())["cache"]
     assert "next_position" not in told
     pairs = {layer["past_score"]: layer["present_score"] for layer in told["layers"]}
     latest = KEEP // 2 if method == "h2o" else int(KEEP * 0.3)
-    found = outputs(prompt, given | NONE)
+    found = outputs(prompt, given | NONE | heat(0))
     whole = thinned.watched("llama", lambda made: prefill.FORMS["mask"].function(made, *given.values()))
     scores, kept = list[torch.Tensor](), list[torch.Tensor]()
     for layer, attention in enumerate(whole.attention):
-        total = thinned.by_keys(attention.sum(2), 2)
+        total = thinned.by_keys(heated(attention, 0).sum(2), 2)
         index = thinned.heavy(total[0], KEEP, latest)[None]
         scores.append(total.gather(2, index))
         kept += [thinned.taken(part, index) for part in whole.caches[2 * layer : 2 * layer + 2]]
     generator = torch.Generator().manual_seed(5)
-    for place in range(TOKENS, TOKENS + 5):
+    for call, place in enumerate(range(TOKENS, TOKENS + 5), 1):
         embeds, at = torch.randn(1, 1, prefill.WIDTH, generator=generator), torch.tensor([[place]])
         seen = thinned.stepped("llama", kept, embeds, at)
         one = {
             "inputs_embeds": embeds,
             "attention_mask": torch.ones(1, KEEP + 1, dtype=torch.long),
             "position_ids": at,
+            **heat(call),
         }
         past = {name: found[mine] for name, mine in zip(prefill.PAST, CACHES, strict=True)}
         past |= {before: found[after] for before, after in pairs.items()}
         found = outputs(step, one | past)
         np.testing.assert_allclose(found["logits"], seen.logits.numpy(), atol=CLOSE)
         made = [
-            goes_on(score, fresh, KEEP, latest) for score, fresh in zip(scores, seen.attention, strict=True)
+            goes_on(score, heated(fresh, call), KEEP, latest)
+            for score, fresh in zip(scores, seen.attention, strict=True)
         ]
         scores = [score for _, score in made]
         kept = [thinned.taken(part, made[n // 2][0]) for n, part in enumerate(seen.caches)]

@@ -123,6 +123,11 @@ def test_a_temperature_rises_with_the_calls_and_noise_changes_the_choice() -> No
     given = cache(1, 1, 48, 48)
     plain = apply_method("keyformer", given, keep=12)["index"]
     assert (apply_method("keyformer", given, keep=12, step=0.0, call=9)["index"] == plain).all()
+    hot = {"temperature": np.full((1, 1), 1.5, np.float32)}
+    given_it = apply_method("keyformer", given | hot, keep=12, temperature="input")
+    same = apply_method("keyformer", given, keep=12, start=1.5)
+    np.testing.assert_allclose(given_it["state_score"], same["state_score"], rtol=1e-6)
+    assert (given_it["index"] == same["index"]).all()
     noise = np.random.default_rng(5).gumbel(size=(1, 1, 48, 48)).astype(np.float32)
     noisy = apply_method("keyformer", given | {"noise": 3 * noise}, keep=12, noise="input")["index"]
     assert (noisy != plain).any()
