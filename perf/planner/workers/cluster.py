@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from queue import Empty, SimpleQueue
 from threading import Lock
 from typing import Any, cast
 
+import psutil
 from distributed import Client, Future, KilledWorker, LocalCluster, WorkerPlugin, get_worker
 
 from tokenrt.errors import TokenrtError
@@ -107,6 +109,8 @@ class Cluster:
                 found = job.result()
             except KilledWorker:
                 suspects.append((place, plan))
+            except CancelledError as cause:
+                raise self._gone(len(waiting) + 1) from cause
             else:
                 yield place, TokenrtError(found) if isinstance(found, str) else found
 
@@ -128,13 +132,20 @@ class Cluster:
         while True:
             with suppress(Empty):
                 return done.get(timeout=LOOK)
-            if self.client.scheduler_info()["workers"]:
+            try:
+                there = self.client.scheduler_info()["workers"]
+            except OSError as cause:
+                raise self._gone(waiting) from cause
+            if there:
                 seen = time.monotonic()
             elif time.monotonic() > seen + ALONE:
-                raise TokenrtError(
-                    f"no worker is left at {self.address}, and {waiting} plans wait: see what ended them (often memory), then "
-                    "start again with the same folder, which goes on from what was judged"
-                )
+                raise self._gone(waiting)
+
+    def _gone(self, waiting: int) -> TokenrtError:
+        return TokenrtError(
+            f"no worker is left at {self.address}, and plans wait ({waiting}): see what ended them, often that is memory, then "
+            "start again with the same folder, which goes on from what was judged"
+        )
 
 
 @contextmanager
@@ -160,7 +171,9 @@ def cluster(address: str, parcel: Parcel) -> Iterator[Cluster]:
         try:
             yield Cluster(client, address, carried.name)
         finally:
-            client.unregister_worker_plugin(carried.name)
+            with suppress(OSError, TimeoutError):
+                scheduler: Any = client.scheduler
+                client.sync(scheduler.unregister_worker_plugin, name=carried.name, callback_timeout=REACHED)
 
 
 def _check(client: Client) -> None:
@@ -182,6 +195,7 @@ def processes(count: int, threads: int) -> Iterator[str]:
     """The address of so many workers on this machine, each of which runs `threads` plans at a time.
 
     They are programs of their own, so that the caller's script is not read again. Each is started again when it ends.
+    Raises: TokenrtError where they do not start.
     """
     with (
         tempfile.TemporaryDirectory(prefix="tokenrt-", ignore_cleanup_errors=True) as folder,
@@ -191,7 +205,7 @@ def processes(count: int, threads: int) -> Iterator[str]:
             protocol="tcp",
             host="127.0.0.1",
             dashboard_address="127.0.0.1:0",
-            silence_logs=logging.ERROR,
+            silence_logs=logging.CRITICAL,
         ) as scheduler,
         (Path(folder) / "log").open("wb") as log,
     ):
@@ -203,20 +217,30 @@ def processes(count: int, threads: int) -> Iterator[str]:
             for _ in range(count)
         ]
         try:
+            _wait(started, scheduler.scheduler, Path(log.name))
             yield scheduler.scheduler_address
         finally:
             _end(started)
 
 
+def _wait(started: Sequence[subprocess.Popen[bytes]], scheduler: Any, log: Path) -> None:
+    end = time.monotonic() + ALONE
+    while not scheduler.workers:
+        if any(each.poll() is not None for each in started) or time.monotonic() > end:
+            told = log.read_text(errors="replace").strip().splitlines() or ["they say nothing"]
+            raise TokenrtError(f"processes that run plans do not start on this machine: {told[-1][:300]}")
+        time.sleep(0.05)
+
+
 def _end(started: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End them and what they started, at once: they hold nothing that is still needed."""
     for process in started:
-        process.terminate()
-    for process in started:
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+        with suppress(psutil.NoSuchProcess):
+            started_by_it = psutil.Process(process.pid).children(recursive=True)
             process.kill()
-            process.wait()
+            for child in started_by_it:
+                child.kill()
+        process.wait()
 
 
 def _line(cause: BaseException) -> str:

@@ -78,7 +78,7 @@ def test_a_plan_that_ends_its_worker_is_left_out_and_the_last_worker_is_missed(
         monkeypatch.setattr(cluster, "LOOK", 0.2)
         for process in [psutil.Process(), *psutil.Process().children(recursive=True)][1:]:
             process.kill()
-        with pytest.raises(TokenrtError, match=r"no worker is left at tcp.*, and 1 plans wait"):
+        with pytest.raises(TokenrtError, match=r"no worker is left at tcp.*, and plans wait .1.:"):
             [*workers.run(plans(judge)[:1])]
 
 
@@ -124,6 +124,16 @@ def test_nobody_works(judge: Judge, model: Path, monkeypatch: pytest.MonkeyPatch
         ) as scheduler,
         pytest.raises(TokenrtError, match="has no worker: start some with `dask worker tcp://"),
         cluster.cluster(scheduler.scheduler_address, packed(judge, model)),
+    ):
+        pass
+
+
+def test_processes_that_do_not_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "msgpack.py").write_text("raise ImportError('no such luck')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        pytest.raises(TokenrtError, match="do not start on this machine: ImportError: no such luck"),
+        cluster.processes(1, 1),
     ):
         pass
 
