@@ -51,7 +51,7 @@ MAY_IMPORT: Mapping[str, str] = {
     "perf.tune": "passes passes.analysis passes.methods passes.planning perf.cost perf.planner perf.profile targets "
     "targets.profiles",
     "perf.compare": "passes passes.analysis passes.checking passes.graph passes.planning perf.cost perf.planner perf.profile "
-    "perf.tune targets targets.profiles",
+    "perf.report perf.tune targets targets.profiles",
     "perf.report": "passes.analysis passes.checking passes.graph passes.planning perf.planner perf.profile",
     "perf.bench": "export passes passes.analysis passes.checking passes.forms passes.graph passes.methods passes.ops "
     "passes.planning perf.cost perf.demo perf.planner perf.profile perf.tune plugins plugins.host plugins.toolchain targets",

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from tokenrt.errors import TokenrtError, UnsupportedError
 from tokenrt.passes.analysis.prepare import ShapeOption
 from tokenrt.passes.checking.check_data import feeds, first, samples_of
 from tokenrt.passes.graph.model import load
 from tokenrt.passes.reducer import Reducer
-from tokenrt.perf.compare import measure
+from tokenrt.perf.compare import measure, page
 from tokenrt.perf.compare.comparison import Comparison, Row, Sort, Whole, ordered
 from tokenrt.perf.compare.contestants import Contestant, entered, places
 from tokenrt.perf.cost.chip import Chip
 from tokenrt.perf.planner.latency.modelled import Modelled, modelled
 from tokenrt.perf.profile import timing
 from tokenrt.perf.profile.profile import HERE, REPEATS, ROUNDS
+from tokenrt.perf.report.write import check_page, write
 from tokenrt.targets import load as load_target
 from tokenrt.targets.profiles.profile import Target
 
@@ -40,6 +43,7 @@ def compare(
     target: Target | str | None = None,
     sort: Sort = "given",
     shape: ShapeOption = None,
+    output: Name | None = None,
     progress: measure.Told | None = None,
 ) -> Comparison:
     """Measure reduced models of one original side by side: work, memory, size, time, harm, and whether `check` holds.
@@ -49,14 +53,20 @@ def compare(
     line, or nothing for seeded noise; `samples` of them are answered by every model. batch: images at a time when timed; 1 when
     left out, or as the models have it fixed. rounds: with each of twelve sets of sessions. threads: of one operator. check: ask
     whether each model passes `check`, on the first eight samples. target: a GPU whose time is modelled besides. sort: order of
-    the rows. shape: of inputs whose axes are open, as for `reduce`.
+    the rows. shape: of inputs whose axes are open, as for `reduce`. output: a page to write, .html.
 
     Raises: TokenrtError for models that cannot be compared, and for data that does not fit.
     """
-    tell, whole = progress or (lambda stage: None), Path(original)
+    tell, whole, source = (
+        progress or (lambda stage: None),
+        Path(original),
+        None if data is None else Path(data),
+    )
     target = _gpu(target)
+    if output is not None:
+        check_page(output)
     read = load(whole)
-    found = places([Path(model) for model in models], whole)
+    named = places([Path(model) for model in models], whole)
     with tempfile.TemporaryDirectory(prefix="tokenrt-") as temporary:
         folder = Path(temporary)
 
@@ -65,13 +75,18 @@ def compare(
             tell("reading the original")
             return Reducer.of(read, shape)
 
-        contestants = entered(found, folder, reducer)
+        contestants = entered(named, folder, reducer)
         setting = measure.Setting.of(whole, contestants, folder)
         size = setting.batch(batch)
         runs, told = feeds(
-            setting.inputs, read, data=None if data is None else Path(data), batch=measure.RUN, seed=seed,
-            samples=-(-samples // measure.RUN), most=samples,
-        )  # fmt: skip
+            setting.inputs,
+            read,
+            data=source,
+            batch=measure.RUN,
+            seed=seed,
+            samples=-(-samples // measure.RUN),
+            most=samples,
+        )
         runs = [*first(runs, samples)]
         harms, kinds = measure.harms(setting, runs, threads, tell)
         verdicts = measure.checked(setting, contestants, runs, tell) if check else {}
@@ -79,36 +94,59 @@ def compare(
         shapes = setting.shapes(runs[0])
         own, _ = measure.counted(whole, shapes, size)
         costs = {each.name: measure.counted(each.file, shapes, size) for each in contestants}
-        sizes = {each.name: measure.bytes_of(each.file) for each in contestants}
         there = _modelled(reducer, contestants, target, size, tell)
         times = measure.timed(setting, setting.served(runs[0], size), threads, rounds, REPEATS, tell)
-    first_time = next(iter(times.values()))
-    told_whole = Whole(whole.stem, whole, measure.bytes_of(whole), own, first_time.base_milliseconds)
-    rows = [
-        Row(
-            each,
-            sizes[each.name],
-            costs[each.name][0],
-            times[each.name],
-            harms[each.name],
-            verdicts.get(each.name),
-            there[each.name][0],
-            tuple(note for _, note in (costs[each.name], there[each.name]) if note),
+        rows = [
+            Row(
+                each,
+                measure.bytes_of(each.file),
+                costs[each.name][0],
+                times[each.name],
+                harms[each.name],
+                verdicts.get(each.name),
+                there[each.name][0],
+                tuple(note for _, note in (costs[each.name], there[each.name]) if note),
+            )
+            for each in contestants
+        ]
+        unreduced = Whole(
+            whole.stem, whole, measure.bytes_of(whole), own, next(iter(times.values())).base_milliseconds
         )
-        for each in contestants
-    ]
-    return Comparison(
-        told_whole,
-        ordered(rows, told_whole, sort),
-        {
+        how = {
             "data": told,
             "samples": sum(map(samples_of, runs)),
             "batch": size,
             "threads": threads or timing.default_threads(),
             "target": None if target is None else target.name,
-        },
-        kinds,
-    )
+        }
+        found = Comparison(unreduced, ordered(rows, unreduced, sort), how, kinds)
+        if output is None:
+            return found
+        asked = {
+            "data": data,
+            "samples": samples,
+            "batch": batch,
+            "rounds": rounds,
+            "threads": threads,
+            "seed": seed,
+            "target": how["target"],
+            "sort": sort,
+        }
+        words = [*(str(Path(model)) for model in models), "--original", str(whole), *_options(asked)]
+        seen = page.looked(whole, reducer, contestants, source, runs, folder, tell)
+        write(
+            page.document(found, seen, ["tokenrt", "compare", *words, *([] if check else ["--no-check"])]),
+            output,
+        )
+    return replace(found, page=Path(output))
+
+
+def _options(given: Mapping[str, Any]) -> Iterator[str]:
+    """The words of options that are not left out."""
+    usual = {"samples": 32, "rounds": ROUNDS, "seed": 0, "sort": "given"}
+    for name, value in given.items():
+        if value is not None and value != usual.get(name):
+            yield from (f"--{name}", str(value))
 
 
 def _gpu(target: Target | str | None) -> Target | None:

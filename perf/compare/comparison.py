@@ -103,13 +103,15 @@ class Row:
 class Comparison:
     """All rows, as they are shown.
 
-    told: how it was measured, by name: data, samples, batch, threads, target. measures: what harm is, by output.
+    told: how it was measured, by name: data, samples, batch, threads, target. measures: what harm is, by output. page: where one
+    was written.
     """
 
     original: Whole
     rows: Sequence[Row]
     told: Mapping[str, Any]
     measures: Mapping[str, str]
+    page: Path | None = None
 
     def beaten_by(self, row: Row) -> list[str]:
         """The models that leave no reason to take this one; the original where this is surely no faster."""
@@ -155,9 +157,9 @@ class Comparison:
             "check",
         ):
             table.add_column(heading, justify="right")
-        table.add_row(*self._whole(), style="dim")
+        table.add_row(*map(Text, self._whole()), style="dim")
         for row in self.rows:
-            table.add_row(*self._cells(row))
+            table.add_row(*map(Text, self._cells(row)))
         return Group(table, Text(), *(Text(line) for line in self._lines()))
 
     def _whole(self) -> list[str]:
@@ -165,9 +167,9 @@ class Comparison:
         before = {pair[0] for pair in tokens if pair is not None}
         modelled = next((row.modelled for row in self.rows if row.modelled is not None), None)
         there = "" if modelled is None else f"{modelled.before * 1e3:.3g} ms"
-        work, memory = ("-", "-") if own.cost is None else (_count(own.cost.macs), _size(own.cost.peak))
+        work, memory = ("-", "-") if own.cost is None else (_count(own.cost.macs), size(own.cost.peak))
         return [
-            "original", str(before.pop()) if len(before) == 1 else "-", work, memory, _size(own.bytes),
+            "original", str(before.pop()) if len(before) == 1 else "-", work, memory, size(own.bytes),
             f"{own.milliseconds:.3g} ms", *[there] * bool(self.told["target"]), "0", "",
         ]  # fmt: skip
 
@@ -180,8 +182,8 @@ class Comparison:
             row.name + " *" * bool(self.beaten_by(row)),
             "-" if tokens is None else f"{tokens[0]} → {tokens[1]}",
             "-" if work is None else f"{work:.3f}",
-            "-" if row.cost is None else _size(row.cost.peak),
-            _size(row.bytes),
+            "-" if row.cost is None else size(row.cost.peak),
+            size(row.bytes),
             f"{row.time.median:.3f}\n{row.time.low:.2f}-{row.time.high:.2f}",
             *[there] * bool(self.told["target"]),
             f"{row.harm.mean:.3g}\n{low:.2g}-{high:.2g}",
@@ -192,8 +194,8 @@ class Comparison:
         told = self.told
         yield self.verdict()
         yield f"original: {self.original.file}"
-        yield f"time: share of the original's, on ONNX Runtime in turn with it; {self._run()}; beneath: 95 % interval"
-        yield f"harm: {'; '.join(self._measures())}; mean of {told['samples']} samples, {told['data']}; beneath: 95 % interval"
+        yield f"time: share of the original's, on ONNX Runtime in turn with it; {self.run()}; beneath: 95 % interval"
+        yield f"harm: {'; '.join(self.harm())}; mean of {told['samples']} samples, {told['data']}; beneath: 95 % interval"
         yield "work: share of the multiply-accumulates, counted; memory: peak of the activations; file: on disk"
         if told["target"]:
             yield f"{told['target']}: share of the original's time there, by a model of its cost, unmeasured"
@@ -203,12 +205,16 @@ class Comparison:
             for reason in () if row.check is None else row.check.reasons:
                 yield f"{row.name}: check fails: {reason}"
             yield from (f"{row.name}: {note}" for note in row.notes)
+        if self.page is not None:
+            yield f"written: {self.page}"
 
-    def _run(self) -> str:
+    def run(self) -> str:
+        """How time was taken."""
         threads = self.told["threads"]
         return f"batch {self.told['batch']}, {threads} thread{'s' * (threads != 1)}"
 
-    def _measures(self) -> Iterator[str]:
+    def harm(self) -> Iterator[str]:
+        """What harm is, of which output where they differ."""
         kinds = {*self.measures.values()}
         if len(kinds) == 1:
             yield kinds.pop()
@@ -249,5 +255,6 @@ def _count(number: int) -> str:
     )
 
 
-def _size(number: int) -> str:
+def size(number: int) -> str:
+    """Bytes as people read them."""
     return f"{number / 1e6:.3g} MB" if number >= 1e5 else f"{number / 1e3:.3g} kB"

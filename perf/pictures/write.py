@@ -17,8 +17,9 @@ from tokenrt.passes.analysis.prepare import prepare
 from tokenrt.passes.checking.check import CheckReport
 from tokenrt.passes.checking.inputs import Input
 from tokenrt.passes.checking.pictures import PICTURES, picture
+from tokenrt.passes.checking.runtime import session_options
 from tokenrt.passes.graph.interface import KEPT, MAP
-from tokenrt.passes.graph.model import ModelLike, load
+from tokenrt.passes.graph.model import ModelLike, load, on_disk
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.passes.reduce import reduce
 from tokenrt.perf.pictures.draw import Array, drawn, labels
@@ -76,7 +77,6 @@ def write(
     half form may decide near ties otherwise. Raises: TokenrtError where the model carries no plan, the grid of its tokens is not
     known, or the folder holds no pictures.
     """
-    import onnx_ir as ir
     import onnxruntime
 
     sources = sorted(path for path in Path(data).glob("*") if path.suffix.lower() in PICTURES)
@@ -86,11 +86,11 @@ def write(
         )
     plan, item = _plan(reduced), _input(original)
     made = reduce(original, plan=plan, source_map=bool(plan.sites) and not plan.outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(made.model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    # As bytes a model would lose the weights that lie beside it.
+    with on_disk(made.model) as file:
+        session = onnxruntime.InferenceSession(
+            str(file), session_options(file), providers=["CPUExecutionProvider"]
+        )
     names = [value.name for value in session.get_outputs()]
     told = next((name for name in (MAP, KEPT) if name in names), None)
     if told is None or len(session.get_inputs()) != 1:

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -124,17 +123,8 @@ class _Gathering:
 
     def _samples(self, data: Path, most: int) -> tuple[list[Sample], dict[str, str]]:
         """What is shown, or why nothing is."""
-        structure = self._structure()
-        cells = look.free(structure)
-        try:
-            found = samples.of(data, min(most, int(self.run.told["samples"])), cells, structure.tokens)
-        except TokenrtError as why:
-            return [], {"samples": str(why)}
-        if found and found[0].picture and (structure.grid is None or prod(structure.grid) != len(cells)):
-            return [], {
-                "samples": "the layout of the patches is not known, so that there is nothing to draw on: say it with --grid"
-            }
-        return found, {}
+        found, why = samples.fitting(data, min(most, int(self.run.told["samples"])), self._structure())
+        return found, {"samples": why} if why else {}
 
     def _entry(self, place: int, tried: Tried, most: int) -> Entry:
         self.tell(f"plan {place + 1} of {len(self.run.tried)}: {tried.name}")

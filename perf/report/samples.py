@@ -5,13 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tokenrt.errors import DependencyError, TokenrtError
+from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.checking.pictures import PICTURES
 from tokenrt.passes.checking.texts import pieces
 from tokenrt.perf.report.document import Sample
+from tokenrt.perf.report.look import free
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,6 +39,21 @@ def of(data: Path, most: int, free: Sequence[int], tokens: int) -> list[Sample]:
     if not shown:
         raise TokenrtError(f"{data.name} holds arrays: there is no photograph or text to show")
     return [photograph(path) for path in shown[:most]]
+
+
+def fitting(data: Path, most: int, structure: Structure) -> tuple[list[Sample], str]:
+    """The first samples of data where the tokens of a transformer can be drawn on them; nothing and the reason where not."""
+    cells = free(structure)
+    try:
+        found = of(data, most, cells, structure.tokens)
+    except TokenrtError as why:
+        return [], str(why)
+    if found and found[0].picture and (structure.grid is None or prod(structure.grid) != len(cells)):
+        return (
+            [],
+            "the layout of the patches is not known, so that there is nothing to draw on: say it with --grid",
+        )
+    return found, ""
 
 
 def photograph(path: Path) -> Sample:

@@ -187,6 +187,12 @@ def compare(
         Literal["given", "time", "harm", "work", "memory", "size"],
         typer.Option(help="The order of the rows, the least first; as given when left out."),
     ] = "given",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write a page of it too, one file of HTML.", metavar="report.html"
+        ),
+    ] = None,
     shape: o.Shape = None,
     tensorrt: o.Tensorrt = None,
     folder: o.Folder = None,
@@ -196,7 +202,7 @@ def compare(
     A model is marked where another is no slower and harms no more, and one of the two is no chance, or where it is no faster than
     the original.
 
-    Example: tokenrt compare tome.onnx evit.onnx --original vit.onnx --data pictures
+    Example: tokenrt compare tome.onnx evit.onnx --original vit.onnx --data pictures -o compared.html
 
     Example: tokenrt compare run run/plans --original vit.onnx --data pictures --target h100 --sort time
     """
@@ -213,6 +219,7 @@ def compare(
         target=None if target is None else o.load_target(target, tensorrt, folder),
         sort=sort,
         shape=shape,
+        output=output,
         progress=tell,
     )
 

@@ -14,6 +14,7 @@ from tokenrt.cli import app
 from tokenrt.errors import TokenrtError
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.reduce import reduce
+from tokenrt.perf.bench.plain_vit import PlainViT
 from tokenrt.perf.pictures.draw import drawn, labels
 from tokenrt.perf.pictures.write import write
 
@@ -53,6 +54,13 @@ def test_patches_that_were_joined_share_a_colour(photos: Path, tmp_path: Path) -
     assert told.tokens < 36
     plain = [cell.std(axis=(0, 1)).max() < 1 for cell in cells(told.files[0])]
     assert sum(plain) > 36 - told.tokens
+
+
+def test_weights_that_lie_beside_a_model_are_found(photos: Path, tmp_path: Path) -> None:
+    model = PlainViT(width=64, heads=2, blocks=2, patch=24, image=96, classes=4).write(tmp_path / "vit.onnx")
+    assert (tmp_path / "vit.onnx.data").exists()
+    made = reduce(model, method="topk", budget=Budget.remove(2))
+    assert write(model, made.model, photos, tmp_path / "out").tokens == 12
 
 
 def test_labels_follow_the_grid() -> None:
