@@ -21,8 +21,11 @@ from tokenrt.perf.tune.shapes import Shape, spectrum
 HOPELESS = 1.5
 """A method is left out whose first rules harm more than so many times as much as the best."""
 
-SHAPES, TRIES = 20, 8
+SHAPES, TRIES = 24, 8
 """Simple shapes that are run, and changed plans that are drawn."""
+
+BROAD = 2
+"""Methods whose even steps are run, the best ones."""
 
 ROUND = 8
 """So many of them are changes of one plan, the best when they are drawn, so that they can run at the same time."""
@@ -137,20 +140,34 @@ class Search:
             self._run("changes", improver.neighbours(best, min(ROUND, left), number))
 
     def _shapes(self, improver: Improver) -> None:
-        """Change the numbers and methods of the best shape, one after the other, each in a round; twice."""
-        own = ranked(self.within(improver.most))[0].plan
-        best, tried = Shape.of(own), dict[Shape, Candidate]()
-        numbers = spectrum(own.blocks, improver.names)
-        for name, values in [("fall", [best.fall]), *numbers.items(), *numbers.items()]:
-            near = (replace(best, **{name: value}) for value in values)
-            new = [shape for shape in near if shape not in tried and shape.first < shape.behind]
-            for shape in new[: SHAPES - len({each.plan.spec() for each in tried.values()})]:
-                fitted = improver.fitted(own, shape.mixture(own.tokens, own.blocks))
-                if fitted is not None:
-                    tried[shape] = Candidate(str(shape), *fitted, Freedom.SHAPE)
-            self._run("shapes", (tried[shape] for shape in new if shape in tried))
-            place = {each.plan.spec(): at for at, each in enumerate(ranked(self.within(improver.most)))}
-            best = min(tried, key=lambda shape: place.get(tried[shape].plan.spec(), len(place)), default=best)
+        """Even steps of the best methods at every stride; then the numbers of the best shape, one after the other."""
+        like = ranked(self.within(improver.most))[0].plan
+        numbers, tried = spectrum(like.blocks, improver.names), dict[Shape, Candidate]()
+        even = [
+            Shape(name, name, 0, like.blocks, stride, 0.0, like.proportional_attention)
+            for name in improver.names[:BROAD]
+            for stride in numbers["stride"]
+        ]
+        best = self._best_of(even, tried, like, improver)
+        for name, values in numbers.items():
+            if best is not None:
+                near = [replace(best, **{name: value}) for value in values]
+                best = self._best_of(near, tried, like, improver)
+
+    def _best_of(
+        self, shapes: Sequence[Shape], tried: dict[Shape, Candidate], like: Plan, improver: Improver
+    ) -> Shape | None:
+        """Run a round of shapes, as many as SHAPES leaves; the best of all that were tried, None where there is none."""
+        for shape in shapes:
+            left = SHAPES - len({each.plan.spec() for each in tried.values()})
+            if shape in tried or shape.first >= shape.behind or left <= 0:
+                continue
+            fitted = improver.fitted(like, shape.mixture(like.tokens, like.blocks))
+            if fitted is not None:
+                tried[shape] = Candidate(str(shape), *fitted, Freedom.SHAPE)
+        self._run("shapes", (tried[shape] for shape in shapes if shape in tried))
+        place = {each.plan.spec(): at for at, each in enumerate(ranked(self.within(improver.most)))}
+        return min(tried, key=lambda shape: place.get(tried[shape].plan.spec(), len(place)), default=None)
 
     def _run(self, stage: str, candidates: Iterable[Candidate]) -> None:
         """Run a round of candidates, which depend on earlier rounds alone; each plan once. stage: of those expected."""

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.tune.improve import Leaving, Mixture
 
 EARLY = 1 / 3
@@ -39,23 +36,6 @@ class Shape:
         every += f", every {self.stride}" if self.stride > 1 and every else ""
         sizes = "" if self.proportional else ", attention without sizes"
         return f"{names}, block {self.first}{every}, fall {self.fall:g}{sizes}"
-
-    @classmethod
-    def of(cls, plan: Plan) -> Shape:
-        """The nearest to a plan of one method: its sites as they begin, end and follow one another."""
-        leave = [before - site.tokens for site, before in zip(plan.sites, plan.arriving(), strict=True)]
-        blocks = [site.block for site in plan.sites]
-        stride = int(np.median(np.diff(blocks))) if len(blocks) > 1 else plan.blocks
-        fall = 1.0 if len(leave) > 1 and leave[0] > 1.5 * leave[-1] else 0.0
-        return cls(
-            plan.method,
-            plan.method,
-            blocks[0],
-            min(blocks[-1] + stride, plan.blocks),
-            stride,
-            fall,
-            plan.proportional_attention,
-        )
 
     def mixture(self, tokens: int, blocks: int) -> Mixture:
         """The removals, half of the tokens in all."""
