@@ -44,7 +44,8 @@ MAY_IMPORT: Mapping[str, str] = {
     "perf.profile": "passes.analysis passes.checking passes.forms passes.graph targets targets.engines targets.profiles "
     "targets.trtexec",
     "perf.pictures": "passes passes.analysis passes.checking passes.graph passes.planning",
-    "perf.demo": "passes passes.analysis passes.checking passes.planning perf.pictures perf.profile targets targets.profiles",
+    "perf.demo": "passes passes.checking passes.graph passes.planning perf.pictures perf.planner perf.profile perf.report "
+    "targets targets.profiles",
     "perf.cost": "passes passes.analysis passes.forms passes.graph passes.ops passes.planning perf.profile targets.profiles",
     "perf.planner": "passes passes.analysis passes.checking passes.graph passes.methods passes.planning perf.cost perf.profile "
     "targets.profiles",

