@@ -109,6 +109,8 @@ PACKAGES = (
     Package(
         "onnxruntime_extensions", ("onnxruntime-extensions",), "models run by the host plugins", "plugins"
     ),
+    Package("scipy", ("scipy",), "tune", "tune"),
+    Package("distributed", ("distributed",), "tune --workers", "workers"),
     Package("PIL", ("pillow",), "demo, check --data DIR", "demo"),
     Package("matplotlib", ("matplotlib",), "demo", "demo"),
     Package("skimage", ("scikit-image",), "demo", "demo"),
