@@ -108,8 +108,12 @@ def test_no_kernel_reads_or_writes_beside_its_memory() -> None:
     )
 
 
-def test_no_kernel_has_a_race() -> None:
-    check(run(RACES, "every_type"))
+@pytest.mark.parametrize(
+    "types", ["not bfloat16", pytest.param("bfloat16", marks=pytest.mark.slow)], ids=["two", "bfloat16"]
+)
+def test_no_kernel_has_a_race(types: str) -> None:
+    """The two half types have their code in common."""
+    check(run(RACES, f"every_type and {types}"))
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -21,16 +22,25 @@ BIASES = {
     "by pair": lambda h, r, n: (1, h, r, n),
 }
 HALVES = ("float16", "bfloat16")
+LARGE = (200, 136, (0, 200))
+SIZES = ((33, 8, (1, 33)), (70, 72, (3, 9)), LARGE)
+"""Tokens, width and rows."""
+ONCE_MORE = {(bias, "bfloat16") for bias in BIASES if bias != "by pair"}
+"""What the large size shows once more, and takes seconds for."""
 
 
 def scored(inputs: list[Any], rows: tuple[int, int], scale: float) -> Any:
     return run("TokenScore", inputs, {"scale": scale, "first_row": rows[0], "end_row": rows[1]})[0]
 
 
-@pytest.mark.parametrize("kind", HALVES)
-@pytest.mark.parametrize("bias", BIASES)
 @pytest.mark.parametrize(
-    ("tokens", "width", "rows"), [(33, 8, (1, 33)), (70, 72, (3, 9)), (200, 136, (0, 200))]
+    ("tokens", "width", "rows", "bias", "kind"),
+    [
+        pytest.param(
+            *size, bias, kind, marks=[pytest.mark.slow] * (size == LARGE and (bias, kind) in ONCE_MORE)
+        )
+        for size, bias, kind in itertools.product(SIZES, BIASES, HALVES)
+    ],
 )
 def test_halves_are_scored_as_float32_scores_them(
     tokens: int, width: int, rows: tuple[int, int], bias: str, kind: str, monkeypatch: pytest.MonkeyPatch
