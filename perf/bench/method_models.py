@@ -146,25 +146,27 @@ def ordered() -> list[str]:
 
 def passage(model: str, path: Path, name: str, targets: Sequence[str]) -> Passage:
     """One method through one model. What was checked or built before, of the same bytes and by the same builder, is not again."""
-    from tokenrt.passes.analysis.prepare import prepare
     from tokenrt.passes.checking.check import check
-    from tokenrt.passes.reduce import reduce
+    from tokenrt.passes.graph.model import save
+    from tokenrt.passes.planning.request import Request
+    from tokenrt.passes.reducer import Reducer
 
-    prepared, journal = prepare(path), Journal.of("method_models")
+    reducer, journal = Reducer.of(path), Journal.of("method_models")
     with tempfile.TemporaryDirectory(prefix="tokenrt-models-") as folder:
         output = Path(folder) / "reduced.onnx"
         refusal = ""
-        for counts in budgets(prepared):
+        for counts in budgets(reducer.prepared):
             budget = Budget.tokens(counts, SITES[: len(counts)])
             try:
-                options = given(methods.get(name), prepared, counts)
-                made = reduce(path, method=name, budget=budget, options=options, output=output)
+                asked = Request(options=given(methods.get(name), reducer.prepared, counts))
+                made = reducer.reduce(reducer.plan(name, budget, asked))
             except (MethodError, PlanError) as reason:
                 refusal = str(reason).splitlines()[0]
                 continue
             break
         else:
             return Passage(model, name, refused=refusal)
+        save(made.model, output)
         key = digest(path, output)
         checked = journal.get(key)
         if checked is None:
