@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
 import pytest
 
+from tests.helpers import prepared
 from tokenrt.errors import PlanError
 from tokenrt.passes.planning.plan import Budget
 from tokenrt.passes.planning.request import Request
@@ -27,6 +29,7 @@ def _bytes(model: ir.Model) -> bytes:
     return ir.to_proto(model).SerializeToString(deterministic=True)
 
 
+@pytest.mark.usefixtures("prepared_anew")
 @pytest.mark.parametrize("method", ["tome", "topk"])
 def test_plans_and_models_are_those_of_the_verbs(model: Path, method: str) -> None:
     reducer = Reducer.of(model)
@@ -65,3 +68,15 @@ def test_an_edited_plan_is_checked(model: Path) -> None:
     planned = reducer.plan("tome", Budget.remove(4))
     with pytest.raises(PlanError, match="block 0"):
         reducer.reduce(replace(planned, sites=(replace(planned.sites[0], tokens=1), *planned.sites[1:])))
+
+
+def test_a_model_that_tests_share_and_one_has_changed_is_told(
+    model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepared, "HELD", OrderedDict())
+    first = prepared.once(model)
+    assert prepared.once(model) is first
+    assert prepared.once(model, protect="3") is not first
+    first.model.graph.outputs.pop()
+    with pytest.raises(AssertionError, match="was changed by who used it before"):
+        prepared.once(model)

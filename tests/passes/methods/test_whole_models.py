@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,10 +21,12 @@ FIRST = ("rtx-sm89",)
 
 
 @pytest.fixture(autouse=True)
-def own_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def own_cache(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[None]:
     """Small models are built anew; the large ones, exported once, stay where they are."""
-    if "slow" not in request.keywords:
-        monkeypatch.setenv("TOKENRT_CACHE", str(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        if "slow" not in request.keywords:
+            patch.setenv("TOKENRT_CACHE", str(tmp_path))
+        yield
 
 
 @pytest.fixture(scope="module")
