@@ -23,6 +23,7 @@ from tokenrt.perf.tune.judged import Judged, cheapest, front, least_harm
 from tokenrt.perf.tune.meters import PLAIN, Counted, Meter, Modelled, Swept
 from tokenrt.perf.tune.outcome import MODEL, Outcome, State, check_same
 from tokenrt.perf.tune.progress import Progress
+from tokenrt.perf.tune.refusals import refused
 from tokenrt.perf.tune.search import Search
 from tokenrt.perf.tune.wish import Wish
 from tokenrt.targets import load
@@ -94,8 +95,10 @@ def tune(
         threads=threads,
         workers=workers,
     ) as judge:
-        meter = _meter(judge, wish, target, batch, asked, names, folder, tell)
-        search = Search(judge, meter, names, asked, Progress(tell, judge.pace), seed)
+        away = refused(judge.bench.reducer, names, asked)
+        able = [name for name in names if name not in away]
+        meter = _meter(judge, wish, target, batch, asked, able, folder, tell)
+        search = Search(judge, meter, able, asked, Progress(tell, judge.pace), seed, left_out=away)
         told = {
             "key": judge.key,
             "model": str(model),
