@@ -28,6 +28,11 @@ def short(number: float | None) -> str:
     return "not finite" if number is None else f"{number:.3g}"
 
 
+def harm(entry: Mapping[str, Any]) -> str:
+    """That of an entry. JSON holds no infinity: one that was measured and is None was not finite."""
+    return "not measured" if entry["harm"] is None and not entry["harms"] else short(entry["harm"])
+
+
 def large(number: float, unit: str) -> str:
     """A number with its unit's prefix: 7.60 G, 8.4 MB. unit: "B" for bytes, else the prefix that is used."""
     fitting = [name for name, size in UNITS.items() if number >= size or not name]
@@ -40,4 +45,4 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-FILTERS = {each.__name__: each for each in (by_cost, percent, share, short, large, sentence)}
+FILTERS = {each.__name__: each for each in (by_cost, percent, share, short, harm, large, sentence)}

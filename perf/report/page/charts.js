@@ -67,7 +67,7 @@ function tradeTip(plan) {
   const counts = plan.flow.length ? [plan.flow[0].arriving, ...plan.flow.map((step) => step.leaving)] : [];
   const middle = counts.length > 7 ? [...counts.slice(0, 3), '…', ...counts.slice(-2)] : counts;
   return [
-    plan.name + (plan.recommended ? ' (recommended)' : ''), `cost ${percent(plan.cost)}, harm ${short(plan.harm)}${range}`,
+    plan.name + (plan.recommended ? ' (recommended)' : ''), `cost ${percent(plan.cost)}, harm ${harmOf(plan)}${range}`,
     `${plural(plan.sites, 'site')}${counts.length ? `: ${middle.join(' → ')} tokens` : ''}`,
   ];
 }
@@ -131,7 +131,8 @@ function tradeChart(host) {
       const plan = plans.find((each) => methodOf(each) === name);
       return el('span', {}, el('svg:svg', { viewBox: '-8 -8 16 16', 'aria-hidden': 'true' }, el('svg:path', { d: shapeOf(plan), style: `fill: ${colourOf(plan)}` })), name === 'several' ? 'several methods' : name);
     }));
-    return [keys, svg];
+    const left = plans.length - drawn.length;
+    return [keys, svg, left ? el('p', { class: 'keys' }, `${plural(left, 'plan')} without both numbers: in the table alone`) : ''];
   });
   whenShown(() => { reach = state.plan; redraw(); });
 }

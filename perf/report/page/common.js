@@ -19,6 +19,8 @@ function el(name, attributes = {}, ...children) {
 const byId = (id) => document.getElementById(id);
 const percent = (share) => (share === null ? 'not known' : `${(100 * share).toFixed(1)}%`);
 const short = (number) => (number === null ? 'not finite' : Number(number.toPrecision(3)).toString());
+/** The harm of a plan; JSON holds no infinity, so that one which was measured and is null was not finite. */
+const harmOf = (plan) => (plan.harm === null && !plan.harms.length ? 'not measured' : short(plan.harm));
 const ms = (number) => (number === null ? '' : `${number.toFixed(number < 10 ? 2 : 1)} ms`);
 const plural = (count, word) => `${count} ${word}${count === 1 ? '' : 's'}`;
 

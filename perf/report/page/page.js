@@ -8,7 +8,7 @@ function figures(host) {
     if (!plan) { host.hidden = true; return; }
     const found = [];
     if (plan.cost !== null) found.push(figure('Cost', percent(plan.cost), `of the unreduced model, ${report.measures.evidence}`));
-    found.push(figure('Mean harm', short(plan.harm), plan.interval && plan.interval[0] !== plan.interval[1] ? `95% ${short(plan.interval[0])} to ${short(plan.interval[1])}, ${plural(plan.harms.length, 'sample')}` : '0: nothing changed'));
+    if (plan.harms.length || plan.harm !== null) found.push(figure('Mean harm', harmOf(plan), plan.interval && plan.interval[0] !== plan.interval[1] ? `95% ${short(plan.interval[0])} to ${short(plan.interval[1])}, ${plural(plan.harms.length, 'sample')}` : '0: nothing changed'));
     if (plan.flow.length) found.push(figure('Tokens', `${plan.flow[0].arriving} → ${plan.flow[plan.flow.length - 1].leaving}`, `${plural(plan.sites, 'site')}, ${report.model.blocks} blocks`));
     if (plan.time && plan.time.ratio !== null) {
       const { ratio, low, high, evidence } = plan.time;

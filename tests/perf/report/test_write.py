@@ -17,14 +17,13 @@ NASTY = "</script><script>alert(1)</script><b>&\u2028"
 
 def document(name: str = "tome, constant", **more: object) -> Document:
     entries = (Entry(name, cost=0.7, harm=float("inf")), Entry("topk", cost=0.8, harm=0.1, recommended=True))
-    given = {"missing": {"samples": "the data holds no pictures"}, **more}
+    given = {"missing": {"samples": "the data holds no pictures"}, "entries": entries, **more}
     return Document(
         "compare",
         f"Report of {name}",
         "Take it.",
         Model(name),
         Measures("work", "angle"),
-        entries,
         **given,  # type: ignore[arg-type]
     )
 
@@ -52,6 +51,12 @@ def test_what_is_not_finite_is_none_in_the_document_and_the_recommended_one_is_s
 
 def test_a_part_that_is_missing_says_why() -> None:
     assert "the data holds no pictures" in write.html(document())
+
+
+def test_a_harm_that_is_not_finite_is_no_harm_that_was_not_measured() -> None:
+    measured = Entry("a", cost=0.5, harm=float("inf"), harms=(float("inf"),))
+    page = write.html(document(entries=(measured, Entry("b", cost=0.5))))
+    assert [page.count(f'<td class="n">{words}</td>') for words in ("not finite", "not measured")] == [1, 1]
 
 
 def test_a_page_that_grows_too_large_is_refused_and_nothing_is_written(
