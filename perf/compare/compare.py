@@ -57,12 +57,8 @@ def compare(
 
     Raises: TokenrtError for models that cannot be compared, and for data that does not fit.
     """
-    tell, whole, source = (
-        progress or (lambda stage: None),
-        Path(original),
-        None if data is None else Path(data),
-    )
-    target = _gpu(target)
+    tell, whole = progress or (lambda stage: None), Path(original)
+    source, target = None if data is None else Path(data), _gpu(target)
     if output is not None:
         check_page(output)
     read = load(whole)
@@ -131,6 +127,7 @@ def compare(
             "seed": seed,
             "target": how["target"],
             "sort": sort,
+            "shape": _pairs(shape),
         }
         words = [*(str(Path(model)) for model in models), "--original", str(whole), *_options(asked)]
         seen = page.looked(whole, reducer, contestants, source, runs, folder, tell)
@@ -146,7 +143,15 @@ def _options(given: Mapping[str, Any]) -> Iterator[str]:
     usual = {"samples": 32, "rounds": ROUNDS, "seed": 0, "sort": "given"}
     for name, value in given.items():
         if value is not None and value != usual.get(name):
-            yield from (f"--{name}", str(value))
+            for each in value if isinstance(value, list) else [value]:
+                yield from (f"--{name}", str(each))
+
+
+def _pairs(shape: ShapeOption) -> list[str]:
+    """Shapes as the command line takes them."""
+    if isinstance(shape, Mapping):
+        return [f"{name}={'x'.join(map(str, axes))}" for name, axes in shape.items()]
+    return [*(shape or ())]
 
 
 def _gpu(target: Target | str | None) -> Target | None:

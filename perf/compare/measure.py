@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -141,17 +141,19 @@ def counted(model: Path, shapes: Mapping[str, Axes], batch: int) -> tuple[Cost |
     """Work and memory of a file's graph; None and the reason where they cannot be counted."""
     try:
         read = load(model)
-        found = cost_of(read, batch)
+        opened = any(value.shape and not isinstance(value.shape[0], int) for value in read.graph.inputs)
+        images = batch if opened else 1  # a graph of a fixed batch counts all of it
+        found = cost_of(read, images)
         if found.uncounted:
             # Exporters compute shapes in the graph, which only the canonical form has as numbers.
             inputs = {str(value.name): value for value in read.graph.inputs}
             dynamic = {name: axes for name, axes in shapes.items() if name in inputs and _open(inputs[name])}
-            found = cost_of(Canonicalize(dynamic)(read), batch)
+            found = cost_of(Canonicalize(dynamic)(read), images)
     except TokenrtError as error:
         return None, f"work and memory are not counted: {str(error).splitlines()[0]}"
     if found.uncounted:
         return None, f"work and memory are not counted: only a run knows the shapes at {found.uncounted[0]}"
-    return found, ""
+    return replace(found, batch=batch), ""
 
 
 def timed(

@@ -283,14 +283,24 @@ def test_data_of_another_size_is_told(desk: Desk, tmp_path: Path) -> None:
     assert "expected samples of input 'pixel_values'" in " ".join(done.stderr.split())
 
 
+@pytest.mark.usefixtures("quick")
 def test_a_batch_that_is_fixed_is_kept(desk: Desk, tmp_path: Path) -> None:
     fixed = tmp_path / "fixed.onnx"
-    tokenrt.reduce(
-        desk.original, method="tome", budget=Budget.remove(1), shape=["pixel_values=2x3x64x64"], output=fixed
-    )
+    shape = ["pixel_values=2x3x64x64"]
+    tokenrt.reduce(desk.original, method="tome", budget=Budget.remove(1), shape=shape, output=fixed)
     done = run("compare", fixed, "--original", desk.original, "--batch", 3)
     assert done.exit_code == 2
     assert "--batch 3: the models have a fixed batch of 2" in " ".join(done.stderr.split())
+    found = tokenrt.compare(
+        [fixed, desk / "mild.onnx"], original=desk.original, rounds=3, threads=1, check=False
+    )
+    assert found.told["batch"] == 2
+    alone, other = found.rows
+    assert alone.cost is not None
+    assert other.cost is not None
+    assert alone.cost.macs == other.cost.macs
+    assert alone.cost.batch == other.cost.batch == 2
+    assert alone.harm.mean == pytest.approx(other.harm.mean, rel=1e-3)
 
 
 def test_bfloat16_has_no_time_here(desk: Desk, tmp_path: Path) -> None:
