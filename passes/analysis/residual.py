@@ -30,6 +30,9 @@ LAID = frozenset(
 )
 """Operators that lay out what they read, take parts of it, or put parts together."""
 
+NORM = frozenset("Add Cast Div Mul Pow Reciprocal ReduceMean Sqrt Sub".split())
+"""What a norm behind the attention is made of, where it is no single node."""
+
 PARTS = LAID | {"Add", "Gemm", "MatMul", "ReduceMean", "ReduceSum", *GATES}
 """What may stand between: those, the mean over copies, and products with weights."""
 
@@ -110,6 +113,9 @@ def _residual(core: Core, here: ir.Value) -> tuple[ir.Value, ir.Value] | Refusal
     apart = False
     while True:
         reading = [*readers(here)]
+        if len(reading) > 1 and (normed := _rejoined(here, NORM, ends=GATES)) is not None:
+            here = normed
+            continue
         if len(reading) > 1 and not apart and (together := _rejoined(here)) is not None:
             here, apart = together, True
             continue
@@ -141,21 +147,26 @@ def _residual(core: Core, here: ir.Value) -> tuple[ir.Value, ir.Value] | Refusal
         here = node.outputs[0]
 
 
-def _rejoined(result: ir.Value) -> ir.Value | None:
-    """The output of the Concat in which all that is made of `result` comes together; None where other things are made of it."""
+def _rejoined(
+    result: ir.Value, parts: frozenset[str] = PARTS, ends: frozenset[str] = frozenset({"Concat"})
+) -> ir.Value | None:
+    """What all that is made of `result` comes together in, a Concat; None where other things are made of it.
+
+    parts: the operators that may stand between; ends: those in which it may come together.
+    """
     order = _order(result)
     live, queue, made = {result: readers(result)}, list[tuple[int, ir.Node]](), {result}
     _push(queue, live[result], order)
     while queue:
         node = heapq.heappop(queue)[1]
         read = _computed(node)
-        if node.op_type not in PARTS or not (made.issuperset(read) or node.op_type in GATES):
+        if node.op_type not in parts or not (made.issuperset(read) or node.op_type in GATES):
             return None
         for value in read & live.keys():
             live[value].discard(node)
             if not live[value]:
                 del live[value]
-        if node.op_type == "Concat" and not live:
+        if node.op_type in ends and not live:
             return node.outputs[0]
         for value in node.outputs:
             if value.is_graph_output():

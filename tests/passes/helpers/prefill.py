@@ -35,6 +35,20 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "phi3": ("Phi3ForCausalLM", "Phi3Config", {}),
     "gemma": ("GemmaForCausalLM", "GemmaConfig", {"head_dim": 8}),
 }
+WINDOW = 8
+WINDOWED: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "gemma3": (
+        "Gemma3ForCausalLM",
+        "Gemma3TextConfig",
+        {
+            "head_dim": 8,
+            "sliding_window": WINDOW,
+            "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        },
+    ),
+}
+"""Families of which some layers see a window, and hand on as much of their cache as it shows the next token."""
+
 CACHES = [f"present.{layer}.{part}" for layer in range(LAYERS) for part in ("key", "value")]
 PAST = [f"past_key_values.{layer}.{part}" for layer in range(LAYERS) for part in ("key", "value")]
 
@@ -44,7 +58,7 @@ def model(family: str) -> Any:
     """The model of a family, with weights that are the same in every run."""
     import transformers
 
-    name, config, more = FAMILIES[family]
+    name, config, more = (FAMILIES | WINDOWED)[family]
     torch.manual_seed(0)
     made = getattr(transformers, name)(getattr(transformers, config)(**{**SMALL, **more})).eval()
     made.set_attn_implementation("sdpa")
