@@ -11,6 +11,10 @@ from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.planner.harm import Harm
 from tokenrt.perf.tune.families import Candidate, Freedom
 
+LIKE, OTHER = 0.15, 0.1
+"""How far plans are apart, as a share of the tokens at each block, that say a third as much of each other as of themselves; and
+how far another method, or attention that counts sizes otherwise, puts them."""
+
 
 @dataclass(frozen=True)
 class Judged:
@@ -38,20 +42,52 @@ class Judged:
 
 
 def ranked(plans: Sequence[Judged]) -> list[Judged]:
-    """Plans by what is to be expected of them on other data, the best first.
+    """Plans by what is to be expected of them on other data, the best first; behind them those that surely harm more.
 
-    Some images are ten times as easily harmed as others, so that the least mean of few of them is that of two or three, and
-    chance. So all that the least mean is not surely better than stand first, and among them each image has one vote: by the share
-    of the others that harm it less. Of equals the one with fewer sites. Behind them the others by their mean.
+    The mean harm of few images is chance to a good part, and the least of many means most of all. So a plan is believed as far as
+    plans like it confirm: among all that the least mean is not surely better than, that of each and its likes is compared. Of
+    equals the one with fewer sites.
     """
     by_mean = sorted(plans, key=lambda plan: (plan.mean, len(plan.plan.sites), plan.candidate.origin))
-    near = [
-        plan for plan in by_mean if np.isfinite(plan.mean) and not by_mean[0].surely_better(plan)
-    ] or by_mean[:1]
-    images = np.array([plan.harm.images for plan in near])
-    share = [float((own > images).mean() + (own == images).mean() / 2) for own in images]
-    order = sorted(range(len(near)), key=lambda place: (share[place], len(near[place].plan.sites), place))
-    return [*(near[place] for place in order), *(plan for plan in by_mean if plan not in near)]
+    near = [plan for plan in by_mean if np.isfinite(plan.mean) and not by_mean[0].surely_better(plan)]
+    sound = [plan for plan in by_mean if np.isfinite(plan.mean)]
+    believed = {
+        id(plan): float(
+            np.average([each.mean for each in sound], weights=[alike(plan.plan, each.plan) for each in sound])
+        )
+        for plan in near
+    }
+    first = sorted(near, key=lambda plan: (believed[id(plan)], len(plan.plan.sites)))
+    return [*first, *(plan for plan in by_mean if id(plan) not in believed)]
+
+
+def alike(one: Plan, other: Plan) -> float:
+    """How much a plan says of another, from 0 to 1: by tokens behind each block, and by methods."""
+    counts = [np.array(_behind(plan)) / plan.tokens for plan in (one, other)]
+    shares = [_shares(plan) for plan in (one, other)]
+    names = {name for share in shares for name in share}
+    apart = float(np.abs(counts[0] - counts[1]).mean())
+    apart += OTHER * sum(abs(shares[0].get(name, 0) - shares[1].get(name, 0)) for name in names) / 2
+    apart += OTHER * (one.proportional_attention != other.proportional_attention)
+    return float(np.exp(-((apart / LIKE) ** 2)))
+
+
+def _behind(plan: Plan) -> list[int]:
+    """Tokens behind each block."""
+    sites, here, found = {site.block: site.tokens for site in plan.sites}, plan.tokens, list[int]()
+    for block in range(plan.blocks):
+        here = sites.get(block, here)
+        found.append(here)
+    return found
+
+
+def _shares(plan: Plan) -> dict[str, float]:
+    """Of the tokens that leave, which share does by which method."""
+    found, gone = dict[str, float](), plan.tokens - _behind(plan)[-1]
+    for site, before in zip(plan.sites, plan.arriving(), strict=True):
+        name = site.method or plan.method
+        found[name] = found.get(name, 0.0) + (before - site.tokens) / max(gone, 1)
+    return found
 
 
 def front(plans: Sequence[Judged]) -> list[Judged]:

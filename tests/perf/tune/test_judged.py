@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ from tokenrt.errors import PlanError
 from tokenrt.passes.planning.plan import Plan, PlannedSite
 from tokenrt.perf.planner.harm import Harm
 from tokenrt.perf.tune.families import Candidate, Freedom
-from tokenrt.perf.tune.judged import Judged, cheapest, front, least_harm, ranked
+from tokenrt.perf.tune.judged import Judged, alike, cheapest, front, least_harm, ranked
 from tokenrt.perf.tune.wish import Wish
 
 NOISE = np.random.default_rng(0).normal(0, 0.1, 24)
@@ -17,7 +19,7 @@ NOISE = np.random.default_rng(0).normal(0, 0.1, 24)
 
 def judged(images: object, ratio: float = 0.5, *, freedom: Freedom = Freedom.RULE, sites: int = 1) -> Judged:
     places = tuple(PlannedSite(block, "after-attention", 9 - block) for block in range(sites))
-    plan = Plan("tome", 10, 1, 4, places, True)
+    plan = Plan("tome", 10, 1, 8, places, True)
     values = tuple(float(value) for value in np.asarray(images))
     return Judged(Candidate("drawn", plan, ratio, freedom), Harm({"y": values}), ratio)
 
@@ -39,15 +41,23 @@ def test_a_shape_of_few_numbers_is_a_rule_and_free_sites_have_to_beat_it() -> No
     assert least_harm([shape, by_chance]) is shape
 
 
-def test_one_image_that_is_easily_harmed_does_not_decide() -> None:
-    usual, lucky = 1 + NOISE[:12], 1.1 + NOISE[:12]
-    usual[0], lucky[0] = 20.0, 12.0
-    assert lucky.mean() < usual.mean()
-    rules = [judged(usual), judged(lucky, sites=4)]
-    assert least_harm(rules) is rules[0]
+def test_a_plan_that_its_likes_do_not_confirm_is_not_believed() -> None:
+    """Of two that are as good by chance, the one whose neighbours are good too."""
+    lonely, confirmed = judged(1 + NOISE, sites=1), judged(1.005 + NOISE[::-1], sites=7)
+    neighbours = [judged(1.3 + NOISE, sites=2), judged(1.02 + NOISE, sites=6)]
+    assert lonely.mean < confirmed.mean
+    assert ranked([lonely, confirmed, *neighbours])[0] is confirmed
 
 
-def test_what_surely_harms_more_has_no_vote() -> None:
+def test_how_much_a_plan_says_of_another() -> None:
+    one, next_to, far = (judged([1.0], sites=count).plan for count in (2, 3, 8))
+    assert alike(one, one) == 1
+    assert 1 > alike(one, next_to) > alike(one, far) > 0
+    other = replace(one, method="topk")
+    assert alike(one, other) == pytest.approx(np.exp(-((0.1 / 0.15) ** 2)))
+
+
+def test_what_surely_harms_more_comes_last() -> None:
     worse, best = judged(np.r_[np.full(30, 0.9), np.full(10, 5.0)]), judged(np.full(40, 1.0))
     assert best.surely_better(worse)
     assert ranked([worse, best]) == [best, worse]
