@@ -1,7 +1,11 @@
-"""A small Llama as ONNX Runtime's model builder writes it: packed projections, fused norms, GroupQueryAttention with a past."""
+"""Small language models as ONNX Runtime's model builder writes them: packed projections, fused norms, GroupQueryAttention.
+
+Source: builders/base.py of onnxruntime-genai 0.18.
+"""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,9 +19,10 @@ from tests.passes.helpers.prefill import CACHES, LAYERS, PAST, TOKENS, WIDTH, WO
 FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
 
 
-def builder_model() -> onnx.ModelProto:
-    """The weights of `prefill.model("llama")`; prompts of TOKENS, and a past that is fixed to none."""
-    made = prefill.model("llama")
+def builder_model(family: str = "llama") -> onnx.ModelProto:
+    """The weights of `prefill.model(family)`; prompts of TOKENS, and a past that is fixed to none."""
+    made = prefill.model(family)
+    above = family == "gemma"  # Its norms hold what their weights are more than one.
     heads, shared = made.config.num_attention_heads, made.config.num_key_value_heads
     width = WIDTH // heads
     nodes: list[onnx.NodeProto] = []
@@ -29,13 +34,31 @@ def builder_model() -> onnx.ModelProto:
         )
         return outputs[-1]
 
-    def weigh(name: str, *parts: Any) -> str:
+    def product(x: str, name: str, *parts: Any) -> str:
+        """The product with linear layers side by side, and their biases where they have some."""
         held[name] = np.concatenate([part.weight.detach().numpy().T for part in parts], axis=1)
-        return name
+        made = add("MatMul", [x, name], [f"{name}_product"])
+        if parts[0].bias is None:
+            return made
+        held[f"{name}_bias"] = np.concatenate([part.bias.detach().numpy() for part in parts])
+        return add("Add", [made, f"{name}_bias"], [f"{name}_sum"])
 
     def norm(name: str, part: Any) -> str:
-        held[name] = part.weight.detach().numpy()
+        held[name] = part.weight.detach().numpy() + above
         return name
+
+    def by_heads(x: str, name: str, part: Any, total: int) -> str:
+        """Each head normalized on its own; tokens and heads share an axis meanwhile."""
+        held.update({f"{name}_apart": np.array([0, -1, width]), f"{name}_back": np.array([0, -1, total])})
+        apart = add("Reshape", [x, f"{name}_apart"], [f"{name}_heads"])
+        scaled = add(
+            "SimplifiedLayerNormalization",
+            [apart, norm(name, part)],
+            [f"{name}_scaled"],
+            axis=-1,
+            epsilon=eps,
+        )
+        return add("Reshape", [scaled, f"{name}_back"], [f"{name}_joined"])
 
     places = torch.arange(128)[None]
     cos, sin = made.model.rotary_emb(torch.zeros(1, 1, WIDTH), places)
@@ -63,35 +86,47 @@ def builder_model() -> onnx.ModelProto:
         else:
             add("SimplifiedLayerNormalization", [stream, scale], [f"{tag}_x"], axis=-1, epsilon=eps)
         attention, mlp = layer.self_attn, layer.mlp
-        add(
-            "MatMul",
-            [f"{tag}_x", weigh(f"{tag}_qkv", attention.q_proj, attention.k_proj, attention.v_proj)],
-            [f"{tag}_packed"],
+        packed = product(
+            f"{tag}_x", f"{tag}_qkv", *_parts(attention, "qkv_proj", "q_proj", "k_proj", "v_proj")
         )
+        given = [packed, "", ""]
+        if hasattr(attention, "q_norm"):
+            sizes = [heads * width, shared * width, shared * width]
+            held[f"{tag}_sizes"] = np.array(sizes)
+            q, k, v = (f"{tag}_{each}" for each in "qkv")
+            add("Split", [packed, f"{tag}_sizes"], [q, k, v], axis=-1)
+            given = [
+                by_heads(q, f"{q}_norm", attention.q_norm, sizes[0]),
+                by_heads(k, f"{k}_norm", attention.k_norm, sizes[1]),
+                v,
+            ]
         add(
             "GroupQueryAttention",
-            [f"{tag}_packed", "", "", *PAST[2 * number : 2 * number + 2], "seqlens_k", "total", "cos", "sin"],
+            [*given, *PAST[2 * number : 2 * number + 2], "seqlens_k", "total", "cos", "sin"],
             [f"{tag}_y", *CACHES[2 * number : 2 * number + 2]],
             ms,
             num_heads=heads,
             kv_num_heads=shared,
             do_rotary=1,
         )
-        add("MatMul", [f"{tag}_y", weigh(f"{tag}_o", attention.o_proj)], [f"{tag}_a"])
+        attended = product(f"{tag}_y", f"{tag}_o", attention.o_proj)
         scale = norm(f"{tag}_post", layer.post_attention_layernorm)
         add(
             "SkipSimplifiedLayerNormalization",
-            [stream, f"{tag}_a", scale],
+            [stream, attended, scale],
             [f"{tag}_z", "", "", f"{tag}_at"],
             ms,
             epsilon=eps,
         )
-        add("MatMul", [f"{tag}_z", weigh(f"{tag}_gate", mlp.gate_proj)], [f"{tag}_g"])
-        add("Sigmoid", [f"{tag}_g"], [f"{tag}_s"])
-        add("Mul", [f"{tag}_g", f"{tag}_s"], [f"{tag}_silu"])
-        add("MatMul", [f"{tag}_z", weigh(f"{tag}_up", mlp.up_proj)], [f"{tag}_u"])
-        add("Mul", [f"{tag}_silu", f"{tag}_u"], [f"{tag}_h"])
-        branch = add("MatMul", [f"{tag}_h", weigh(f"{tag}_down", mlp.down_proj)], [f"{tag}_m"])
+        gate, up = _parts(mlp, "gate_up_proj", "gate_proj", "up_proj", halves=True)
+        gated, raised = product(f"{tag}_z", f"{tag}_gate", gate), product(f"{tag}_z", f"{tag}_up", up)
+        if family == "gemma":
+            active = add("Gelu", [gated], [f"{tag}_gelu"], approximate="tanh")
+        else:
+            add("Sigmoid", [gated], [f"{tag}_s"])
+            active = add("Mul", [gated, f"{tag}_s"], [f"{tag}_silu"])
+        add("Mul", [active, raised], [f"{tag}_h"])
+        branch = product(f"{tag}_h", f"{tag}_down", mlp.down_proj)
         stream = f"{tag}_at"
     add(
         "SkipSimplifiedLayerNormalization",
@@ -100,7 +135,8 @@ def builder_model() -> onnx.ModelProto:
         ms,
         epsilon=eps,
     )
-    add("MatMul", ["final", weigh("head", made.lm_head)], ["logits"])
+    held["head"] = made.lm_head.weight.detach().numpy().T
+    add("MatMul", ["final", "head"], ["logits"])
     value = helper.make_tensor_value_info
     inputs = [
         value("inputs_embeds", FLOAT, ["batch", TOKENS, WIDTH]),
@@ -111,7 +147,7 @@ def builder_model() -> onnx.ModelProto:
     outputs += [value(name, FLOAT, ["batch", shared, TOKENS, width]) for name in CACHES]
     graph = helper.make_graph(
         nodes,
-        "llama",
+        family,
         inputs,
         outputs,
         [numpy_helper.from_array(np.ascontiguousarray(a), n) for n, a in held.items()],
@@ -119,3 +155,13 @@ def builder_model() -> onnx.ModelProto:
     assert len(made.model.layers) == LAYERS
     opsets = [helper.make_opsetid("", 21), helper.make_opsetid(ms, 1)]
     return helper.make_model(graph, ir_version=10, opset_imports=opsets)
+
+
+def _parts(module: Any, joined: str, *names: str, halves: bool = False) -> list[Any]:
+    """The linear layers of a module; where one holds them all, that one, or its halves."""
+    whole = getattr(module, joined, None)
+    if whole is None:
+        return [getattr(module, name) for name in names]
+    if not halves:
+        return [whole]
+    return [SimpleNamespace(weight=half, bias=None) for half in whole.weight.chunk(2)]

@@ -55,13 +55,18 @@ PAST = [f"past_key_values.{layer}.{part}" for layer in range(LAYERS) for part in
 
 @cache
 def model(family: str) -> Any:
-    """The model of a family, with weights that are the same in every run."""
+    """The model of a family, with weights that are the same in every run; norms and biases are not what they start as."""
     import transformers
 
     name, config, more = (FAMILIES | WINDOWED)[family]
     torch.manual_seed(0)
     made = getattr(transformers, name)(getattr(transformers, config)(**{**SMALL, **more})).eval()
     made.set_attn_implementation("sdpa")
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for weight in made.parameters():
+            if weight.ndim == 1:
+                weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
     return made
 
 

@@ -31,7 +31,7 @@ QUICK = (EVERYWHERE, "sparsevlm 1", "catp_inner", "corematching", "dart")
 SIDES = [
     *product(prefill.FAMILIES, ("embeds", "mask"), (20, 23), ("per-layer",)),
     ("llama", "ids", 20, "per-layer"),
-    *product(("llama", "qwen2"), ("embeds",), (20, 23), ("gathered",)),
+    *product(prefill.FAMILIES, ("embeds",), (20, 23), ("gathered",)),
     ("llama", "prefix", 20, "per-layer"),
 ]
 FIRST = ("llama", "embeds", 20, "per-layer")
@@ -78,14 +78,17 @@ def test_prompts_of_a_batch_choose_each_for_itself_whatever_padding_they_have(na
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", prefill.FAMILIES)
 @pytest.mark.parametrize("name", CASES)
-def test_a_decoder_of_fused_nodes(name: str) -> None:
+def test_a_decoder_of_fused_nodes(name: str, family: str) -> None:
     """As ONNX Runtime's model builder writes it; two prompts, the second shorter, and a batch that stays free."""
     given, case = prefill.inputs("mask", batch=2), CASES[name]
     given["attention_mask"][1, -2:] = 0
     empty = {each: torch.zeros(2, 2, 0, 8) for each in prefill.PAST}
-    found = outputs(inside(name, ir.from_proto(grouped.builder_model())).model, case.inputs(given) | empty)
-    wanted = prefill.judged("llama", "mask", given, case.counts, rule=case.rule)
+    found = outputs(
+        inside(name, ir.from_proto(grouped.builder_model(family))).model, case.inputs(given) | empty
+    )
+    wanted = prefill.judged(family, "mask", given, case.counts, rule=case.rule)
     assert (found["kept_index"] == wanted.kept).all()
     same_where_shown(found, wanted, given)
 

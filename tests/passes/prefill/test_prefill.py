@@ -21,6 +21,7 @@ from tests.passes.helpers.prefill import SPAN, TOKENS
 from tests.passes.helpers.running import run, session
 from tokenrt import Budget
 from tokenrt.passes.analysis import blocks
+from tokenrt.targets.rtx.builder import TENSORRT_RTX
 
 SPANNED = "{}:{}".format(*SPAN)
 COUNTS = {0: 17, 1: 13}
@@ -76,15 +77,16 @@ def test_it_is_what_torch_gives(family: str, form: str, opset: int, cache: str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [20, 23])
-def test_a_merged_decoder_with_an_empty_past(opset: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", prefill.FAMILIES)
+def test_a_merged_decoder_with_an_empty_past(family: str, opset: int, tmp_path: Path) -> None:
     """The past is fixed to no token at all, so that the file is one for prompts."""
-    fixed, given = prefill.exported("llama", "merged", opset), prefill.inputs("mask")
+    fixed, given = prefill.exported(family, "merged", opset), prefill.inputs("mask")
     shape = [f"{name}={'x'.join(map(str, value.shape))}" for name, value in given.items()]
     shape += [f"{name}=1x2x0x8" for name in prefill.PAST]
     target = tmp_path / "pruned.onnx"
     pruned(fixed, COUNTS, shape=shape, output=target)
     empty = {name: torch.zeros(1, 2, 0, 8) for name in prefill.PAST}
-    found, wanted = outputs(target, given | empty), prefill.judged("llama", "mask", given, COUNTS)
+    found, wanted = outputs(target, given | empty), prefill.judged(family, "mask", given, COUNTS)
     assert (found["kept_index"] == wanted.kept).all()
     same(found, wanted)
 
@@ -230,14 +232,18 @@ def test_a_merged_token_would_tell_earlier_ones_of_later_ones(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("cache", ["per-layer", "gathered"])
-def test_a_decoder_of_fused_nodes(cache: str) -> None:
+@pytest.mark.parametrize(
+    "family",
+    ["llama", "qwen3", *(pytest.param(name, marks=pytest.mark.slow) for name in ("qwen2", "phi3", "gemma"))],
+)
+def test_a_decoder_of_fused_nodes(family: str, cache: str) -> None:
     """As ONNX Runtime's model builder writes it; two prompts, the second shorter, and a batch that stays free."""
     given = prefill.inputs("mask", batch=2)
     given["attention_mask"][1, -2:] = 0
-    result = pruned(ir.from_proto(grouped.builder_model()), COUNTS, cache=cache)
+    result = pruned(ir.from_proto(grouped.builder_model(family)), COUNTS, cache=cache)
     empty = {name: torch.zeros(2, 2, 0, 8) for name in prefill.PAST}
     found = outputs(result.model, given | empty)
-    wanted = prefill.judged("llama", "mask", given, COUNTS, gathered=cache == "gathered")
+    wanted = prefill.judged(family, "mask", given, COUNTS, gathered=cache == "gathered")
     assert (found["kept_index"] == wanted.kept).all()
     same_where_shown(found, wanted, given)
 
@@ -269,3 +275,17 @@ def test_a_prompt_behind_a_tower_in_one_file(tmp_path: Path) -> None:
     assert [layer["tokens"] for layer in told["cache"]["layers"]] == [TOKENS, 17, 17]
     done = tokenrt.check(whole, target, samples=1)
     assert done.ok, done.reasons
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("family", "opset"), [("llama", 23), ("qwen3", 20), ("gemma", 20)])
+def test_engines_in_half_precision(family: str, opset: int, tmp_path: Path) -> None:
+    """For compute capabilities from 8.0 to 12.0."""
+    pytest.importorskip(TENSORRT_RTX.module, reason="TensorRT-RTX is not installed (extra rtx)")
+    pruned(prefill.exported(family, "embeds", opset), COUNTS, output=tmp_path / "pruned.onnx")
+    tokenrt.convert(tmp_path / "pruned.onnx", precision="fp16", output=tmp_path / "half.onnx")
+    for version in ("80", "86", "89", "120"):
+        made = tokenrt.build(
+            tmp_path / "half.onnx", target=f"rtx-sm{version}", output=tmp_path / f"{version}.engine"
+        )
+        assert made.engine.stat().st_size > 0

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import tokenrt
 from tests.passes.helpers import prefill
@@ -18,16 +17,6 @@ from tests.passes.prefill.test_prefill import CLOSE, outputs, pruned, same
 HELD = WINDOW - 1
 SPAN = (4, TOKENS - HELD)
 COUNTS = {0: 17, 1: 13}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def weights() -> None:
-    """Norms behind attention and MLP that are not all ones, as they are where nothing was trained."""
-    generator = torch.Generator().manual_seed(6)
-    with torch.no_grad():
-        for name, weight in prefill.model("gemma3").named_parameters():
-            if "norm" in name:
-                weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
 
 
 @pytest.mark.parametrize(
