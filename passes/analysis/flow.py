@@ -31,6 +31,13 @@ BEFORE = (
 )
 
 
+def reduced_before(graph: ir.Graph) -> str:
+    """What helps where a file stops its tokens that were reduced in it before; nothing where they were not."""
+    if not any(node.domain == DOMAIN for node in graph):
+        return ""
+    return "; tokens of this file were reduced before: name every place in one plan of the model as it was"
+
+
 @dataclass(frozen=True)
 class Cut:
     """Where tokens leave: behind `value`, as `readers` see it (None: whoever reads it)."""

@@ -9,7 +9,7 @@ from functools import cached_property
 import onnx_ir as ir
 
 from tokenrt.errors import UnsupportedError
-from tokenrt.passes.analysis.flow import Cut, Flow, follow
+from tokenrt.passes.analysis.flow import Cut, Flow, follow, reduced_before
 from tokenrt.passes.analysis.marks import Blocked
 from tokenrt.passes.analysis.structure import Block, Structure
 from tokenrt.passes.analysis.trunk import Trunk, Way
@@ -147,7 +147,9 @@ def route(
             break
         for blocked in reduced:
             if blocked.node in structure.body:
-                raise UnsupportedError(f"the token axis cannot pass {blocked.describe()}")
+                raise UnsupportedError(
+                    f"the token axis cannot pass {blocked.describe()}{reduced_before(graph)}"
+                )
         fresh = {(blocked.node, blocked.output): blocked for blocked in reduced}
         if fresh.keys() <= stops.keys():
             raise UnsupportedError(f"tokens cannot be restored before {reduced[0].describe()}")

@@ -247,8 +247,11 @@ class Both(Divided):
     """Frames leave in the first layer and places in later ones; only the class token is right, nothing comes back."""
 
     def _block(self, layer: Any, token: torch.Tensor, x: torch.Tensor, cut: Any) -> Any:
-        self.axis = FRAMES if layer is self.model.encoder.layer[0] else PLACES
+        self.axis = self._axis(layer is self.model.encoder.layer[0])
         return super()._block(layer, token, x, cut)
+
+    def _axis(self, first: bool) -> int:
+        return FRAMES if first else PLACES
 
     def _restored(self, x: torch.Tensor) -> torch.Tensor:
         return x
@@ -274,6 +277,41 @@ def test_a_second_run_takes_places_behind_frames(exported: Any, method: str, tmp
     with torch.no_grad():
         expected = net(clip(2))[:, 0].numpy()
     np.testing.assert_allclose(found[:, 0], expected, rtol=0, atol=1e-5)
+
+
+class Swapped(Both):
+    """Places leave in the first layer, and frames in later ones."""
+
+    def _axis(self, first: bool) -> int:
+        return PLACES if first else FRAMES
+
+
+@pytest.mark.parametrize("method", ["topk", "tome"])
+def test_a_second_run_takes_frames_behind_places(exported: Any, method: str, tmp_path: Path) -> None:
+    """The layers with fewer places are a transformer of their own, and so are its frames."""
+    given, merges = {"clip": clip(2).numpy()}, method in MERGES
+    more = {"proportional_attention": False} if merges else {}
+    path = exported(20, 2)
+    for chosen, count in ((1, 9), (2, 3)):
+        made = tokenrt.reduce(
+            path, method=method, options=SELECTIONS.get(method, {}), budget=Budget.tokens([count], [0]),
+            transformers=[chosen], source_map=True, output=tmp_path / f"{count}.onnx", **more,
+        )  # fmt: skip
+        path = tmp_path / f"{count}.onnx"
+    found, places, frames = map(torch.from_numpy, run(made.model, given))
+    both = {0: cuts([places], [0], 1)[0], 1: cuts([frames], [0], 0)[0]}
+    net = Swapped(model(), both, PLACES, merges=merges, proportional=False)
+    with torch.no_grad():
+        expected = net(clip(2))[:, 0].numpy()
+    np.testing.assert_allclose(found[:, 0], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["topk", "tome"])
+def test_frames_that_left_once_leave_no_second_time(exported: Any, method: str, tmp_path: Path) -> None:
+    once, more = tmp_path / "once.onnx", {"options": SELECTIONS.get(method, {}), "transformers": [0]}
+    tokenrt.reduce(exported(20, 2), method=method, budget=Budget.tokens([3], [0]), output=once, **more)
+    with pytest.raises(tokenrt.TokenrtError, match="name every place in one plan of the model as it was"):
+        tokenrt.reduce(once, method=method, budget=Budget.tokens([2], [1]), **more)
 
 
 @pytest.mark.parametrize(
