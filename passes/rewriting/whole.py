@@ -73,6 +73,7 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool | L
         for number, path in routes.items()
         for axis in attended(prepared.transformers[number], path, plan.of(number), shapes)
     ]
+    windows = [caches.told_windows(each) for each in rewriters if each.path.ordered]
     for rewriter in rewriters:
         rewriter.run()
     outputs = len(model.graph.outputs)
@@ -85,9 +86,9 @@ def rewrite(prepared: Prepared, plan: Plan, routes: Routes, source_map: bool | L
         dims |= shorten(rewriter)
         if source_map:
             rewriter.expose_source_map(every=source_map == "every")
-    for layers, tokens in prompts:
-        if layers:
-            handover.told(model, layers, tokens)
+    for (layers, tokens), shown in zip(prompts, windows, strict=True):
+        if layers or shown:
+            handover.told(model, layers, tokens, shown)
     interface = (
         prepared.interface.changed(dims)
         .with_inputs(Port(name, value.dtype) for each in rewriters for name, value in each.gained.items())

@@ -39,6 +39,25 @@ def caches(graph: ir.Graph, structure: Structure, shapes: Shapes) -> tuple[Cache
     return tuple(found)
 
 
+def windows(graph: ir.Graph, structure: Structure, shapes: Shapes) -> tuple[Cache, ...]:
+    """Outputs that hold the last entries of a block's keys or values: as much as a window shows the next token."""
+    found = []
+    made = {value: (block, part) for block in structure.blocks for part, value in _read(block)}
+    for output in graph.outputs:
+        node = output.producer()
+        if node is None or node.op_type != "Slice" or output in made or node.inputs[0] not in made:
+            continue
+        marks, bound = structure.flow.marks.get(node.inputs[0], ()), node.inputs[1]
+        start = None if bound is None else bound.const_value
+        if len(marks) != 1 or not marks[0].plain or start is None or start.size != 1:
+            continue
+        held = shapes.of(output)[marks[0].axis]
+        if start.numpy().item() % structure.tokens == structure.tokens - held > 0:
+            block, part = made[node.inputs[0]]
+            found.append(Cache(output, block.index, part, marks[0].axis))
+    return tuple(found)
+
+
 def _read(block: Block) -> Iterator[tuple[Part, ir.Value]]:
     """What the keys and values of an attention are other layouts of."""
     reads: dict[Part, ir.Value] = {"key": block.core.key, "value": block.core.value}

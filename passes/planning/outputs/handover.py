@@ -57,6 +57,7 @@ GOES_ON = (
 )
 MARK = "the mask of the prompt goes with its entries: gather it by the index of any head, padding stays only where all else does"
 BY_HEAD = "an index [B,H,K] is of each head, which keeps entries of its own"
+SHOWN = "the cache of a layer under `windows` is what its window shows the next token: from token `first` on, none of which left"
 WHOLE = "the cache of a layer with `salient` is whole: that output names the entries of it that matter most"
 SCORES = "the next call takes present_score of a layer as past_score, for the same entries; zeros where there was none"
 DECODES = (
@@ -76,10 +77,19 @@ STEPS = (
 )
 
 
-def told(model: ir.Model, layers: Sequence[Mapping[str, Any]], tokens: int | None) -> None:
-    """Write into a model what its caches are: those of each layer, and the tokens of the whole prompt, None while decoding."""
+def told(
+    model: ir.Model,
+    layers: Sequence[Mapping[str, Any]],
+    tokens: int | None,
+    windows: Sequence[Mapping[str, Any]] = (),
+) -> None:
+    """Write into a model what its caches are: those of each layer, of layers that see a window apart, and the prompt's length.
+
+    tokens: of the whole prompt, None while decoding.
+    """
     position = {} if tokens is None else {"next_position": tokens}
-    model.metadata_props[CACHES] = json.dumps({"layers": layers, **position})
+    shown = {"windows": windows} if windows else {}
+    model.metadata_props[CACHES] = json.dumps({"layers": layers, **shown, **position})
 
 
 def layers_of(model: ir.Model) -> dict[str, int]:
@@ -123,6 +133,7 @@ def _goes_on(cache: Mapping[str, Any]) -> list[str]:
     chosen = any("heads" in layer for layer in layers)
     lines = [*(GOES_ON if prompt else DECODES)]
     lines += [MARK] * (chosen and prompt) + [BY_HEAD] * any(layer.get("heads") == OWN for layer in layers)
+    lines += [SHOWN] * ("windows" in cache)
     lines += [WHOLE] * any("salient" in layer for layer in layers)
     return lines + [SCORES] * any(f"{PRESENT}{SCORE}" in layer for layer in layers)
 

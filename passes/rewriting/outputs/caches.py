@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from tokenrt.errors import PlanError
-from tokenrt.passes.analysis.outlets.caches import caches
+from tokenrt.passes.analysis.outlets.caches import caches, windows
 from tokenrt.passes.graph.interface import KEPT
 from tokenrt.passes.planning.plan import GATHERED
 from tokenrt.passes.rewriting.auxiliary import Auxiliaries
@@ -79,4 +79,15 @@ def told(rewriter: Rewriter) -> list[dict[str, Any]]:
         layer = layers.setdefault(cache.block, {"layer": cache.block})
         layer |= {cache.part: str(cache.output.name), "tokens": counts[stage]}
         layer |= {"index": _index(rewriter, stage)} if stage else {}
+    return [*layers.values()]
+
+
+def told_windows(rewriter: Rewriter) -> list[dict[str, Any]]:
+    """For each layer whose cache is that of a window: its number, its outputs, how many tokens they hold, and the first."""
+    layers = dict[int, dict[str, Any]]()
+    for cache in windows(rewriter.graph, rewriter.structure, rewriter.shapes):
+        held = rewriter.shapes.of(cache.output)[cache.axis]
+        layer = layers.setdefault(cache.block, {"layer": cache.block})
+        first = rewriter.structure.tokens - held
+        layer |= {cache.part: str(cache.output.name), "tokens": held, "first": first}
     return [*layers.values()]

@@ -43,7 +43,7 @@ def rewrite(prepared: Prepared, plan: Plan) -> ir.Model:
     op.add_functions(model)
     prompt = all(layer.asking == layer.tokens for layer in every)
     tokens = before.get("next_position", max(layer.tokens for layer in every)) if prompt else None
-    handover.told(model, [told[number] for number in sorted(told)], tokens)
+    handover.told(model, [told[number] for number in sorted(told)], tokens, before.get("windows", ()))
     interface = (
         prepared.interface.changed(rewriter.dims)
         .with_inputs(Port(name, value.dtype) for name, value in rewriter.gained.items())

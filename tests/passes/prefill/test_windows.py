@@ -39,6 +39,15 @@ def test_windows_are_followed_by_position(opset: int, site: str, tmp_path: Path)
     assert np.abs(found["logits"] - whole.logits).max() > 100 * CLOSE
     told = json.loads((tmp_path / "pruned.onnx.json").read_text())["cache"]
     assert told["next_position"] == TOKENS
+    assert [(each["layer"], each["tokens"]) for each in told["layers"]] == [(1, 17)]
+    assert told["windows"] == [
+        {"layer": layer, "key": key, "tokens": HELD, "first": TOKENS - HELD, "value": value}
+        for layer, key, value in ((0, *CACHES[:2]), (2, *CACHES[4:]))
+    ]
+    after = prefill.decoded("gemma3", wanted.caches, TOKENS)
+    caches = [found[name] for name in CACHES]
+    np.testing.assert_allclose(prefill.decoded("gemma3", caches, told["next_position"]), after, atol=CLOSE)
+    assert np.abs(prefill.decoded("gemma3", caches, wanted.kept.shape[1]) - after).max() > 100 * CLOSE
     assert tokenrt.check(path, target, samples=1).ok
 
 
