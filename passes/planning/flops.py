@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -24,10 +24,12 @@ class Cost:
         return sum(constant * prod(mark.size(counts) for mark in marks) for constant, marks in self.terms)
 
 
-def cost(graph: ir.Graph, shapes: Shapes, marks: Mapping[ir.Node, tuple[tuple[Mark, ...], ...]]) -> Cost:
-    """The cost of a graph whose nodes see their inputs with these marks (missing: none)."""
+def cost(
+    nodes: Iterable[ir.Node], shapes: Shapes, marks: Mapping[ir.Node, tuple[tuple[Mark, ...], ...]]
+) -> Cost:
+    """The cost of nodes that see their inputs with these marks (missing: none)."""
     terms: list[Term] = []
-    for node in graph:
+    for node in nodes:
         if node.op_type in COUNTED and all(
             value is None or shapes.known(value) for value in (*node.inputs, *node.outputs)
         ):

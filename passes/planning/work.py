@@ -19,11 +19,15 @@ from tokenrt.passes.planning.steps import FROM_LAST
 
 @dataclass(frozen=True)
 class Work:
-    """The routes of a plan's transformers, the work of any plan with the same sites, and that of no reduction."""
+    """The routes of a plan's transformers, the work of any plan with the same sites, and that of no reduction.
+
+    again: what is worked out a second time, of restored tokens.
+    """
 
     routes: Routes
     cost: Cost
     full: int
+    again: int
 
     @classmethod
     def of(cls, prepared: Prepared, plan: Plan) -> Work:
@@ -52,10 +56,13 @@ class Work:
         flows = [path.flow for path in routes.values()]
         work = cost(graph, shapes, together(flows, [len(path.sites) for path in routes.values()]))
         none = [plan.transformers[number].tokens for number, path in routes.items() for _ in (0, *path.sites)]
-        return cls(routes, work, work.macs(none))
+        ways = (way for path in routes.values() for way in path.again.values())
+        again = cost((step.node for way in ways for step in way.steps), shapes, {}).macs(())
+        return cls(routes, work, work.macs(none), again)
 
     def macs(self, plan: Plan) -> int:
-        return self.cost.macs([count for number in self.routes for count in plan.of(number).counts()])
+        counts = [count for number in self.routes for count in plan.of(number).counts()]
+        return self.cost.macs(counts) + self.again
 
 
 def together(flows: Sequence[Flow], sites: Sequence[int]) -> dict[ir.Node, tuple[Marks, ...]]:

@@ -306,6 +306,14 @@ def test_a_second_run_takes_frames_behind_places(exported: Any, method: str, tmp
     np.testing.assert_allclose(found[:, 0], expected, rtol=0, atol=1e-5)
 
 
+def test_frames_that_come_back_where_places_leave_save_no_work(exported: Any, tmp_path: Path) -> None:
+    """What is worked out again of all frames counts: the attention over places, beside the one over those that are left."""
+    once, more = tmp_path / "once.onnx", {"method": "topk", "options": SELECTIONS["topk"]}
+    tokenrt.reduce(exported(20, 2), budget=Budget.tokens([9], [0]), transformers=[1], output=once, **more)
+    with pytest.raises(tokenrt.TokenrtError, match=r"saves no work: .* every token is needed again by"):
+        tokenrt.reduce(once, budget=Budget.tokens([3], [0]), transformers=[0], **more)
+
+
 @pytest.mark.parametrize("method", ["topk", "tome"])
 def test_frames_that_left_once_leave_no_second_time(exported: Any, method: str, tmp_path: Path) -> None:
     once, more = tmp_path / "once.onnx", {"options": SELECTIONS.get(method, {}), "transformers": [0]}
