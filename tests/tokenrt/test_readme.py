@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from typer.main import get_command
 from tests.helpers.documents import DEVICE, FENCE, HERE, PAGES, README, ROOT, commands
 from tests.tokenrt.conftest import Run
 from tokenrt.cli import app
+from tokenrt.perf.demo import subject
 
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 
@@ -36,12 +38,16 @@ def test_documented_command_is_understood(line: str) -> None:
 @pytest.mark.slow
 def test_the_tour_runs(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for name in ("astronaut", "coffee", "rocket"):
+        shutil.copy(subject.photograph(name).file, tmp_path / "photos")
     for line in commands(README):
         words = shlex.split(line)
         if words[0] == "tokenrt":
             done = run(*words[1:])
             assert done.exit_code == 0, f"{line}\n{done.stderr}"
-    assert {"deit.onnx", "plan.toml", "reduced.onnx", "plain.onnx"} <= {p.name for p in tmp_path.iterdir()}
+    made = {path.name for path in tmp_path.iterdir()}
+    assert {"deit.onnx", "plan.toml", "reduced.onnx", "plain.onnx", "run", "report.html"} <= made
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -84,14 +84,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One wish. cost: what is counted; most: what no plan exceeds. bound: what the tuned harm may be against the best other."""
+    """One wish. cost: what is counted; most: what no plan exceeds.
+
+    bound: what the tuned harm may be against the best other, None where it is part of a comparison that has one.
+    """
 
     title: str
     cost: str
     most: float
     tuned: Row
     others: Sequence[Row]
-    bound: float
+    bound: float | None
     notes: Sequence[str] = ()
 
     @property
@@ -124,10 +127,89 @@ class Comparison:
         seen, held = len(self.tuned.seen.images), len(self.tuned.held.images)
         told = (
             f"Cost: {self.cost}; no plan costs more than {self.most:.1%}. {seen} images seen, {held} held out. There the tuned "
-            f"plan harms {self.ratio:.3f} times as much as the best of the others; at most {self.bound:g} is asked."
+            f"plan harms {self.ratio:.3f} times as much as the best of the others{asked(self.bound)}."
         )
         head = [*HEAD, *(f"{name.replace('_', ' ')}:" for name in more)]
         return "\n\n".join([f"## {self.title}", told, *self.notes, results.table(head, lines)])
+
+
+def asked(bound: float | None) -> str:
+    return "" if bound is None else f"; at most {bound:g} is asked"
+
+
+@dataclass(frozen=True)
+class Crossed:
+    """Comparisons that hold out each a part of the data, and all of it together: every image counts once, where it was unseen.
+
+    Some images are ten times as easily harmed as others, so that one part decides little by itself.
+    """
+
+    title: str
+    parts: Sequence[Comparison]
+    bound: float = BOUND
+
+    @property
+    def tuned(self) -> Harm:
+        return _together([part.tuned for part in self.parts])
+
+    @property
+    def others(self) -> Mapping[str, Harm]:
+        """Of each rule that all parts have."""
+        rows = [{row.origin: row for row in part.others} for part in self.parts]
+        return {
+            origin: _together([part[origin] for part in rows])
+            for origin in rows[0]
+            if all(origin in part for part in rows)
+        }
+
+    @property
+    def best(self) -> str:
+        """The rule that harms least on all images."""
+        return min(self.others, key=lambda origin: self.others[origin].mean)
+
+    @property
+    def ratio(self) -> float:
+        return self.tuned.mean / self.others[self.best].mean
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "title": self.title,
+            "bound": self.bound,
+            "ratio": self.ratio,
+            "tuned": _held(self.tuned),
+            "others": [{"origin": origin, **_held(harm)} for origin, harm in self.others.items()],
+            "parts": [part.as_dict() for part in self.parts],
+        }
+
+    def told(self) -> str:
+        """The comparison as Markdown, its parts behind it."""
+        least = self.others[self.best].mean
+        told = (
+            f"Every image was held out once, {len(self.tuned.images)} in all. There the tuned plans harm {self.ratio:.3f} times "
+            f"as much as the rule that is best on all of them{asked(self.bound)}."
+        )
+        ordered = sorted(self.others.items(), key=lambda each: each[1].mean)
+        rows = [
+            [
+                origin,
+                f"{harm.mean:.4f}",
+                "{:.4f} to {:.4f}".format(*harm.interval()),
+                f"{harm.mean / least:.3f}",
+            ]
+            for origin, harm in [("**tuned**", self.tuned), *ordered]
+        ]
+        table = results.table(("plan", "harm, held out:", "95 % between:", "against the best:"), rows)
+        return "\n\n".join([f"## {self.title}", told, table, *(f"#{part.told()}" for part in self.parts)])
+
+
+def _together(rows: Sequence[Row]) -> Harm:
+    """The harm on what was held out, of all parts."""
+    return Harm({"held out": tuple(value for row in rows for value in row.held.images)})
+
+
+def _held(harm: Harm) -> dict[str, Any]:
+    low, high = harm.interval()
+    return {"held": harm.mean, "low": low, "high": high}
 
 
 def compared(
@@ -137,7 +219,7 @@ def compared(
     meter: Meter,
     most: float,
     *,
-    bound: float = BOUND,
+    bound: float | None = BOUND,
     names: Sequence[str] = METHODS,
     rules: Sequence[str] = RULES,
 ) -> Comparison:

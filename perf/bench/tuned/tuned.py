@@ -12,7 +12,7 @@ from typing import Any
 
 from tokenrt.perf.bench import results
 from tokenrt.perf.bench.tuned import digits, pictures
-from tokenrt.perf.bench.tuned.comparison import RULES, Comparison
+from tokenrt.perf.bench.tuned.comparison import RULES, Comparison, Crossed
 from tokenrt.perf.bench.tuned.gpu import OnGpu
 from tokenrt.perf.bench.tuned.gpu import run as on_gpu
 from tokenrt.perf.planner.harm import MEASURES
@@ -24,7 +24,7 @@ from tokenrt.perf.tune.tune import METHODS
 class TunedReport:
     """All comparisons, and the GPU's."""
 
-    comparisons: Sequence[Comparison]
+    comparisons: Sequence[Comparison | Crossed]
     gpu: OnGpu
 
     def as_dict(self) -> dict[str, Any]:
@@ -33,10 +33,10 @@ class TunedReport:
     def __rich__(self) -> Any:
         every = [*self.comparisons, *self.gpu.comparisons]
         rows = (
-            [each.title, each.tuned.origin, each.best.origin, f"{each.ratio:.3f}", f"{each.bound:g}"]
+            [each.title, f"{each.ratio:.3f}", "" if each.bound is None else f"{each.bound:g}"]
             for each in every
         )
-        return results.shown(("comparison", "tuned", "best other", "ratio:", "at most:"), rows, "tuned plans")
+        return results.shown(("comparison", "harm against the best other:", "at most:"), rows, "tuned plans")
 
     def page(self, where: Mapping[str, Any]) -> str:
         """The results as Markdown."""
@@ -55,5 +55,5 @@ class TunedReport:
 def run(threads: int | None = None) -> TunedReport:
     """Search and compare."""
     with pictures.judged(threads) as judge:
-        found = [*pictures.by_work(judge), pictures.by_time(judge), *digits.run(threads)]
+        found = [pictures.by_work(judge), pictures.by_time(judge), *digits.run(threads)]
         return TunedReport(found, on_gpu(judge))
