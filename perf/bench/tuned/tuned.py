@@ -55,5 +55,6 @@ class TunedReport:
 def run(threads: int | None = None) -> TunedReport:
     """Search and compare."""
     with pictures.judged(threads) as judge:
-        found = [pictures.by_work(judge), pictures.by_time(judge), *digits.run(threads)]
-        return TunedReport(found, on_gpu(judge))
+        found = [pictures.by_work(judge), pictures.by_time(judge)]
+        gpu = on_gpu(judge)
+    return TunedReport([*found, *digits.run(threads)], gpu)
