@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -50,3 +50,11 @@ def here(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Fake:
         return folder
 
     return write
+
+
+@pytest.fixture(autouse=True, scope="session")
+def silent() -> Iterator[None]:
+    """On a busy machine too an error is the only line, since what work is going on is told much later than here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tokenrt.cli.boundary.SILENT", 3600.0)
+        yield

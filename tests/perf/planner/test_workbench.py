@@ -72,6 +72,7 @@ def test_weights_are_written_once(bench: Workbench) -> None:
     assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
+@pytest.mark.usefixtures("prepared_anew")
 def test_a_try_takes_less_of_the_processor_than_a_reduction(model: Path, bench: Workbench) -> None:
     """Paired, in processor time: the rest of the machine does not count, and no duration is asked for."""
     planned = bench.reducer.plan("tome", Budget.remove(6))
