@@ -43,8 +43,9 @@ class TunedReport:
         own, others = ", ".join(METHODS), ", ".join(RULES)
         told = (
             f"`tokenrt tune` with its own methods ({own}) sees a part of the data and recommends a plan. Beside it stand the "
-            f"published schedules ({', '.join(FAMILIES)}) of {others}, each as mild as the wish allows, on the data that was "
-            "held out. Which of them is the best there nobody could have known; the tuned plan is compared with that one. "
+            f"published schedules ({', '.join(FAMILIES)}) of {others}, each as mild as the wish allows where it can be had, "
+            "on the data that was held out. Which of them is the best there nobody could have known; the tuned plan is compared "
+            "with that one. "
             f"Harm is {MEASURES['dense']}, of maps, or {MEASURES['logits']}; intervals are of the mean over images. "
             "Made by `python -m tokenrt.perf.bench tuned`."
         )

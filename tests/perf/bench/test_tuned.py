@@ -105,14 +105,15 @@ def told() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("each", told(), ids=lambda each: each["title"])
 def test_the_page_shows_no_tuned_plan_that_harms_more_than_is_asked(each: dict[str, Any]) -> None:
     best = min(other["held"] for other in each["others"])
-    assert each["tuned"]["held"] <= each["bound"] * best
+    assert each["bound"] is None or each["tuned"]["held"] <= each["bound"] * best
     for part in each.get("parts", [each]):
         assert max(part["tuned"]["cost"], *(other["cost"] for other in part["others"])) <= part["most"] + 1e-9
     named = [other["accuracy"] for other in each["others"] if "accuracy" in other]
     if named:
         assert each["tuned"]["accuracy"] >= max(named)
     methods = {other["origin"].partition(",")[0] for other in each["others"]}
-    assert methods >= set(RULES) or each["bound"] == gpu.BOUND
+    assert methods == set(RULES) or "on this machine" in each["title"] or each["bound"] is None
+    assert methods <= {*RULES, "tome --remove 20"}
 
 
 @pytest.mark.skipif(not PAGE.exists(), reason="the benchmark of tuned plans was not run yet")
@@ -121,4 +122,4 @@ def test_the_page_shows_few_launches_on_a_gpu() -> None:
     for own, every in zip(told["rows"][::2], told["rows"][1::2], strict=True):
         assert own["layers"] < every["layers"] / 2
         assert own["work"] == pytest.approx(every["work"], abs=0.05)
-    assert told["nearest_us"] >= told["unreduced_us"] or len(told["rows"]) > 2
+    assert told["often_us"] > told["unreduced_us"]  # so that at this time changing nothing harms least
