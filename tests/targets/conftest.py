@@ -52,7 +52,7 @@ def here(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> Fake:
     return write
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def silent() -> Iterator[None]:
     """On a busy machine too an error is the only line, since what work is going on is told much later than here."""
     with pytest.MonkeyPatch.context() as patch:
